@@ -1,0 +1,90 @@
+"""What can be set when encoding, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vcfilter.errors import ConfigError
+
+QP_MAX = 63
+KEYINT_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """How much an encoder tries per inter frame.
+
+    Args:
+        motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
+        free_modes: whether the modes that cost no bits (average, left, right) are tried.
+        flow_scale: motion is estimated at 1/flow_scale of the size (1 or 2).
+        refine_steps: gradient steps on the latents of each frame (0: none).
+    """
+
+    motion_levels: tuple[int, ...]
+    free_modes: bool
+    flow_scale: int
+    refine_steps: int
+
+
+PRESETS: dict[str, Preset] = {
+    "ultrafast": Preset(motion_levels=(3,), free_modes=False, flow_scale=2, refine_steps=0),
+    "fast": Preset(motion_levels=(3,), free_modes=True, flow_scale=1, refine_steps=0),
+    "medium": Preset(motion_levels=(2, 4), free_modes=True, flow_scale=1, refine_steps=0),
+    "slow": Preset(motion_levels=(1, 3, 5), free_modes=True, flow_scale=1, refine_steps=0),
+    "veryslow": Preset(motion_levels=(0, 1, 2, 3, 4, 5), free_modes=True, flow_scale=1, refine_steps=8),
+}
+DEFAULT_PRESET = "medium"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOptions:
+    """Options of one encoder. Exactly one of qp, quality and bitrate rules the rate.
+
+    Args:
+        qp: quantiser parameter of keyframes, 0 (finest) to 63; 6 more double the step.
+            The default 32 holds when neither quality nor bitrate is given.
+        quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) each segment aims at, 20 to 60.
+        bitrate: target in bit/s of the picture track, at least 1000.
+        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 64.
+        scenecut: end a segment early where the scene changes.
+        preset: a key of PRESETS.
+        frame_rate: frames per second, used by rate control only.
+        threads: threads of the networks; 0 leaves it to PyTorch.
+        device: a PyTorch device name; "auto" takes CUDA where there is one.
+        weights: path of a weights file; None takes the shipped model.
+
+    Raises:
+        ConfigError: a value is outside what is allowed.
+    """
+
+    qp: int | None = None
+    quality: float | None = None
+    bitrate: int | None = None
+    keyint: int = 12
+    scenecut: bool = True
+    preset: str = DEFAULT_PRESET
+    frame_rate: Fraction = Fraction(25)
+    threads: int = 0
+    device: str = "auto"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("qp", "quality", "bitrate") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.qp is not None and not 0 <= self.qp <= QP_MAX:
+            raise ConfigError(f"qp {self.qp} is outside 0 to {QP_MAX}")
+        if self.quality is not None and not 20 <= self.quality <= 60:
+            raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
+        if self.bitrate is not None and self.bitrate < 1000:
+            raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        if not 1 <= self.keyint <= KEYINT_MAX:
+            raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
+        if self.preset not in PRESETS:
+            raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
+        if self.frame_rate <= 0:
+            raise ConfigError(f"frame rate {self.frame_rate} is not positive")
+        if self.threads < 0:
+            raise ConfigError(f"threads {self.threads} is negative")
