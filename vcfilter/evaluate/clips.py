@@ -1,0 +1,190 @@
+"""Clips as the evaluation sees them: 4:2:0 planes, one lossless copy per clip in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+
+from vcfilter.errors import MediaError
+from vcfilter.frames import Frame, Plane
+
+NATIVE = {"yuv420p": 8, "yuvj420p": 8, "yuv420p10le": 10}
+"""Pixel formats whose planes are compared as they are, with their bit depth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One prepared clip.
+
+    Args:
+        name: what reports call it.
+        key: sha256 over the source file's bytes and the number of frames taken (hex).
+        path: lossless FFV1 copy with exactly the frames and planes that are compared.
+        width, height: in luma samples.
+        bit_depth: 8 or 10.
+        frames: how many.
+        rate: frames per second.
+        converted_from: pixel format of the source where it was not 4:2:0 of 8 or 10 bit, else "".
+    """
+
+    name: str
+    key: str
+    path: str
+    width: int
+    height: int
+    bit_depth: int
+    frames: int
+    rate: Fraction
+    converted_from: str
+
+    @property
+    def seconds(self) -> float:
+        """Playing time."""
+        return self.frames / float(self.rate)
+
+
+def planes_of(picture: VideoFrame) -> Frame:
+    """Planes of a decoded 4:2:0 picture of 8 or 10 bit, copied.
+
+    Raises:
+        MediaError: another pixel format.
+    """
+    if picture.format.name not in NATIVE:
+        raise MediaError(f"decoded pictures are {picture.format.name}, not 4:2:0 of 8 or 10 bit")
+    dtype: type[np.uint8] | type[np.uint16]
+    dtype = np.uint8 if NATIVE[picture.format.name] == 8 else np.uint16
+    planes: list[Plane] = []
+    for plane in picture.planes:
+        stride = plane.line_size // np.dtype(dtype).itemsize
+        rows = np.frombuffer(plane, dtype=dtype, count=plane.height * stride)
+        planes.append(rows.reshape(plane.height, stride)[:, : plane.width].copy())
+    return Frame(y=planes[0], u=planes[1], v=planes[2], pts=picture.pts or 0)
+
+
+def pictures(path: str | Path, threads: int = 1, limit: int | None = None) -> Iterator[VideoFrame]:
+    """Decoded pictures of a file's first video stream.
+
+    Raises:
+        MediaError: it cannot be opened, has no video stream or cannot be decoded.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path} has no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = threads
+            for count, picture in enumerate(container.decode(stream)):
+                if limit is not None and count >= limit:
+                    return
+                yield picture
+    except (av.error.FFmpegError, OSError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{path} cannot be read: {error}") from error
+
+
+def file_key(path: Path, frames: int | None) -> str:
+    """Sha256 over a file's bytes and the number of frames that are taken, as hex."""
+    digest = hashlib.sha256(f"frames {frames} ".encode())
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees all of it or nothing."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def prepare(path: str | Path, cache: Path, frames: int | None = None) -> Clip:
+    """Make (or find in the cache) the lossless copy of a clip that all codecs get.
+
+    Pictures that are not 4:2:0 of 8 or 10 bit are converted once, here, so that every codec is
+    given the same planes; times are counted in frames (a variable rate is evened out).
+
+    Args:
+        path: any file that FFmpeg reads.
+        cache: the evaluation's cache directory; made when missing.
+        frames: take only so many from the start; None takes all.
+
+    Raises:
+        MediaError: the file cannot be read or holds no video.
+    """
+    source = Path(path)
+    key = file_key(source, frames)
+    folder = cache / "clips"
+    folder.mkdir(parents=True, exist_ok=True)
+    card, copy = folder / f"{key}.json", folder / f"{key}.mkv"
+    if card.exists() and copy.exists():
+        known: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
+        known["rate"] = Fraction(known["rate"])
+        return Clip(**known | {"name": source.stem, "path": str(copy)})
+    clip = _copy(source, copy, key, frames)
+    write_atomically(card, json.dumps(asdict(clip) | {"rate": str(clip.rate)}))
+    return clip
+
+
+def _copy(source: Path, target: Path, key: str, limit: int | None) -> Clip:
+    partial = target.with_suffix(f".{os.getpid()}.part.mkv")
+    with av.open(str(source)) as probe:
+        if not probe.streams.video:
+            raise MediaError(f"{source} has no video stream")
+        rate = Fraction(probe.streams.video[0].average_rate or 25)
+    count, found, wanted = 0, "", ""
+    with av.open(str(partial), "w") as output:
+        stream = output.add_stream("ffv1", rate=rate)
+        context = stream.codec_context
+        for picture in pictures(source, limit=limit):
+            if not count:
+                found = picture.format.name
+                deep = any(c.bits > 8 for c in picture.format.components)
+                wanted = found if found in NATIVE else "yuv420p10le" if deep else "yuv420p"
+                stored = "yuv420p" if wanted == "yuvj420p" else wanted
+                stream.width, stream.height = picture.width, picture.height
+                stream.pix_fmt = stored
+                context.color_primaries = picture.color_primaries
+                context.color_trc = picture.color_trc
+                context.colorspace = picture.colorspace
+                context.color_range = picture.color_range
+                width, height = picture.width, picture.height
+            if (picture.width, picture.height) != (width, height):
+                raise MediaError(f"{source} changes its size after {count} frames")
+            if picture.format.name != stored and found not in NATIVE:
+                picture = picture.reformat(format=stored)
+            picture.pts, picture.time_base = count, 1 / rate
+            output.mux(stream.encode(picture))
+            count += 1
+        if count:
+            output.mux(stream.encode(None))
+    if not count:
+        partial.unlink(missing_ok=True)
+        raise MediaError(f"{source} holds no picture")
+    os.replace(partial, target)
+    return Clip(
+        name=source.stem,
+        key=key,
+        path=str(target),
+        width=width,
+        height=height,
+        bit_depth=NATIVE[wanted],
+        frames=count,
+        rate=rate,
+        converted_from="" if found in NATIVE else found,
+    )
