@@ -62,7 +62,7 @@ def test_weighted_is_6_1_1() -> None:
     assert (got.y, got.u, got.v) == pytest.approx((48.1308, 42.1102, PSNR_CAP), abs=1e-4)
 
 
-@pytest.mark.parametrize("peak,depth", [(255, 8), (1023, 10)])
+@pytest.mark.parametrize(("peak", "depth"), [(255, 8), (1023, 10)])
 @pytest.mark.parametrize("shape", [(192, 208), (201, 187), (60, 90)])
 def test_ms_ssim_equals_a_plain_float64_computation(
     shape: tuple[int, int], peak: int, depth: int
@@ -104,7 +104,7 @@ def test_ms_ssim_orders_and_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    "a,b",
+    ("a", "b"),
     [
         (np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)),
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint16)),

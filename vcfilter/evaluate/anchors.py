@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
 from av.bitstream import BitStreamFilterContext
+from av.video.stream import VideoStream
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate.clips import Clip, pictures
@@ -122,14 +124,14 @@ def encode(
     elapsed = 0.0
     try:
         with av.open(str(target), "w", format="matroska") as output:
-            stream = output.add_stream(anchor.codec, rate=clip.rate)
+            stream = cast(VideoStream, output.add_stream(anchor.codec, rate=clip.rate))
             context = stream.codec_context
             stream.width, stream.height = clip.width, clip.height
             stream.pix_fmt = "yuv420p" if clip.bit_depth == 8 else "yuv420p10le"
             context.gop_size = keyint
             context.thread_count = threads
             context.time_base = 1 / Fraction(clip.rate)
-            stream.options = _options(anchor, crf, threads)
+            stream.options = dict[str, object](_options(anchor, crf, threads))
             strip = None
             if anchor.codec == "libx264":
                 # The same for x264's text of 700 bytes in the first packet.

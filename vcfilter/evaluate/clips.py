@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vcfilter.errors import MediaError
-from vcfilter.frames import Frame, Plane
+from vcfilter.frames import Frame
 
 NATIVE = {"yuv420p": 8, "yuvj420p": 8, "yuv420p10le": 10}
 """Pixel formats whose planes are compared as they are, with their bit depth."""
@@ -62,12 +62,11 @@ def planes_of(picture: VideoFrame) -> Frame:
     """
     if picture.format.name not in NATIVE:
         raise MediaError(f"decoded pictures are {picture.format.name}, not 4:2:0 of 8 or 10 bit")
-    dtype: type[np.uint8] | type[np.uint16]
-    dtype = np.uint8 if NATIVE[picture.format.name] == 8 else np.uint16
-    planes: list[Plane] = []
+    dtype = np.dtype(np.uint8 if NATIVE[picture.format.name] == 8 else np.uint16)
+    planes: list[Any] = []
     for plane in picture.planes:
-        stride = plane.line_size // np.dtype(dtype).itemsize
-        rows = np.frombuffer(plane, dtype=dtype, count=plane.height * stride)
+        stride = plane.line_size // dtype.itemsize
+        rows = np.frombuffer(memoryview(plane), dtype=dtype, count=plane.height * stride)
         planes.append(rows.reshape(plane.height, stride)[:, : plane.width].copy())
     return Frame(y=planes[0], u=planes[1], v=planes[2], pts=picture.pts or 0)
 
@@ -136,19 +135,26 @@ def prepare(path: str | Path, cache: Path, frames: int | None = None) -> Clip:
         known: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
         known["rate"] = Fraction(known["rate"])
         return Clip(**known | {"name": source.stem, "path": str(copy)})
-    clip = _copy(source, copy, key, frames)
+    partial = copy.with_suffix(f".{os.getpid()}.part.mkv")
+    try:
+        clip = _copy(source, partial, key, frames)
+        os.replace(partial, copy)
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{source} cannot be read: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    clip = replace(clip, path=str(copy))
     write_atomically(card, json.dumps(asdict(clip) | {"rate": str(clip.rate)}))
     return clip
 
 
 def _copy(source: Path, target: Path, key: str, limit: int | None) -> Clip:
-    partial = target.with_suffix(f".{os.getpid()}.part.mkv")
     with av.open(str(source)) as probe:
         if not probe.streams.video:
             raise MediaError(f"{source} has no video stream")
         rate = Fraction(probe.streams.video[0].average_rate or 25)
     count, found, wanted = 0, "", ""
-    with av.open(str(partial), "w") as output:
+    with av.open(str(target), "w") as output:
         stream = output.add_stream("ffv1", rate=rate)
         context = stream.codec_context
         for picture in pictures(source, limit=limit):
@@ -174,9 +180,7 @@ def _copy(source: Path, target: Path, key: str, limit: int | None) -> Clip:
         if count:
             output.mux(stream.encode(None))
     if not count:
-        partial.unlink(missing_ok=True)
         raise MediaError(f"{source} holds no picture")
-    os.replace(partial, target)
     return Clip(
         name=source.stem,
         key=key,

@@ -47,7 +47,7 @@ def draw_curves(curves: Sequence[Curve], title: str, target: Path) -> None:
         raise ConfigError(NO_MATPLOTLIB)
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with matplotlib.rc_context({"svg.hashsalt": "vcfilter", "font.size": 9}):
         figure: Any = Figure(figsize=(9.6, 4.0), layout="constrained")
@@ -69,8 +69,9 @@ def draw_curves(curves: Sequence[Curve], title: str, target: Path) -> None:
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_xlabel("kbit/s of the picture track")
-            axes.grid(True, which="both", alpha=0.25)
-            axes.xaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            axes.grid(True, alpha=0.3)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
         left.legend()
         figure.savefig(target.with_suffix(".svg"), metadata={"Date": None})

@@ -156,12 +156,12 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f} %"
+    return "none" if value is None else f"{value:+.1f} %"
 
 
 def text_table(table: Table, anchor: str) -> str:
     """A table for the terminal; figures with a note carry a star, notes follow below."""
-    head = ["BD-rate", *table.columns, "fewest bits"]
+    head = ["BD-rate", *table.columns, "fewest bits" if anchor else ""]
     lines = [head]
     notes: list[str] = []
     for i, (clip, results) in enumerate(table.rows):
@@ -174,7 +174,7 @@ def text_table(table: Table, anchor: str) -> str:
     lines.append(["average", *map(_percent, table.averages), ""])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     rows = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     ]
     return "\n".join([table.title, *(row.rstrip() for row in rows), *notes])
@@ -202,7 +202,7 @@ def to_png(frame: Frame, like: VideoFrame) -> bytes:
     picture = VideoFrame(width, height, "yuv420p10le" if deep else "yuv420p")
     for target, plane in zip(picture.planes, frame.planes, strict=True):
         stride = target.line_size // plane.dtype.itemsize
-        rows = np.frombuffer(target, dtype=plane.dtype).reshape(-1, stride)
+        rows = np.frombuffer(memoryview(target), dtype=plane.dtype).reshape(-1, stride)
         rows[: plane.shape[0], : plane.shape[1]] = plane
     picture.colorspace = like.colorspace
     picture.color_range = like.color_range
@@ -270,9 +270,8 @@ def _bd_html(table: Table, anchor: str) -> str:
     rows.append(["average", *tail, ""] if anchor else ["average", *tail])
     head = ["clip", *table.columns, *(["fewest bits"] if anchor else [])]
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return (
-        f"<h3>{html.escape(table.title)}</h3>{_html_table(head, rows)}"
-        + (f"<ol class=notes>{listed}</ol>" if notes else "")
+    return f"<h3>{html.escape(table.title)}</h3>{_html_table(head, rows)}" + (
+        f"<ol class=notes>{listed}</ol>" if notes else ""
     )
 
 
@@ -342,7 +341,7 @@ def _write(evaluation: Evaluation, out: Path) -> str:
     body.append(_html_table(["codec", "keyframe interval", "encode", "decode"], rows))
     for clip in evaluation.clips:
         body.append(
-            f"<h2>{html.escape(clip.name)}</h2><p>{clip.width}×{clip.height}, "
+            f"<h2>{html.escape(clip.name)}</h2><p>{clip.width}x{clip.height}, "
             f"{clip.bit_depth} bit, {clip.frames} frames at {float(clip.rate):.3g} per second"
             + (f", converted from {clip.converted_from}" if clip.converted_from else "")
             + "</p>"

@@ -120,9 +120,7 @@ def _decoded(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     return neural_frames(str(path))
 
 
-def compare(
-    clip: Clip, decoded: Iterator[Frame]
-) -> tuple[float, float, float, float, float]:
+def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, float, float]:
     """(Y, U, V, weighted PSNR, MS-SSIM), each the average over the clip's frames.
 
     Raises:

@@ -1,0 +1,21 @@
+"""Settings of every test: few threads, and GPU tests that never skip in silence."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu without a CUDA device; VCFILTER_REQUIRE_GPU=1 makes that an error."""
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("VCFILTER_REQUIRE_GPU") == "1":
+        raise pytest.UsageError("VCFILTER_REQUIRE_GPU=1, and there is no CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))

@@ -1,0 +1,269 @@
+"""The evaluation: BD-rates with known answers, clips, anchors, cache, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+from vcfilter.errors import ConfigError, MediaError
+from vcfilter.evaluate import runner
+from vcfilter.evaluate.anchors import encode, parse_anchor
+from vcfilter.evaluate.bdrate import bd_rate, pchip_integral, pchip_slopes
+from vcfilter.evaluate.cli import add_arguments, run
+from vcfilter.evaluate.clips import Clip, pictures, planes_of, prepare
+from vcfilter.evaluate.report import to_png
+from vcfilter.evaluate.runner import cached_point, identity, track_packets
+from vcfilter.frames import Frame
+
+RATES = [100.0, 210.0, 430.0, 900.0]
+QUALITIES = [30.0, 33.1, 36.4, 39.2]
+
+
+def write_clip(
+    path: Path, *, frames: int = 9, size: tuple[int, int] = (96, 64), pix_fmt: str = "yuv420p"
+) -> Path:
+    """A panning pattern with a moving square, losslessly stored."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        for n in range(frames):
+            wave = 110 + 60 * np.sin((x + 1.5 * n) / 7) + 40 * np.cos(y / 5)
+            rgb = np.stack([wave, wave[::-1], 255 - wave], axis=2)
+            rgb[20:40, 10 + 3 * n : 30 + 3 * n] = (220, 60, 40)
+            picture = VideoFrame.from_ndarray(np.clip(rgb, 0, 255).astype(np.uint8), "rgb24")
+            picture = picture.reformat(format=pix_fmt)
+            picture.pts = n
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    folder = tmp_path_factory.mktemp("clip")
+    return prepare(write_clip(folder / "pan.mkv"), folder / "cache")
+
+
+@pytest.mark.parametrize("factor", [0.9, 0.5, 1.0, 1.25])
+def test_bd_rate_of_scaled_rates_is_the_factor(factor: float) -> None:
+    result = bd_rate(RATES, QUALITIES, [r * factor for r in RATES], QUALITIES)
+    assert result.percent == pytest.approx(100 * (factor - 1))
+    assert (result.low, result.high, result.overlap, result.note) == (30, 39.2, 1, "")
+
+
+def test_bd_rate_of_straight_lines_by_hand() -> None:
+    """log10 rate = q / 20 against q / 20 - 0.1: ten to the power of -0.1 everywhere."""
+    q = np.array([30.0, 32, 35, 40])
+    shifted = np.array([31.0, 33, 36, 41])
+    result = bd_rate(10 ** (q / 20), q, 10 ** (shifted / 20 - 0.1), shifted)
+    assert result.percent == pytest.approx(100 * (10**-0.1 - 1))
+    assert (result.low, result.high) == (31, 40)
+
+
+def test_bd_rate_does_not_care_about_order_and_turns_around() -> None:
+    better = [q + 0.7 for q in QUALITIES]
+    one = bd_rate(RATES, QUALITIES, RATES, better)
+    two = bd_rate(RATES[::-1], QUALITIES[::-1], RATES[::-1], better[::-1])
+    back = bd_rate(RATES, better, RATES, QUALITIES)
+    assert one == two
+    assert one.percent is not None
+    assert back.percent is not None
+    assert one.percent < 0
+    assert (1 + one.percent / 100) * (1 + back.percent / 100) == pytest.approx(1)
+
+
+def test_bd_rate_says_when_curves_share_little_or_nothing() -> None:
+    little = bd_rate(RATES, QUALITIES, RATES, [q + 7 for q in QUALITIES])
+    assert little.percent is not None
+    assert little.overlap == pytest.approx(2.2 / 9.2)
+    assert "share only 37.0 to 39.2 dB" in little.note
+    nothing = bd_rate(RATES, QUALITIES, RATES, [q + 20 for q in QUALITIES])
+    assert nothing.percent is None
+    assert "share no quality" in nothing.note
+
+
+def test_bd_rate_leaves_out_points_that_cost_more_for_less() -> None:
+    result = bd_rate(RATES, QUALITIES, [*RATES, 1000], [*QUALITIES, 38.0])
+    assert result.percent == pytest.approx(0)
+    assert "1 points left out" in result.note
+    assert "fewer than two" in bd_rate(RATES, QUALITIES, [1, 2], [30, 29]).note
+
+
+@pytest.mark.parametrize(
+    ("rates", "qualities"), [([1.0, 2], [30.0]), ([0.0, 2], [30.0, 31]), ([1.0, 2], [30, math.nan])]
+)
+def test_bd_rate_refuses_nonsense(rates: list[float], qualities: list[float]) -> None:
+    with pytest.raises(ConfigError):
+        bd_rate(RATES, QUALITIES, rates, qualities)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9])
+def test_pchip_equals_scipy(n: int) -> None:
+    interpolate = pytest.importorskip("scipy.interpolate")
+    rng = np.random.default_rng(n)
+    x = np.cumsum(rng.uniform(0.2, 2, n))
+    for y in (rng.normal(size=n), np.cumsum(rng.uniform(0, 1, n))):
+        theirs = interpolate.PchipInterpolator(x, y)
+        assert pchip_slopes(x, y) == pytest.approx(theirs(x, 1))
+        low, high = x[0] + 0.1, x[-1] - 0.05
+        assert pchip_integral(x, y, low, high) == pytest.approx(theirs.integrate(low, high))
+
+
+def test_anchor_texts() -> None:
+    anchor = parse_anchor("libx264:slow:tune=psnr:crf=20/26.5")
+    assert (anchor.label, anchor.crf) == ("libx264 slow tune=psnr", (20, 26.5))
+    assert parse_anchor("libsvtav1").label == "libsvtav1 8"
+    for text in ("libx266", "libx264:99", "libx264:slow:tune", "libx264:crf=a/b"):
+        with pytest.raises(ConfigError):
+            parse_anchor(text)
+
+
+def test_prepare_keeps_planes_and_counts_frames(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "a.mkv", size=(97, 65))
+    clip = prepare(source, tmp_path / "cache", frames=4)
+    assert (clip.width, clip.height, clip.frames, clip.bit_depth) == (97, 65, 4, 8)
+    assert clip == prepare(source, tmp_path / "cache", frames=4)
+    assert clip.key != prepare(source, tmp_path / "cache").key
+    for a, b in zip(pictures(source, limit=4), pictures(clip.path), strict=True):
+        for p, q in zip(planes_of(a).planes, planes_of(b).planes, strict=True):
+            assert np.array_equal(p, q)
+    assert planes_of(a).u.shape == (33, 49)
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "depth", "converted"),
+    [("yuv420p10le", 10, ""), ("yuv444p", 8, "yuv444p"), ("yuv422p10le", 10, "yuv422p10le")],
+)
+def test_prepare_other_formats(tmp_path: Path, pix_fmt: str, depth: int, converted: str) -> None:
+    source = write_clip(tmp_path / "a.mkv", frames=2, pix_fmt=pix_fmt)
+    clip = prepare(source, tmp_path / "cache")
+    assert (clip.bit_depth, clip.converted_from) == (depth, converted)
+    planes = planes_of(next(pictures(clip.path)))
+    assert planes.y.dtype == (np.uint16 if depth == 10 else np.uint8)
+    assert planes.y.max() < 1 << depth
+
+
+def test_prepare_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "text.mkv").write_text("no video")
+    with pytest.raises(MediaError, match="cannot be read"):
+        prepare(tmp_path / "missing.mkv", tmp_path)
+    with pytest.raises(MediaError):
+        prepare(tmp_path / "text.mkv", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["libx264:ultrafast", "libx265:ultrafast", "libsvtav1:12"])
+@pytest.mark.parametrize("keyint", [1, 4])
+def test_anchors_write_real_files_at_the_interval(
+    clip: Clip, tmp_path: Path, name: str, keyint: int
+) -> None:
+    target = tmp_path / "out.mkv"
+    seconds = encode(clip, parse_anchor(name), 30, keyint, target)
+    size, packets, keys = track_packets(target)
+    assert seconds > 0
+    assert packets == clip.frames
+    assert keys == clip.frames if keyint == 1 else 3 <= keys <= 4  # 0, 4, 8, and scene cuts
+    assert 0 < size < target.stat().st_size
+    assert b"x264 - core" not in target.read_bytes()
+
+
+def test_cache_measures_once_and_survives_damage(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor = parse_anchor("libx264:ultrafast:crf=30")
+    known = identity(anchor)
+    first, hit = cached_point(clip, anchor, known, 30, 4, tmp_path)
+    assert not hit
+    assert 25 < first.psnr < 60
+    assert 0.5 < first.ms_ssim <= 1
+    assert first.bytes == track_packets(Path(first.stream))[0]
+    assert first.kbps == pytest.approx(first.bytes * 8 / (9 / 25) / 1000)
+    again, hit = cached_point(clip, anchor, known, 30, 4, tmp_path)
+    assert hit
+    assert again == first
+    assert not cached_point(clip, anchor, known, 31, 4, tmp_path)[1]
+    assert not cached_point(clip, anchor, known | {"av": "0"}, 30, 4, tmp_path)[1]
+    for record in tmp_path.glob("points/*.json"):
+        record.write_text("{")
+    assert not cached_point(clip, anchor, known, 30, 4, tmp_path)[1]
+    assert not list(tmp_path.glob("points/*.part*"))
+
+
+def test_lost_frames_are_noticed(clip: Clip) -> None:
+    frames = [planes_of(p) for p in pictures(clip.path)]
+    assert runner.compare(clip, iter(frames))[:4] == (100, 100, 100, 100)
+    with pytest.raises(MediaError, match="another number"):
+        runner.compare(clip, iter(frames[:-1]))
+
+
+def test_png_keeps_the_picture() -> None:
+    grey = Frame(
+        y=np.full((33, 35), 126, np.uint8),
+        u=np.full((17, 18), 128, np.uint8),
+        v=np.full((17, 18), 128, np.uint8),
+        pts=0,
+    )
+    data = to_png(grey, VideoFrame(35, 33, "yuv420p"))
+    assert data.startswith(b"\x89PNG")
+    context = av.CodecContext.create("png", "r")
+    (picture,) = context.decode(av.Packet(data))
+    assert picture.to_ndarray(format="rgb24").shape == (33, 35, 3)
+    assert np.ptp(picture.to_ndarray(format="rgb24")) <= 1
+
+
+def evaluate(*args: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(args))
+
+
+def test_report_of_two_anchors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = str(write_clip(tmp_path / "pan.mkv", size=(192, 176)))
+    against = "libx264:ultrafast:crf=20/26/32/38,libx264:medium:crf=20/26/32/38"
+    arguments = [source, "--anchors-only", "--intra", "--keyint", "6", "--against", against]
+    folders = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert evaluate(*arguments, *folders) == 0
+    shown = capsys.readouterr()
+    assert "keyframe interval 6, PSNR 6:1:1, against libx264 ultrafast" in shown.out
+    assert shown.err.count("\n") == 16
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(results["curves"]) == 4
+    assert results["bd_rates"][0]["rows"][0][1][0]["percent"] < 0  # medium beats ultrafast
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("data:image/png;base64") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    if list((tmp_path / "out/curves").iterdir()):
+        assert (tmp_path / "out/curves/pan_keyint6.svg").read_text().startswith("<?xml")
+
+    monkeypatch.setattr("vcfilter.evaluate.report.have_matplotlib", lambda: False)
+    assert evaluate(*arguments, *folders, "--quiet") == 0
+    shown = capsys.readouterr()
+    assert "matplotlib is not installed" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--keyint", "0"],
+        ["--frames", "0"],
+        ["--threads", "-1"],
+        ["--preset", "warp"],
+        ["--against", "mpeg2"],
+        ["--anchors-only", "--against", ""],
+    ],
+)
+def test_options_out_of_range_are_refused(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        evaluate("clip.mkv", "--cache", str(tmp_path), *arguments)
