@@ -1,0 +1,39 @@
+"""Muxer and Demuxer over the system's libavformat; independent of the codec in vcfilter.
+
+PyAV reads and writes ordinary media; this package writes and reads streams that FFmpeg has no
+decoder for (FourCC VCF1), and copies any other stream by value.
+"""
+
+from ffmpeg_bridge._avformat import Demuxer, Muxer, supports
+from ffmpeg_bridge.values import (
+    DISPOSITION_ATTACHED_PICTURE,
+    DISPOSITION_DEFAULT,
+    BridgeBrokenPipeError,
+    BridgeError,
+    BridgeFileNotFoundError,
+    BridgeIsADirectoryError,
+    BridgePacket,
+    BridgePermissionError,
+    Chapter,
+    InvalidDataError,
+    StreamInfo,
+    StreamKind,
+)
+
+__all__ = [
+    "DISPOSITION_ATTACHED_PICTURE",
+    "DISPOSITION_DEFAULT",
+    "BridgeBrokenPipeError",
+    "BridgeError",
+    "BridgeFileNotFoundError",
+    "BridgeIsADirectoryError",
+    "BridgePacket",
+    "BridgePermissionError",
+    "Chapter",
+    "Demuxer",
+    "InvalidDataError",
+    "Muxer",
+    "StreamInfo",
+    "StreamKind",
+    "supports",
+]

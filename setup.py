@@ -1,0 +1,68 @@
+"""Builds the Cython extensions; everything else is in pyproject.toml."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+LIBAV = {"libavformat": "59.27.100", "libavcodec": "59.37.100", "libavutil": "57.28.100"}  # 5.1
+C_FLAGS = ["-O3", "-std=gnu11"]
+
+
+def libav_flags() -> dict[str, list[str]]:
+    """Compiler and linker settings for FFmpeg's libraries, from pkg-config."""
+    if shutil.which("pkg-config") is None:
+        sys.exit("vcfilter needs pkg-config to find FFmpeg: apt-get install pkg-config")
+    wanted = [f"{name} >= {version}" for name, version in LIBAV.items()]
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", *wanted], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        sys.exit(
+            "vcfilter needs the development files of FFmpeg 5.1 or newer: apt-get install "
+            f"libavformat-dev libavcodec-dev libavutil-dev ({' '.join(found.stderr.split())})"
+        )
+    words = found.stdout.split()
+    return {
+        "include_dirs": [word[2:] for word in words if word.startswith("-I")],
+        "library_dirs": [word[2:] for word in words if word.startswith("-L")],
+        "libraries": [word[2:] for word in words if word.startswith("-l")],
+    }
+
+
+def bridge() -> Extension:
+    """Muxer and Demuxer over libavformat."""
+    flags = libav_flags()
+    flags["include_dirs"].insert(0, "ffmpeg_bridge")
+    return Extension(
+        "ffmpeg_bridge._avformat",
+        ["ffmpeg_bridge/_avformat.pyx"],
+        depends=["ffmpeg_bridge/compat.h", "ffmpeg_bridge/_libav.pxd"],
+        extra_compile_args=C_FLAGS,
+        **flags,
+    )
+
+
+def native() -> list[Extension]:
+    """The hot loops: one extension per .pyx in native/, over all its C files."""
+    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/[!_]*.c"))
+    return [
+        Extension(
+            f"native.{path.stem}",
+            [str(path.relative_to(ROOT)), *sources],
+            include_dirs=["native", np.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+            extra_compile_args=C_FLAGS,
+        )
+        for path in sorted(ROOT.glob("native/*.pyx"))
+    ]
+
+
+setup(ext_modules=cythonize([bridge(), *native()], build_dir="build/cython", language_level=3))
