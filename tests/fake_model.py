@@ -1,0 +1,192 @@
+"""A small, fast model with the contract of vcfilter.model.video.VideoModel, for tests.
+
+Planes are predicted from the references (shifted as a whole where motion is coded), the
+error is quantised, and zlib stands for the entropy coder. Everything is exact in integers.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vcfilter.errors import BitstreamError
+from vcfilter.frames import Frame, FrameKind, VideoFormat
+
+try:
+    from vcfilter.model.video import CodingStep, MotionMode
+except ImportError:  # until it lands
+
+    class MotionMode(IntEnum):
+        NONE = 0
+        LEFT = 1
+        RIGHT = 2
+        CODED = 3
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class CodingStep:
+        kind: FrameKind
+        qp: int
+        layer: int = 0
+        distances: tuple[int, int] = (0, 0)
+        motion: MotionMode = MotionMode.NONE
+        motion_level: int = 0
+        residual: bool = True
+
+    sys.modules["vcfilter.model.video"] = ModuleType("vcfilter.model.video")
+    sys.modules["vcfilter.model.video"].CodingStep = CodingStep
+    sys.modules["vcfilter.model.video"].MotionMode = MotionMode
+
+Planes = list[np.ndarray]
+
+
+class FakeEncodingCoder:
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def finish(self) -> bytes:
+        data = b"".join(self._parts)
+        return zlib.compress(data) if data else b""
+
+
+class FakeDecodingCoder:
+    LIMIT = 1 << 24
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = b""
+        if data:
+            inflate = zlib.decompressobj()
+            try:
+                self._rest = inflate.decompress(data, self.LIMIT)
+            except zlib.error as error:
+                raise BitstreamError(f"zlib: {error}") from error
+            if not inflate.eof:
+                raise BitstreamError("zlib data are cut short or too long")
+
+    def read(self, size: int) -> bytes:
+        if size > len(self._rest):
+            raise BitstreamError("payload is too short")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def finish(self) -> None:
+        if self._rest:
+            raise BitstreamError("payload is too long")
+
+
+class FakeModel:
+    model_id = b"fakemodl"
+    device = "cpu"
+
+    def __init__(self, bit_depth: int = 8) -> None:
+        self.top = (1 << bit_depth) - 1
+        self.calls: list[CodingStep] = []
+        self.explode: BaseException | None = None  # raised by the next decoding call
+
+    def picture(self, frame: Frame, fmt: VideoFormat) -> Planes:
+        return [plane.astype(np.int32) for plane in frame.planes]
+
+    def frame_planes(self, rec: Planes, fmt: VideoFormat) -> tuple[np.ndarray, ...]:
+        dtype = np.uint8 if fmt.bit_depth == 8 else np.uint16
+        return tuple(plane.astype(dtype) for plane in rec)
+
+    def estimate_motion(
+        self, x: Planes, references: Sequence[Planes], flow_scale: int
+    ) -> list[tuple[int, int]]:
+        shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
+        luma = x[0][::flow_scale, ::flow_scale]
+        return [
+            min(
+                shifts,
+                key=lambda s: np.abs(
+                    luma - np.roll(reference[0], s, (0, 1))[::flow_scale, ::flow_scale]
+                ).sum(),
+            )
+            for reference in references
+        ]
+
+    def code(
+        self,
+        step: CodingStep,
+        x: Planes | None,
+        references: Sequence[Planes],
+        coder: Any,
+        motion: list[tuple[int, int]] | None = None,
+    ) -> Planes:
+        self.calls.append(step)
+        if x is None and self.explode is not None:
+            error, self.explode = self.explode, None
+            raise error
+        shifts = [(0, 0)] * len(references)
+        if step.motion is MotionMode.CODED:
+            if x is not None:
+                shifts = motion
+                for shift in shifts:
+                    coder.write(struct.pack("bb", *shift))
+            else:
+                shifts = [struct.unpack("bb", coder.read(2)) for _ in references]
+        shifted = [
+            [np.roll(p, (dy // (2 if i else 1), dx // (2 if i else 1)), (0, 1))
+             for i, p in enumerate(reference)]
+            for reference, (dy, dx) in zip(references, shifts, strict=True)
+        ]  # fmt: skip
+        if step.kind is FrameKind.KEY:
+            if x is not None:
+                shapes = [plane.shape for plane in x]
+                coder.write(struct.pack(">HH", *shapes[0]))
+            else:
+                height, width = struct.unpack(">HH", coder.read(4))
+                if height * width > 1 << 22:
+                    raise BitstreamError("absurd size")
+                chroma = ((height + 1) // 2, (width + 1) // 2)
+                shapes = [(height, width), chroma, chroma]
+            prediction = [np.full(shape, 128, np.int32) for shape in shapes]
+        elif step.motion is MotionMode.RIGHT:
+            prediction = shifted[1]
+        elif step.motion is MotionMode.LEFT or len(references) == 1:
+            prediction = shifted[0]
+        else:
+            prediction = [(a + b + 1) // 2 for a, b in zip(*shifted, strict=True)]
+        if not step.residual:
+            return prediction
+        width = 2.0 ** (step.qp / 6) / 2
+        result = []
+        for index, plane in enumerate(prediction):
+            if x is not None:
+                symbols = np.rint((x[index] - plane) / width).astype(">i2")
+                coder.write(symbols.tobytes())
+            else:
+                data = coder.read(2 * plane.size)
+                symbols = np.frombuffer(data, ">i2").reshape(plane.shape)
+            plane = plane + np.rint(symbols * width).astype(np.int32)
+            result.append(np.clip(plane, 0, self.top))
+        return result
+
+    def distortion(self, x: Planes, rec: Planes) -> float:
+        sse = [float(((a - b) ** 2).sum()) for a, b in zip(x, rec, strict=True)]
+        return (sse[0] + sse[1] + sse[2]) / x[0].size
+
+    def psnr(self, x: Planes, rec: Planes, fmt: VideoFormat) -> float:
+        peak = 255 if fmt.bit_depth == 8 else 1023
+        mse = [max(float(((a - b) ** 2).mean()), 1e-4) for a, b in zip(x, rec, strict=True)]
+        each = [10 * np.log10(peak * peak / value) for value in mse]
+        return float((6 * each[0] + each[1] + each[2]) / 8)
+
+    def rd_weight(self, step_qp: int) -> float:
+        return 0.1 * (2.0 ** (step_qp / 6) / 2) ** 2
+
+    def encoding_coder(self) -> FakeEncodingCoder:
+        return FakeEncodingCoder()
+
+    def decoding_coder(self, data: bytes) -> FakeDecodingCoder:
+        return FakeDecodingCoder(data)

@@ -1,0 +1,78 @@
+"""What encoder and decoder share: the model, and its one guarded call in each direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vcfilter.bitstream import FrameHeader
+from vcfilter.errors import BitstreamError
+
+if TYPE_CHECKING:
+    from vcfilter.model.video import CodingStep, MotionField, Picture, Reference, VideoModel
+
+
+def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
+    """The model for a weights file (None: the shipped one) on a device.
+
+    Args:
+        threads: threads of the networks, for the whole process; 0 leaves them as they are.
+    """
+    import torch  # late: importing the package must stay quick
+    from vcfilter.model.video import VideoModel
+
+    if threads:
+        torch.set_num_threads(threads)
+    return VideoModel.load(weights, device)
+
+
+def coding_step(header: FrameHeader) -> CodingStep:
+    """The model's view of a frame header."""
+    from vcfilter.model.video import CodingStep, MotionMode
+
+    return CodingStep(
+        kind=header.kind,
+        qp=header.qp,
+        layer=header.layer,
+        distances=header.distances,
+        motion=MotionMode(header.motion),
+        motion_level=header.motion_level,
+        residual=header.residual,
+    )
+
+
+def encode_frame(
+    model: VideoModel,
+    header: FrameHeader,
+    x: Picture,
+    references: Sequence[Reference],
+    motion: MotionField | None = None,
+) -> tuple[Reference, bytes]:
+    """Code one picture as its header says: its reconstruction and its payload."""
+    coder = model.encoding_coder()
+    reference = model.code(coding_step(header), x, references, coder, motion)
+    return reference, coder.finish()
+
+
+def decode_frame(
+    model: VideoModel, header: FrameHeader, payload: bytes, references: Sequence[Reference]
+) -> Reference:
+    """The reconstruction that encode_frame returned with this payload.
+
+    Raises:
+        BitstreamError: the payload is nonsense. Its CRC was right, so it was made that way.
+    """
+    try:
+        coder = model.decoding_coder(payload)
+        reference = model.code(coding_step(header), None, references, coder)
+        coder.finish()
+    except BitstreamError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+        raise BitstreamError(f"payload of {len(payload)} bytes is invalid: {error}") from error
+    except BaseException as error:
+        # pyo3's PanicException is a BaseException that cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BitstreamError(f"payload of {len(payload)} bytes is invalid: {error}") from error
+    return reference

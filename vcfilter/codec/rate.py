@@ -1,0 +1,438 @@
+"""Rate control: which qp each segment gets.
+
+One segment's keyframe is coded first (it may be tried at several qps), then, when the next
+keyframe is there too, its inter frames. Bits are modelled as 2^(complexity - qp / slope):
+6 qp double the quantiser step, which about halves the bits.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import log2
+
+from vcfilter.config import QP_MAX, EncoderOptions
+from vcfilter.errors import ConfigError
+from vcfilter.frames import VideoFormat
+
+DEFAULT_QP = 32
+
+LAYER_QP_OFFSET = (0, 1, 2, 3, 4, 5, 5, 5)
+"""Added to the segment's qp per temporal layer (0 keyframes to 7). Errors of a frame pass on to
+all frames of higher layers and to none of lower ones, so the lower are worth more bits."""
+
+_SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
+_OVERHEAD_BITS = 96  # an inter frame's bytes besides payload
+_MIN_BITS = 32.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTrial:
+    """A keyframe coded at one qp: its size in bits and its PSNR in dB (6:1:1)."""
+
+    qp: int
+    bits: int
+    psnr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """What one segment cost.
+
+    Args:
+        length: frames, the keyframe included.
+        key_qp, inter_qp: qp of the keyframe; of the inter frames before layer offsets.
+        key_bits, inter_bits: sizes, the latter of all inter frames together.
+        key_psnr, inter_psnr: dB (6:1:1), the latter the mean; 0 without inter frames.
+    """
+
+    length: int
+    key_qp: int
+    inter_qp: int
+    key_bits: int
+    inter_bits: int
+    key_psnr: float = 0.0
+    inter_psnr: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassLog:
+    """What the first of two passes learned: the costs of each segment.
+
+    Args:
+        width, height, keyint: of the first pass, to be the same in the second.
+        segments: in display order.
+    """
+
+    width: int
+    height: int
+    keyint: int
+    segments: tuple[SegmentRecord, ...]
+
+    def to_json(self) -> str:
+        """The log as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> PassLog:
+        """The log that to_json wrote.
+
+        Raises:
+            ConfigError: the text is not such a log.
+        """
+        try:
+            fields = json.loads(text)
+            segments = tuple(SegmentRecord(**segment) for segment in fields.pop("segments"))
+            log = cls(segments=segments, **fields)
+            usable = all(s.length >= 1 and s.key_bits > 0 and s.inter_bits >= 0 for s in segments)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"not a pass log: {error}") from error
+        if not usable:
+            raise ConfigError("not a pass log: a segment without length or bits")
+        return log
+
+
+class RateControl(ABC):
+    """Chooses qps. Calls per segment: key_qp until it returns a tried qp, inter_qp, done.
+
+    The next segment's key_qp calls may come before this segment's inter_qp.
+    """
+
+    @abstractmethod
+    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+        """The qp to code the next keyframe at. A qp among `trials` ends the search."""
+
+    def inter_qp(self, key: KeyTrial, count: int) -> int:
+        """The qp, before layer offsets, of the segment's `count` inter frames."""
+        return key.qp
+
+    def done(self, segment: SegmentRecord) -> None:
+        """Learn what a segment cost."""
+        return None
+
+
+class ConstantQp(RateControl):
+    """The same qp for all segments."""
+
+    def __init__(self, qp: int) -> None:
+        self._qp = qp
+
+    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+        return self._qp
+
+
+class ConstantQuality(RateControl):
+    """The qp per segment at which the segment's mean PSNR is about `quality` dB.
+
+    The keyframe is tried at up to five qps. Inter frames come out below it; by how much is
+    learned from the segments before and added to the aim.
+    """
+
+    _TRIALS = 5
+    _TOLERANCE = 0.3  # dB; one qp is about 0.6 to 1 dB
+
+    def __init__(self, quality: float) -> None:
+        self._quality = quality
+        self._qp = float(DEFAULT_QP)
+        self._gap = 0.5  # dB between the keyframe and its segment's mean
+
+    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+        aim = self._quality + self._gap
+        if not trials:
+            return _clamp_qp(self._qp)
+        best = min(trials, key=lambda trial: abs(trial.psnr - aim))
+        if abs(best.psnr - aim) <= self._TOLERANCE or len(trials) >= self._TRIALS:
+            self._qp = best.qp
+            return best.qp
+        above = [trial for trial in trials if trial.psnr >= aim]
+        below = [trial for trial in trials if trial.psnr < aim]
+        if above and below:  # between the nearest qps on both sides
+            low = max(above, key=lambda trial: trial.qp)
+            high = min(below, key=lambda trial: trial.qp)
+            share = (low.psnr - aim) / max(low.psnr - high.psnr, 1e-6)
+            guess = low.qp + share * (high.qp - low.qp)
+        else:
+            guess = best.qp + (best.psnr - aim) / 0.8
+            if abs(guess - best.qp) < 1:
+                guess = best.qp + (1 if best.psnr > aim else -1)
+        qp = _clamp_qp(guess)
+        if any(trial.qp == qp for trial in trials):  # no qp is left between
+            qp = best.qp
+            self._qp = qp
+        return qp
+
+    def done(self, segment: SegmentRecord) -> None:
+        inters = segment.length - 1
+        gap = inters / segment.length * (segment.key_psnr - segment.inter_psnr) if inters else 0.0
+        self._gap += 0.5 * (min(max(gap, 0.0), 3.0) - self._gap)
+
+
+class _Model:
+    """Predicted bits of keyframes and inter frames, learned as segments pass."""
+
+    def __init__(self, key_bits: float, qp: float) -> None:
+        self.slope = _SLOPE
+        self.key = log2(key_bits) + qp / _SLOPE
+        self.inter = self.key - log2(10)  # an inter frame is about a tenth of a keyframe
+
+    def key_bits(self, qp: float) -> float:
+        return 2.0 ** (self.key - qp / self.slope)
+
+    def inter_bits(self, qp: float) -> float:
+        return _OVERHEAD_BITS + 2.0 ** (self.inter - qp / self.slope)
+
+    def learn_key(self, trials: Sequence[KeyTrial]) -> None:
+        """Make the last trial the truth; learn the slope from two trials."""
+        if len(trials) >= 2:
+            a, b = trials[-2:]
+            fall = log2(max(a.bits, _MIN_BITS) / max(b.bits, _MIN_BITS))
+            if fall * (b.qp - a.qp) > 0:
+                slope = min(max((b.qp - a.qp) / fall, 3.0), 20.0)
+                self.inter += trials[-1].qp * (1 / slope - 1 / self.slope)
+                self.slope = slope
+        last = trials[-1]
+        self.key = log2(max(last.bits, _MIN_BITS)) + last.qp / self.slope
+
+    def learn_inter(self, qp: int, bits: int, count: int, weight: float) -> None:
+        payload = max(bits / count - _OVERHEAD_BITS, _MIN_BITS)
+        self.inter += weight * (log2(payload) + qp / self.slope - self.inter)
+
+
+class AverageBitrate(RateControl):
+    """One pass: each segment gets its frames' share, less what was overspent before.
+
+    Args:
+        bits_per_frame: the target.
+        pixels: luma samples per frame (for the first guess).
+        keyint: frames expected in a segment.
+    """
+
+    _KEY_TRIALS = 3
+
+    def __init__(self, bits_per_frame: float, pixels: int, keyint: int) -> None:
+        self._target = bits_per_frame
+        self._keyint = keyint
+        # About half a bit per pixel at qp 32: only a start, the first trial corrects it.
+        self._model = _Model(0.5 * pixels, DEFAULT_QP)
+        self._bits = 0.0
+        self._frames = 0
+        self._segments = 0
+        self._open: KeyTrial | None = None  # the segment whose inter frames are to come
+
+    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+        count = self._keyint - 1
+        budget = self._budget(self._keyint, ahead=self._open is not None)
+
+        def bits(qp: float) -> float:
+            return self._model.key_bits(qp) + count * self._model.inter_bits(qp)
+
+        if not trials:
+            return _clamp_qp(_solve(bits, budget))
+        self._model.learn_key(trials)
+        qp = _clamp_qp(_solve(bits, budget))
+        nearest = min(trials, key=lambda trial: abs(trial.qp - qp))
+        if abs(nearest.qp - qp) > 1 and len(trials) < self._KEY_TRIALS:
+            return qp
+        self._model.learn_key([*(t for t in trials if t is not nearest), nearest])
+        self._open = nearest if self._open is None else self._open
+        return nearest.qp
+
+    def inter_qp(self, key: KeyTrial, count: int) -> int:
+        budget = self._budget(count + 1, ahead=False) - key.bits
+        qp = _solve(lambda q: count * self._model.inter_bits(q), budget)
+        # Not far from the keyframe's: its quality is what the inter frames are made of.
+        return _clamp_qp(min(max(qp, key.qp - 3), key.qp + 8))
+
+    def done(self, segment: SegmentRecord) -> None:
+        if segment.length > 1:
+            weight = 0.7 if self._segments else 1.0
+            self._model.learn_inter(
+                segment.inter_qp, segment.inter_bits, segment.length - 1, weight
+            )
+        self._bits += segment.key_bits + segment.inter_bits
+        self._frames += segment.length
+        self._segments += 1
+        self._open = None
+
+    def _budget(self, frames: int, ahead: bool) -> float:
+        """Bits for a segment: its share less half the debt (ahead: half of that half)."""
+        debt = (self._bits - self._frames * self._target) * (0.25 if ahead else 0.5)
+        share = frames * self._target
+        return min(max(share - debt, 0.3 * share), 2.0 * share)
+
+
+class TwoPass(RateControl):
+    """Second of two passes: one qp for all, shifted a little per segment, corrected on the way.
+
+    The bits of each kind of frame are predicted from the first pass; how far predictions are
+    off on the whole is learned as segments pass.
+
+    Args:
+        log: of the first pass.
+        bits_per_frame: the target.
+    """
+
+    _COMPRESSION = 0.6  # qps by which a segment twice as costly as the mean is coarser
+    _SHIFT_MAX = 3.0
+
+    def __init__(self, log: PassLog, bits_per_frame: float) -> None:
+        segments = log.segments
+        costs = [log2(_cost_at_zero(s) / s.length) for s in segments]
+        mean = sum(costs) / max(len(costs), 1)
+        limit = self._SHIFT_MAX
+        self._shift = [min(max(self._COMPRESSION * (cost - mean), -limit), limit) for cost in costs]
+        self._segments = segments
+        self._keys = [
+            s.key_bits * 2 ** ((s.key_qp - shift) / _SLOPE)
+            for s, shift in zip(segments, self._shift, strict=True)
+        ]
+        self._inters = [
+            _payload_bits(s) * 2 ** ((s.inter_qp - shift) / _SLOPE)
+            for s, shift in zip(segments, self._shift, strict=True)
+        ]
+        # What is yet to come at qp 0 from each segment on.
+        self._keys_left = _sums_from_end(self._keys)
+        self._inters_left = _sums_from_end(self._inters)
+        self._overhead_left = _sums_from_end([_overhead_bits(s) for s in segments])
+        self._bits_left = bits_per_frame * sum(s.length for s in segments)
+        self._key_count = 0  # segments whose keyframe is coded
+        self._done_count = 0
+        self._key_error = _MeanError()
+        self._inter_error = _MeanError()
+
+    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+        if not trials:
+            return self._qp(self._key_count)
+        index, trial = self._key_count, trials[-1]
+        self._key_error.learn(trial.bits, self._keys[index], trial.qp - self._shift[index])
+        self._bits_left -= trial.bits
+        self._key_count += 1
+        return trial.qp
+
+    def inter_qp(self, key: KeyTrial, count: int) -> int:
+        if self._segments[self._done_count].length != count + 1:
+            raise ConfigError(_OTHER_FRAMES)
+        return min(max(self._qp(self._done_count), key.qp - 4), key.qp + 8)
+
+    def done(self, segment: SegmentRecord) -> None:
+        index = self._done_count
+        if segment.length > 1:
+            qp = segment.inter_qp - self._shift[index]
+            self._inter_error.learn(_payload_bits(segment), self._inters[index], qp)
+        self._bits_left -= segment.inter_bits
+        self._done_count += 1
+
+    def _qp(self, index: int) -> int:
+        """The qp for segment `index` at which all that is to come fits what is left."""
+        if index >= len(self._segments):
+            raise ConfigError(_OTHER_FRAMES)
+        at_zero = (
+            self._keys_left[self._key_count] * self._key_error.factor
+            + self._inters_left[self._done_count] * self._inter_error.factor
+        )
+        budget = self._bits_left - self._overhead_left[self._done_count]
+        qp = _SLOPE * log2(max(at_zero, 1.0) / budget) if budget > 0 else float(QP_MAX)
+        return _clamp_qp(qp + self._shift[index])
+
+
+_OTHER_FRAMES = (
+    "the pass log does not fit these frames: both passes need the same frames, keyint and scenecut"
+)
+
+
+class _MeanError:
+    """Mean ratio of actual to predicted bits, newer ones weighing more."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._count = 0
+
+    def learn(self, actual: float, at_zero: float, qp: float) -> None:
+        ratio = max(actual, _MIN_BITS) / (at_zero * 2.0 ** (-qp / _SLOPE))
+        self._count += 1
+        weight = max(1 / self._count, 0.25)
+        self.factor *= ratio**weight / self.factor**weight
+
+
+def make_rate_control(
+    video_format: VideoFormat, options: EncoderOptions, pass_log: PassLog | None = None
+) -> RateControl:
+    """The rate control that the options ask for.
+
+    Args:
+        pass_log: with options.bitrate, makes this the second pass.
+
+    Raises:
+        ConfigError: the log is of other frames or segments, or no bitrate is given with it.
+    """
+    if pass_log is not None:
+        if options.bitrate is None:
+            raise ConfigError("a pass log is given without a bitrate")
+        size = (video_format.width, video_format.height, options.keyint)
+        if size != (pass_log.width, pass_log.height, pass_log.keyint) or not pass_log.segments:
+            raise ConfigError(_OTHER_FRAMES)
+        return TwoPass(pass_log, float(options.bitrate / options.frame_rate))
+    if options.bitrate is not None:
+        pixels = video_format.width * video_format.height
+        per_frame = float(options.bitrate / options.frame_rate)
+        return AverageBitrate(per_frame, pixels, options.keyint)
+    if options.quality is not None:
+        return ConstantQuality(options.quality)
+    return ConstantQp(DEFAULT_QP if options.qp is None else options.qp)
+
+
+def first_pass_options(video_format: VideoFormat, options: EncoderOptions) -> EncoderOptions:
+    """Options of the first of two passes towards options.bitrate: a constant qp, a fast preset.
+
+    The nearer the qp is to what the second pass will need, the better are its predictions;
+    0.1 bit per pixel at qp 32 is the middle of what films need.
+    """
+    if options.bitrate is None:
+        raise ConfigError("two passes need a bitrate")
+    pixels = video_format.width * video_format.height
+    per_pixel = float(options.bitrate / options.frame_rate) / pixels
+    qp = min(max(round(DEFAULT_QP - _SLOPE * log2(per_pixel / 0.1)), 16), 48)
+    preset = "fast" if options.preset != "ultrafast" else options.preset
+    return replace(options, bitrate=None, qp=qp, preset=preset)
+
+
+def _cost_at_zero(segment: SegmentRecord) -> float:
+    """Bits of a segment at qp 0, by the model."""
+    key = segment.key_bits * 2 ** (segment.key_qp / _SLOPE)
+    return float(key + _payload_bits(segment) * 2 ** (segment.inter_qp / _SLOPE))
+
+
+def _overhead_bits(segment: SegmentRecord) -> float:
+    return _OVERHEAD_BITS * (segment.length - 1.0)
+
+
+def _payload_bits(segment: SegmentRecord) -> float:
+    if segment.length == 1:
+        return 0.0
+    return max(segment.inter_bits - _overhead_bits(segment), _MIN_BITS)
+
+
+def _sums_from_end(values: Sequence[float]) -> list[float]:
+    """sums[i] = sum(values[i:]), one longer than values."""
+    sums = [0.0]
+    for value in reversed(values):
+        sums.append(sums[-1] + value)
+    return sums[::-1]
+
+
+def _solve(bits: Callable[[float], float], budget: float) -> float:
+    """The qp, 0 to 63, at which the falling function `bits` meets the budget."""
+    low, high = 0.0, float(QP_MAX)
+    for _ in range(20):
+        middle = (low + high) / 2
+        if bits(middle) > budget:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _clamp_qp(qp: float) -> int:
+    return min(max(round(qp), 0), QP_MAX)
