@@ -1,0 +1,1 @@
+"""Entropy coding: integer networks, frozen tables, and the one door to the range coder."""

@@ -1,0 +1,244 @@
+"""The three coders of one walk: encoding, decoding and rate-estimating.
+
+Each has `code(u, index, rd_scale)`: u is what is to be quantised, in steps (None when decoding);
+index the table of each symbol; the result are the symbols, the same shape. This module is the only
+door to constriction, whose words are part of the bitstream (pinned version, float64
+probabilities, perfect=False, 32-bit range coder).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vcfilter.entropy import tables
+from vcfilter.errors import BitstreamError
+
+# Lagrangian of the quantiser in squared steps per bit: 2 ln 2 / 12 is the slope of a fine uniform
+# quantiser's rate-distortion curve.
+QUANTISER_LAMBDA = 2 * math.log(2) / 12
+ESCAPE_BITS = 20
+
+Integers = npt.NDArray[np.int32]
+
+
+class TableSet:
+    """The model's frozen tables, ready for all three coders.
+
+    Args:
+        magnitudes: (64, 257) float64 probabilities of magnitudes (see `tables`).
+    """
+
+    def __init__(self, magnitudes: tables.Probabilities) -> None:
+        self.magnitudes = magnitudes
+        self.lengths = [tables.support(magnitudes, k) for k in range(tables.TABLES)]
+        self.models = [
+            constriction.stream.model.Categorical(tables.alphabet(magnitudes, k), perfect=False)
+            for k in range(tables.TABLES)
+        ]
+        bits = tables.cost_bits(magnitudes)
+        self.bits = torch.from_numpy(bits).to(torch.float32)
+        self._on: dict[torch.device, Tensor] = {}
+
+    def bits_on(self, device: torch.device) -> Tensor:
+        """(64, 257) float32 bits per magnitude on a device."""
+        if device not in self._on:
+            self._on[device] = self.bits.to(device)
+        return self._on[device]
+
+
+class Coder(Protocol):
+    """What the walk needs of a coder."""
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Symbols for u under the tables of index, all of one shape."""
+        ...
+
+
+def quantise(u: Tensor, index: Tensor, bits: Tensor, rd_scale: Tensor | float) -> Tensor:
+    """Integers near u that are cheapest in squared error (in steps) plus rate.
+
+    Args:
+        u: values in steps. index: int64 tables, same shape. bits: (64, 257) cost table.
+        rd_scale: factor on the Lagrangian, broadcastable to u.
+    """
+    magnitude = u.abs()
+    high = torch.floor(magnitude + 0.5)
+    low = (high - 1).clamp(min=0)
+    width = bits.shape[1]
+    flat = bits.view(-1)
+    row = index * width
+    weight = QUANTISER_LAMBDA * rd_scale
+
+    def cost(level: Tensor) -> Tensor:
+        rate = flat[row + level.clamp(max=width - 1).long()]
+        return (magnitude - level) ** 2 + weight * rate
+
+    cost_low = cost(low)
+    level = torch.where(cost(high) < cost_low, high, low)
+    best = torch.minimum(cost(level), cost_low)
+    level = torch.where(magnitude**2 + weight * flat[row] <= best, torch.zeros_like(level), level)
+    level = torch.where(index == tables.SKIP, torch.zeros_like(level), level)
+    return level.clamp(max=2.0 ** (ESCAPE_BITS - 1)) * u.sign()
+
+
+class EncodingCoder:
+    """Quantises and writes symbols; `finish` gives the bytes."""
+
+    def __init__(self, table_set: TableSet) -> None:
+        self._tables = table_set
+        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._used = False
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Quantise u (rate-distortion optimally), write it, return the symbols."""
+        if u is None:
+            raise ValueError("an encoding coder needs values to code")
+        index = torch.floor(index + 0.5).long()
+        symbols = quantise(u, index, self._tables.bits_on(u.device), rd_scale)
+        self.write(
+            symbols.reshape(-1).cpu().numpy().astype(np.int32),
+            index.reshape(-1).cpu().numpy().astype(np.uint8),
+        )
+        return symbols
+
+    def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
+        """Append symbols, grouped by table in rising order, each group in its own order."""
+        escapes: list[int] = []
+        for table, chosen in groups(index):
+            values = symbols[chosen]
+            length = self._tables.lengths[table]
+            codes = values + length
+            outside = np.abs(values) > length
+            if outside.any():
+                escapes.extend(int(v) for v in values[outside])
+                codes[outside] = 2 * length + 1
+            self._encoder.encode(np.ascontiguousarray(codes), self._tables.models[table])
+            self._used = True
+        for value in escapes:
+            self._write_escape(value)
+
+    def _write_escape(self, value: int) -> None:
+        uniform = constriction.stream.model.Uniform
+        size = abs(value).bit_length()
+        self._encoder.encode(size, uniform(ESCAPE_BITS + 1))
+        self._encoder.encode(int(value < 0), uniform(2))
+        self._encoder.encode(abs(value) - (1 << (size - 1)), uniform(max(2, 1 << (size - 1))))
+
+    def finish(self) -> bytes:
+        """The bytes of all symbols written; empty when none was."""
+        if not self._used:
+            return b""
+        return bytes(self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
+
+
+class DecodingCoder:
+    """Reads the symbols that an `EncodingCoder` wrote.
+
+    Raises:
+        BitstreamError: the bytes cannot be a range coder's output.
+    """
+
+    def __init__(self, table_set: TableSet, data: bytes) -> None:
+        self._tables = table_set
+        words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4").astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Read the symbols of the given tables."""
+        tables_ = torch.floor(index + 0.5).reshape(-1).cpu().numpy().astype(np.uint8)
+        symbols = torch.from_numpy(self.read(tables_).astype(np.float32))
+        return symbols.to(index.device, index.dtype).view(index.shape)
+
+    def read(self, index: npt.NDArray[np.uint8]) -> Integers:
+        """(N,) int32 symbols for (N,) tables; the mirror of `EncodingCoder.write`."""
+        symbols = np.zeros(index.shape, dtype=np.int32)
+        outside: list[Integers] = []
+        try:
+            for table, chosen in groups(index):
+                length = self._tables.lengths[table]
+                codes = self._decoder.decode(self._tables.models[table], len(chosen))
+                values = codes.astype(np.int32) - length
+                symbols[chosen] = values
+                if (values > length).any():
+                    outside.append(chosen[values > length].astype(np.int32))
+            for positions in outside:
+                for position in positions:
+                    symbols[position] = self._read_escape()
+        except (AssertionError, ValueError) as error:
+            raise BitstreamError(f"coded symbols are damaged: {error}") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise BitstreamError("coded symbols are damaged") from None
+        return symbols
+
+    def _read_escape(self) -> int:
+        uniform = constriction.stream.model.Uniform
+        size = int(self._decoder.decode(uniform(ESCAPE_BITS + 1)))
+        negative = int(self._decoder.decode(uniform(2)))
+        low = int(self._decoder.decode(uniform(max(2, 1 << max(0, size - 1)))))
+        if size == 0 or low >= 1 << (size - 1):
+            raise BitstreamError("coded symbols are damaged: an escape is out of range")
+        magnitude = (1 << (size - 1)) + low
+        return -magnitude if negative else magnitude
+
+    def finish(self) -> None:
+        """Nothing to check beyond the packet's checksum."""
+
+
+class RateCoder:
+    """Estimates bits while training: the same symbols, and a differentiable rate.
+
+    Args:
+        bits: (64, 257) bits per table and magnitude.
+        batch: how many pictures go through at once; rates are kept apart.
+    """
+
+    def __init__(self, bits: Tensor, batch: int) -> None:
+        self._bits = bits
+        self.total = torch.zeros(batch, device=bits.device)
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Symbols (rounded, the gradient passing through); adds their bits to `total`.
+
+        Between two tables the cost is interpolated, so that the index has a gradient; u has the
+        slope of the cost over the magnitude.
+        """
+        if u is None:
+            raise ValueError("a rate coder needs values to code")
+        width = self._bits.shape[1]
+        flat = self._bits.view(-1)
+        with torch.no_grad():
+            whole = torch.floor(index + 0.5).long()
+            symbols = quantise(u, whole, self._bits, rd_scale)
+            free = torch.where(whole == tables.SKIP, torch.floor(u.abs() + 0.5), symbols.abs())
+            level = free.clamp(max=width - 2).long()
+            low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
+            base = low * width + level
+            below, above = flat[base], flat[base + width]
+            step = torch.where(level > 0, 1, 0)
+            slope = (flat[base + 1] - flat[base - step]) / 2 * u.sign()
+        fraction = index - low
+        rate = below + fraction * (above - below)
+        rate = rate + slope * (u - u.detach())
+        self.total = self.total + rate.flatten(1).sum(1)
+        return u + (symbols - u).detach()
+
+
+def groups(index: npt.NDArray[np.uint8]) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """(table, positions) for each table in use above SKIP, rising; positions rise within each."""
+    order = np.argsort(index, kind="stable")
+    counts = np.bincount(index, minlength=tables.TABLES)
+    ends = np.cumsum(counts)
+    return [
+        (k, order[ends[k] - counts[k] : ends[k]])
+        for k in range(tables.SKIP + 1, tables.TABLES)
+        if counts[k]
+    ]

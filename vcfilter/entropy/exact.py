@@ -1,0 +1,105 @@
+"""Networks in exact integers, so that every machine computes the same table indices.
+
+Activations are integers in [0, 255], weights integers in units of 1/512. All are held in floating
+point tensors, but every partial sum stays below 2^24 in magnitude (`check_bound`), so float32
+represents each exactly whatever the order of summation, the layout or the number of threads
+(docs/determinism.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATION_MAX = 255
+WEIGHT_SHIFT = 9  # weights are multiples of 2^-9
+SUM_BOUND = float(1 << 24)  # float32 holds every integer up to here
+
+
+def round_through(x: Tensor) -> Tensor:
+    """x rounded to integers (half up); the gradient passes as if nothing had been rounded."""
+    return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def floor_through(x: Tensor) -> Tensor:
+    """The floor of x; the gradient passes through."""
+    return x + (torch.floor(x) - x).detach()
+
+
+class ExactLinear(nn.Module):
+    """Integer activations to the integer sums of one dense layer.
+
+    `forward` maps (..., inputs) to (..., outputs): sum(weight * x) + bias in units of 2^-9, exact.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
+        super().__init__()
+        scale = 0.0 if zero else (2.0 / inputs) ** 0.5
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """(weight, bias) as integer-valued tensors in units of 2^-9."""
+        unit = float(1 << WEIGHT_SHIFT)
+        return round_through(self.weight * unit), round_through(self.bias * unit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.integers()
+        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+    def bound(self) -> Tensor:
+        """(outputs,): the largest magnitude that any partial sum can reach."""
+        weight, bias = self.integers()
+        return weight.abs().sum(1) * ACTIVATION_MAX + bias.abs()
+
+
+class ExactDepthwise(nn.Module):
+    """Integer maps (B, channels, H, W) to integer activations: one odd-sized filter per channel."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.full((channels, 1, size, size), 1.0 / size))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """(weight, bias) as integer-valued tensors in units of 2^-9."""
+        unit = float(1 << WEIGHT_SHIFT)
+        return round_through(self.weight * unit), round_through(self.bias * unit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.integers()
+        sums = F.conv2d(
+            x, weight.to(x.dtype), bias.to(x.dtype), padding=self.size // 2, groups=x.shape[1]
+        )
+        return activate(sums)
+
+    def bound(self) -> Tensor:
+        """(channels,): the largest magnitude that any partial sum can reach."""
+        weight, bias = self.integers()
+        return weight.abs().flatten(1).sum(1) * ACTIVATION_MAX + bias.abs()
+
+
+def activate(sums: Tensor) -> Tensor:
+    """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
+    return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+
+
+def check_bound(module: nn.Module) -> float:
+    """The largest partial sum of any exact layer in module, as a share of 2^24 (must be < 1)."""
+    worst = 0.0
+    for layer in module.modules():
+        if isinstance(layer, ExactLinear | ExactDepthwise):
+            worst = max(worst, float(layer.bound().max()) / SUM_BOUND)
+    return worst
+
+
+@torch.no_grad()
+def project(module: nn.Module, share: float = 0.3) -> None:
+    """Shrink the weights of each output whose sums could exceed share of 2^24."""
+    for layer in module.modules():
+        if isinstance(layer, ExactLinear | ExactDepthwise):
+            factor = (share * SUM_BOUND / layer.bound().clamp(min=1.0)).clamp(max=1.0)
+            layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
+            layer.bias.mul_(factor)

@@ -1,0 +1,202 @@
+"""Motion: one latent that decodes to two displacement fields and a blending map.
+
+The latent begins as a 4x4 DCT of a field on the 1/8 grid with five components per position:
+motion along the line through the references, deviation from it (two components each), and the
+blending map. A learned branch corrects the decoded field (reference: paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcfilter.model.latent import LatentModel, Step, checkerboard, EVERY
+from vcfilter.model.layers import BLOCK, Branch, block_dct
+
+COMPONENTS = 5
+GRID = 4  # field positions per latent position, each way
+MOTION_CHANNELS = COMPONENTS * GRID * GRID
+PLAN = (
+    Step(0, COMPONENTS, 2, EVERY),
+    Step(0, COMPONENTS, 1, ((1, 1),)),
+    Step(0, COMPONENTS, 1, ((0, 1), (1, 0))),
+    *checkerboard(COMPONENTS, MOTION_CHANNELS),
+)
+STEP_SHARE = 0.012  # of the picture's quantiser step, at level 3: see `field_step`
+BLEND_SHARE = 8.0  # samples of displacement that weigh as much as the whole range of blending
+
+
+def field_step(base: Tensor, level: Tensor) -> Tensor:
+    """(B,) quantiser step of the field in luma samples: coarser pictures need coarser motion.
+
+    Half a level is a factor of the square root of two; bounded to 1/16 ... 4 samples.
+    """
+    return (STEP_SHARE * base * torch.exp2((level.float() - 3) / 2)).clamp(1 / 16, 4)
+
+
+def directions(distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors over (left, right): along constant velocity, and across it; (B, 2) each.
+
+    Args:
+        distances: (B, 2) display distances to the left and right reference, 0 = no reference.
+    """
+    left, right = distances[:, 0].float(), distances[:, 1].float()
+    norm = torch.sqrt(left**2 + right**2).clamp(min=1)
+    along = torch.stack([-left, right], dim=1) / norm[:, None]
+    return along, torch.stack([right, left], dim=1) / norm[:, None]
+
+
+class MotionCodec(nn.Module):
+    """Fields (B, 5, h, w) on the 1/8 grid to a latent (B, 80, h/4, w/4), its coding, and back.
+
+    Field channels: left dx, left dy, right dx, right dy in luma samples, and the blend in -1 (all
+    left) ... 1 (all right).
+    """
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.branch = Branch(COMPONENTS, width, COMPONENTS, blocks, last=3)
+        self.coding = LatentModel(MOTION_CHANNELS, PLAN, hidden=64, radius=1)
+        self.log_step = nn.Parameter(torch.zeros(MOTION_CHANNELS))
+        self.register_buffer("dct", block_dct(GRID).float())
+        self.dct: Tensor
+
+    def turn(self, field: Tensor, distances: Tensor, back: bool = False) -> Tensor:
+        """Displacements to components along and across constant velocity, or back."""
+        along, across = directions(distances)
+        matrix = torch.stack([along, across], dim=1).to(field.dtype)  # (B, component, reference)
+        if back:
+            matrix = matrix.transpose(1, 2)
+        moves = field[:, :4].unflatten(1, (2, 2))
+        turned = torch.einsum("bcr,brxhw->bcxhw", matrix, moves).flatten(1, 2)
+        scale = 1 / BLEND_SHARE if back else BLEND_SHARE
+        return torch.cat([turned, field[:, 4:] * scale], dim=1)
+
+    def analyse(self, field: Tensor, distances: Tensor) -> Tensor:
+        """h: the field to its latent, frequencies outermost (channel = 5 * frequency + component)."""
+        blocks = F.pixel_unshuffle(self.turn(field, distances), GRID)
+        blocks = blocks.unflatten(1, (COMPONENTS, GRID * GRID))
+        return torch.einsum("fs,bcshw->bfchw", self.dct, blocks).flatten(1, 2)
+
+    def synthesise(self, latent: Tensor, distances: Tensor, step: Tensor, ctx: Tensor) -> Tensor:
+        """h': the latent to the field (B, 5, h, w), blend within -1 ... 1."""
+        coefficients = latent.unflatten(1, (GRID * GRID, COMPONENTS))
+        blocks = torch.einsum("fs,bfchw->bcshw", self.dct, coefficients).flatten(1, 2)
+        turned = F.pixel_shuffle(blocks, GRID)
+        scale = step[:, None, None, None]
+        turned = turned + scale * self.branch((turned / scale).clamp(-64, 64), ctx)
+        field = self.turn(turned, distances, back=True)
+        return torch.cat([field[:, :4], field[:, 4:].clamp(-1, 1)], dim=1)
+
+    def quantum(self, step: Tensor) -> Tensor:
+        """(B, 80) quantiser steps."""
+        return step[:, None] * torch.exp(self.log_step)[None]
+
+
+def sampling_grid(flow: Tensor) -> Tensor:
+    """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
+    rows, columns = flow.shape[-2:]
+    x = torch.arange(columns, device=flow.device, dtype=flow.dtype)
+    y = torch.arange(rows, device=flow.device, dtype=flow.dtype)
+    gx = (flow[:, 0] + x) * (2.0 / columns) + (1.0 / columns - 1.0)
+    gy = (flow[:, 1] + y[:, None]) * (2.0 / rows) + (1.0 / rows - 1.0)
+    return torch.stack([gx, gy], dim=-1)
+
+
+def warp(planes: tuple[Tensor, Tensor, Tensor], flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Planes moved by a field (B, 2, h, w) on the 1/8 grid: bicubic luma, bilinear chroma.
+
+    A sample at p takes the reference at p + flow(p); outside the picture its border repeats.
+    """
+    y, u, v = planes
+    full = F.interpolate(flow, scale_factor=BLOCK, mode="bilinear", align_corners=False)
+    half = F.interpolate(flow, scale_factor=BLOCK // 2, mode="bilinear", align_corners=False) / 2
+    luma = F.grid_sample(y, sampling_grid(full), "bicubic", "border", align_corners=False)
+    chroma = F.grid_sample(
+        torch.cat([u, v], dim=1), sampling_grid(half), "bilinear", "border", align_corners=False
+    )
+    return luma, chroma[:, :1], chroma[:, 1:]
+
+
+def blend(
+    left: tuple[Tensor, Tensor, Tensor], right: tuple[Tensor, Tensor, Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """left + alpha * (right - left), alpha = (1 + weight) / 2 with weight (B, 1, h, w) smooth."""
+    alpha = (weight + 1) / 2
+    full = F.interpolate(alpha, scale_factor=BLOCK, mode="bilinear", align_corners=False)
+    half = F.interpolate(alpha, scale_factor=BLOCK // 2, mode="bilinear", align_corners=False)
+    y, u, v = (
+        a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True)
+    )
+    return y, u, v
+
+
+def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
+    """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
+
+    Args:
+        x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
+
+    Returns:
+        (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
+    """
+    fields = []
+    for a, b in zip(x[:, 0], reference[:, 0], strict=True):
+        now, past = (
+            p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b)
+        )
+        if scale > 1:
+            size = (now.shape[1] // scale, now.shape[0] // scale)
+            now = cv2.resize(now, size, interpolation=cv2.INTER_AREA)
+            past = cv2.resize(past, size, interpolation=cv2.INTER_AREA)
+        if min(now.shape) < 32:  # the search needs a pyramid of some levels
+            fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
+            continue
+        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = search.calc(now, past, None) * scale
+        flow = cv2.resize(
+            flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
+        )
+        fields.append(np.ascontiguousarray(flow.transpose(2, 0, 1)))
+    flow_tensor = torch.from_numpy(np.stack(fields)).to(x.device)
+    return smooth(flow_tensor, texture(x))
+
+
+def texture(x: Tensor) -> Tensor:
+    """(B, 1, H/8, W/8) mean squared gradient of luma (B, 1, H, W) per block."""
+    dx = F.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1, 0, 0))
+    dy = F.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
+    return F.avg_pool2d(dx**2 + dy**2, BLOCK)
+
+
+def smooth(flow: Tensor, weight: Tensor) -> Tensor:
+    """Each position's flow pulled towards its neighbours' where they have more texture."""
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=flow.device)
+    kernel = torch.outer(kernel, kernel) / 16
+    kernel[1, 1] = 0
+
+    def spread(t: Tensor) -> Tensor:
+        weights = kernel.expand(t.shape[1], 1, 3, 3)
+        return F.conv2d(F.pad(t, (1, 1, 1, 1), mode="replicate"), weights, groups=t.shape[1])
+
+    own = weight + 1.0
+    for _ in range(2):
+        around = spread(own)
+        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * around)
+    return flow
+
+
+def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(B, 1, H/8, W/8) blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
+
+    Args:
+        x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
+    """
+    apart = (right - left) / 2
+    middle = (right + left) / 2
+    gain = F.avg_pool2d(apart * (x - middle), BLOCK)
+    energy = F.avg_pool2d(apart**2, BLOCK)
+    return (gain / (energy + 4.0)).clamp(-1, 1)
