@@ -186,7 +186,7 @@ class FrameHeader:
 
     @property
     def has_payload(self) -> bool:
-        """Whether anything is coded besides the header."""
+        """Whether anything is coded besides the header (even if it takes no bytes)."""
         return self.residual or self.motion == MOTION_CODED
 
     def write(self) -> bytes:
@@ -330,7 +330,7 @@ def reference_check(*crcs: int) -> int:
 def _check_packet(sequence: SequenceHeader | None, header: FrameHeader, length: int) -> None:
     if (sequence is not None) != (header.kind is FrameKind.KEY):
         raise BitstreamError("a keyframe needs a sequence header, an inter frame has none")
-    if header.has_payload != (length > 0):
+    if length and not header.has_payload:
         raise BitstreamError(f"a payload of {length} bytes contradicts the frame header")
     if length >> 7 * _LENGTH_BYTES_MAX:
         raise BitstreamError(f"a payload of {length} bytes is too long")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,15 @@ class Decoder:
         self._output = []
         self._start_segment(None)
 
+    def _start_segment(self, key: _Decoded | None) -> None:
+        self._left = key
+        self._right: _Decoded | None = None
+        self._length: int = 0  # of the segment, once known
+        self._last: int = 0  # position of the newest packet
+        self._next: int = 1  # position of the next frame to show
+        self._waiting: dict[int, _Coded] = {}
+        self._decoded: dict[int, _Decoded] = {}
+
     def _read_extradata(self, extradata: bytes) -> None:
         try:
             self._use(SequenceHeader.read(extradata))
@@ -183,7 +193,7 @@ class Decoder:
 
     def _accept_key(self, coded: _Coded) -> None:
         try:
-            reference = decode_frame(self._model, coded.header, coded.payload, ())
+            reference = self._decode(coded, ())
         except BitstreamError as error:
             self._end_segment(None)
             self._drop_damaged(error)
@@ -205,15 +215,6 @@ class Decoder:
         self._last, self._length = header.position, header.segment_length
         self._waiting[header.position] = coded
         self._advance(final=False)
-
-    def _start_segment(self, key: _Decoded | None) -> None:
-        self._left = key
-        self._right: _Decoded | None = None
-        self._length = 0  # of the segment, once known
-        self._last = 0  # position of the newest packet
-        self._next = 1  # position of the next frame to show
-        self._waiting: dict[int, _Coded] = {}
-        self._decoded: dict[int, _Decoded] = {}
 
     def _end_segment(self, right: _Decoded | None) -> None:
         """Decode what can be decoded, now that no packet of the segment will come."""
@@ -272,14 +273,22 @@ class Decoder:
                 raise BitstreamError("an inter frame refers to one of its own layer or a higher")
             if len(self._decoded) >= REFERENCES_MAX:
                 raise BitstreamError(f"a segment needs more than {REFERENCES_MAX} references")
-            reference = decode_frame(
-                self._model, coded.header, coded.payload, [r.reference for r in present]
-            )
+            reference = self._decode(coded, present)
         except BitstreamError as error:
             self._drop_damaged(error)
             return None
         self._decoded[position] = _Decoded(reference=reference, coded=coded)
         return self._decoded[position]
+
+    def _decode(self, coded: _Coded, references: Sequence[_Decoded]) -> Reference:
+        assert self.video_format is not None  # a keyframe's header came before
+        return decode_frame(
+            self._model,
+            coded.header,
+            coded.payload,
+            [reference.reference for reference in references],
+            self.video_format,
+        )
 
     def _release(self, complete: bool) -> None:
         """Forget shown frames that no waiting packet refers to.
@@ -298,7 +307,7 @@ class Decoder:
             del self._decoded[position]
 
     def _show(self, decoded: _Decoded) -> None:
-        assert self.video_format is not None  # a keyframe came before
+        assert self.video_format is not None  # a keyframe's header came before
         y, u, v = self._model.frame_planes(decoded.reference, self.video_format)
         coded = decoded.coded
         self._output.append(

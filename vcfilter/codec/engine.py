@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter.bitstream import FrameHeader
 from vcfilter.errors import BitstreamError
+from vcfilter.frames import VideoFormat
 
 if TYPE_CHECKING:
     from vcfilter.model.video import CodingStep, MotionField, Picture, Reference, VideoModel
@@ -19,6 +20,7 @@ def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
         threads: threads of the networks, for the whole process; 0 leaves them as they are.
     """
     import torch  # late: importing the package must stay quick
+
     from vcfilter.model.video import VideoModel
 
     if threads:
@@ -55,7 +57,11 @@ def encode_frame(
 
 
 def decode_frame(
-    model: VideoModel, header: FrameHeader, payload: bytes, references: Sequence[Reference]
+    model: VideoModel,
+    header: FrameHeader,
+    payload: bytes,
+    references: Sequence[Reference],
+    video_format: VideoFormat,
 ) -> Reference:
     """The reconstruction that encode_frame returned with this payload.
 
@@ -64,7 +70,9 @@ def decode_frame(
     """
     try:
         coder = model.decoding_coder(payload)
-        reference = model.code(coding_step(header), None, references, coder)
+        reference = model.code(
+            coding_step(header), None, references, coder, video_format=video_format
+        )
         coder.finish()
     except BitstreamError:
         raise

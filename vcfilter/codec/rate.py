@@ -178,10 +178,10 @@ class _Model:
         self.inter = self.key - log2(10)  # an inter frame is about a tenth of a keyframe
 
     def key_bits(self, qp: float) -> float:
-        return 2.0 ** (self.key - qp / self.slope)
+        return float(2 ** (self.key - qp / self.slope))
 
     def inter_bits(self, qp: float) -> float:
-        return _OVERHEAD_BITS + 2.0 ** (self.inter - qp / self.slope)
+        return float(_OVERHEAD_BITS + 2 ** (self.inter - qp / self.slope))
 
     def learn_key(self, trials: Sequence[KeyTrial]) -> None:
         """Make the last trial the truth; learn the slope from two trials."""
