@@ -1,0 +1,34 @@
+# Everything a developer types. PYTHON names another interpreter for a new .venv.
+PY = .venv/bin/python
+
+.PHONY: install build lint format test bench demo clean
+
+install:            ## system packages, .venv, build
+	sh .ci/install
+
+build: install      ## the Cython and C extensions, after a change there
+	$(PY) -m pip install --quiet --editable '.[dev]'
+
+lint:               ## style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format:             ## put the code into the house's form
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test:               ## a few minutes on 2 cores, no network, no GPU
+	$(PY) -m pytest
+
+bench:              ## speed, scaling and memory as JSON under build/bench
+	mkdir -p build/bench
+	$(PY) benchmarks/speed.py --json build/bench/speed.json
+	$(PY) benchmarks/scaling.py --json build/bench/scaling.json --plot build/bench/scaling.svg
+	$(PY) benchmarks/memory.py --json build/bench/memory.json
+
+demo:               ## the main job on the shipped clip
+	$(PY) -m vcfilter demo
+
+clean:              ## what was built here
+	rm -rf build .venv *.egg-info ffmpeg_bridge/*.so ffmpeg_bridge/_avformat.c native/*.so
