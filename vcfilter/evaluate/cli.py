@@ -110,7 +110,11 @@ def run(args: argparse.Namespace) -> int:
     curves = run_curves(clips, codecs, keyints, cache, args.threads, show)
     anchor = anchors[0].label if anchors else codecs[0].label
     evaluation = Evaluation(
-        clips=tuple(clips), curves=tuple(curves), anchor=anchor, threads=args.threads
+        clips=tuple(clips),
+        tested=tuple(codecs),
+        curves=tuple(curves),
+        anchor=anchor,
+        threads=args.threads,
     )
     print(write_report(evaluation, Path(args.out)))
     return 0

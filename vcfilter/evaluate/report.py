@@ -21,7 +21,7 @@ from vcfilter.errors import MediaError
 from vcfilter.evaluate.bdrate import BdRate, bd_rate
 from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
 from vcfilter.evaluate.plots import NO_MATPLOTLIB, draw_curves, have_matplotlib, ms_ssim_db
-from vcfilter.evaluate.runner import Curve, Point
+from vcfilter.evaluate.runner import Codec, Curve, Point, decoded_frames
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr
 
@@ -51,12 +51,14 @@ class Evaluation:
 
     Args:
         clips: prepared clips, in the order of the tables.
+        tested: the codecs that were run, in the order of the columns.
         curves: every codec on every clip at every keyframe interval.
         anchor: label of the codec that BD-rates are against.
         threads: threads each codec had; 0: its own choice.
     """
 
     clips: tuple[Clip, ...]
+    tested: tuple[Codec, ...]
     curves: tuple[Curve, ...]
     anchor: str
     threads: int
@@ -68,8 +70,8 @@ class Evaluation:
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """Labels of the codecs, in the order they first occur."""
-        return tuple(dict.fromkeys(curve.codec for curve in self.curves))
+        """Labels of the codecs."""
+        return tuple(codec.label for codec in self.tested)
 
     def curve(self, clip: str, codec: str, keyint: int) -> Curve:
         """The one curve of a clip, codec and interval."""
@@ -214,21 +216,18 @@ def to_png(frame: Frame, like: VideoFrame) -> bytes:
     return b"".join(bytes(p) for p in [*encoder.encode(rgb), *encoder.encode(None)])
 
 
-def _nth(path: str, codec: str, index: int) -> Frame:
-    if codec.startswith("vcfilter"):
-        from vcfilter.stream.transcode import neural_frames
-
-        found = next(islice(neural_frames(path), index, None), None)
-    else:
-        found = next((planes_of(p) for p in islice(pictures(path), index, index + 1)), None)
+def _nth(point: Point, codec: Codec, index: int) -> Frame:
+    frames = decoded_frames(Path(point.stream), codec, 1)
+    found = next(islice(frames, index, None), None)
     if found is None:
-        raise MediaError(f"{path} has no frame {index}")
+        raise MediaError(f"{point.stream} has no frame {index}")
     return found
 
 
 def side_by_side(evaluation: Evaluation, clip: Clip, keyint: int) -> list[tuple[str, bytes]]:
     """(caption, PNG) of one frame: original, the codec under test, the anchor at nearest rate."""
     tested = next((c for c in evaluation.codecs if c != evaluation.anchor), evaluation.anchor)
+    by_label = {codec.label: codec for codec in evaluation.tested}
     index = clip.frames // 2
     picture = next(islice(pictures(clip.path), index, None))
     source = planes_of(picture)
@@ -240,7 +239,7 @@ def side_by_side(evaluation: Evaluation, clip: Clip, keyint: int) -> list[tuple[
     )
     images = [(f"original, frame {index}", to_png(source, picture))]
     for codec, point in ((tested, ours), (evaluation.anchor, nearest)):
-        frame = _nth(point.stream, codec, index)
+        frame = _nth(point, by_label[codec], index)
         here = frame_psnr(source, frame, clip.bit_depth).weighted
         caption = f"{codec}, {point.kbps:.0f} kbit/s, this frame {here:.2f} dB"
         images.append((caption, to_png(frame, picture)))

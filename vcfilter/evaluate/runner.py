@@ -111,13 +111,17 @@ def track_packets(path: Path) -> tuple[int, int, int]:
     return size, count, keys
 
 
-def _decoded(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
+def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
+    """Frames of a coded file, decoded by the decoder that belongs to the codec."""
     if isinstance(codec, Anchor):
         return (planes_of(picture) for picture in pictures(path, threads))
     # Imported late: comparing ordinary codecs needs no networks.
-    from vcfilter.stream.transcode import neural_frames
+    from vcfilter.stream.reader import DecoderOptions, neural_frames
 
-    return neural_frames(str(path))
+    options = DecoderOptions(
+        strict=True, device=codec.device, threads=threads, weights=codec.weights
+    )
+    return neural_frames(str(path), options)
 
 
 def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, float, float]:
@@ -197,14 +201,14 @@ def measure(
     frame_bytes = clip.width * clip.height * (3 if clip.bit_depth > 8 else 1.5)
     start = time.perf_counter()
     if frame_bytes * clip.frames <= HELD_BYTES:
-        held = list(_decoded(target, codec, threads))
+        held = list(decoded_frames(target, codec, threads))
         decode_seconds = time.perf_counter() - start
         y, u, v, weighted, similarity = compare(clip, iter(held))
     else:
-        for _ in _decoded(target, codec, threads):
+        for _ in decoded_frames(target, codec, threads):
             pass
         decode_seconds = time.perf_counter() - start
-        y, u, v, weighted, similarity = compare(clip, _decoded(target, codec, threads))
+        y, u, v, weighted, similarity = compare(clip, decoded_frames(target, codec, threads))
     return Point(
         setting=setting,
         bytes=size,

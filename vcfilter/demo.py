@@ -1,0 +1,137 @@
+"""The demo command: the main job on the shipped clip, with figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vcfilter.config import DEFAULT_PRESET, PRESETS, QP_MAX, EncoderOptions
+from vcfilter.errors import ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from vcfilter.metrics import FramePsnr
+
+CLIP = Path(__file__).resolve().parent / "assets" / "demo.mp4"
+CLIP_SECONDS = 10
+DEFAULT_QP = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of demo to a parser."""
+    parser.add_argument(
+        "--out", default="demo_output", metavar="DIR", help="where the files go (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=4, metavar="S",
+        help=f"how much of the clip, up to {CLIP_SECONDS} (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--qp", type=int, default=DEFAULT_QP, metavar="N",
+        help=f"quantiser parameter, 0 (finest) to {QP_MAX} (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, choices=list(PRESETS), help="(%(default)s)"
+    )
+
+
+def _source_track(seconds: float) -> tuple[int, int, Fraction]:
+    """(bytes, frames, frames per second) of the start of the shipped clip's picture track."""
+    import av
+
+    size = frames = 0
+    with av.open(str(CLIP)) as container:
+        stream = container.streams.video[0]
+        rate = Fraction(stream.average_rate or 30)
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.pts * stream.time_base < seconds:
+                size += packet.size
+                frames += 1
+    return size, frames, rate
+
+
+def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
+    """(averages over frames per plane, seconds that decoding took)."""
+    from vcfilter.evaluate.clips import pictures, planes_of
+    from vcfilter.metrics import FramePsnr, frame_psnr
+    from vcfilter.stream.reader import neural_frames
+
+    start = time.perf_counter()
+    decoded = list(neural_frames(str(neural)))
+    seconds = time.perf_counter() - start
+    if len(decoded) != frames:
+        raise MediaError(f"{frames} frames were encoded, {len(decoded)} decoded")
+    sources = (planes_of(picture) for picture in pictures(CLIP, limit=frames))
+    psnr = [frame_psnr(a, b) for a, b in zip(sources, decoded, strict=True)]
+    y, u, v = (sum(getattr(p, plane) for p in psnr) / len(psnr) for plane in "yuv")
+    return FramePsnr(y=y, u=u, v=v), seconds
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out demo; errors are raised as VcfilterError."""
+    if not 0 < args.seconds <= CLIP_SECONDS:
+        raise ConfigError(f"seconds {args.seconds:g} is outside 0 to {CLIP_SECONDS}")
+    if not CLIP.exists():
+        raise MediaError(f"the shipped clip {CLIP} is missing: install vcfilter anew")
+    options = EncoderOptions(qp=args.qp, preset=args.preset)
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{out} cannot be made: {error.strerror}") from error
+    target, playable = out / "demo.mkv", out / "demo_decoded.mp4"
+    # Imported late: a wrong option should not wait for the networks.
+    from vcfilter.stream.transcode import decode_file, encode_file
+
+    size, frames, rate = _source_track(args.seconds)
+    print(f"encoding {frames} frames of {CLIP.name} (352x288, {float(rate):g} frames/s, stereo)")
+    started = time.perf_counter()
+
+    def show(count: int, verb: str) -> None:
+        if sys.stderr.isatty():
+            speed = count / max(1e-3, time.perf_counter() - started)
+            text = f"\r  {verb} {count}/{frames} frames, {speed:.1f} frames/s "
+            sys.stderr.write(text if count < frames else "\r" + " " * len(text) + "\r")
+            sys.stderr.flush()
+
+    report = encode_file(
+        str(CLIP), str(target), options, duration=args.seconds, overwrite=True,
+        progress=lambda p: show(p.frames, "encoded"),
+    )  # fmt: skip
+    encode_seconds = time.perf_counter() - started
+    print("decoding, comparing with the source")
+    psnr, decode_seconds = _mean_psnr(target, report.frames)
+    decode_file(str(target), str(playable), overwrite=True)
+
+    playing = report.frames / float(rate)
+    rows = [
+        ("", "source (H.264)", f"vcfilter qp {args.qp}"),
+        ("picture track", f"{size / 1000:.1f} kB", f"{report.video_bytes / 1000:.1f} kB"),
+        (
+            "",
+            f"{8 * size / playing / 1000:.0f} kbit/s",
+            f"{8 * report.video_bytes / playing / 1000:.0f} kbit/s",
+        ),
+        ("file with sound", f"{CLIP.stat().st_size / 1000:.1f} kB, {CLIP_SECONDS} s",
+         f"{target.stat().st_size / 1000:.1f} kB, {playing:.3g} s"),
+        ("PSNR Y / U / V", "", f"{psnr.y:.2f} / {psnr.u:.2f} / {psnr.v:.2f} dB"),
+        ("PSNR 6:1:1", "", f"{psnr.weighted:.2f} dB"),
+        ("encoding", "", f"{report.frames / encode_seconds:.1f} frames/s"),
+        ("decoding", "", f"{report.frames / decode_seconds:.1f} frames/s"),
+    ]  # fmt: skip
+    print(f"\n{_table(rows)}\n")
+    print(f"neural file:       {target}")
+    print(f"  look inside:     ffprobe {target}    {sys.executable} -m vcfilter info {target}")
+    print(f"  play:            {sys.executable} -m vcfilter decode {target} - | ffplay -")
+    print(f"decoded, as H.264: {playable} (any player; recoded for it at high quality)")
+    print(f"source:            {CLIP}")
+    return 0
