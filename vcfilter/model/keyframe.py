@@ -45,7 +45,7 @@ class ImageCodec(nn.Module):
         self.step_shape: Tensor
 
     def quantum(self, base: Tensor, ctx: Tensor) -> Tensor:
-        """(B, 96) quantiser steps from the base steps (B,) and the context (B, 17)."""
+        """(B, 96) quantiser steps from the base steps (B,) and the context (B, 13)."""
         return base[:, None] * self.step_shape * torch.exp(self.log_step(ctx / 32.0))
 
     def analyse(self, blocks: Tensor, base: Tensor, ctx: Tensor) -> Tensor:

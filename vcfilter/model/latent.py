@@ -101,7 +101,7 @@ class StepModel(nn.Module):
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
             past: (B, 2 * count, h, w) of the references' symbols and their activity.
-            ctx: (B, 17). where: (N,) positions.
+            ctx: (B, 13). where: (N,) positions.
         """
         around = self.spatial(magnitudes)
         parts = [take(around, where), take(self.temporal(past), where)]
@@ -169,7 +169,7 @@ class LatentModel(nn.Module):
             target: (B, C, h, w) latent to code; None when decoding.
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             quantum: (B, C) quantiser steps.
-            ctx: (B, 17) frame context.
+            ctx: (B, 13) frame context.
             past: the references' symbol activations and activity, (B, C, h, w) integers each.
             coder: any of the three coders.
             rd_scale: factor on the quantiser's Lagrangian, a map (B, 1, h, w) or a number.

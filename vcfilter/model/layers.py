@@ -12,7 +12,7 @@ BLOCK = 8  # luma samples per latent position, each way
 CHANNELS = 96  # 64 of luma, 16 of each chroma plane
 ALIGN = 32  # pictures are padded to multiples of this
 KNOTS = 9  # the hat functions over qp stand at 0, 8 ... 64
-LAYERS = 8
+LAYERS = 4  # deeper temporal layers share the last one
 CONTEXT = KNOTS + LAYERS
 GREY = 128.0
 
@@ -73,14 +73,15 @@ def to_planes(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def context(qp: Tensor, layer: Tensor) -> Tensor:
-    """(B, 17) integer-valued features of a frame's qp (hat functions) and temporal layer (one-hot).
+    """(B, 13) integer-valued features of a frame's qp (hat functions) and temporal layer (one-hot).
 
     Args:
-        qp: (B,) 0 to 63. layer: (B,) 0 to 7.
+        qp: (B,) 0 to 63. layer: (B,) 0 and up; those from 3 on count as one.
     """
     knots = torch.arange(KNOTS, device=qp.device) * 8
     hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * 4
-    return torch.cat([hats, F.one_hot(layer.long(), LAYERS) * 32], dim=1).float()
+    layers = F.one_hot(layer.long().clamp(max=LAYERS - 1), LAYERS) * 32
+    return torch.cat([hats, layers], dim=1).float()
 
 
 def quantiser_step(qp: Tensor) -> Tensor:

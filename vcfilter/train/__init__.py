@@ -1,0 +1,1 @@
+"""Training: data, the classical start, the loop, and freezing into a weights file."""

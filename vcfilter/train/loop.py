@@ -1,0 +1,251 @@
+"""The training loop: the walk that codes, with a rate-estimating coder."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import QUANTISER_LAMBDA, RateCoder
+from vcfilter.entropy.exact import project
+from vcfilter.model.layers import CHANNELS, quantiser_step
+from vcfilter.model.video import (
+    CHROMA_WEIGHT,
+    Conditions,
+    MotionField,
+    MotionMode,
+    Reference,
+    VideoNet,
+    estimate_motion,
+)
+from vcfilter.train.data import Planes, Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One row of the training plan.
+
+    Args:
+        name: shown in the log.
+        keyframes: crops coded as keyframes only, per step (0: none).
+        groups: groups of two keyframes and inter frames between them, per step (0: none).
+        size: side of the crops.
+        rate: AdamW's peak learning rate, reached after warm-up, falling to a fiftieth by a cosine.
+    """
+
+    name: str
+    keyframes: int
+    groups: int
+    size: int
+    rate: float
+    freeze_image: bool = False
+
+
+PHASES = {
+    "keyframes": Phase(name="keyframes", keyframes=12, groups=0, size=128, rate=1.5e-3),
+    "joint": Phase(name="joint", keyframes=4, groups=2, size=128, rate=1e-3),
+}
+WARM_UP = 100
+CLIP = 1.0
+AVERAGE = 0.997  # of the exponential average of the weights
+SPANS = ((4, 0.45), (8, 0.3), (2, 0.15), (12, 0.1))  # distance between keyframes, probability
+
+
+def cost(reference: Reference, x: Planes, base: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(J, bits per luma sample, squared error per luma sample), (B,) each; J in bits."""
+    samples = x[0][0].numel()
+    error = torch.zeros_like(bits)
+    for a, b, weight in zip(x, reference.planes, (1.0, CHROMA_WEIGHT, CHROMA_WEIGHT), strict=True):
+        error = error + weight * ((a - b) ** 2).flatten(1).sum(1)
+    error, bpp = error / samples, bits / samples
+    return bpp + error / (QUANTISER_LAMBDA * base**2), bpp, error
+
+
+def detach(reference: Reference) -> Reference:
+    """The same reconstruction without its history."""
+    y, u, v = (p.detach() for p in reference.planes)
+    return Reference(
+        (y, u, v),
+        reference.symbols.detach(),
+        reference.activity.detach(),
+        reference.motion_symbols.detach(),
+        reference.motion_activity.detach(),
+    )
+
+
+class Trainer:
+    """Straight-line training with exact resume.
+
+    Args:
+        net: the networks. samples: where crops come from. stills: keyframe crops.
+        phase: a row of PHASES. steps: how many in all, for the schedule.
+    """
+
+    def __init__(self, net: VideoNet, samples: Samples, stills: Samples, phase: Phase, steps: int) -> None:
+        self.net = net.to(memory_format=torch.channels_last)
+        self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
+        exact = [p for n, p in net.named_parameters() if ".index" in n or ".hidden" in n or "spatial" in n.split(".")[-2] and "coding" in n or "temporal" in n]
+        chosen = {id(p) for p in exact}
+        other = [p for p in net.parameters() if id(p) not in chosen]
+        groups = [{"params": exact, "scale": 2.0}, {"params": other, "scale": 1.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=phase.rate, weight_decay=0, betas=(0.9, 0.98))
+        self.average = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        self.bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
+        self.step = 0
+        self.random = np.random.default_rng(1)
+
+    def draw_qp(self, batch: int) -> Tensor:
+        """(B,) keyframe qps."""
+        return torch.from_numpy(self.random.integers(10, 55, batch))
+
+    def keyframes(self, x: Planes, qp: Tensor) -> tuple[Tensor, Reference, Tensor]:
+        """(J, reconstruction, bits per sample) of keyframes."""
+        batch = len(qp)
+        shape = torch.Size((batch, CHANNELS, x[0].shape[2] // 8, x[0].shape[3] // 8))
+        zero = torch.zeros_like(qp)
+        given = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
+        coder = RateCoder(self.bits, batch)
+        reference = self.net.keyframe(given, x, shape, coder)
+        j, bpp, _ = cost(reference, x, quantiser_step(qp), coder.total)
+        return j, reference, bpp
+
+    def inter(
+        self, x: Planes, pair: tuple[Reference, Reference], originals: tuple[Planes, Planes], qp: Tensor, layer: int, distances: tuple[int, int]
+    ) -> tuple[Tensor, Reference, Tensor]:
+        """(J, reconstruction, bits per sample) of inter frames of one layer."""
+        batch = len(qp)
+        one = torch.ones_like(qp)
+        level = torch.from_numpy(self.random.integers(1, 6, batch))
+        given = Conditions(qp, one * layer, torch.tensor([distances]).repeat(batch, 1), level)
+        mode = MotionMode.CODED if self.random.random() < 0.9 else MotionMode.NONE
+        estimate: MotionField | None = None
+        if mode is MotionMode.CODED:
+            with torch.no_grad():
+                estimate = estimate_motion(x, pair, False, 1)
+        coder = RateCoder(self.bits, batch)
+        reference, _ = self.net.inter(mode, True, given, x, pair, coder, estimate)
+        j, bpp, _ = cost(reference, x, quantiser_step(qp), coder.total)
+        return j, reference, bpp
+
+    def run_step(self) -> dict[str, float]:
+        """One step of the optimiser; returns the figures of the log."""
+        phase = self.phase
+        warm = min(1.0, (self.step + 1) / WARM_UP)
+        share = min(1.0, self.step / self.steps)
+        rate = phase.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, float] = {"step": self.step}
+        if phase.keyframes:
+            half = phase.keyframes // 2
+            a, b = self.stills.draw([0], half)[0], self.samples.draw([0], phase.keyframes - half)[0]
+            x = tuple(torch.cat([p, q]) for p, q in zip(a, b, strict=True))
+            j, _, bpp = self.keyframes(x, self.draw_qp(phase.keyframes))  # type: ignore[arg-type]
+            loss = torch.log(j + 0.01).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            figures |= {"key": float(loss.detach()), "key_bpp": float(bpp.mean())}
+        if phase.groups:
+            figures |= self.group_step(phase.groups)
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}")
+        self.optimizer.step()
+        project(self.net)
+        decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for k, v in self.net.state_dict().items():
+                self.average[k].lerp_(v, 1 - decay) if v.is_floating_point() else None
+        self.step += 1
+        return figures
+
+    def group_step(self, batch: int) -> dict[str, float]:
+        """Two keyframes and a chain of inter frames, each nearer to the left one."""
+        spans, chances = zip(*SPANS, strict=True)
+        span = int(self.random.choice(spans, p=chances))
+        chain = [span]
+        while chain[-1] > 1 and len(chain) < 4:
+            chain.append(chain[-1] // 2)
+        frames = self.samples.draw([0, *chain[::-1]], batch)
+        by_time = dict(zip([0, *chain[::-1]], frames, strict=True))
+        qp = self.draw_qp(batch)
+        both = tuple(torch.cat([p, q]) for p, q in zip(by_time[0], by_time[span], strict=True))
+        j, keys, _ = self.keyframes(both, torch.cat([qp, qp]))  # type: ignore[arg-type]
+        loss = torch.log(j + 0.01).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        figures = {"group_key": float(loss.detach())}
+        left, right = (split(detach(keys), i * batch, batch) for i in (0, 1))
+        last = span
+        for layer, time_ in enumerate(chain[1:], 1):
+            x = by_time[time_]
+            lower = (qp + 1 + layer + torch.from_numpy(self.random.integers(-1, 3, batch))).clamp(max=63)
+            pair = (left, right)
+            j, new, bpp = self.inter(x, pair, (by_time[0], by_time[last]), lower, layer, (time_, last - time_))
+            loss = torch.log(j + 0.01).mean() * 0.7
+            loss.backward()  # type: ignore[no-untyped-call]
+            figures |= {f"inter{layer}": float(loss.detach()) / 0.7, f"inter{layer}_bpp": float(bpp.mean())}
+            right, last = detach(new), time_
+        return figures
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on exactly from here."""
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "random": [g.bit_generator.state for g in (self.random, self.samples.random, self.stills.random)],
+        }
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        for g, s in zip((self.random, self.samples.random, self.stills.random), state["random"], strict=True):
+            g.bit_generator.state = s
+
+
+def split(reference: Reference, start: int, count: int) -> Reference:
+    """Some pictures of a batch."""
+    part = slice(start, start + count)
+    y, u, v = (p[part] for p in reference.planes)
+    return Reference(
+        (y, u, v),
+        reference.symbols[part],
+        reference.activity[part],
+        reference.motion_symbols[part],
+        reference.motion_activity[part],
+    )
+
+
+def train(trainer: Trainer, state: Path, log: Path, every: int = 50, keep: float = 300.0) -> None:
+    """Run to the last step, a line of figures every few steps, the state kept every keep seconds."""
+    sums: dict[str, list[float]] = {}
+    saved = begun = time.monotonic()
+    while trainer.step < trainer.steps:
+        for name, value in trainer.run_step().items():
+            sums.setdefault(name, []).append(value)
+        if trainer.step % every == 0:
+            line = {k: round(float(np.mean(v)), 4) for k, v in sums.items()}
+            line |= {"step": trainer.step, "seconds": round(time.monotonic() - begun, 1)}
+            with log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+            sums.clear()
+        if time.monotonic() - saved > keep:
+            trainer.save(state)
+            saved = time.monotonic()
+    trainer.save(state)

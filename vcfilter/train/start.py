@@ -1,0 +1,109 @@
+"""The classical start: tables and static indices measured on data, every learned branch at zero."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import quantise
+from vcfilter.model.latent import LatentModel, StepModel
+from vcfilter.model.layers import KNOTS, LAYERS
+from vcfilter.model.video import Conditions, MotionMode, VideoNet, estimate_motion
+from vcfilter.train.data import Planes, Samples
+
+UNITS_PER_INDEX = 8.0  # 32 (a context feature) / 4 (the output's extra shift of two bits)
+
+
+class Survey:
+    """A coder that codes nothing and keeps, per step, the mean magnitude of each channel."""
+
+    def __init__(self, bits: Tensor) -> None:
+        self.bits = bits
+        self.magnitudes: list[Tensor] = []
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Symbols for u; notes E|u| per channel."""
+        assert u is not None
+        whole = torch.full_like(index, 20).long()
+        symbols = quantise(u, whole, self.bits, rd_scale)
+        self.magnitudes.append(symbols.abs().mean((0, 1)))
+        return symbols
+
+
+def index_of(mean_magnitude: Tensor) -> Tensor:
+    """The table whose Laplace distribution has a given mean magnitude of symbols."""
+    scales = tables.scales()
+    means = np.exp(-0.5 / scales) / (1 - np.exp(-1.0 / scales))
+    log = np.log(means)
+    values = np.log(np.maximum(mean_magnitude.double().numpy(), 1e-4))
+    return torch.from_numpy(np.interp(values, log, np.arange(tables.TABLES))).float()
+
+
+@torch.no_grad()
+def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
+    """Set the static table index of each channel, per qp and layer, from what a few clips show."""
+    bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
+    image = torch.zeros(LAYERS, KNOTS, net.image.coding.channels)
+    motion = torch.zeros(LAYERS, KNOTS, net.motion.coding.channels)
+    for knot in range(KNOTS):
+        for layer in range(1, LAYERS):
+            distance = (6, 3, 1)[layer - 1]
+            frames: list[Planes] = samples.draw([0, distance, 2 * distance], batch)
+            qp = min(63, 8 * knot)
+            survey = Survey(bits)
+            given = condition(qp, 0, 0, batch)
+            shape = torch.Size((batch, 96, samples.size // 8, samples.size // 8))
+            references = tuple(net.keyframe(given, frames[i], shape, survey) for i in (0, 2))
+            image[0, knot] += spread(survey.magnitudes[: len(net.image.coding.plan)], net.image.coding) / 3
+            survey.magnitudes.clear()
+            given = condition(qp, layer, distance, batch)
+            estimate = estimate_motion(frames[1], references, False, 1)  # type: ignore[arg-type]
+            net.inter(MotionMode.CODED, True, given, frames[1], references, survey, estimate)  # type: ignore[arg-type]
+            split = len(net.motion.coding.plan)
+            motion[layer, knot] = spread(survey.magnitudes[:split], net.motion.coding)
+            image[layer, knot] = spread(survey.magnitudes[split:], net.image.coding)
+    motion[0] = motion[1]
+    for latent, means in ((net.image.coding, image), (net.motion.coding, motion)):
+        index = index_of(means)
+        knots = index.mean(0)
+        layers = (index - knots).mean(1)
+        for model in latent.steps:
+            assert isinstance(model, StepModel)
+            chosen = slice(model.step.low, model.step.high)
+            weight = model.index_context.weight
+            weight[:, :KNOTS] = knots[:, chosen].T / UNITS_PER_INDEX
+            weight[:, KNOTS:] = layers[:, chosen].T / UNITS_PER_INDEX
+
+
+def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
+    """(channels,) mean magnitudes, averaged over the steps that hold each channel."""
+    total = torch.zeros(latent.channels)
+    count = torch.zeros(latent.channels)
+    for mean, step in zip(magnitudes, latent.plan, strict=True):
+        weight = len(step.sites) / step.stride**2
+        total[step.low : step.high] += mean * weight
+        count[step.low : step.high] += weight
+    return total / count
+
+
+def condition(qp: int, layer: int, distance: int, batch: int) -> Conditions:
+    """The same frame conditions for a whole batch."""
+    one = torch.ones(batch, dtype=torch.int64)
+    return Conditions(one * qp, one * layer, one[:, None].repeat(1, 2) * distance, one * 3)
+
+
+def classical(samples: Samples) -> VideoNet:
+    """Networks that are a working classical codec, nothing learned but static statistics."""
+    torch.manual_seed(0)
+    net = VideoNet()
+    calibrate(net, samples)
+    return net
+
+
+def mean_scale() -> float:
+    """Natural logarithm of the ratio between neighbouring tables' scales."""
+    return math.log(tables.SCALE_MAX / tables.SCALE_MIN) / (tables.TABLES - 1)
