@@ -47,7 +47,8 @@ def _source_track(seconds: float) -> tuple[int, int, Fraction]:
         stream = container.streams.video[0]
         rate = Fraction(stream.average_rate or 30)
         for packet in container.demux(stream):
-            if packet.pts is not None and packet.pts * stream.time_base < seconds:
+            ticks = Fraction(seconds) / (stream.time_base or 1)
+            if packet.pts is not None and packet.pts < ticks:
                 size += packet.size
                 frames += 1
     return size, frames, rate
