@@ -16,6 +16,7 @@ Path = str | bytes | PathLike[str] | PathLike[bytes]
 
 class Muxer:
     metadata: dict[str, str]
+    duration: Fraction | float | None
     def __init__(
         self,
         target: Path | WritableFile,

@@ -12,7 +12,6 @@ import os
 import time
 from fractions import Fraction
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -28,8 +27,9 @@ from ffmpeg_bridge.values import (
 )
 
 cdef int BUFFER_SIZE = 1 << 16
+cdef AVRational OPUS_RATE
+OPUS_RATE.num, OPUS_RATE.den = 1, 48000
 cdef int AGAIN = AVERROR(_errno.EAGAIN)
-cdef int NO_MEMORY = AVERROR(_errno.ENOMEM)
 
 cdef dict KIND_NAMES = {
     AVMEDIA_TYPE_VIDEO: "video",
@@ -41,6 +41,11 @@ cdef dict KINDS = {name: kind for kind, name in KIND_NAMES.items()} | {"data": A
 
 # Names that libavformat reads as protocols; anything else is a file, also with a colon in it.
 cdef tuple PROTOCOLS = ("pipe:", "fd:", "file:", "data:", "concat:", "subfile,", "cache:", "crypto:")
+
+# Before FFmpeg 7 the Matroska muxer drops a display matrix; its old tag then carries the rotation.
+cdef bint ROTATE_TAG = avformat_version() >> 16 < 61
+# Before FFmpeg 6.1 it states Opus's initial padding as codec delay but does not add it to the times.
+cdef bint ADD_OPUS_DELAY = avformat_version() < (60 << 16 | 16 << 8)
 
 bridge_log_install()
 
@@ -159,7 +164,7 @@ cdef StreamInfo_of(AVStream *stream):
     is_video = par.codec_type == AVMEDIA_TYPE_VIDEO
     is_audio = par.codec_type == AVMEDIA_TYPE_AUDIO
     metadata = to_dict(stream.metadata)
-    rotation, side_data = 0, []
+    rotation, side_data, has_matrix = 0, [], False
     for i in range(bridge_stream_nb_side_data(stream)):
         entry = bridge_stream_side_data(stream, i)
         if entry.type not in SIDE_DATA_NAMES:
@@ -168,6 +173,11 @@ cdef StreamInfo_of(AVStream *stream):
         if entry.type == AV_PKT_DATA_DISPLAYMATRIX and entry.size >= 36:
             angle = av_display_rotation_get(<const int32_t *>entry.data)
             rotation = 0 if math.isnan(angle) else round(-angle) % 360
+            has_matrix = True
+    for key in [key for key in metadata if key.lower() == "rotate"]:
+        tagged = metadata.pop(key)
+        if not has_matrix and is_video and tagged in ("90", "180", "270"):
+            rotation = int(tagged)
     return StreamInfo(
         kind=KIND_NAMES.get(par.codec_type, "data"),
         codec=codec_name(par.codec_id),
@@ -222,6 +232,9 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
     cdef uint8_t *target
     if info.kind not in KINDS:
         raise ValueError(f"stream kind {info.kind!r} is not one of {', '.join(KINDS)}")
+    for field in ("width", "height", "sample_rate", "channels", "bit_rate"):
+        if getattr(info, field) < 0:
+            raise ValueError(f"stream {field} {getattr(info, field)} is negative")
     par.codec_type = KINDS[info.kind]
     par.codec_id = codec_id(info.codec)
     # A tag of the source's container means something else, or nothing, in another one.
@@ -280,8 +293,12 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
     if info.duration is not None:
         stream.duration = info.duration
     side_data = list(info.side_data)
-    if info.rotation and not any(name == "Display Matrix" for name, _ in side_data):
-        side_data.append(("Display Matrix", rotation_matrix(info.rotation)))
+    metadata = dict(info.metadata)
+    if info.rotation:
+        if not any(name == "Display Matrix" for name, _ in side_data):
+            side_data.append(("Display Matrix", rotation_matrix(info.rotation)))
+        if ROTATE_TAG and text(container.name) in ("matroska", "webm"):
+            metadata["rotate"] = str(info.rotation)
     for name, data in side_data:
         if name not in SIDE_DATA:
             continue
@@ -289,7 +306,7 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
         if target == NULL:
             raise MemoryError
         memcpy(target, <const char *>data, len(data))
-    set_dict(&stream.metadata, info.metadata)
+    set_dict(&stream.metadata, metadata)
     return 0
 
 
@@ -374,7 +391,6 @@ cdef int64_t seek_file(void *opaque, int64_t offset, int whence) noexcept with g
         return AVERROR_EXIT
 
 
-@cython.no_gc_clear
 cdef class Context:
     """What Muxer and Demuxer share: the format context, its input or output, its errors."""
 
@@ -386,15 +402,15 @@ cdef class Context:
     cdef object pending  # exception of a callback, raised by check()
     cdef bint abandoned  # callbacks do nothing any more
     cdef bint busy
-    cdef bint closed
+    cdef bint opened
     cdef readonly str name
 
     cdef int enter(self) except -1:
         """Start a call into libav; one at a time, also against calls from within callbacks."""
         if self.busy:
             raise RuntimeError(f"{self.name} is in use by another call")
-        if self.closed:
-            raise ValueError(f"{self.name} is closed")
+        if not self.opened:
+            raise ValueError(f"{self.name or 'this file'} is closed")
         self.busy = True
         bridge_log_clear()
         return 0
@@ -413,7 +429,8 @@ cdef class Context:
         """Make pb for a Python file object."""
         cdef unsigned char *buffer
         self.file = target
-        self.name = str(getattr(target, "name", "")) or f"<{type(target).__name__}>"
+        name = getattr(target, "name", None)
+        self.name = name if isinstance(name, str) else f"<{type(target).__name__}>"
         needed = "write" if writable else "read"
         if not hasattr(target, needed):
             raise TypeError(f"{target!r} is neither a path nor a binary file with {needed}()")
@@ -438,7 +455,7 @@ cdef class Context:
             avio_context_free(&self.pb)
 
     def __repr__(self):
-        state = "closed" if self.closed else "open"
+        state = "open" if self.opened else "closed"
         return f"<ffmpeg_bridge.{type(self).__name__} {self.name!r} {state}>"
 
 
@@ -447,7 +464,8 @@ def url_of(name):
     name = os.fsdecode(name)
     if "\0" in name:
         raise ValueError(f"path {name!r} has a null character")
-    return name if "://" in name or name.startswith(PROTOCOLS) else f"file:{name}"
+    is_url = ("://" in name or name.startswith(PROTOCOLS)) and not os.path.exists(name)
+    return name if is_url else f"file:{name}"
 
 
 cdef bint is_path(target):
@@ -460,6 +478,9 @@ cdef class Muxer(Context):
     Add streams and chapters, fill `metadata`, call write_header(), write packets, close().
     As a context manager it closes at the end and abandons the file where the block raised.
 
+    A seekable target learns its duration at close(); for a pipe set `duration` (seconds, a number)
+    before the header if it is known.
+
     Args:
         target: path, or binary file object (written from its present position; not closed).
             Without seek() the container is written in one go, as for a pipe.
@@ -471,7 +492,10 @@ cdef class Muxer(Context):
     """
 
     cdef public dict metadata
+    cdef public object duration
     cdef dict options
+    cdef dict delays  # of streams whose times the muxer fails to delay: index to samples, 1/48000 s
+    cdef bint matroska
     cdef bint header_written
     cdef bint ended
 
@@ -483,19 +507,21 @@ cdef class Muxer(Context):
         if self.ctx != NULL or self.name is not None:
             raise RuntimeError("this Muxer is initialised already")
         self.metadata = {}
+        self.delays = {}
         self.options = {str(key): str(value) for key, value in (options or {}).items()}
         self.name = os.fsdecode(target) if is_path(target) else "output"
         format_bytes = format.encode()
         format_text = format_bytes
         if av_guess_format(format_text, NULL, NULL) == NULL:
-            self.closed = True
             raise BridgeError(_errno.EINVAL, f"this FFmpeg writes no container named {format!r}")
         url_bytes = os.fsencode(url_of(target)) if is_path(target) else b""
         url_text = url_bytes
+        self.opened = True
         self.enter()
         try:
             self.check(avformat_alloc_output_context2(&self.ctx, NULL, format_text, url_text))
             self.busy = True
+            self.matroska = text(self.ctx.oformat.name) in ("matroska", "webm")
             self.ctx.interrupt_callback.callback = interrupted
             self.ctx.interrupt_callback.opaque = <void *>self
             self.packet = av_packet_alloc()
@@ -523,7 +549,7 @@ cdef class Muxer(Context):
         """Free everything; returns libav's code of closing the file. Calls no Python file."""
         cdef int code = 0
         self.abandoned = True
-        self.closed = True
+        self.opened = False
         self.busy = False
         with nogil:
             av_packet_free(&self.packet)
@@ -551,7 +577,7 @@ cdef class Muxer(Context):
             ValueError: a field is out of range, or the header is written already.
         """
         cdef AVStream *stream
-        self.before_header("streams are added")
+        self.before_header("streams come first")
         codec_id(info.codec)
         stream = avformat_new_stream(self.ctx, NULL)
         if stream == NULL:
@@ -561,12 +587,14 @@ cdef class Muxer(Context):
         except BaseException:
             self.release()  # a half-filled stream cannot be taken back
             raise
+        if ADD_OPUS_DELAY and self.matroska and info.codec == "opus" and info.initial_padding:
+            self.delays[stream.index] = info.initial_padding
         return stream.index
 
     def add_chapter(self, chapter):
         """Add a chapter before the header is written."""
         cdef AVChapter *entry
-        self.before_header("chapters are added")
+        self.before_header("chapters come first")
         time_base = to_rational(chapter.time_base, "time base")
         id_, start, end = <int64_t>chapter.id, <int64_t>chapter.start, <int64_t>chapter.end
         entry = bridge_new_chapter(self.ctx)
@@ -579,7 +607,7 @@ cdef class Muxer(Context):
         self.enter()
         self.busy = False
         if self.header_written:
-            raise ValueError(f"{self.name}: {what} before the header is written")
+            raise ValueError(f"{self.name}: {what}, the header is written already")
         return 0
 
     def write_header(self):
@@ -591,14 +619,19 @@ cdef class Muxer(Context):
         """
         cdef int code
         cdef AVDictionary *options = NULL
-        self.before_header("the header is written once,")
+        self.before_header("write_header() is called once")
         if self.ctx.nb_streams == 0:
             raise ValueError(f"{self.name}: no stream was added")
         chosen = dict(self.options)
-        if text(self.ctx.oformat.name) in ("matroska", "webm"):
+        if self.matroska:
             chosen.setdefault("default_mode", "passthrough")  # dispositions as they were given
+            # Else audio that begins before zero (AAC's priming) would move the pictures.
+            chosen.setdefault("avoid_negative_ts", "disabled")
         try:
             set_dict(&self.ctx.metadata, self.metadata)
+            is_pipe = self.ctx.pb != NULL and not self.ctx.pb.seekable & AVIO_SEEKABLE_NORMAL
+            if self.duration is not None and is_pipe:
+                self.ctx.duration = round(self.duration * AV_TIME_BASE)
             set_dict(&options, chosen)
             self.enter()
             with nogil:
@@ -610,6 +643,9 @@ cdef class Muxer(Context):
                 raise BridgeError(
                     _errno.EINVAL, f"the muxer has no option {', '.join(unknown)}", self.name
                 )
+        except BaseException:
+            self.release()
+            raise
         finally:
             av_dict_free(&options)
 
@@ -638,6 +674,7 @@ cdef class Muxer(Context):
         cdef AVStream *stream = self.stream(packet.stream_index)
         cdef AVPacket *target = self.packet
         cdef uint8_t *side
+        cdef int64_t delay
         cdef const uint8_t[::1] data
         if not self.header_written or self.ended:
             raise ValueError(f"{self.name}: packets are written between header and trailer")
@@ -657,7 +694,18 @@ cdef class Muxer(Context):
             target.dts = from_ticks(packet.dts)
             target.duration = packet.duration
             target.flags = AV_PKT_FLAG_KEY if packet.is_keyframe else 0
+            if packet.stream_index in self.delays:
+                delay = av_rescale_q(self.delays[packet.stream_index], OPUS_RATE, time_base)
+                if target.pts != AV_NOPTS_VALUE:
+                    target.pts += delay
+                if target.dts != AV_NOPTS_VALUE:
+                    target.dts += delay
             av_packet_rescale_ts(target, time_base, stream.time_base)
+            if self.matroska and AV_NOPTS_VALUE < target.pts < -32768:
+                raise ValueError(
+                    f"{self.name}: pts {packet.pts} is {-target.pts / 1000} s before zero; "
+                    "Matroska holds 32.768 s at most"
+                )
             for name, content in packet.side_data:
                 if name not in SIDE_DATA:
                     continue
@@ -681,7 +729,7 @@ cdef class Muxer(Context):
         """
         cdef int code = 0
         cdef int closing
-        if self.closed:
+        if not self.opened:
             return
         self.enter()
         try:
@@ -705,7 +753,7 @@ cdef class Muxer(Context):
         """Release everything without a trailer; what was written stays as it is."""
         if self.busy:
             raise RuntimeError(f"{self.name} is in use by another call")
-        if not self.closed:
+        if self.opened:
             self.release()
 
     def __enter__(self):
@@ -744,10 +792,10 @@ cdef class Demuxer(Context):
         if format is not None:
             input_format = av_find_input_format(format.encode())
             if input_format == NULL:
-                self.closed = True
                 raise BridgeError(_errno.EINVAL, f"this FFmpeg reads no container named {format!r}")
         url_bytes = os.fsencode(url_of(source)) if is_path(source) else b""
         url_text = url_bytes
+        self.opened = True
         self.enter()
         try:
             self.packet = av_packet_alloc()
@@ -759,7 +807,10 @@ cdef class Demuxer(Context):
             if not is_path(source):
                 self.open_file(source, False)
                 self.ctx.pb = self.pb
-            set_dict(&chosen, {str(key): str(value) for key, value in (options or {}).items()})
+            wanted = {str(key): str(value) for key, value in (options or {}).items()}
+            if not is_path(source):  # a hostile playlist in it opens no files; libav's own for paths
+                wanted.setdefault("protocol_whitelist", "crypto,data")
+            set_dict(&chosen, wanted)
             with nogil:
                 code = avformat_open_input(&self.ctx, url_text, input_format, &chosen)
             self.check(code)
@@ -783,7 +834,7 @@ cdef class Demuxer(Context):
 
     cdef int release(self) noexcept:
         self.abandoned = True
-        self.closed = True
+        self.opened = False
         self.busy = False
         with nogil:
             av_packet_free(&self.packet)
@@ -926,7 +977,7 @@ cdef class Demuxer(Context):
         """Release everything."""
         if self.busy:
             raise RuntimeError(f"{self.name} is in use by another call")
-        if not self.closed:
+        if self.opened:
             self.release()
 
     def __iter__(self):

@@ -139,6 +139,7 @@ cdef extern from "compat.h" nogil:
     void av_free(void *pointer)
     void av_freep(void *pointer)
 
+    int64_t av_rescale_q(int64_t value, AVRational source, AVRational target)
     AVDictionaryEntry *av_dict_get(
         const AVDictionary *d, const char *key, const AVDictionaryEntry *prev, int flags)
     int av_dict_set(AVDictionary **d, const char *key, const char *value, int flags)
