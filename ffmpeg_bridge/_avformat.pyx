@@ -294,6 +294,9 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
         stream.duration = info.duration
     side_data = list(info.side_data)
     metadata = dict(info.metadata)
+    if info.kind == "attachment":  # Matroska's muxer insists on both
+        metadata.setdefault("filename", f"attachment{stream.index}")
+        metadata.setdefault("mimetype", "application/octet-stream")
     if info.rotation:
         if not any(name == "Display Matrix" for name, _ in side_data):
             side_data.append(("Display Matrix", rotation_matrix(info.rotation)))
@@ -339,6 +342,7 @@ cdef int read_file(void *opaque, uint8_t *buffer, int size) noexcept with gil:
     if self.abandoned or self.pending is not None:
         return AVERROR_EXIT
     try:
+        PyErr_CheckSignals()
         data = self.read(size)
         if data is None:
             raise BlockingIOError(_errno.EAGAIN, f"{self.name} has no data yet")
@@ -360,6 +364,7 @@ cdef int write_file(void *opaque, bridge_write_buffer *buffer, int size) noexcep
     try:
         data = memoryview((<const char *>buffer)[:size])
         while data:
+            PyErr_CheckSignals()  # a signal may have cut the last write short
             written = self.file.write(data)
             if written is None:
                 raise BlockingIOError(_errno.EAGAIN, f"{self.name} takes no data now")
@@ -681,6 +686,8 @@ cdef class Muxer(Context):
         time_base = to_rational(packet.time_base, "time base")
         if time_base.num <= 0:
             raise ValueError(f"time base {packet.time_base} is not positive")
+        if packet.pts is None and packet.dts is None:
+            raise ValueError(f"{self.name}: packet of stream {stream.index} has no pts and no dts")
         size = len(packet.data)
         try:
             av_packet_unref(target)

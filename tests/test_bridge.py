@@ -8,6 +8,7 @@ import struct
 import subprocess
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,15 +103,15 @@ def test_stock_ffmpeg_cuts_at_a_keyframe(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.tools
-def test_stock_ffmpeg_joins(tmp_path: Path) -> None:
-    packets = write_neural(tmp_path / "film.mkv")
-    (tmp_path / "list.txt").write_text("file film.mkv\nfile film.mkv\n")
-    joined = tmp_path / "joined.mkv"
-    ffmpeg("-f", "concat", "-i", str(tmp_path / "list.txt"), "-c", "copy", str(joined))
-    read = read_all(joined)
-    assert payloads(read) == payloads(packets) * 2
-    times = [p.pts for p in read if p.pts is not None]
-    assert times == sorted(set(times))
+def test_stock_ffmpeg_keeps_the_order_through_copies(tmp_path: Path) -> None:
+    packets = write_neural(tmp_path / "0.mkv")
+    for n, (source, target) in enumerate(pairwise(["0.mkv", "1.nut", "2.avi", "3.mov", "4.mkv"])):
+        ffmpeg("-i", str(tmp_path / source), "-c", "copy", str(tmp_path / target))
+        read = read_all(tmp_path / target)
+        assert payloads(read) == payloads(packets), (n, target)
+        assert [p.is_keyframe for p in read] == [p.is_keyframe for p in packets]
+        times = [p.pts * p.time_base for p in read if p.pts is not None]
+        assert times == pytest.approx([n / RATE for n in range(len(packets))], abs=0.001)
 
 
 @pytest.mark.tools
