@@ -1,0 +1,98 @@
+"""vcfilter: a neural video codec that lives in FFmpeg's world.
+
+    import vcfilter
+
+    with vcfilter.open("holiday.mkv") as video:
+        for frame in video.decode(video=0):     # av.VideoFrame
+            ...
+
+Files: open(), encode_file(), decode_file(). Below them, without files: Encoder and Decoder,
+which turn Frames into Packets and back. What needs PyAV or PyTorch is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vcfilter.config import PRESETS, EncoderOptions, Preset
+from vcfilter.errors import (
+    BitstreamError,
+    ConfigError,
+    MediaError,
+    ModelMismatchError,
+    VcfilterError,
+)
+from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+
+if TYPE_CHECKING:
+    from vcfilter.codec import Decoder, Encoder, EncoderStatistics
+    from vcfilter.stream.container import InputContainer, OutputContainer, open
+    from vcfilter.stream.media import MediaCodec
+    from vcfilter.stream.pixel import frame_of, to_picture
+    from vcfilter.stream.reader import DecoderOptions, neural_frames
+    from vcfilter.stream.transcode import Progress, TranscodeReport, decode_file, encode_file
+
+__version__ = "0.1.0"
+
+_LATE = {
+    "Decoder": "vcfilter.codec",
+    "DecoderOptions": "vcfilter.stream.reader",
+    "Encoder": "vcfilter.codec",
+    "EncoderStatistics": "vcfilter.codec",
+    "InputContainer": "vcfilter.stream.container",
+    "MediaCodec": "vcfilter.stream.media",
+    "OutputContainer": "vcfilter.stream.container",
+    "Progress": "vcfilter.stream.transcode",
+    "TranscodeReport": "vcfilter.stream.transcode",
+    "decode_file": "vcfilter.stream.transcode",
+    "encode_file": "vcfilter.stream.transcode",
+    "frame_of": "vcfilter.stream.pixel",
+    "neural_frames": "vcfilter.stream.reader",
+    "open": "vcfilter.stream.container",
+    "to_picture": "vcfilter.stream.pixel",
+}
+
+__all__ = [
+    "PRESETS",
+    "BitstreamError",
+    "ConfigError",
+    "Decoder",
+    "DecoderOptions",
+    "Encoder",
+    "EncoderOptions",
+    "EncoderStatistics",
+    "Frame",
+    "FrameKind",
+    "InputContainer",
+    "MediaCodec",
+    "MediaError",
+    "ModelMismatchError",
+    "OutputContainer",
+    "Packet",
+    "Preset",
+    "Progress",
+    "TranscodeReport",
+    "VcfilterError",
+    "VideoFormat",
+    "__version__",
+    "decode_file",
+    "encode_file",
+    "frame_of",
+    "neural_frames",
+    "open",
+    "to_picture",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

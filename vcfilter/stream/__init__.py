@@ -1,0 +1,1 @@
+"""Files and pipes: the only package that knows them."""

@@ -1,0 +1,136 @@
+"""Two halves of a bounded pipeline: an iterator that runs ahead, a sink that lags behind.
+
+What is read is decoded ahead in one thread, what is coded is written behind in another, and the
+networks run between them. Both queues are short, so memory does not grow with the film.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+_JOIN_SECONDS = 5.0
+
+
+class Ahead(Generic[T]):
+    """Iterates over `items` in a thread of its own, at most `depth` of them ahead.
+
+    What the iterator raises is raised where its items are taken. Closing it stops the thread,
+    and closes the iterator there if it is a generator.
+
+    Args:
+        items: taken from in the other thread only.
+        depth: items that wait at most.
+        name: the thread's name.
+    """
+
+    def __init__(self, items: Iterable[T], depth: int, name: str = "ahead") -> None:
+        self._queue: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(max(1, depth))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(items,), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterable[T]) -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                self._put((item,))
+                if self._stop.is_set():
+                    break
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, item: tuple[T] | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                continue
+
+    def __iter__(self) -> Iterator[T]:
+        while not self._stop.is_set():
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+
+    def close(self) -> None:
+        """Stop the thread; what waits in the queue is lost."""
+        self._stop.set()
+        self._thread.join(_JOIN_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Behind(Generic[T]):
+    """Calls `write` for each item in a thread of its own; at most `depth` items wait.
+
+    What `write` raises is raised by the next put() or by finish(); items after it are dropped.
+
+    Args:
+        write: called in the other thread only.
+        depth: items that wait at most.
+        name: the thread's name.
+    """
+
+    def __init__(self, write: Callable[[T], None], depth: int, name: str = "behind") -> None:
+        self._write = write
+        self._queue: queue.Queue[tuple[T] | None] = queue.Queue(max(1, depth))
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._write(item[0])
+                except BaseException as error:
+                    self._error = error
+
+    def put(self, item: T) -> None:
+        """Hand over one item; waits while the queue is full."""
+        self._check()
+        self._queue.put((item,))
+
+    def finish(self) -> None:
+        """Wait until all is written; raises what went wrong."""
+        self._end(None)
+        self._check()
+
+    def abandon(self) -> None:
+        """Drop what waits and stop, silently; what is being written is waited for."""
+        self._error = self._error or RuntimeError("abandoned")
+        self._end(_JOIN_SECONDS)
+
+    def _end(self, timeout: float | None) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(timeout)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,327 @@
+"""Pictures of any pixel format to planes in 4:2:0 of 8 or 10 bit, and back.
+
+Sample values are never changed where they need not be. Planar 4:2:0 and grey pictures are copied
+(other depths than 8 and 10 are shifted to 10 bit, or to 8 below that, with rounding). All other
+formats go through swscale: YUV formats keep their matrix and range, so only chroma is resampled;
+RGB becomes BT.709 limited range at any size, and is flagged so. Alpha is not coded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import av.error
+import numpy as np
+from av.video.format import VideoFormat as PixelFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
+
+from vcfilter.errors import ConfigError, MediaError
+from vcfilter.frames import Frame, Plane, VideoFormat
+
+PIXEL_FORMATS = {8: "yuv420p", 10: "yuv420p10le"}
+"""FFmpeg's name of what is coded, by bit depth."""
+
+_LIMITED, _FULL = 1, 2
+_BT709 = 1
+_UNSPECIFIED = 2
+_RGB_MATRIX = 0
+_SCALING = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INP
+    | Interpolation.BITEXACT
+)
+
+
+def read_plane(picture: VideoFrame, index: int, dtype: Any) -> Plane:
+    """A copy of one plane of a picture, (height, width) without the padding of its rows."""
+    plane = picture.planes[index]
+    samples = np.dtype(dtype)
+    stride = plane.line_size // samples.itemsize
+    rows = np.frombuffer(memoryview(plane), dtype=samples, count=plane.height * stride)
+    copy: Plane = rows.reshape(plane.height, stride)[:, : plane.width].copy()
+    return copy
+
+
+class PictureReader:
+    """Turns the pictures of one stream into Frames of one VideoFormat.
+
+    The first picture settles size, depth and colour description; later ones of another size are
+    scaled to it.
+
+    Args:
+        aspect: sample aspect ratio of the stream; None when unknown.
+        rotation: clockwise rotation for display in degrees.
+        chroma_location: FFmpeg's AVChromaLocation of the stream.
+        warn: called with one sentence for each thing that is not kept.
+
+    Attributes:
+        video_format: None before the first picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        aspect: Fraction | None = None,
+        rotation: int = 0,
+        chroma_location: int = 0,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.video_format: VideoFormat | None = None
+        self._aspect = aspect
+        self._rotation = rotation
+        self._chroma_location = chroma_location
+        self._warn = warn
+        self._reformatter = VideoReformatter()
+        self._warned: set[str] = set()
+
+    def read(self, picture: VideoFrame, pts: int, duration: int = 0) -> Frame:
+        """The picture's planes, with the given times.
+
+        Raises:
+            MediaError: its size or pixel format cannot be coded.
+        """
+        if self.video_format is None:
+            self.video_format = self._settle(picture)
+        fmt = self.video_format
+        if (picture.width, picture.height) != (fmt.width, fmt.height):
+            self._warn_once(
+                f"pictures change from {fmt.width}x{fmt.height} to "
+                f"{picture.width}x{picture.height}: they are scaled to the former"
+            )
+            picture = self._scale(picture, picture.format.name)
+        y, u, v = self._planes(picture)
+        return Frame(y=y, u=u, v=v, pts=pts, duration=duration, corrupt=picture.is_corrupt)
+
+    def _settle(self, picture: VideoFrame) -> VideoFormat:
+        pixel = picture.format
+        depth = 8 if _depth(pixel) <= 8 else 10
+        matrix, span = int(picture.colorspace), int(picture.color_range)
+        if pixel.is_rgb or pixel.has_palette:
+            matrix, span = _BT709, _LIMITED
+        elif pixel.name.startswith("yuvj"):
+            span = _FULL
+        if matrix == _RGB_MATRIX:  # flagged as RGB, yet the planes are luma and chroma
+            matrix = _UNSPECIFIED
+        aspect = (self._aspect or Fraction(0)).limit_denominator(65535)
+        if not 0 < aspect < 65536:
+            aspect = Fraction(0)
+        rotation = self._rotation % 360
+        if rotation % 90:
+            self._warn_once(f"a rotation by {rotation} degrees is not kept, only quarter turns are")
+            rotation = 0
+        try:
+            return VideoFormat(
+                width=picture.width,
+                height=picture.height,
+                bit_depth=depth,
+                sample_aspect_ratio=(aspect.numerator, aspect.denominator),
+                color_primaries=int(picture.color_primaries),
+                color_trc=int(picture.color_trc),
+                colorspace=matrix,
+                color_range=span if span in (_LIMITED, _FULL) else 0,
+                chroma_location=self._chroma_location,
+                rotation=rotation,
+            )
+        except ConfigError as error:
+            raise MediaError(f"pictures of {picture.width}x{picture.height}: {error}") from error
+
+    def _planes(self, picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
+        fmt, pixel = self._format(), picture.format
+        name = pixel.name
+        if any(component.is_alpha for component in pixel.components):
+            self._warn_once("the alpha channel is not coded")
+        depth = _depth(pixel)
+        if name.startswith(("gray", "ya")):
+            if name.startswith(("ya", "grayf")) or name.endswith("be"):
+                name, depth = ("gray", 8) if depth <= 8 else ("gray16le", 16)
+                picture = self._scale(picture, name, full_range=True)
+            y = _to_depth(read_plane(picture, 0, _dtype(depth)), depth, fmt.bit_depth)
+            neutral = np.full(fmt.chroma_size[::-1], 1 << (fmt.bit_depth - 1), y.dtype)
+            return y, neutral, neutral
+        if not _is_planar_420(pixel):
+            picture = self._scale(picture, PIXEL_FORMATS[fmt.bit_depth])
+            depth = fmt.bit_depth
+        y, u, v = (
+            _to_depth(read_plane(picture, index, _dtype(depth)), depth, fmt.bit_depth)
+            for index in range(3)
+        )
+        return y, u, v
+
+    def _scale(self, picture: VideoFrame, name: str, full_range: bool = False) -> VideoFrame:
+        """Through swscale to another pixel format and the stream's size, matrix and range."""
+        fmt = self._format()
+        is_rgb = picture.format.is_rgb or picture.format.has_palette
+        to_rgb = name == picture.format.name and is_rgb
+        span = _FULL if full_range else fmt.color_range or _LIMITED
+        try:
+            return self._reformatter.reformat(
+                picture,
+                width=fmt.width,
+                height=fmt.height,
+                format=name,
+                src_colorspace=None if is_rgb else _swscale_matrix(fmt.colorspace),
+                dst_colorspace=None if to_rgb else _swscale_matrix(fmt.colorspace),
+                src_color_range=_FULL if is_rgb else span,
+                dst_color_range=_FULL if to_rgb else span,
+                interpolation=_SCALING,
+                threads=1,
+            )
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            raise MediaError(
+                f"pictures of format {picture.format.name} cannot be converted to {name}: {error}"
+            ) from error
+
+    def _format(self) -> VideoFormat:
+        assert self.video_format is not None
+        return self.video_format
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
+
+
+def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:
+    """The frame as PyAV's VideoFrame: yuv420p or yuv420p10le, with times and colour description.
+
+    Args:
+        frame: planes as the format says; its pts is in ticks of time_base.
+    """
+    fmt = video_format
+    picture = VideoFrame(fmt.width, fmt.height, PIXEL_FORMATS[fmt.bit_depth])
+    for plane, samples in zip(picture.planes, frame.planes, strict=True):
+        stride = plane.line_size // samples.itemsize
+        rows = np.frombuffer(memoryview(plane), dtype=samples.dtype, count=plane.height * stride)
+        rows.reshape(plane.height, stride)[:, : plane.width] = samples
+    picture.pts = frame.pts
+    picture.time_base = time_base
+    picture.duration = frame.duration
+    describe(picture, fmt)
+    return picture
+
+
+def describe(picture: VideoFrame, video_format: VideoFormat) -> None:
+    """Set a picture's colour description."""
+    picture.colorspace = video_format.colorspace
+    picture.color_range = video_format.color_range
+    picture.color_primaries = video_format.color_primaries
+    picture.color_trc = video_format.color_trc
+
+
+def convert(picture: VideoFrame, name: str, reformatter: VideoReformatter) -> VideoFrame:
+    """A decoded picture in another pixel format; YUV formats keep matrix and range.
+
+    Raises:
+        MediaError: FFmpeg knows no such format or cannot convert to it.
+    """
+    if picture.format.name == name:
+        return picture
+    span = int(picture.color_range) or _LIMITED
+    try:
+        to_rgb = PixelFormat(name).is_rgb
+        result = reformatter.reformat(
+            picture,
+            format=name,
+            src_colorspace=_swscale_matrix(picture.colorspace),
+            dst_colorspace=None if to_rgb else _swscale_matrix(picture.colorspace),
+            src_color_range=span,
+            dst_color_range=_FULL if to_rgb else span,
+            interpolation=_SCALING,
+            threads=1,
+        )
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise MediaError(f"pictures cannot be converted to {name!r}: {error}") from error
+    result.pts, result.time_base, result.duration = picture.pts, picture.time_base, picture.duration
+    if to_rgb:
+        result.colorspace = _RGB_MATRIX
+    return result
+
+
+def frame_of(picture: VideoFrame) -> tuple[Frame, VideoFormat]:
+    """Planes and format of one picture on its own (see PictureReader for a stream)."""
+    reader = PictureReader()
+    frame = reader.read(picture, picture.pts or 0, picture.duration or 0)
+    assert reader.video_format is not None
+    return frame, reader.video_format
+
+
+def described(video_format: VideoFormat, aspect: Fraction | None) -> VideoFormat:
+    """The format with another sample aspect ratio, where one is given."""
+    if not aspect:
+        return video_format
+    return replace(video_format, sample_aspect_ratio=(aspect.numerator, aspect.denominator))
+
+
+def _depth(pixel: PixelFormat) -> int:
+    return max((component.bits for component in pixel.components), default=8)
+
+
+def _dtype(depth: int) -> Any:
+    return np.uint8 if depth <= 8 else np.dtype("<u2")
+
+
+def _is_planar_420(pixel: PixelFormat) -> bool:
+    """Three planes of whole samples, little-endian, chroma halved both ways (alpha may follow)."""
+    name = pixel.name
+    if name in ("yuv420p", "yuvj420p", "yuva420p"):
+        return True
+    return name.startswith(("yuv420p", "yuva420p")) and name.endswith("le")
+
+
+def _to_depth(plane: Plane, depth: int, target: int) -> Plane:
+    if depth == target:
+        if depth <= 8:
+            return plane
+        inside: Plane = np.minimum(plane, np.uint16((1 << depth) - 1))
+        return inside
+    if depth < target:
+        return (plane.astype(np.uint16) << (target - depth)).astype(np.uint16)
+    shift = depth - target
+    rounded = (plane.astype(np.uint32) + (1 << (shift - 1))) >> shift
+    narrow: Plane = np.minimum(rounded, (1 << target) - 1).astype(np.uint16)
+    return narrow
+
+
+def _swscale_matrix(matrix: int) -> int | None:
+    """PyAV's swscale constant for an H.273 matrix; None leaves it unspecified.
+
+    Between YUV formats of one matrix it does not matter which, so BT.709 stands in for those
+    that swscale does not know.
+    """
+    if int(matrix) == _UNSPECIFIED:
+        return None
+    return {
+        1: int(Colorspace.ITU709),
+        4: int(Colorspace.FCC),
+        5: int(Colorspace.ITU601),
+        6: int(Colorspace.ITU601),
+        7: int(Colorspace.SMPTE240M),
+        9: int(Colorspace.BT2020),
+    }.get(int(matrix), int(Colorspace.ITU709))
+
+
+__all__ = [
+    "PIXEL_FORMATS",
+    "ColorPrimaries",
+    "ColorRange",
+    "ColorTrc",
+    "PictureReader",
+    "convert",
+    "describe",
+    "described",
+    "frame_of",
+    "read_plane",
+    "to_picture",
+]

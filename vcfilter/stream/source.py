@@ -1,0 +1,177 @@
+"""Where media come from: a file, or a pipe that is read once by several readers."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from collections import deque
+from typing import IO
+
+import av
+import av.error
+from av.container import InputContainer
+
+from ffmpeg_bridge import BridgeError, Demuxer, StreamInfo
+from vcfilter.errors import MediaError
+
+PIPE = "-"
+FOURCC = "VCF1"
+
+_CHUNK = 1 << 16
+
+
+def is_neural(info: StreamInfo) -> bool:
+    """Whether a stream is one that this codec wrote."""
+    return info.kind == "video" and not info.codec and info.codec_tag.upper() == FOURCC
+
+
+class Source:
+    """A media file that is opened several times, or a pipe that is read once for all.
+
+    Args:
+        name: path or URL; "-" is standard input.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.title = "standard input" if name == PIPE else name
+        self._fan: _Fan | None = None
+        self._file: IO[bytes] | None = None
+        if name == PIPE:
+            self._fan = _Fan(sys.stdin.buffer, self.title)
+        elif "://" not in name:
+            self._check_file()
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it can be read only once, and not sought in."""
+        return self._fan is not None
+
+    def demuxer(self) -> Demuxer:
+        """Open it with the bridge.
+
+        Raises:
+            MediaError: it cannot be read or is no media file.
+        """
+        try:
+            return Demuxer(self._fan.tap() if self._fan else self.name)
+        except (BridgeError, ValueError) as error:
+            raise MediaError(self._refusal(error)) from error
+
+    def container(self) -> InputContainer:
+        """Open it with PyAV.
+
+        Raises:
+            MediaError: it cannot be read or is no media file.
+        """
+        try:
+            if self._fan:
+                return av.open(self._fan.tap(), "r")
+            return av.open(self.name if "://" in self.name else f"file:{self.name}", "r")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(self._refusal(error)) from error
+
+    def close(self) -> None:
+        """Close what the source opened itself."""
+        if self._fan:
+            self._fan.close()
+        if self._file:
+            self._file.close()
+
+    def _check_file(self) -> None:
+        try:
+            status = os.stat(self.name)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MediaError(f"{self.name} cannot be read: {reason}") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"{self.name} is a folder, not a media file")
+        if stat.S_ISFIFO(status.st_mode):
+            self._file = open(self.name, "rb")  # noqa: SIM115 (closed by close)
+            self._fan = _Fan(self._file, self.name)
+        elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            raise MediaError(f"{self.name} is empty")
+
+    def _refusal(self, error: Exception) -> str:
+        if "Invalid data" in str(error):
+            return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
+        return f"{self.title} cannot be read: {reason_of(error)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, without numbers and names that stand in front."""
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or error).rstrip(".")
+
+
+class _Fan:
+    """Hands what a pipe brings to each of its taps; holds what the slowest has not taken."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.name = name
+        self._file = file
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        self._head: list[bytes] | None = []  # from the start, for taps that open later
+        self._taps: list[_Tap] = []
+        self._ended = False
+
+    def tap(self) -> _Tap:
+        """A reader from the first byte on; the second one is the last that can be made."""
+        with self._lock:
+            if self._head is None:
+                raise MediaError(f"{self.name} can be read only once")
+            tap = _Tap(self, deque(self._head))
+            self._taps.append(tap)
+            if len(self._taps) == 2:
+                self._head = None
+            return tap
+
+    def fill(self, tap: _Tap) -> None:
+        """Wait until the tap has something, or the pipe has ended."""
+        with self._reading:
+            with self._lock:
+                if tap.chunks or self._ended:
+                    return
+            read = getattr(self._file, "read1", self._file.read)
+            chunk: bytes = read(_CHUNK)
+            with self._lock:
+                self._ended = not chunk
+                if chunk and self._head is not None:
+                    self._head.append(chunk)
+                for each in self._taps:
+                    if chunk and not each.closed:
+                        each.chunks.append(chunk)
+
+    def close(self) -> None:
+        with self._lock:
+            self._ended = True
+            for tap in self._taps:
+                tap.close()
+
+
+class _Tap:
+    """One reader of a pipe, as a binary file object without seek."""
+
+    def __init__(self, fan: _Fan, chunks: deque[bytes]) -> None:
+        self.chunks = chunks
+        self.name = fan.name
+        self.closed = False
+        self._fan = fan
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.chunks:
+            self._fan.fill(self)
+        if not self.chunks:
+            return b""
+        chunk = self.chunks.popleft()
+        if 0 <= size < len(chunk):
+            self.chunks.appendleft(chunk[size:])
+            chunk = chunk[:size]
+        return chunk
+
+    def close(self) -> None:
+        self.closed = True
+        self.chunks.clear()
