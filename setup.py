@@ -44,7 +44,11 @@ def bridge() -> Extension:
     return Extension(
         "ffmpeg_bridge._avformat",
         ["ffmpeg_bridge/_avformat.pyx"],
-        depends=["ffmpeg_bridge/compat.h", "ffmpeg_bridge/_libav.pxd"],
+        depends=sorted(
+            str(path.relative_to(ROOT))
+            for pattern in ("*.h", "*.pxd", "*.pxi")
+            for path in ROOT.glob(f"ffmpeg_bridge/{pattern}")
+        ),
         extra_compile_args=C_FLAGS,
         **flags,
     )

@@ -1,4 +1,4 @@
-"""Tiny media for the bridge's tests, made on the spot, and the stock tools that judge the results."""
+"""Tiny media for the bridge's tests, made on the spot, and the stock tools that judge them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
 from ffmpeg_bridge import BridgePacket, Demuxer, Muxer, StreamInfo
 
 RATE = Fraction(25)
@@ -102,6 +103,7 @@ def write_sound(path: Path, codec: str, seconds: float = 2.4, layout: str = "ste
     rate = 48000
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         time = np.arange(int(rate * seconds)) / rate
         channels = len(av.AudioLayout(layout).channels)
         tones = [np.sin(2 * np.pi * (300 + 77 * c) * time) for c in range(channels)]
@@ -133,7 +135,7 @@ def merge(
         muxer.add_stream(NEURAL)
         for source in sources:
             with Demuxer(source) as demuxer:
-                offset = [muxer.add_stream(info) for info in demuxer.streams][0]
+                offset = min([muxer.add_stream(info) for info in demuxer.streams])
                 for packet in demuxer:
                     packets.append(moved(packet, packet.stream_index + offset))
         for info in attachments or []:

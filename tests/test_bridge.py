@@ -29,10 +29,18 @@ from bridge_media import (
     write_neural,
     write_sound,
 )
+
 from ffmpeg_bridge import BridgePacket, Chapter, Demuxer, Muxer, StreamInfo, supports
 
 CONTAINERS = ["matroska", "nut", "avi", "mov"]
-SUBTITLES = "1\n00:00:00,200 --> 00:00:01,100\nWhere is it?\n\n2\n00:00:01,500 --> 00:00:02,000\nÜber hier.\n"
+SUBTITLES = """1
+00:00:00,200 --> 00:00:01,100
+Where is it?
+
+2
+00:00:01,500 --> 00:00:02,000
+Über hier.
+"""
 
 
 @pytest.fixture
@@ -131,7 +139,14 @@ def test_mkvmerge_splits_and_joins(tmp_path: Path) -> None:
         assert demuxer.streams[0].codec_tag == "VCF1"
         assert demuxer.streams[0].extradata == EXTRADATA
     joined = tmp_path / "joined.mkv"
-    command = [tool("mkvmerge"), "-q", "-o", str(joined), str(found[0]), *(f"+{p}" for p in found[1:])]
+    command = [
+        tool("mkvmerge"),
+        "-q",
+        "-o",
+        str(joined),
+        str(found[0]),
+        *(f"+{p}" for p in found[1:]),
+    ]
     subprocess.run(command, check=True)
     assert payloads(read_all(joined)) == payloads(packets)
 
@@ -243,7 +258,11 @@ def test_everything_beside_the_picture_survives(tmp_path: Path, subtitles: Path)
     with Demuxer(path) as demuxer:
         kinds = [info.kind for info in demuxer.streams]
         assert kinds == ["video", "audio", "subtitle", "attachment", "attachment"]
-        assert [info.metadata.get("language") for info in demuxer.streams[:3]] == ["fre", "deu", "jpn"]
+        assert [info.metadata.get("language") for info in demuxer.streams[:3]] == [
+            "fre",
+            "deu",
+            "jpn",
+        ]
         assert [info.disposition for info in demuxer.streams[:3]] == [1, 4, 64]
         assert demuxer.streams[2].codec == "subrip"
         for info, given in zip(demuxer.streams[3:], (font, note), strict=True):
@@ -253,10 +272,8 @@ def test_everything_beside_the_picture_survives(tmp_path: Path, subtitles: Path)
         assert demuxer.metadata["title"] == "A film — ein Film"
         assert demuxer.metadata["ARTIST"] == "nobody"
         assert [c.metadata["title"] for c in demuxer.chapters] == ["Début", "Fin"]
-        assert [(c.start * c.time_base, c.end * c.time_base) for c in demuxer.chapters] == [
-            (0, 1),
-            (1, Fraction(12, 5)),
-        ]
+        times = [float(t * c.time_base) for c in demuxer.chapters for t in (c.start, c.end)]
+        assert times == [0, 1, 1, 2.4]
         lines = [p for p in demuxer if p.stream_index == 2]
     assert [p.data.decode() for p in lines] == ["Where is it?", "Über hier."]
     assert [(p.pts, p.duration) for p in lines] == [(200, 900), (1500, 500)]
@@ -402,21 +419,21 @@ def test_seeking_finds_keyframes(tmp_path: Path, format: str) -> None:
         base = demuxer.streams[0].time_base
         for frame in (299, 30, 12, 11, 0, 200):
             demuxer.seek(0, int(frame / RATE / base))
-            packet = demuxer.read_packet()
-            assert packet is not None
-            assert packet.is_keyframe
-            number = int(packet.data[:4])
+            found = demuxer.read_packet()
+            assert found is not None
+            assert found.is_keyframe
+            number = int(found.data[:4])
             # NUT's index is sparse: any earlier keyframe will do
             assert number == frame - frame % KEYINT or (format == "nut" and number <= frame)
         if format == "matroska":
             demuxer.seek(0, int(30 / RATE / base), backward=False)
-            packet = demuxer.read_packet()
-            assert packet is not None
-            assert int(packet.data[:4]) == 36
+            found = demuxer.read_packet()
+            assert found is not None
+            assert int(found.data[:4]) == 36
             demuxer.seek(-1, 6_000_000)
-            packet = demuxer.read_packet()
-            assert packet is not None
-            assert int(packet.data[:4]) == 144
+            found = demuxer.read_packet()
+            assert found is not None
+            assert int(found.data[:4]) == 144
 
 
 @pytest.mark.parametrize("format", ["matroska", "nut"])
@@ -481,7 +498,9 @@ def test_file_objects(tmp_path: Path) -> None:
         assert payloads(read_all(again)) == payloads(packets)
 
 
-@pytest.mark.parametrize("name", ["a:b.mkv", "http:film.mkv", "Ünï 漢字.mkv", "-film.mkv", "100%d.mkv"])
+@pytest.mark.parametrize(
+    "name", ["a:b.mkv", "http:film.mkv", "Ünï 漢字.mkv", "-film.mkv", "100%d.mkv"]
+)
 def test_odd_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     packets = write_neural(name)
@@ -496,7 +515,12 @@ def test_supports() -> None:
     for container in ("mp4", "webm"):
         assert not supports(container, NEURAL), container
     aac = StreamInfo(
-        kind="audio", codec="aac", sample_rate=48000, channels=2, channel_layout=3, extradata=b"\x11\x90"
+        kind="audio",
+        codec="aac",
+        sample_rate=48000,
+        channels=2,
+        channel_layout=3,
+        extradata=b"\x11\x90",
     )
     assert supports("matroska", aac)
     assert supports("mp4", aac)
