@@ -24,7 +24,7 @@ cdef int read_file(void *opaque, uint8_t *buffer, int size) noexcept with gil:
         data = self.read(size)
         if data is None:
             raise BlockingIOError(_errno.EAGAIN, f"{self.name} has no data yet")
-        data = bytes(data)
+        data = bytes(memoryview(data))
         length = len(data)
         if length > size:
             raise ValueError(f"{self.name}: read({size}) returned {length} bytes")
@@ -66,9 +66,9 @@ cdef int64_t seek_file(void *opaque, int64_t offset, int whence) noexcept with g
             self.file.seek(0, os.SEEK_END)
             size = self.file.tell()
             self.file.seek(here)
-            return size
-        self.file.seek(offset, whence)
-        return self.file.tell()
+            return size - self.origin
+        self.file.seek(offset + self.origin if whence == os.SEEK_SET else offset, whence)
+        return self.file.tell() - self.origin
     except BaseException as exception:
         self.pending = exception
         return AVERROR_EXIT
@@ -82,6 +82,7 @@ cdef class Context:
     cdef AVPacket *packet
     cdef object file
     cdef object read
+    cdef int64_t origin  # where in the file object the container begins
     cdef object pending  # exception of a callback, raised by check()
     cdef bint abandoned  # callbacks do nothing any more
     cdef bint busy
@@ -120,6 +121,7 @@ cdef class Context:
         if not writable:
             self.read = getattr(target, "read1", None) or target.read
         seekable = bool(target.seekable()) if hasattr(target, "seekable") else hasattr(target, "seek")
+        self.origin = target.tell() if seekable else 0
         buffer = <unsigned char *>av_malloc(BUFFER_SIZE)
         if buffer == NULL:
             raise MemoryError

@@ -120,11 +120,17 @@ cdef class Muxer(Context):
         return stream.index
 
     def add_chapter(self, chapter):
-        """Add a chapter before the header is written."""
+        """Add a chapter before the header is written.
+
+        Raises:
+            ValueError: it begins before zero or ends before it begins.
+        """
         cdef AVChapter *entry
         self.before_header("chapters come first")
         time_base = to_rational(chapter.time_base, "time base")
         id_, start, end = <int64_t>chapter.id, <int64_t>chapter.start, <int64_t>chapter.end
+        if not 0 <= start <= end:
+            raise ValueError(f"chapter {id_} lasts from {start} to {end} ticks: not 0 <= start <= end")
         entry = bridge_new_chapter(self.ctx)
         if entry == NULL:
             raise MemoryError

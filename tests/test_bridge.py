@@ -492,6 +492,17 @@ def test_file_objects(tmp_path: Path) -> None:
         packet = demuxer.read_packet()
         assert packet is not None
         assert int(packet.data[:4]) == 24
+    inside = io.BytesIO(b"something else")
+    inside.seek(0, io.SEEK_END)
+    write_neural(inside)
+    assert inside.getvalue().startswith(b"something else\x1a\x45\xdf\xa3")
+    inside.seek(len(b"something else"))
+    with Demuxer(inside) as demuxer:
+        demuxer.seek(0, 1000)
+        assert demuxer.duration == len(packets) / RATE
+        packet = demuxer.read_packet()
+        assert packet is not None
+        assert int(packet.data[:4]) == 24
     with open(tmp_path / "raw.mkv", "wb", buffering=0) as raw:
         write_neural(raw)
     with open(tmp_path / "raw.mkv", "rb") as again:

@@ -93,6 +93,9 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(BridgeError, match="knows no codec named 'nope'"):
         muxer.add_stream(StreamInfo(kind="audio", codec="nope"))
     muxer.add_stream(NEURAL)
+    for start, end in ((-1, 5), (5, 1)):
+        with pytest.raises(ValueError, match="not 0 <= start <= end"):
+            muxer.add_chapter(Chapter(id=1, start=start, end=end, time_base=Fraction(1)))
     with pytest.raises(ValueError, match="between header and trailer"):
         muxer.write_packet(packet)
     muxer.write_header()
@@ -230,7 +233,7 @@ def test_exceptions_of_file_objects_come_through(exception: BaseException) -> No
         assert caught.value is exception
 
 
-@pytest.mark.parametrize("answer", [None, "text", b"x" * 100_000, 7])
+@pytest.mark.parametrize("answer", [None, "text", b"x" * 100_000, 1 << 40])
 def test_file_objects_that_answer_nonsense(answer: Any) -> None:
     class Odd:
         def read(self, size: int) -> Any:
@@ -242,9 +245,8 @@ def test_file_objects_that_answer_nonsense(answer: Any) -> None:
 
     with pytest.raises((OSError, ValueError, TypeError)):
         Demuxer(Odd())
-    if answer != 7:
-        with pytest.raises((OSError, ValueError, TypeError)):
-            write_neural(OddTarget(), count=2000)
+    with pytest.raises((OSError, ValueError, TypeError)):
+        write_neural(OddTarget(), count=2000)
 
 
 def test_calls_from_within_a_callback_are_refused() -> None:
