@@ -104,7 +104,7 @@ class Decoder:
         Raises:
             BitstreamError: a keyframe of another size, depth or model than before, or of an
                 unknown version; with strict, also whatever else would be dropped. Decoding
-                may go on with the next packet.
+                may go on with the next packet, and frames that were ready come with it.
             ModelMismatchError: the first keyframe names another model than the loaded one.
         """
         if packet is None:

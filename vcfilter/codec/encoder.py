@@ -192,12 +192,13 @@ class Encoder:
         before, plus the next keyframe's if that is its right reference."""
         coded = []
         if self._key is None:
-            self._key = self._code_key(self._frames[0])
+            self._key = self._code_key(self._frames[0], segment.length)
             coded.append(self._key.coded)
         key = self._key
-        following = self._code_key(self._frames[segment.length]) if segment.closed else None
-        base_qp = self._rate.inter_qp(key.trial, segment.length - 1)
-        inters = self._code_inters(segment, base_qp, key, following)
+        following = None
+        if segment.closed:
+            following = self._code_key(self._frames[segment.length], self._options.keyint)
+        inters, base_qp = self._code_inters(segment, key, following)
         coded += inters
         if following is not None:
             coded.append(following.coded)
@@ -220,12 +221,12 @@ class Encoder:
         self._segments.append(done)
         return [frame.packet for frame in coded]
 
-    def _code_key(self, frame: Frame) -> _Key:
-        """Code a keyframe, at as many qps as rate control wants to see."""
+    def _code_key(self, frame: Frame, length: int) -> _Key:
+        """Code the keyframe of a segment, at as many qps as rate control wants to see."""
         x = self._model.picture(frame, self._format)
         tried: dict[int, _Key] = {}
         while True:
-            qp = self._rate.key_qp([key.trial for key in tried.values()])
+            qp = self._rate.key_qp([key.trial for key in tried.values()], length)
             if qp in tried:
                 return tried[qp]
             header = FrameHeader(kind=FrameKind.KEY, qp=qp)
@@ -239,16 +240,19 @@ class Encoder:
             )
 
     def _code_inters(
-        self, segment: Segment, base_qp: int, key: _Key, following: _Key | None
-    ) -> list[_Coded]:
-        """A segment's inter frames, in display order."""
+        self, segment: Segment, key: _Key, following: _Key | None
+    ) -> tuple[list[_Coded], int]:
+        """A segment's inter frames, in display order, and their mean qp before layer offsets."""
         held = {0: key.reference}
         if following is not None:
             held[segment.length] = following.reference
         coded: dict[int, _Coded] = {}
         steps = coding_order(segment.length, segment.closed)
         uses = last_uses(steps)
+        qps = []
         for index, step in enumerate(steps):
+            base_qp = self._rate.inter_qp(key.trial, [later.layer for later in steps[index:]])
+            qps.append(base_qp)
             frame = self._frames[step.position]
             x = self._model.picture(frame, self._format)
             references = [held[position] for position in step.references]
@@ -265,12 +269,14 @@ class Encoder:
             best = self._search(header, x, [r.reference for r in references])
             inter = self._packet(frame, best.header, best.payload, x, best.reference)
             coded[step.position] = inter
+            self._rate.inter_done(step.layer, base_qp, 8 * inter.record.size)
             crc = packet_crc(inter.packet.data)
             held[step.position] = _Reference(reference=best.reference, crc=crc)
             for position in (*step.references, step.position):
                 if uses.get(position, -1) <= index:
                     del held[position]
-        return [coded[position] for position in sorted(coded)]
+        mean_qp = round(sum(qps) / len(qps)) if qps else key.trial.qp
+        return [coded[position] for position in sorted(coded)], mean_qp
 
     def _search(self, plain: FrameHeader, x: Picture, references: Sequence[Reference]) -> _Trial:
         """The cheapest way to code an inter frame, among those that the preset tries.

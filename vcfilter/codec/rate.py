@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log2
 
+from vcfilter.codec.gop import coding_order
 from vcfilter.config import QP_MAX, EncoderOptions
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
@@ -26,6 +27,8 @@ all frames of higher layers and to none of lower ones, so the lower are worth mo
 _SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
 _OVERHEAD_BITS = 96  # an inter frame's bytes besides payload
 _MIN_BITS = 32.0
+_LAYER_SHARE = (0.0, *(0.6**depth for depth in range(7)))  # bits against a frame of layer 1
+_LIKENESS = 0.7  # how far inter frames' complexity follows the keyframes'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +98,33 @@ class PassLog:
 
 
 class RateControl(ABC):
-    """Chooses qps. Calls per segment: key_qp until it returns a tried qp, inter_qp, done.
+    """Chooses qps. Calls per segment: key_qp until it returns a tried qp; inter_qp and
+    inter_done for each inter frame in coding order; done.
 
     The next segment's key_qp calls may come before this segment's inter_qp.
     """
 
     @abstractmethod
-    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
-        """The qp to code the next keyframe at. A qp among `trials` ends the search."""
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+        """The qp to code the next keyframe at. A qp among `trials` ends the search.
 
-    def inter_qp(self, key: KeyTrial, count: int) -> int:
-        """The qp, before layer offsets, of the segment's `count` inter frames."""
+        Args:
+            trials: how this keyframe came out so far.
+            length: frames of its segment, or the most it can have while that is not known.
+        """
+
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
+        """The qp, before the layer's offset, of the next inter frame.
+
+        Args:
+            key: the segment's keyframe.
+            layers: of the inter frames that are to come, this one's first.
+        """
         return key.qp
+
+    def inter_done(self, layer: int, qp: int, bits: int) -> None:
+        """Learn what an inter frame cost at a qp, which is before the layer's offset."""
+        return None
 
     def done(self, segment: SegmentRecord) -> None:
         """Learn what a segment cost."""
@@ -119,7 +137,7 @@ class ConstantQp(RateControl):
     def __init__(self, qp: int) -> None:
         self._qp = qp
 
-    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         return self._qp
 
 
@@ -138,7 +156,7 @@ class ConstantQuality(RateControl):
         self._qp = float(DEFAULT_QP)
         self._gap = 0.5  # dB between the keyframe and its segment's mean
 
-    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         aim = self._quality + self._gap
         if not trials:
             return _clamp_qp(self._qp)
@@ -154,7 +172,11 @@ class ConstantQuality(RateControl):
             share = (low.psnr - aim) / max(low.psnr - high.psnr, 1e-6)
             guess = low.qp + share * (high.qp - low.qp)
         else:
-            guess = best.qp + (best.psnr - aim) / 0.8
+            slope = 0.8  # dB per qp, unless two trials know better
+            if len(trials) >= 2 and trials[-1].qp != trials[-2].qp:
+                measured = (trials[-1].psnr - trials[-2].psnr) / (trials[-2].qp - trials[-1].qp)
+                slope = min(max(measured, 0.2), 1.5)
+            guess = best.qp + (best.psnr - aim) / slope
             if abs(guess - best.qp) < 1:
                 guess = best.qp + (1 if best.psnr > aim else -1)
         qp = _clamp_qp(guess)
@@ -170,97 +192,118 @@ class ConstantQuality(RateControl):
 
 
 class _Model:
-    """Predicted bits of keyframes and inter frames, learned as segments pass."""
+    """Predicted bits of keyframes and inter frames, learned frame by frame.
+
+    Keyframes: the last one's size. Inter frames: payload at qp 0 per layer share, a mean over
+    the last frames. It is a mean of sizes, not of their logarithms, because many frames of a
+    still scene cost nothing and a few cost much.
+    """
+
+    _FORGET = 0.85  # per inter frame: about half a segment is remembered
 
     def __init__(self, key_bits: float, qp: float) -> None:
-        self.slope = _SLOPE
-        self.key = log2(key_bits) + qp / _SLOPE
-        self.inter = self.key - log2(10)  # an inter frame is about a tenth of a keyframe
+        self._slope = _SLOPE
+        self._key = log2(key_bits) + qp / _SLOPE
+        # At first a frame of layer 1 is taken to cost 0.7 times what a keyframe does.
+        self._sum = 0.7 * 2**self._key
+        self._shares = 1.0
+        self._inters = 0
 
-    def key_bits(self, qp: float) -> float:
-        return float(2 ** (self.key - qp / self.slope))
+    def bits(self, qp: float, layers: Sequence[int]) -> float:
+        """Of a segment: its keyframe, and its inter frames by their layers."""
+        return float(2 ** (self._key - qp / self._slope)) + self.inter_bits(qp, layers)
 
-    def inter_bits(self, qp: float) -> float:
-        return float(_OVERHEAD_BITS + 2 ** (self.inter - qp / self.slope))
+    def inter_bits(self, qp: float, layers: Sequence[int]) -> float:
+        """Of inter frames, by their layers, at a qp before layer offsets."""
+        share = sum(_LAYER_SHARE[layer] for layer in layers)
+        payload = share * self._sum / self._shares * 2 ** (-qp / _SLOPE)
+        return float(_OVERHEAD_BITS * len(layers) + payload)
 
     def learn_key(self, trials: Sequence[KeyTrial]) -> None:
         """Make the last trial the truth; learn the slope from two trials."""
-        if len(trials) >= 2:
-            a, b = trials[-2:]
-            fall = log2(max(a.bits, _MIN_BITS) / max(b.bits, _MIN_BITS))
-            if fall * (b.qp - a.qp) > 0:
-                slope = min(max((b.qp - a.qp) / fall, 3.0), 20.0)
-                self.inter += trials[-1].qp * (1 / slope - 1 / self.slope)
-                self.slope = slope
         last = trials[-1]
-        self.key = log2(max(last.bits, _MIN_BITS)) + last.qp / self.slope
+        if len(trials) >= 2:
+            fall = log2(max(trials[-2].bits, _MIN_BITS) / max(last.bits, _MIN_BITS))
+            step = last.qp - trials[-2].qp
+            if fall * step > 0:
+                self._slope = min(max(step / fall, 3.0), 20.0)
+        key = log2(max(last.bits, _MIN_BITS)) + last.qp / self._slope
+        if len(trials) == 1:  # another scene: its inter frames are likely as unlike
+            self._sum *= 2 ** (_LIKENESS * min(max(key - self._key, -3.0), 3.0))
+        self._key = key
 
-    def learn_inter(self, qp: int, bits: int, count: int, weight: float) -> None:
-        payload = max(bits / count - _OVERHEAD_BITS, _MIN_BITS)
-        self.inter += weight * (log2(payload) + qp / self.slope - self.inter)
+    def learn_inter(self, layer: int, qp: int, bits: int) -> None:
+        """Learn an inter frame's size at a qp before layer offsets."""
+        forget = self._FORGET if self._inters else 0.1  # the first guess is soon forgotten
+        payload = max(bits - _OVERHEAD_BITS, _MIN_BITS)
+        self._sum = forget * self._sum + payload * 2 ** (qp / _SLOPE)
+        self._shares = forget * self._shares + _LAYER_SHARE[layer]
+        self._inters += 1
 
 
 class AverageBitrate(RateControl):
-    """One pass: each segment gets its frames' share, less what was overspent before.
+    """One pass: each segment gets its frames' share, less half of what was overspent before.
 
     Args:
         bits_per_frame: the target.
         pixels: luma samples per frame (for the first guess).
-        keyint: frames expected in a segment.
     """
 
     _KEY_TRIALS = 3
+    _HYSTERESIS = 1.5  # inter frames keep their qp unless it is off by this much
+    _SWING = 5  # how far the qp may move within a segment
 
-    def __init__(self, bits_per_frame: float, pixels: int, keyint: int) -> None:
+    def __init__(self, bits_per_frame: float, pixels: int) -> None:
         self._target = bits_per_frame
-        self._keyint = keyint
         # About half a bit per pixel at qp 32: only a start, the first trial corrects it.
         self._model = _Model(0.5 * pixels, DEFAULT_QP)
-        self._bits = 0.0
-        self._frames = 0
+        self._debt = 0.0  # bits that the segments done took beyond their share
+        self._left: float | None = None  # for the inter frames to come in this segment
+        self._qp = self._first_qp = 0  # of the segment's inter frames, now and at first
         self._segments = 0
-        self._open: KeyTrial | None = None  # the segment whose inter frames are to come
 
-    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
-        count = self._keyint - 1
-        budget = self._budget(self._keyint, ahead=self._open is not None)
-
-        def bits(qp: float) -> float:
-            return self._model.key_bits(qp) + count * self._model.inter_bits(qp)
-
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+        layers = [step.layer for step in coding_order(length, True)]
+        budget = self._budget(length)
+        if trials:
+            self._model.learn_key(trials)
+        qp = _clamp_qp(_solve(lambda q: self._model.bits(q, layers), budget))
         if not trials:
-            return _clamp_qp(_solve(bits, budget))
-        self._model.learn_key(trials)
-        qp = _clamp_qp(_solve(bits, budget))
+            return qp
         nearest = min(trials, key=lambda trial: abs(trial.qp - qp))
         if abs(nearest.qp - qp) > 1 and len(trials) < self._KEY_TRIALS:
             return qp
         self._model.learn_key([*(t for t in trials if t is not nearest), nearest])
-        self._open = nearest if self._open is None else self._open
         return nearest.qp
 
-    def inter_qp(self, key: KeyTrial, count: int) -> int:
-        budget = self._budget(count + 1, ahead=False) - key.bits
-        qp = _solve(lambda q: count * self._model.inter_bits(q), budget)
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
+        first = self._left is None
+        if self._left is None:
+            self._left = self._budget(len(layers) + 1) - key.bits
+        left = self._left
+        qp = _solve(lambda q: self._model.inter_bits(q, layers), left)
         # Not far from the keyframe's: its quality is what the inter frames are made of.
-        return _clamp_qp(min(max(qp, key.qp - 3), key.qp + 8))
+        qp = min(max(qp, key.qp - 4), key.qp + 10)
+        if first:
+            self._qp = self._first_qp = _clamp_qp(qp)
+        elif abs(qp - self._qp) >= self._HYSTERESIS:
+            swing = self._SWING if self._segments else QP_MAX  # the first one is but a guess
+            self._qp = _clamp_qp(min(max(qp, self._first_qp - swing), self._first_qp + swing))
+        return self._qp
+
+    def inter_done(self, layer: int, qp: int, bits: int) -> None:
+        self._model.learn_inter(layer, qp, bits)
+        if self._left is not None:
+            self._left -= bits
 
     def done(self, segment: SegmentRecord) -> None:
-        if segment.length > 1:
-            weight = 0.7 if self._segments else 1.0
-            self._model.learn_inter(
-                segment.inter_qp, segment.inter_bits, segment.length - 1, weight
-            )
-        self._bits += segment.key_bits + segment.inter_bits
-        self._frames += segment.length
+        self._debt += segment.key_bits + segment.inter_bits - segment.length * self._target
+        self._left = None
         self._segments += 1
-        self._open = None
 
-    def _budget(self, frames: int, ahead: bool) -> float:
-        """Bits for a segment: its share less half the debt (ahead: half of that half)."""
-        debt = (self._bits - self._frames * self._target) * (0.25 if ahead else 0.5)
+    def _budget(self, frames: int) -> float:
         share = frames * self._target
-        return min(max(share - debt, 0.3 * share), 2.0 * share)
+        return min(max(share - 0.5 * self._debt, 0.3 * share), 2.0 * share)
 
 
 class TwoPass(RateControl):
@@ -302,7 +345,7 @@ class TwoPass(RateControl):
         self._key_error = _MeanError()
         self._inter_error = _MeanError()
 
-    def key_qp(self, trials: Sequence[KeyTrial]) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         if not trials:
             return self._qp(self._key_count)
         index, trial = self._key_count, trials[-1]
@@ -311,13 +354,15 @@ class TwoPass(RateControl):
         self._key_count += 1
         return trial.qp
 
-    def inter_qp(self, key: KeyTrial, count: int) -> int:
-        if self._segments[self._done_count].length != count + 1:
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
+        if self._segments[self._done_count].length <= len(layers):
             raise ConfigError(_OTHER_FRAMES)
         return min(max(self._qp(self._done_count), key.qp - 4), key.qp + 8)
 
     def done(self, segment: SegmentRecord) -> None:
         index = self._done_count
+        if self._segments[index].length != segment.length:
+            raise ConfigError(_OTHER_FRAMES)
         if segment.length > 1:
             qp = segment.inter_qp - self._shift[index]
             self._inter_error.learn(_payload_bits(segment), self._inters[index], qp)
@@ -377,7 +422,7 @@ def make_rate_control(
     if options.bitrate is not None:
         pixels = video_format.width * video_format.height
         per_frame = float(options.bitrate / options.frame_rate)
-        return AverageBitrate(per_frame, pixels, options.keyint)
+        return AverageBitrate(per_frame, pixels)
     if options.quality is not None:
         return ConstantQuality(options.quality)
     return ConstantQp(DEFAULT_QP if options.qp is None else options.qp)

@@ -1,0 +1,345 @@
+"""Encoder and decoder: order, times, cuts, joins, losses; mostly on the fake model."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+from synthetic import clip
+
+from vcfilter.bitstream import MOTION_CODED, PacketInfo, SequenceHeader
+from vcfilter.codec import Decoder, Encoder
+from vcfilter.codec.decoder import REFERENCES_MAX
+from vcfilter.config import PRESETS, EncoderOptions
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
+from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+
+SMALL = VideoFormat(width=48, height=32)
+
+
+def encode(
+    frames: list[Frame], video_format: VideoFormat = SMALL, **options: object
+) -> tuple[Encoder, list[Packet]]:
+    model = FakeModel(video_format.bit_depth)
+    encoder = Encoder(video_format, EncoderOptions(**options), model=model)
+    packets = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
+    return encoder, packets
+
+
+def decode(packets: list[Packet], decoder: Decoder | None = None, **options: object) -> list[Frame]:
+    decoder = decoder or Decoder(model=FakeModel(), **options)
+    return [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+
+
+def same(a: Frame, b: Frame) -> bool:
+    planes = zip(a.planes, b.planes, strict=True)
+    return a.pts == b.pts and all(np.array_equal(p, q) for p, q in planes)
+
+
+def segment_of(packets: list[Packet], number: int) -> list[Packet]:
+    """The packets of one segment, without the keyframe that follows it."""
+    starts = [i for i, packet in enumerate(packets) if packet.is_keyframe] + [len(packets)]
+    return packets[starts[number] : starts[number + 1]]
+
+
+@pytest.mark.parametrize("scenecut", [True, False])
+@pytest.mark.parametrize("keyint", [1, 2, 5, 12, 64])
+def test_each_frame_comes_back_in_order(keyint: int, scenecut: bool) -> None:
+    frames = clip(30, SMALL, cuts=(8, 21), first_pts=1000, ticks=512)
+    encoder, packets = encode(frames, keyint=keyint, scenecut=scenecut)
+    assert [p.pts for p in packets] == [f.pts for f in frames]
+    assert all(p.duration == 512 for p in packets)
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    assert max(np.diff([*keys, 30])) <= keyint
+    if scenecut:
+        assert {0, 8, 21} <= set(keys)
+
+    decoder = Decoder(encoder.extradata, strict=True, model=FakeModel())
+    assert decoder.video_format == SMALL
+    shown = decode(packets, decoder)
+    assert [f.pts for f in shown] == [f.pts for f in frames]
+    assert [f.duration for f in shown] == [512] * 30
+    assert [f.kind is FrameKind.KEY for f in shown] == [p.is_keyframe for p in packets]
+    for frame, record in zip(
+        zip(frames, shown, strict=True), encoder.statistics.records, strict=True
+    ):
+        error = np.mean((frame[0].y.astype(float) - frame[1].y) ** 2)
+        assert record.pts == frame[0].pts
+        assert error < 600
+        if record.header.kind is FrameKind.KEY:
+            assert error < 80
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 11, 12, 13, 14])
+def test_short_clips(count: int) -> None:
+    encoder, packets = encode(clip(count, SMALL))
+    assert len(packets) == len(decode(packets, strict=True)) == count
+    assert encoder.statistics.frames == count
+    assert encoder.statistics.bytes == sum(len(p.data) for p in packets)
+
+
+def test_no_frames() -> None:
+    assert encode([])[1] == []
+    assert decode([]) == []
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 33), (50, 21)])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_sizes_and_depths(size: tuple[int, int], depth: int) -> None:
+    fmt = VideoFormat(width=size[0], height=size[1], bit_depth=depth)
+    frames = clip(7, fmt)
+    _, packets = encode(frames, fmt, keyint=4, qp=12)
+    shown = decode(packets, Decoder(strict=True, model=FakeModel(depth)))
+    for frame, result in zip(frames, shown, strict=True):
+        result.check(fmt)
+        assert np.abs(frame.y.astype(int) - result.y).mean() < 8 * (depth - 7)
+
+
+def test_variable_frame_rate_and_any_first_time() -> None:
+    frames = clip(9, SMALL)
+    times = [-500, -499, -100, 0, 1, 70, 71, 72, 10_000_000_000]
+    frames = [Frame(y=f.y, u=f.u, v=f.v, pts=t) for f, t in zip(frames, times, strict=True)]
+    _, packets = encode(frames, keyint=4)
+    assert [f.pts for f in decode(packets, strict=True)] == times
+
+
+def test_frames_are_checked() -> None:
+    encoder = Encoder(SMALL, EncoderOptions(), model=FakeModel())
+    first, second = clip(2, SMALL)
+    with pytest.raises(ConfigError, match="plane y"):
+        encoder.encode(clip(1, VideoFormat(width=64, height=32))[0])
+    encoder.encode(second)
+    with pytest.raises(ConfigError, match="pts 0 comes after"):
+        encoder.encode(first)
+
+
+def test_an_encoder_can_be_used_again_after_the_end() -> None:
+    encoder, packets = encode(clip(6, SMALL), keyint=4)
+    again = [p for f in [*clip(6, SMALL), None] for p in encoder.encode(f)]
+    assert [p.data for p in again] == [p.data for p in packets]
+
+
+def test_encoder_and_decoder_hold_one_segment() -> None:
+    encoder = Encoder(SMALL, EncoderOptions(keyint=6, scenecut=False), model=FakeModel())
+    decoder = Decoder(model=FakeModel())
+    inside = behind = 0
+    for frame in clip(40, SMALL):
+        inside += 1
+        for packet in encoder.encode(frame):
+            inside -= 1
+            behind += 1
+            behind -= len(decoder.decode(packet))
+            assert behind <= 5
+        assert inside <= 6
+
+
+def test_frames_come_out_as_early_as_they_can() -> None:
+    _, packets = encode(clip(18, SMALL), keyint=12, scenecut=False)
+    decoder = Decoder(model=FakeModel())
+    counts = [len(decoder.decode(packet)) for packet in packets]
+    # The keyframe at once; the closed segment when the next keyframe is there; the open one
+    # when its last frame is there, before the end of the stream is known.
+    assert counts == [1, *[0] * 11, 12, *[0] * 4, 5]
+    assert decoder.decode(None) == []
+
+
+def test_every_preset_and_its_motions() -> None:
+    frames = clip(8, SMALL, noise=0)
+    costs = {}
+    for name, preset in PRESETS.items():
+        encoder, packets = encode(frames, preset=name, qp=24)
+        assert len(decode(packets, strict=True)) == 8
+        costs[name] = encoder.statistics.bytes
+        tried = {(s.motion, s.motion_level, s.residual) for s in encoder._model.calls}
+        for level in preset.motion_levels:
+            assert (MOTION_CODED, level, False) in tried
+        used = {record.header.motion for record in encoder.statistics.records}
+        assert MOTION_CODED in used
+    assert costs["slow"] <= 1.1 * costs["ultrafast"]
+
+
+def test_layers_get_coarser() -> None:
+    encoder, _ = encode(clip(12, SMALL), qp=20)
+    by_layer = {r.header.layer: r.header.qp for r in encoder.statistics.records}
+    qps = [by_layer[layer] for layer in sorted(by_layer)]
+    assert qps[0] == 20
+    assert qps == sorted(qps)
+    assert qps[-1] > 21
+    encoder, _ = encode(clip(12, SMALL), qp=63)
+    assert {r.header.qp for r in encoder.statistics.records} == {63}
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("qp", [10, 32, 50])
+def test_a_still_picture_costs_twelve_bytes_a_frame(preset: str, qp: int) -> None:
+    _, packets = encode(clip(26, SMALL, still=True), preset=preset, qp=qp)
+    assert max(len(p.data) for p in packets if not p.is_keyframe) <= 12
+
+
+def test_encoding_is_repeatable() -> None:
+    frames = clip(14, SMALL)
+    assert [p.data for p in encode(frames)[1]] == [p.data for p in encode(frames)[1]]
+
+
+# --- cutting and joining -----------------------------------------------------------------------
+
+
+def test_cut_at_keyframes() -> None:
+    """A piece decodes to the same frames; what needs a keyframe behind the cut is dropped."""
+    _, packets = encode(clip(40, SMALL), keyint=10, scenecut=False)
+    whole = decode(packets)
+    decoder = Decoder(model=FakeModel())
+    piece = decode(packets[10:30], decoder)
+    assert all(same(a, b) for a, b in zip(piece, whole[10:21], strict=True))
+    assert decoder.dropped_missing_reference == 9
+    assert decoder.dropped_damaged == 0
+
+
+def test_cut_anywhere() -> None:
+    _, packets = encode(clip(24, SMALL), keyint=8, scenecut=False)
+    whole = {f.pts: f for f in decode(packets)}
+    for start in range(24):
+        for end in range(start, 25):
+            decoder = Decoder(model=FakeModel())
+            piece = decode(packets[start:end], decoder)
+            assert all(same(frame, whole[frame.pts]) for frame in piece)
+            assert len(piece) + decoder.dropped_missing_reference == end - start
+            assert decoder.dropped_damaged == 0
+
+
+def test_joined_pieces() -> None:
+    """Pieces of two streams: frames across the join are dropped, never decoded wrongly."""
+    _, a = encode(clip(24, SMALL, seed=1), keyint=8, scenecut=False)
+    _, b = encode(clip(24, SMALL, seed=2), keyint=8, scenecut=False)
+    wholes = [decode(a), decode(b)]
+    joined = [*a[:16], *b[8:16], *a[8:]]
+    decoder = Decoder(model=FakeModel())
+    shown = decode(joined, decoder)
+    assert decoder.dropped_missing_reference == 14
+    assert len(shown) + 14 == len(joined)
+    for frame in shown:
+        assert any(same(frame, other) for whole in wholes for other in whole)
+
+
+def test_lost_packets_cost_only_their_dependents() -> None:
+    _, packets = encode(clip(25, SMALL), keyint=12, scenecut=False)
+    whole = {f.pts: f for f in decode(packets)}
+    for lost in range(25):
+        decoder = Decoder(model=FakeModel())
+        shown = decode(packets[:lost] + packets[lost + 1 :], decoder)
+        assert all(same(frame, whole[frame.pts]) for frame in shown)
+        assert len(shown) + decoder.dropped_missing_reference == 24
+    # A frame of the last layer takes none with it; the middle one takes its segment's.
+    assert len(decode(packets[:2] + packets[3:])) == 24
+    assert len(decode(packets[:6] + packets[7:])) == 14
+
+
+def test_duplicated_and_shuffled_packets_do_no_harm() -> None:
+    _, packets = encode(clip(25, SMALL), keyint=6, scenecut=False)
+    whole = {f.pts: f for f in decode(packets)}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        order = rng.permutation(25)
+        shown = decode([packets[i] for i in order])
+        assert all(same(frame, whole[frame.pts]) for frame in shown)
+    doubled = [p for packet in packets for p in (packet, packet)]
+    assert all(same(frame, whole[frame.pts]) for frame in decode(doubled))
+
+
+def test_strict_raises_and_goes_on() -> None:
+    _, packets = encode(clip(24, SMALL), keyint=8, scenecut=False)
+    decoder = Decoder(strict=True, model=FakeModel())
+    with pytest.raises(BitstreamError, match="keyframe before it is missing"):
+        decoder.decode(packets[3])
+    for packet in packets[:4]:
+        decoder.decode(packet)
+    with pytest.raises(BitstreamError, match="reference is missing"):
+        decoder.decode(packets[16])
+    broken = Packet(data=packets[17].data[:-1], pts=17, is_keyframe=False)
+    with pytest.raises(BitstreamError, match="damaged"):
+        decoder.decode(broken)
+    assert [f.pts for f in decoder.decode(None)] == [16]  # what was ready is not lost
+    assert len(decode(packets, decoder)) == 24
+
+
+def test_reset_after_a_seek() -> None:
+    _, packets = encode(clip(30, SMALL), keyint=6, scenecut=False)
+    whole = decode(packets)
+    decoder = Decoder(model=FakeModel())
+    for packet in packets[:4]:
+        decoder.decode(packet)
+    decoder.reset()
+    shown = decode(packets[12:], decoder)
+    assert decoder.dropped_missing_reference == 0
+    assert all(same(a, b) for a, b in zip(shown, whole[12:], strict=True))
+
+
+# --- headers -----------------------------------------------------------------------------------
+
+
+def test_extradata_is_optional_and_may_be_damaged() -> None:
+    encoder, packets = encode(clip(5, SMALL))
+    for extradata in (None, b"", b"junk", encoder.extradata[:-1], bytes(28)):
+        decoder = Decoder(extradata, model=FakeModel())
+        assert decoder.video_format is None
+        assert len(decode(packets, decoder)) == 5
+        assert decoder.video_format == SMALL
+    with pytest.raises(BitstreamError):
+        Decoder(b"junk", strict=True, model=FakeModel())
+
+
+def test_another_model_is_named() -> None:
+    encoder, packets = encode(clip(5, SMALL))
+    other = FakeModel()
+    other.model_id = b"othermdl"
+    with pytest.raises(ModelMismatchError, match=b"fakemodl".hex()):
+        Decoder(encoder.extradata, model=other)
+    decoder = Decoder(model=other)
+    with pytest.raises(ModelMismatchError, match=b"fakemodl".hex()):
+        decoder.decode(packets[0])
+    assert decoder.decode(packets[1]) == []
+
+
+def test_color_may_change_at_a_join_but_size_may_not() -> None:
+    tagged = VideoFormat(width=48, height=32, colorspace=1, sample_aspect_ratio=(4, 3))
+    _, a = encode(clip(8, SMALL), keyint=4, scenecut=False)
+    _, b = encode(clip(8, tagged), tagged, keyint=4, scenecut=False)
+    decoder = Decoder(model=FakeModel())
+    assert len(decode([*a, *b], decoder)) == 16
+    assert decoder.video_format == tagged
+
+    wide = VideoFormat(width=64, height=32)
+    _, c = encode(clip(8, wide), wide, keyint=4)
+    decoder = Decoder(model=FakeModel())
+    shown = [frame for packet in a for frame in decoder.decode(packet)]
+    assert len(shown) == 8
+    with pytest.raises(BitstreamError, match="48x32 at 8 bit to 64x32"):
+        decoder.decode(c[0])
+    assert decoder.decode(c[1]) == []
+    assert decoder.dropped_missing_reference == 1
+
+
+def test_keyframes_hold_the_sequence_header() -> None:
+    encoder, packets = encode(clip(9, SMALL), keyint=4)
+    for packet in packets:
+        info = PacketInfo.read(packet.data)
+        assert (info.sequence is not None) == packet.is_keyframe
+        assert info.header.kind is (FrameKind.KEY if packet.is_keyframe else FrameKind.INTER)
+        if packet.is_keyframe:
+            assert packet.data.startswith(encoder.extradata)
+    assert SequenceHeader.read(encoder.extradata).model_id == b"fakemodl"
+
+
+def test_reference_bound_covers_the_longest_segment() -> None:
+    _, packets = encode(clip(64, SMALL), keyint=64, scenecut=False)
+    assert len(decode(packets, strict=True)) == 64
+    assert REFERENCES_MAX > 7
+
+
+def test_bitrate_uses_the_frame_rate() -> None:
+    frames = clip(48, SMALL)
+    slow = encode(frames, bitrate=20000, frame_rate=Fraction(10), keyint=6)[0]
+    fast = encode(frames, bitrate=20000, frame_rate=Fraction(50), keyint=6)[0]
+    assert slow.statistics.bytes > 1.5 * fast.statistics.bytes
