@@ -20,7 +20,7 @@ from vcfilter.evaluate.bdrate import bd_rate, pchip_integral, pchip_slopes
 from vcfilter.evaluate.cli import add_arguments, run
 from vcfilter.evaluate.clips import Clip, pictures, planes_of, prepare
 from vcfilter.evaluate.report import to_png
-from vcfilter.evaluate.runner import cached_point, identity, track_packets
+from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
 from vcfilter.frames import Frame
 
 RATES = [100.0, 210.0, 430.0, 900.0]
@@ -196,6 +196,20 @@ def test_cache_measures_once_and_survives_damage(
         record.write_text("{")
     assert not cached_point(clip, anchor, known, 30, 4, tmp_path)[1]
     assert not list(tmp_path.glob("points/*.part*"))
+
+
+def test_vcfilter_itself_is_measured_alike(clip: Clip, tmp_path: Path) -> None:
+    neural = Neural(preset="ultrafast", qps=(26, 44))
+    known = identity(neural)
+    fine, hit = cached_point(clip, neural, known, 26, 4, tmp_path)
+    coarse = cached_point(clip, neural, known, 44, 4, tmp_path)[0]
+    assert not hit
+    assert fine.bytes > coarse.bytes > 12 * clip.frames
+    assert fine.psnr > coarse.psnr > 15
+    assert 3 <= fine.keyframes <= 4  # 0, 4, 8, and scene cuts
+    assert cached_point(clip, neural, known, 26, 4, tmp_path) == (fine, True)
+    alone = cached_point(clip, neural, known, 26, 1, tmp_path)[0]
+    assert alone.keyframes == clip.frames
 
 
 def test_lost_frames_are_noticed(clip: Clip) -> None:

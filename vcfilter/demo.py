@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from fractions import Fraction
@@ -77,6 +78,12 @@ def _table(rows: list[tuple[str, str, str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _short(path: str) -> str:
+    """A path from here where it lies below, else as it is."""
+    here = f"{os.getcwd()}{os.sep}"
+    return path.removeprefix(here)
+
+
 def run(args: argparse.Namespace) -> int:
     """Carry out demo; errors are raised as VcfilterError."""
     if not 0 < args.seconds <= CLIP_SECONDS:
@@ -130,9 +137,11 @@ def run(args: argparse.Namespace) -> int:
         ("decoding", "", f"{report.frames / decode_seconds:.1f} frames/s"),
     ]  # fmt: skip
     print(f"\n{_table(rows)}\n")
+    command = f"{_short(sys.executable)} -m vcfilter"
     print(f"neural file:       {target}")
-    print(f"  look inside:     ffprobe {target}    {sys.executable} -m vcfilter info {target}")
-    print(f"  play:            {sys.executable} -m vcfilter decode {target} - | ffplay -")
+    print(f"  look inside:     ffprobe {target}")
+    print(f"                   {command} info {target}")
+    print(f"  play:            {command} decode {target} - | ffplay -")
     print(f"decoded, as H.264: {playable} (any player; recoded for it at high quality)")
-    print(f"source:            {CLIP}")
+    print(f"source:            {_short(str(CLIP))}")
     return 0

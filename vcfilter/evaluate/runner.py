@@ -145,16 +145,15 @@ def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, 
 
 
 def _source_digest() -> str:
-    """Sha256 over the package's code that decides what an encoder writes."""
+    """Sha256 over the code that decides what vcfilter's encoder writes."""
     package = Path(__file__).resolve().parent.parent
+    folders = [package / name for name in ("codec", "model", "entropy")]
+    files = [package / "bitstream.py", package / "config.py"]
+    for folder in [*folders, package.parent / "native"]:
+        files += sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".c", ".h", ".pyx"))
     digest = hashlib.sha256()
-    parts = ("codec", "model", "entropy", "native", "stream", "bitstream.py", "config.py")
-    for part in parts:
-        path = package / part
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
-            if file.suffix in (".py", ".so", ".c", ".pyx") and file.is_file():
-                digest.update(file.read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
