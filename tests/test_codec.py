@@ -15,6 +15,7 @@ from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.config import PRESETS, EncoderOptions
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.model.video import VideoModel
 
 SMALL = VideoFormat(width=48, height=32)
 
@@ -175,6 +176,31 @@ def test_layers_get_coarser() -> None:
 @pytest.mark.parametrize("qp", [10, 32, 50])
 def test_a_still_picture_costs_twelve_bytes_a_frame(preset: str, qp: int) -> None:
     _, packets = encode(clip(26, SMALL, still=True), preset=preset, qp=qp)
+    assert max(len(p.data) for p in packets if not p.is_keyframe) <= 12
+
+
+def test_real_model_round_trip() -> None:
+    """The decoder's pictures are the encoder's: PSNR agrees but for rounding to integers."""
+    model = VideoModel.load(None, "cpu")
+    fmt = VideoFormat(width=62, height=46)
+    frames = clip(6, fmt, noise=0)
+    encoder = Encoder(fmt, EncoderOptions(keyint=4, qp=24, preset="fast"), model=model)
+    packets = [p for f in [*frames, None] for p in encoder.encode(f)]
+    shown = decode(packets, Decoder(encoder.extradata, strict=True, model=model))
+    assert len(shown) == 6
+    for frame, result, record in zip(frames, shown, encoder.statistics.records, strict=True):
+        result.check(fmt)
+        error = sum(
+            weight * 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+            for a, b, weight in zip(frame.planes, result.planes, (6, 1, 1), strict=True)
+        )
+        assert abs(error / 8 - record.psnr) < 0.2
+
+
+def test_real_model_skips_a_still_picture() -> None:
+    fmt = VideoFormat(width=64, height=48)
+    encoder = Encoder(fmt, EncoderOptions(keyint=4), model=VideoModel.load(None, "cpu"))
+    packets = [p for f in [*clip(6, fmt, still=True), None] for p in encoder.encode(f)]
     assert max(len(p.data) for p in packets if not p.is_keyframe) <= 12
 
 

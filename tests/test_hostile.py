@@ -312,7 +312,7 @@ def test_oversized_packets_are_refused_before_decoding() -> None:
 
 def test_absurd_sizes_are_refused() -> None:
     _, packets = encode(1, 1)
-    sequence, header, payload = read_packet(packets[0].data)
+    sequence, _, _ = read_packet(packets[0].data)
     assert sequence is not None
     body = bytearray(sequence.write()[:-2])
     body[13:17] = b"\xff\xff\xff\xff"
@@ -336,7 +336,7 @@ def model() -> VideoModel:
 
 @pytest.fixture(scope="module")
 def real(model: VideoModel) -> tuple[list[Packet], dict[int, bytes]]:
-    _, packets = encode(5, 4, model, VideoFormat(width=32, height=32))
+    _, packets = encode(4, 3, model, VideoFormat(width=32, height=32))
     return packets, by_time(decode(packets, Decoder(model=model)))
 
 
@@ -344,9 +344,9 @@ def test_real_stream_cut_and_flipped(
     real: tuple[list[Packet], dict[int, bytes]], model: VideoModel
 ) -> None:
     packets, whole = real
-    assert len(whole) == 5
+    assert len(whole) == 4
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(20):
         index = int(rng.integers(len(packets)))
         data = bytearray(packets[index].data)
         if rng.integers(2):
@@ -363,7 +363,7 @@ def test_real_model_survives_crafted_payloads(
     """With a right CRC whatever decodes is a picture; the rest is damage. No crash, no hang."""
     packets, _ = real
     rng = np.random.default_rng(1)
-    for trial in range(40):
+    for trial in range(20):
         index = int(rng.integers(len(packets)))
         _, header, payload = read_packet(packets[index].data)
         if not header.has_payload:
