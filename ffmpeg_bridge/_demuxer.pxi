@@ -209,6 +209,11 @@ cdef class Demuxer(Context):
             )
         with nogil:
             code = av_seek_frame(self.ctx, stream_index, ticks, flags)
+        if code == -1 and self.pending is None:  # libav's word for "not found", not EPERM
+            self.busy = False
+            raise BridgeError(
+                _errno.EINVAL, f"no place to seek to at {ticks} in stream {stream_index}", self.name
+            )
         self.check(code)
 
     def close(self):

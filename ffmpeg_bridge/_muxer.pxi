@@ -202,6 +202,8 @@ cdef class Muxer(Context):
 
         Raises:
             BridgeError: the container refuses it or the target cannot be written.
+            ValueError: the stream or the times are out of range; in Matroska pictures begin at
+                zero or later.
         """
         cdef int code
         cdef int size
@@ -237,10 +239,12 @@ cdef class Muxer(Context):
                 if target.dts != AV_NOPTS_VALUE:
                     target.dts += delay
             av_packet_rescale_ts(target, time_base, stream.time_base)
-            if self.matroska and AV_NOPTS_VALUE < target.pts < -32768:
+            # Readers guess times before zero from durations: right for sound, lost for pictures.
+            earliest = 0 if stream.codecpar.codec_type == AVMEDIA_TYPE_VIDEO else -32768
+            if self.matroska and AV_NOPTS_VALUE < target.pts < earliest:
                 raise ValueError(
-                    f"{self.name}: pts {packet.pts} is {-target.pts / 1000} s before zero; "
-                    "Matroska holds 32.768 s at most"
+                    f"{self.name}: pts {packet.pts} of stream {stream.index} is {-target.pts} ms "
+                    f"before zero, Matroska takes at most {-earliest}: shift all streams"
                 )
             for name, content in packet.side_data:
                 if name not in SIDE_DATA:

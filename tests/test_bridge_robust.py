@@ -120,7 +120,7 @@ def test_misuse_is_refused() -> None:
         muxer.write_packet(
             BridgePacket(stream_index=0, data=b"", pts=1 << 70, dts=0, time_base=Fraction(1))
         )
-    with pytest.raises(ValueError, match="before zero"):
+    with pytest.raises(ValueError, match="40000 ms before zero"):
         muxer.write_packet(
             BridgePacket(stream_index=0, data=b"", pts=-40, dts=-40, time_base=Fraction(1))
         )
@@ -174,6 +174,19 @@ def test_unknown_muxer_option() -> None:
     muxer.add_stream(NEURAL)
     with pytest.raises(BridgeError, match="no option nonsense"):
         muxer.write_header()
+
+
+def test_seeking_where_there_is_nothing() -> None:
+    file = io.BytesIO()
+    write_neural(file)
+    file.seek(0)
+    with Demuxer(file) as demuxer:
+        with pytest.raises(BridgeError, match="no place to seek to at 99000 in stream 0"):
+            demuxer.seek(0, 99_000, backward=False)
+        with pytest.raises(ValueError, match="stream 1 is not one of"):
+            demuxer.seek(1, 0)
+        demuxer.seek(0, 0)
+        assert demuxer.read_packet() is not None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
