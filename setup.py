@@ -62,6 +62,7 @@ def native() -> list[Extension]:
             f"native.{path.stem}",
             [str(path.relative_to(ROOT)), *sources],
             include_dirs=["native", np.get_include()],
+            depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/*.h")),
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=C_FLAGS,
         )
