@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Before PyTorch loads OpenMP: threads that wait by spinning make a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 
