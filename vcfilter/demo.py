@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"neural file:       {target}")
     print(f"  look inside:     ffprobe {target}")
     print(f"                   {command} info {target}")
-    print(f"  play:            {command} decode {target} - | ffplay -")
+    print(f"  play:            {command} decode {target} - -f nut | ffplay -")
     print(f"decoded, as H.264: {playable} (any player; recoded for it at high quality)")
     print(f"source:            {_short(str(CLIP))}")
     return 0
