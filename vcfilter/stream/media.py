@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import lcm
 from typing import Protocol
 
 import av
@@ -220,6 +221,26 @@ class MediaCodec:
     options: Mapping[str, str] = field(default_factory=dict)
     pixel_format: str | None = None
 
+    @classmethod
+    def named(
+        cls,
+        name: str,
+        crf: float | None = None,
+        pixel_format: str | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> MediaCodec:
+        """An encoder at a constant quality: near transparent if crf is None."""
+        chosen: dict[str, str] = {}
+        if crf is not None or name in DEFAULT_CRF:
+            chosen["crf"] = f"{DEFAULT_CRF[name] if crf is None else crf:g}"
+        if name.startswith("libvpx"):
+            chosen["b"] = "0"  # crf alone rules
+        return cls(name=name, options={**chosen, **(options or {})}, pixel_format=pixel_format)
+
+
+DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24, "libaom-av1": 24}
+"""Constant quality of encoders that have one, when none is asked for."""
+
 
 class MediaCoder:
     """Codes frames with one of FFmpeg's encoders.
@@ -248,6 +269,7 @@ class MediaCoder:
         self._format: VideoFormat | None = None
         self._pixel_format = ""
         self._time_base = Fraction(1, 1000)
+        self._grid: _Grid | None = None
 
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
@@ -258,6 +280,9 @@ class MediaCoder:
             ConfigError: the encoder refuses the size, the pixel format or an option.
         """
         fmt = video_format
+        self._grid = _Grid.over(time_base, frame_rate)
+        if self._grid:
+            time_base = self._grid.time_base
         self._format, self._time_base = fmt, time_base
         self._pixel_format = self._codec.pixel_format or self._choose(fmt)
         context = CodecContext.create(self._encoder.name, "w")
@@ -317,6 +342,8 @@ class MediaCoder:
         assert fmt is not None
         picture = None
         if frame is not None:
+            if self._grid:
+                frame = self._grid.place(frame)
             picture = to_picture(frame, fmt, self._time_base)
             picture = convert(picture, self._pixel_format, self._reformatter)
         try:
@@ -343,6 +370,45 @@ class MediaCoder:
         if fmt.bit_depth == 8:
             wanted.remove("yuv420p10le")
         return next((name for name in wanted if name in known or not known), (known or wanted)[0])
+
+
+class _Grid:
+    """Puts back the times of a constant frame rate that a container rounded to milliseconds.
+
+    A time that lies on the grid of the frame rate, counted from the first frame, within the
+    rounding, is moved onto it; others stay as they are.
+    """
+
+    _FINEST = 1_000_000
+
+    def __init__(self, coarse: Fraction, frame_rate: Fraction) -> None:
+        self._coarse = coarse
+        self._rate = frame_rate
+        self._first: Fraction | None = None
+        self.time_base = Fraction(1, lcm(coarse.denominator, frame_rate.numerator))
+
+    @classmethod
+    def over(cls, time_base: Fraction, frame_rate: Fraction | None) -> _Grid | None:
+        """None where times are exact already, or the rate is odd."""
+        if frame_rate is None or (1 / frame_rate / time_base).denominator == 1:
+            return None
+        grid = cls(time_base, frame_rate)
+        return grid if grid.time_base.denominator <= cls._FINEST else None
+
+    def place(self, frame: Frame) -> Frame:
+        """The frame with its times in ticks of the grid's time base."""
+        time = frame.pts * self._coarse
+        if self._first is None:
+            self._first = time
+        regular = self._first + round((time - self._first) * self._rate) / self._rate
+        if abs(regular - time) <= self._coarse:
+            time = regular
+        length = Fraction(frame.duration * self._coarse)
+        if abs(length - 1 / self._rate) <= self._coarse:
+            length = 1 / self._rate
+        return replace(
+            frame, pts=round(time / self.time_base), duration=round(length / self.time_base)
+        )
 
 
 class Y4mCoder:

@@ -65,16 +65,16 @@ _BEHIND_PACKETS = 64
 _PROGRESS_SECONDS = 0.2
 
 DEFAULT_CODECS = {
-    "webm": MediaCodec(name="libvpx-vp9", options={"crf": "24", "b": "0", "row-mt": "1"}),
+    "webm": MediaCodec.named("libvpx-vp9", options={"row-mt": "1"}),
     "nut": MediaCodec(name="rawvideo"),
     "rawvideo": MediaCodec(name="rawvideo"),
     "avi": MediaCodec(name="mpeg4", options={"flags": "+qscale", "global_quality": "236"}),
     "mpeg": MediaCodec(name="mpeg2video", options={"b": "20000000"}),
-    "hevc": MediaCodec(name="libx265", options={"crf": "20"}),
+    "hevc": MediaCodec.named("libx265"),
 }
 """What decoded pictures are coded with when nothing is asked for; elsewhere x264 at crf 18."""
 
-_DEFAULT_CODEC = MediaCodec(name="libx264", options={"crf": "18", "preset": "medium"})
+_DEFAULT_CODEC = MediaCodec.named("libx264")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

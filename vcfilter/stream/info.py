@@ -1,0 +1,316 @@
+"""What a file holds, without decoding it; and whether all of it decodes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from ffmpeg_bridge import BridgeError, StreamInfo
+from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.errors import BitstreamError
+from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.stream.reader import DecoderOptions, neural_packet
+from vcfilter.stream.source import Source, is_neural, reason_of
+
+MOTION_NAMES = ("none", "left", "right", "coded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameInfo:
+    """One packet of a neural stream.
+
+    Args:
+        seconds: presentation time.
+        size: bytes of the packet.
+        packet: what it says of itself; None if it is damaged.
+        error: why it cannot be read; empty if it can.
+    """
+
+    seconds: float
+    size: int
+    packet: PacketInfo | None
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        result: dict[str, Any] = {"time": round(self.seconds, 6), "size": self.size}
+        if self.packet is None:
+            return result | {"error": self.error}
+        header = self.packet.header
+        return result | {
+            "kind": header.kind.name.lower(),
+            "qp": header.qp,
+            "layer": header.layer,
+            "position": header.position,
+            "distances": list(header.distances),
+            "motion": MOTION_NAMES[header.motion],
+            "residual": header.residual,
+        }
+
+
+@dataclass(slots=True)
+class StreamSummary:
+    """One stream: what the container says, and totals over its packets."""
+
+    info: StreamInfo
+    packets: int = 0
+    size: int = 0
+    keyframes: int = 0
+    first: Fraction | None = None
+    last: Fraction = Fraction(0)
+    frames: list[FrameInfo] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """From the first packet's time to the end of the last."""
+        return float(self.last - self.first) if self.first is not None else 0.0
+
+    @property
+    def bitrate(self) -> float:
+        """Bit/s."""
+        return 8 * self.size / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def sequence(self) -> SequenceHeader | None:
+        """Of a neural stream, from the extradata or the first keyframe."""
+        try:
+            return SequenceHeader.read(self.info.extradata)
+        except BitstreamError:
+            found = (frame.packet.sequence for frame in self.frames if frame.packet)
+            return next((sequence for sequence in found if sequence), None)
+
+    @property
+    def segments(self) -> list[int]:
+        """Frames of each segment of a neural stream."""
+        lengths: list[int] = []
+        for frame in self.frames:
+            if frame.packet and frame.packet.header.kind is FrameKind.KEY:
+                lengths.append(1)
+            elif lengths:
+                lengths[-1] += 1
+        return lengths
+
+    def to_dict(self, frames: bool) -> dict[str, Any]:
+        """For JSON."""
+        info = self.info
+        result: dict[str, Any] = {
+            "index": info.index,
+            "kind": info.kind,
+            "codec": "vcfilter" if is_neural(info) else info.codec,
+            "packets": self.packets,
+            "size": self.size,
+            "seconds": round(self.seconds, 6),
+            "bitrate": round(self.bitrate),
+            "metadata": dict(info.metadata),
+        }
+        if info.kind == "video":
+            result |= {"width": info.width, "height": info.height}
+            result["frame_rate"] = str(info.frame_rate) if info.frame_rate else None
+        if info.kind == "audio":
+            result |= {"sample_rate": info.sample_rate, "channels": info.channels}
+        if is_neural(info):
+            sequence = self.sequence
+            result["model"] = sequence.model_id.hex() if sequence else None
+            result["bit_depth"] = sequence.video_format.bit_depth if sequence else None
+            result["keyframes"] = self.keyframes
+            result["segments"] = self.segments
+            result["damaged"] = sum(1 for frame in self.frames if frame.error)
+            if frames:
+                result["frames"] = [frame.to_dict() for frame in self.frames]
+        return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSummary:
+    """What a file holds.
+
+    Args:
+        name: of the file.
+        container: FFmpeg's name of it.
+        size: bytes; None of a pipe.
+        seconds: duration; None when unknown.
+        metadata: the file's tags.
+        chapters: how many.
+        streams: each of them.
+        warnings: what was wrong, one sentence each.
+    """
+
+    name: str
+    container: str
+    size: int | None
+    seconds: float | None
+    metadata: Mapping[str, str]
+    chapters: int
+    streams: tuple[StreamSummary, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def neural(self) -> tuple[StreamSummary, ...]:
+        """The neural streams."""
+        return tuple(stream for stream in self.streams if is_neural(stream.info))
+
+    def to_dict(self, frames: bool) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "file": self.name,
+            "container": self.container,
+            "size": self.size,
+            "seconds": self.seconds,
+            "metadata": dict(self.metadata),
+            "chapters": self.chapters,
+            "streams": [stream.to_dict(frames) for stream in self.streams],
+            "warnings": list(self.warnings),
+        }
+
+
+def inspect_file(name: str) -> FileSummary:
+    """Read all packets of a file, neural or not, and sum them up; nothing is decoded.
+
+    Raises:
+        MediaError: it cannot be read or is no media file.
+    """
+    source = Source(name)
+    warnings: list[str] = []
+    with source.demuxer() as demuxer:
+        summaries = {info.index: StreamSummary(info) for info in demuxer.streams}
+        while True:
+            try:
+                packet = demuxer.read_packet()
+            except BridgeError as error:
+                warnings.append(f"the file breaks off: {reason_of(error)}")
+                break
+            if packet is None:
+                break
+            summary = summaries.get(packet.stream_index)
+            if summary is None:
+                continue
+            ticks = packet.pts if packet.pts is not None else packet.dts or 0
+            time = ticks * packet.time_base
+            summary.packets += 1
+            summary.size += len(packet.data)
+            summary.keyframes += packet.is_keyframe
+            summary.first = time if summary.first is None else min(summary.first, time)
+            summary.last = max(summary.last, time + packet.duration * packet.time_base)
+            if is_neural(summary.info):
+                summary.frames.append(_frame_info(packet.data, float(time)))
+        return FileSummary(
+            name=source.title,
+            container=demuxer.format_name.split(",")[0],
+            size=None if source.is_pipe or not os.path.exists(name) else os.path.getsize(name),
+            seconds=None if demuxer.duration is None else float(demuxer.duration),
+            metadata=demuxer.metadata,
+            chapters=len(demuxer.chapters),
+            streams=tuple(summaries.values()),
+            warnings=tuple(warnings),
+        )
+
+
+def _frame_info(data: bytes, seconds: float) -> FrameInfo:
+    try:
+        return FrameInfo(seconds=seconds, size=len(data), packet=PacketInfo.read(data))
+    except BitstreamError as error:
+        return FrameInfo(seconds=seconds, size=len(data), packet=None, error=str(error))
+
+
+def describe_format(fmt: VideoFormat) -> str:
+    """Size, depth and colour in words."""
+    parts = [f"{fmt.width}x{fmt.height}", f"4:2:0 {fmt.bit_depth} bit"]
+    num, den = fmt.sample_aspect_ratio
+    if num and num != den:
+        parts.append(f"SAR {num}:{den}")
+    colors = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
+    if fmt.colorspace in colors:
+        parts.append(colors[fmt.colorspace])
+    if fmt.color_range:
+        parts.append(("limited", "full")[fmt.color_range - 1] + " range")
+    if fmt.rotation:
+        parts.append(f"rotated by {fmt.rotation} degrees")
+    return ", ".join(parts)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Whether a file decodes whole.
+
+    Attributes:
+        packets: of the neural stream.
+        frames: decoded.
+        keyframes: among them.
+        damaged: packets dropped because they are damaged.
+        missing_reference: packets dropped because a reference is missing.
+        other_packets: of the other streams, by kind.
+        problems: one sentence each.
+    """
+
+    packets: int = 0
+    frames: int = 0
+    keyframes: int = 0
+    damaged: int = 0
+    missing_reference: int = 0
+    other_packets: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Nothing is missing."""
+        return not self.problems
+
+
+def verify_file(
+    name: str,
+    options: DecoderOptions | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Verdict:
+    """Check all packets of a neural file and decode it whole.
+
+    Args:
+        progress: called with the packets read so far and their time in seconds.
+
+    Raises:
+        MediaError: it cannot be read or has no neural video stream.
+        ModelMismatchError: it was coded by another model.
+        BitstreamError: damage, where options are strict.
+    """
+    from vcfilter.stream.reader import neural_stream
+
+    verdict = Verdict()
+    source = Source(name)
+    with source.demuxer() as demuxer:
+        info = neural_stream(demuxer, source.title)
+        kinds = {each.index: each.kind for each in demuxer.streams}
+        decoder = (options or DecoderOptions()).decoder(info.extradata)
+        last: int | None = None
+        while True:
+            try:
+                packet = demuxer.read_packet()
+            except BridgeError as error:
+                verdict.problems.append(f"the file breaks off: {reason_of(error)}")
+                break
+            if packet is None:
+                break
+            if packet.stream_index != info.index:
+                verdict.other_packets[kinds.get(packet.stream_index, "data")] += 1
+                continue
+            neural = neural_packet(packet)
+            if last is not None and neural.pts <= last:
+                verdict.problems.append(f"packet {verdict.packets} is not after the one before it")
+            last = neural.pts
+            verdict.packets += 1
+            verdict.keyframes += packet.is_keyframe
+            verdict.frames += len(decoder.decode(neural))
+            if progress:
+                progress(verdict.packets, float(neural.pts * packet.time_base))
+        verdict.frames += len(decoder.decode(None))
+    verdict.damaged = decoder.dropped_damaged
+    verdict.missing_reference = decoder.dropped_missing_reference
+    if verdict.damaged:
+        verdict.problems.append(f"{verdict.damaged} packets are damaged")
+    if verdict.missing_reference:
+        verdict.problems.append(f"{verdict.missing_reference} frames miss a reference")
+    if not verdict.frames:
+        verdict.problems.append("no frame can be decoded")
+    return verdict
