@@ -94,7 +94,8 @@ def choose_video(
     ]
     if not videos:
         kinds = ", ".join(f"{info.kind} {info.codec}".strip() for info in streams)
-        raise MediaError(f"there is no video stream in it (only {kinds or 'nothing'})")
+        which = "the source has" if len(wanted) == len(streams) else "-map leaves"
+        raise MediaError(f"{which} no video stream (there is {kinds or 'nothing'})")
     default = [info for info in videos if info.disposition & DISPOSITION_DEFAULT]
     candidates = default if len(default) == 1 else videos
     return max(candidates, key=lambda info: (info.width * info.height, -info.index))

@@ -488,6 +488,9 @@ class _Job:
             for packet in coder.encode(None):
                 behind.put(packet)
             behind.finish()
+        except KeyboardInterrupt:
+            behind.finish()  # what is coded is kept
+            raise
         except BaseException:
             behind.abandon()
             raise
