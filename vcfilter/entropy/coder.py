@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from native import symbols as native_symbols
 from vcfilter.entropy import tables
 from vcfilter.errors import BitstreamError
 
@@ -24,6 +25,7 @@ from vcfilter.errors import BitstreamError
 # quantiser's rate-distortion curve.
 QUANTISER_LAMBDA = 2 * math.log(2) / 12
 ESCAPE_BITS = 20
+LEVEL_MAX = 2.0 ** (ESCAPE_BITS - 1)
 
 Integers = npt.NDArray[np.int32]
 
@@ -85,7 +87,7 @@ def quantise(u: Tensor, index: Tensor, bits: Tensor, rd_scale: Tensor | float) -
     best = torch.minimum(cost(level), cost_low)
     level = torch.where(magnitude**2 + weight * flat[row] <= best, torch.zeros_like(level), level)
     level = torch.where(index == tables.SKIP, torch.zeros_like(level), level)
-    return level.clamp(max=2.0 ** (ESCAPE_BITS - 1)) * u.sign()
+    return level.clamp(max=LEVEL_MAX) * u.sign()
 
 
 class EncodingCoder:
@@ -100,13 +102,25 @@ class EncodingCoder:
         """Quantise u (rate-distortion optimally), write it, return the symbols."""
         if u is None:
             raise ValueError("an encoding coder needs values to code")
-        index = torch.floor(index + 0.5).long()
-        symbols = quantise(u, index, self._tables.bits_on(u.device), rd_scale)
-        self.write(
-            symbols.reshape(-1).cpu().numpy().astype(np.int32),
-            index.reshape(-1).cpu().numpy().astype(np.uint8),
+        whole = torch.floor(index + 0.5)
+        tables_ = whole.reshape(-1).cpu().numpy().astype(np.uint8)
+        if u.is_cuda:
+            bits = self._tables.bits_on(u.device)
+            symbols = quantise(u, whole.long(), bits, rd_scale)
+            self.write(symbols.reshape(-1).cpu().numpy().astype(np.int32), tables_)
+            return symbols
+        weight: float | npt.NDArray[np.float32]
+        if isinstance(rd_scale, Tensor):
+            scale = (QUANTISER_LAMBDA * rd_scale).expand(u.shape)
+            weight = np.ascontiguousarray(scale.reshape(-1).numpy(), dtype=np.float32)
+        else:
+            weight = QUANTISER_LAMBDA * rd_scale
+        values = np.ascontiguousarray(u.reshape(-1).numpy(), dtype=np.float32)
+        chosen = native_symbols.quantise(
+            values, tables_, self._tables.bits.numpy(), weight, LEVEL_MAX
         )
-        return symbols
+        self.write(chosen, tables_)
+        return torch.from_numpy(chosen).to(u.dtype).view(u.shape)
 
     def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
         """Append symbols, grouped by table in rising order, each group in its own order."""

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 ACTIVATION_MAX = 255
 WEIGHT_SHIFT = 9  # weights are multiples of 2^-9
-SUM_BOUND = float(1 << 24)  # float32 holds every integer up to here
+# float32 holds every integer up to 2^24; up to three layers' sums are added up.
+SUM_BOUND = float((1 << 24) // 3)
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -27,34 +28,51 @@ def floor_through(x: Tensor) -> Tensor:
     return x + (torch.floor(x) - x).detach()
 
 
-class ExactLinear(nn.Module):
+class ExactLayer(nn.Module):
+    """A layer whose weight and bias are integers in units of 2^-9."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    input_max: float = ACTIVATION_MAX
+    _fixed: tuple[Tensor, Tensor] | None = None
+
+    def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """(weight, bias) as integer-valued tensors; outside training computed only once."""
+        fixed = self._fixed
+        if fixed is None or fixed[0].dtype != dtype or torch.is_grad_enabled():
+            unit = float(1 << WEIGHT_SHIFT)
+            weight, bias = round_through(self.weight * unit), round_through(self.bias * unit)
+            fixed = weight.to(dtype), bias.to(dtype)
+            self._fixed = None if self.weight.requires_grad else fixed
+        return fixed
+
+    def bound(self) -> Tensor:
+        """(outputs,): the largest magnitude that any partial sum can reach."""
+        weight, bias = (t.detach().abs() for t in self.integers())
+        return weight.flatten(1).sum(1) * self.input_max + bias
+
+
+class ExactLinear(ExactLayer):
     """Integer activations to the integer sums of one dense layer.
 
     `forward` maps (..., inputs) to (..., outputs): sum(weight * x) + bias in units of 2^-9, exact.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, zero: bool = False, input_max: float = ACTIVATION_MAX
+    ) -> None:
         super().__init__()
+        self.input_max = input_max
         scale = 0.0 if zero else (2.0 / inputs) ** 0.5
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def integers(self) -> tuple[Tensor, Tensor]:
-        """(weight, bias) as integer-valued tensors in units of 2^-9."""
-        unit = float(1 << WEIGHT_SHIFT)
-        return round_through(self.weight * unit), round_through(self.bias * unit)
-
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.integers()
-        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-
-    def bound(self) -> Tensor:
-        """(outputs,): the largest magnitude that any partial sum can reach."""
-        weight, bias = self.integers()
-        return weight.abs().sum(1) * ACTIVATION_MAX + bias.abs()
+        return F.linear(x, *self.integers(x.dtype))
 
 
-class ExactDepthwise(nn.Module):
+
+class ExactDepthwise(ExactLayer):
     """Integer maps (B, channels, H, W) to integer activations: one odd-sized filter per channel."""
 
     def __init__(self, channels: int, size: int) -> None:
@@ -63,22 +81,10 @@ class ExactDepthwise(nn.Module):
         self.weight = nn.Parameter(torch.full((channels, 1, size, size), 1.0 / size))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def integers(self) -> tuple[Tensor, Tensor]:
-        """(weight, bias) as integer-valued tensors in units of 2^-9."""
-        unit = float(1 << WEIGHT_SHIFT)
-        return round_through(self.weight * unit), round_through(self.bias * unit)
-
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.integers()
-        sums = F.conv2d(
-            x, weight.to(x.dtype), bias.to(x.dtype), padding=self.size // 2, groups=x.shape[1]
-        )
-        return activate(sums)
+        weight, bias = self.integers(x.dtype)
+        return activate(F.conv2d(x, weight, bias, padding=self.size // 2, groups=x.shape[1]))
 
-    def bound(self) -> Tensor:
-        """(channels,): the largest magnitude that any partial sum can reach."""
-        weight, bias = self.integers()
-        return weight.abs().flatten(1).sum(1) * ACTIVATION_MAX + bias.abs()
 
 
 def activate(sums: Tensor) -> Tensor:
@@ -87,19 +93,19 @@ def activate(sums: Tensor) -> Tensor:
 
 
 def check_bound(module: nn.Module) -> float:
-    """The largest partial sum of any exact layer in module, as a share of 2^24 (must be < 1)."""
+    """The largest partial sum of any exact layer in module, as a share of the bound (below 1)."""
     worst = 0.0
     for layer in module.modules():
-        if isinstance(layer, ExactLinear | ExactDepthwise):
+        if isinstance(layer, ExactLayer):
             worst = max(worst, float(layer.bound().max()) / SUM_BOUND)
     return worst
 
 
 @torch.no_grad()
-def project(module: nn.Module, share: float = 0.3) -> None:
-    """Shrink the weights of each output whose sums could exceed share of 2^24."""
+def project(module: nn.Module, share: float = 0.9) -> None:
+    """Shrink the weights of each output whose sums could exceed share of the bound."""
     for layer in module.modules():
-        if isinstance(layer, ExactLinear | ExactDepthwise):
+        if isinstance(layer, ExactLayer):
             factor = (share * SUM_BOUND / layer.bound().clamp(min=1.0)).clamp(max=1.0)
             layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
             layer.bias.mul_(factor)

@@ -31,8 +31,8 @@ def laplace_magnitudes() -> Probabilities:
 
 
 def normalise(table: Probabilities) -> Probabilities:
-    """Rows made to sum to one, no entry below 2^-20 (so that every symbol can be coded)."""
-    table = np.maximum(table, 2.0**-20)
+    """Rows made to sum to one, no entry below 2^-26 (so that every symbol has a cost)."""
+    table = np.maximum(table, 2.0**-26)
     return np.asarray(table / table.sum(1, keepdims=True))
 
 

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder
 from vcfilter.entropy.exact import ExactDepthwise, ExactLinear, activate
-from vcfilter.model.layers import CONTEXT
+from vcfilter.model.layers import CONTEXT, CONTEXT_MAX
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
+MEAN_CHANNELS = 33  # means are predicted from the lowest frequencies only
 DECAY = 7 / 8  # how activity fades from reference to reference (exact in integers below)
 
 
@@ -85,12 +86,13 @@ class StepModel(nn.Module):
         self.temporal = ExactDepthwise(2 * count, 3)
         inputs = step.high + known + 2 * count
         self.hidden = ExactLinear(inputs, hidden)
-        self.hidden_context = ExactLinear(CONTEXT, hidden, zero=True)
+        self.hidden_context = ExactLinear(CONTEXT, hidden, zero=True, input_max=CONTEXT_MAX)
         self.index = ExactLinear(hidden, count, zero=True)
         self.index_linear = ExactLinear(inputs, count, zero=True)
-        self.index_context = ExactLinear(CONTEXT, count, zero=True)
+        self.index_context = ExactLinear(CONTEXT, count, zero=True, input_max=CONTEXT_MAX)
         # The mean is linear in what is known, times a gain learned per qp and layer.
-        self.mean = nn.Conv2d(step.high, count, 2 * radius + 1, padding=radius, bias=False)
+        self.informing = min(step.high, MEAN_CHANNELS)
+        self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, padding=radius, bias=False)
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
@@ -114,7 +116,7 @@ class StepModel(nn.Module):
 
     def means(self, values: Tensor, ctx: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
-        predicted = take(self.mean(values), where)
+        predicted = take(self.mean(values[:, : self.informing]), where)
         return predicted * (1 + self.gain(ctx / 32.0))[:, None]
 
 
@@ -181,8 +183,9 @@ class LatentModel(nn.Module):
         difference = None if target is None else target - prediction
         values = prediction.new_zeros(batch, channels, rows, columns)
         symbols = prediction.new_zeros(batch, channels, rows, columns)
+        # In float32 CUDA may pick algorithms that are not plain sums of products.
         exact = torch.float64 if prediction.is_cuda else torch.float32
-        magnitudes = symbols.to(exact)
+        magnitudes = torch.zeros_like(symbols, dtype=exact)
         ctx_exact = ctx.to(exact)
         past_exact = tuple(p.to(exact) for p in past)
         for step, model in zip(self.plan, self.steps, strict=True):

@@ -14,6 +14,7 @@ ALIGN = 32  # pictures are padded to multiples of this
 KNOTS = 9  # the hat functions over qp stand at 0, 8 ... 64
 LAYERS = 4  # deeper temporal layers share the last one
 CONTEXT = KNOTS + LAYERS
+CONTEXT_MAX = 32  # of each feature
 GREY = 128.0
 
 
@@ -79,8 +80,8 @@ def context(qp: Tensor, layer: Tensor) -> Tensor:
         qp: (B,) 0 to 63. layer: (B,) 0 and up; those from 3 on count as one.
     """
     knots = torch.arange(KNOTS, device=qp.device) * 8
-    hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * 4
-    layers = F.one_hot(layer.long().clamp(max=LAYERS - 1), LAYERS) * 32
+    hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * (CONTEXT_MAX // 8)
+    layers = F.one_hot(layer.long().clamp(max=LAYERS - 1), LAYERS) * CONTEXT_MAX
     return torch.cat([hats, layers], dim=1).float()
 
 

@@ -120,17 +120,22 @@ class VideoNet(nn.Module):
         self.motion = MotionCodec(width=48, blocks=1)
         self.prediction = Prediction(width=96, blocks=2)
 
+    def conditions(self, given: Conditions) -> tuple[Tensor, Tensor]:
+        """(base steps (B,), context (B, 13)) in the networks' own precision."""
+        dtype = self.image.analysis_linear.weight.dtype
+        return quantiser_step(given.qp).to(dtype), context(given.qp, given.layer).to(dtype)
+
     def keyframe(self, given: Conditions, x: Planes | None, shape: torch.Size, coder: Coder) -> Reference:
         """Code keyframes; shape is (B, 96, H/8, W/8)."""
         device = given.qp.device
-        base, ctx = quantiser_step(given.qp), context(given.qp, given.layer)
-        zeros = torch.zeros(shape, device=device)
+        base, ctx = self.conditions(given)
+        zeros = torch.zeros(shape, device=device, dtype=base.dtype)
         target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
         quantum = self.image.quantum(base, ctx)
         coded = self.image.coding.code(target, zeros, quantum, ctx, (zeros, zeros), coder)
         blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
         batch, _, rows, columns = shape
-        none = torch.zeros(batch, MOTION_CHANNELS, rows // 4, columns // 4, device=device)
+        none = zeros.new_zeros(batch, MOTION_CHANNELS, rows // 4, columns // 4)
         return Reference(
             clamp(to_planes(blocks)),
             self.image.coding.activation(coded.symbols),
@@ -147,7 +152,7 @@ class VideoNet(nn.Module):
         coder: Coder,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Code motion: the field (B, 5, h, w), its symbols' activations and activity."""
-        base, ctx = quantiser_step(given.qp), context(given.qp, given.layer)
+        base, ctx = self.conditions(given)
         step = moving.field_step(base, given.level)
         left, right = references
         past = (
@@ -209,7 +214,7 @@ class VideoNet(nn.Module):
             symbols = torch.zeros_like(faded)
             planes = clamp(predicted)
             return Reference(planes, symbols, faded, motion_symbols, motion_activity), predicted
-        base, ctx = quantiser_step(given.qp), context(given.qp, given.layer)
+        base, ctx = self.conditions(given)
         y_interp = self.image.analyse(to_blocks(*predicted), base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
         y_predicted = self.prediction(y_interp, apart, base, ctx)

@@ -1,0 +1,284 @@
+"""The networks: classical start, one walk both ways, independence of the parse from floats."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from synthetic import clip
+from torch import Tensor
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import TableSet
+from vcfilter.entropy.exact import check_bound
+from vcfilter.errors import MediaError, ModelMismatchError
+from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.model.checkpoint import load_model, load_weights, read_card, shipped_weights
+from vcfilter.model.complexity import complexity
+from vcfilter.model.layers import CHANNELS, picture_dct, to_blocks, to_planes
+from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel, VideoNet
+
+FORMAT = VideoFormat(width=112, height=80)
+KEY = CodingStep(kind=FrameKind.KEY, qp=28)
+INTER = CodingStep(
+    kind=FrameKind.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
+)
+PIXEL_BOUND = 0.05  # of 255: rounding of float32 through the networks, measured below 0.01
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoModel:
+    return VideoModel.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def coded(model: VideoModel) -> tuple[list[bytes], list[Reference]]:
+    """Payloads and reconstructions of two keyframes and the inter frame between them."""
+    frames = clip(5, FORMAT, noise=2.0)
+    payloads, references = [], []
+    for number in (0, 4, 2):
+        x = model.picture(frames[number], FORMAT)
+        step, past = (KEY, []) if number != 2 else (INTER, list(references))
+        motion = model.estimate_motion(x, past) if past else None
+        coder = model.encoding_coder()
+        references.append(model.code(step, x, past, coder, motion))
+        payloads.append(coder.finish())
+    return payloads, references
+
+
+def decode(model: VideoModel, payloads: list[bytes]) -> list[Reference]:
+    found: list[Reference] = []
+    for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
+        past = found if step is INTER else []
+        found.append(
+            model.code(step, None, past, model.decoding_coder(data), video_format=FORMAT)
+        )
+    return found
+
+
+def assert_same(found: list[Reference], wanted: list[Reference], bound: float) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a.symbols.float(), b.symbols.float())
+        assert torch.equal(a.motion_symbols.float(), b.motion_symbols.float())
+        for p, q in zip(a.planes, b.planes, strict=True):
+            assert float((p.double() - q.double()).abs().max()) <= bound
+
+
+def test_transform_starts_as_an_orthonormal_dct() -> None:
+    matrix = picture_dct().double()
+    assert torch.allclose(matrix @ matrix.T, torch.eye(CHANNELS, dtype=torch.float64), atol=1e-6)
+    net = VideoNet()
+    planes = (torch.rand(1, 1, 64, 32) * 255, torch.rand(1, 1, 32, 16), torch.rand(1, 1, 32, 16))
+    base, ctx = torch.ones(1), torch.zeros(1, 13)
+    with torch.no_grad():
+        blocks = to_blocks(*planes)
+        latent = net.image.analyse(blocks, base, ctx)
+        back = to_planes(net.image.synthesise(latent, torch.zeros_like(latent), base, ctx))
+    for a, b in zip(planes, back, strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
+    torch.manual_seed(0)
+    net = VideoNet()
+    for name, parameter in net.named_parameters():
+        if name.endswith("coding.steps.0.index_context.bias") or name.endswith("index_context.bias"):
+            parameter.data.fill_(80.0)  # table 20 for every symbol: no statistics at all
+    model = VideoModel(net, TableSet(tables.laplace_magnitudes()), b"classics", torch.device("cpu"))
+    frames = clip(5, FORMAT, noise=1.0)
+    pictures = [model.picture(f, FORMAT) for f in frames]
+    references = []
+    sizes = []
+    for number in (0, 4):
+        coder = model.encoding_coder()
+        references.append(model.code(KEY, pictures[number], [], coder))
+        sizes.append(len(coder.finish()))
+        assert model.psnr(pictures[number], references[-1], FORMAT) > 33
+    motion = model.estimate_motion(pictures[2], references)
+    coder = model.encoding_coder()
+    middle = model.code(INTER, pictures[2], references, coder, motion)
+    data = coder.finish()
+    assert model.psnr(pictures[2], middle, FORMAT) > 32
+    again = model.code(INTER, None, references, model.decoding_coder(data))
+    assert_same([again], [middle], PIXEL_BOUND)
+    assert len(data) < 0.8 * min(sizes)
+    assert sizes[0] < 112 * 80 * 1.5 / 3  # and it compresses
+
+
+def test_decoder_reconstructs_what_the_encoder_did(
+    model: VideoModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    payloads, references = coded
+    assert_same(decode(model, payloads), references, PIXEL_BOUND)
+
+
+@pytest.mark.parametrize("motion", list(MotionMode))
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+def test_every_mode_decodes(
+    model: VideoModel,
+    coded: tuple[list[bytes], list[Reference]],
+    motion: MotionMode,
+    residual: bool,
+    alone: bool,
+) -> None:
+    past = coded[1][:1] if alone else coded[1][:2]
+    step = replace(INTER, motion=motion, residual=residual, distances=(2, 0 if alone else 2))
+    x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
+    coder = model.encoding_coder()
+    field = model.estimate_motion(x, past) if motion is MotionMode.CODED else None
+    reference = model.code(step, x, past, coder, field)
+    data = coder.finish()
+    assert (data == b"") <= (motion is not MotionMode.CODED or not residual)
+    again = model.code(step, None, past, model.decoding_coder(data))
+    assert_same([again], [reference], PIXEL_BOUND)
+
+
+@contextmanager
+def settings(threads: int, mkldnn: bool) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.backends.mkldnn.flags(enabled=mkldnn):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mkldnn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_parse_is_the_same_everywhere(
+    model: VideoModel,
+    coded: tuple[list[bytes], list[Reference]],
+    threads: int,
+    channels_last: bool,
+    mkldnn: bool,
+    dtype: torch.dtype,
+) -> None:
+    payloads, references = coded
+    net = copy.deepcopy(model.net).to(dtype)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = net.to(memory_format=layout)
+    with settings(threads, mkldnn), torch.inference_mode():
+        found: list[Reference] = []
+        for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
+            given = Conditions.of([step], torch.device("cpu"))
+            coder = Widened(model.decoding_coder(data), dtype)
+            if step is KEY:
+                shape = torch.Size((1, CHANNELS, 12, 16))
+                found.append(net.to(dtype).keyframe(given, None, shape, coder))
+            else:
+                pair = (found[0], found[1])
+                found.append(net.inter(step.motion, True, given, None, pair, coder)[0])
+    assert_same(found, references, PIXEL_BOUND)
+
+
+class Widened:
+    """A decoding coder whose symbols come in another precision."""
+
+    def __init__(self, coder: object, dtype: torch.dtype) -> None:
+        self.coder, self.dtype = coder, dtype
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        return self.coder.code(u, index, rd_scale).to(self.dtype)  # type: ignore[attr-defined]
+
+
+class Tape:
+    """Notes the tables of each step and gives back given symbols: a decoder for batches."""
+
+    def __init__(self, tapes: list[list[Tensor]] | None, inner: object = None) -> None:
+        self.tapes, self.inner = tapes, inner
+        self.indices: list[Tensor] = []
+        self.symbols: list[Tensor] = []
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        self.indices.append(torch.floor(index + 0.5))
+        if self.tapes is None:
+            found: Tensor = self.inner.code(u, index, rd_scale)  # type: ignore[attr-defined]
+        else:
+            found = torch.cat([tape[len(self.symbols)] for tape in self.tapes])
+        self.symbols.append(found)
+        return found
+
+
+def test_the_tables_do_not_depend_on_the_batch(
+    model: VideoModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    singles = []
+    shape = torch.Size((1, CHANNELS, 12, 16))
+    one = Conditions.of([KEY], torch.device("cpu"))
+    with torch.inference_mode():
+        for data in coded[0][:2]:
+            tape = Tape(None, model.decoding_coder(data))
+            model.net.keyframe(one, None, shape, tape)
+            singles.append(tape)
+        both = Tape([t.symbols for t in singles])
+        two = Conditions.of([KEY, KEY], torch.device("cpu"))
+        model.net.keyframe(two, None, torch.Size((2, *shape[1:])), both)
+    for step, index in enumerate(both.indices):
+        wanted = torch.cat([t.indices[step] for t in singles])
+        assert torch.equal(index, wanted)
+        assert float(index.max()) > 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 19), (96, 33)])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_odd_sizes_and_depths(model: VideoModel, size: tuple[int, int], depth: int) -> None:
+    video_format = VideoFormat(width=size[0], height=size[1], bit_depth=depth)
+    frame = clip(1, video_format)[0]
+    x = model.picture(frame, video_format)
+    coder = model.encoding_coder()
+    reference = model.code(replace(KEY, qp=8), x, [], coder)
+    planes = model.frame_planes(reference, video_format)
+    for plane, original in zip(planes, frame.planes, strict=True):
+        assert plane.shape == original.shape
+        assert plane.dtype == original.dtype
+        unit = 1 if depth == 8 else 4
+        error = np.abs(plane.astype(int) - original.astype(int)).mean() / unit
+        assert error < 2.0
+
+
+def test_shipped_weights_are_small_documented_and_exact() -> None:
+    from pathlib import Path
+
+    assert Path(shipped_weights()).stat().st_size <= 16 << 20
+    card = read_card()
+    for entry in ("data", "licence", "steps", "results"):
+        assert card.get(entry), f"the card does not tell {entry}"
+    assert check_bound(load_weights(shipped_weights())[0]) < 1
+
+
+def test_cost_stays_in_the_envelope(model: VideoModel) -> None:
+    figures = complexity(model)
+    assert 1 < figures["keyframe"]["total"] < figures["inter"]["total"] <= 20
+    assert figures["inter"]["motion"] > 0
+
+
+def test_weights_that_are_none(tmp_path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(tmp_path, Path)
+    with pytest.raises(MediaError, match="no weights file"):
+        load_model(str(tmp_path / "missing"), "cpu")
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"\x10\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(ModelMismatchError, match="not a weights file"):
+        load_model(str(wrong), "cpu")
+
+
+@pytest.mark.gpu
+def test_cuda_parses_as_the_cpu_does(
+    coded: tuple[list[bytes], list[Reference]],
+) -> None:
+    found = decode(VideoModel.load(device="cuda"), coded[0])
+    for a, b in zip(found, coded[1], strict=True):
+        assert torch.equal(a.symbols.cpu(), b.symbols)
+        for p, q in zip(a.planes, b.planes, strict=True):
+            assert float((p.cpu() - q).abs().max()) <= 0.5

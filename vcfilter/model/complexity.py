@@ -1,0 +1,75 @@
+"""What a frame costs to decode: multiply-accumulates per luma sample, by part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vcfilter.entropy.exact import ExactLayer
+from vcfilter.frames import FrameKind
+from vcfilter.model.layers import CHANNELS
+from vcfilter.model.video import CodingStep, Conditions, MotionMode, VideoModel
+
+SIDE = 256
+# Interpolation is not a layer: 20 MACs per bicubic and 4 per bilinear sample, two
+# references; the fields' upsampling and the blend add about 14 more per luma sample.
+WARP_MACS = 2 * (20 + 2 * 4 / 4) + 14
+COUNTED = (nn.Conv2d, nn.Linear, ExactLayer)
+PARTS = {
+    "image.analysis_linear": "analysis",
+    "image.analysis_branch": "analysis",
+    "image.synthesis_linear": "synthesis",
+    "image.synthesis_branch": "synthesis",
+    "image.coding": "entropy and means",
+    "motion.coding": "motion",
+    "motion.branch": "motion",
+    "prediction": "prediction",
+}
+
+
+class _Zeros:
+    """A decoding coder that reads only zeros."""
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        return torch.zeros_like(index)
+
+
+def complexity(model: VideoModel) -> dict[str, dict[str, float]]:
+    """kMAC per luma sample to decode, {"keyframe" | "inter": {part: figure, ..., "total": sum}}."""
+    return {"keyframe": _count(model, FrameKind.KEY), "inter": _count(model, FrameKind.INTER)}
+
+
+@torch.inference_mode()
+def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
+    net, device = model.net, model.device
+    shape = torch.Size((1, CHANNELS, SIDE // 8, SIDE // 8))
+    key = Conditions.of([CodingStep(kind=FrameKind.KEY, qp=30)], device)
+    reference = net.keyframe(key, None, shape, _Zeros())
+    found = dict.fromkeys(PARTS.values(), 0.0)
+
+    def count(part: str, module: nn.Module, out: Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        found[part] += out.numel() * weight[0].numel() / SIDE**2 / 1000
+
+    hooks = [
+        module.register_forward_hook(
+            lambda m, _, out, part=part: count(part, m, out)  # type: ignore[misc]
+        )
+        for prefix, part in PARTS.items()
+        for name, module in net.named_modules()
+        if name.startswith(prefix) and isinstance(module, COUNTED)
+    ]
+    try:
+        if kind is FrameKind.KEY:
+            net.keyframe(key, None, shape, _Zeros())
+        else:
+            step = CodingStep(kind=kind, qp=32, layer=1, distances=(1, 1), motion=MotionMode.CODED)
+            given = Conditions.of([step], device)
+            net.inter(step.motion, True, given, None, (reference, reference), _Zeros())
+            found["warping"] = WARP_MACS / 1000
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found["total"] = sum(found.values())
+    return {k: round(v, 3) for k, v in found.items()}
