@@ -22,6 +22,7 @@ from vcfilter.entropy.exact import ExactDepthwise, ExactLinear, activate
 from vcfilter.model.layers import CONTEXT, CONTEXT_MAX
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
+ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
 MEAN_CHANNELS = 33  # means are predicted from the lowest frequencies only
 DECAY = 7 / 8  # how activity fades from reference to reference (exact in integers below)
 
@@ -161,6 +162,7 @@ class LatentModel(nn.Module):
         prediction: Tensor,
         quantum: Tensor,
         ctx: Tensor,
+        lowest: Tensor,
         past: tuple[Tensor, Tensor],
         coder: Coder,
         rd_scale: Tensor | float = 1.0,
@@ -172,6 +174,7 @@ class LatentModel(nn.Module):
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             quantum: (B, C) quantiser steps.
             ctx: (B, 13) frame context.
+            lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
             past: the references' symbol activations and activity, (B, C, h, w) integers each.
             coder: any of the three coders.
             rd_scale: factor on the quantiser's Lagrangian, a map (B, 1, h, w) or a number.
@@ -198,7 +201,8 @@ class LatentModel(nn.Module):
                 torch.cat([p[:, low:high, ::s, ::s] for p in past_exact], dim=1),
                 ctx_exact,
                 where,
-            ).to(ctx.dtype)
+            )
+            index = torch.maximum(index, lowest[:, None, None]).to(ctx.dtype)
             mean = model.means(values[:, :high, ::s, ::s], ctx, where)
             steps = quantum[:, None, low:high]
             if difference is None:
@@ -215,6 +219,11 @@ class LatentModel(nn.Module):
         faded = torch.floor(past_exact[1] * DECAY)
         activity = torch.maximum(magnitudes, faded).to(ctx.dtype)
         return Coded(value=prediction + values, symbols=symbols, activity=activity)
+
+
+def lowest_table(qp: Tensor) -> Tensor:
+    """(B,) 1 where the picture is so fine that no symbol may be left out, else 0."""
+    return (qp <= ALL_CODED_QP).to(torch.float32)
 
 
 def put(grid: Tensor, chosen: Tensor, step: Step, where: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
 from vcfilter.model import motion as moving
 from vcfilter.model.inter import Prediction
 from vcfilter.model.keyframe import ImageCodec
+from vcfilter.model.latent import lowest_table
 from vcfilter.model.layers import ALIGN, CHANNELS, context, quantiser_step, to_blocks, to_planes
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
 
@@ -132,7 +133,10 @@ class VideoNet(nn.Module):
         zeros = torch.zeros(shape, device=device, dtype=base.dtype)
         target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
         quantum = self.image.quantum(base, ctx)
-        coded = self.image.coding.code(target, zeros, quantum, ctx, (zeros, zeros), coder)
+        lowest = lowest_table(given.qp)
+        coded = self.image.coding.code(
+            target, zeros, quantum, ctx, lowest, (zeros, zeros), coder
+        )
         blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
         batch, _, rows, columns = shape
         none = zeros.new_zeros(batch, MOTION_CHANNELS, rows // 4, columns // 4)
@@ -166,8 +170,10 @@ class VideoNet(nn.Module):
             gradients = F.avg_pool2d(estimate.texture, 4) + 1.0
             ratio = (base / step) ** 2 / 14.0  # see docs/architecture.md, "Motion"
             scale = (ratio[:, None, None, None] / gradients).clamp(0.3, 30.0)
+        nothing = torch.zeros_like(past[0])
+        quantum, lowest = self.motion.quantum(step), torch.zeros_like(base)
         coded = self.motion.coding.code(
-            target, torch.zeros_like(past[0]), self.motion.quantum(step), ctx, past, coder, scale
+            target, nothing, quantum, ctx, lowest, past, coder, scale
         )
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
         return field, self.motion.coding.activation(coded.symbols), coded.activity
@@ -221,7 +227,10 @@ class VideoNet(nn.Module):
         target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
         quantum = self.image.quantum(base, ctx)
         past = (past_symbols, past_activity)
-        coded = self.image.coding.code(target, y_predicted, quantum, ctx, past, coder)
+        lowest = lowest_table(given.qp)
+        coded = self.image.coding.code(
+            target, y_predicted, quantum, ctx, lowest, past, coder
+        )
         blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
         reference = Reference(
             clamp(to_planes(blocks)),
