@@ -222,13 +222,22 @@ class RateCoder:
     def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols (rounded, the gradient passing through); adds their bits to `total`.
 
-        Between two tables the cost is interpolated, so that the index has a gradient; u has the
-        slope of the cost over the magnitude.
+        With gradients, the cost between two tables is interpolated, so that the index has one; u
+        has the slope of the cost over the magnitude; and what is left out under the first table
+        counts as if it were coded, so that training learns to avoid it. Without gradients the
+        bits are those of the coded symbols.
         """
         if u is None:
             raise ValueError("a rate coder needs values to code")
         width = self._bits.shape[1]
         flat = self._bits.view(-1)
+        if not torch.is_grad_enabled():
+            whole = torch.floor(index + 0.5).long()
+            symbols = quantise(u, whole, self._bits, rd_scale)
+            spent = flat[whole * width + symbols.abs().clamp(max=width - 1).long()]
+            spent = torch.where(whole == tables.SKIP, 0.0, spent)
+            self.total = self.total + spent.flatten(1).sum(1)
+            return symbols
         with torch.no_grad():
             whole = torch.floor(index + 0.5).long()
             symbols = quantise(u, whole, self._bits, rd_scale)
