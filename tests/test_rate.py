@@ -91,7 +91,7 @@ def test_quality_search_is_short_and_ends(aim: float, slope: float) -> None:
                 break
             trials.append(KeyTrial(qp=qp, bits=1000, psnr=60 - slope * qp))
         assert len(trials) <= 5
-        best = min(range(64), key=lambda q: abs(60 - slope * q - aim - 0.5))
+        best = min(range(64), key=lambda q: abs(60 - slope * q - aim - 1.0))
         assert abs(qp - best) <= 1
 
 
