@@ -16,13 +16,12 @@ from av.audio.frame import AudioFrame
 from av.codec import CodecContext
 from av.codec.context import Flags
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 
 from ffmpeg_bridge import BridgeError, BridgePacket, Muxer, StreamInfo, StreamKind, supports
 from vcfilter.codec import Encoder, EncoderStatistics
 from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader, convert
+from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.writer import NEURAL_CONTAINERS, Target, container_of, open_encoder
 
@@ -109,7 +108,6 @@ class NeuralStream(OutputStream):
         self._options = options
         self._encoder: Encoder | None = None
         self._reader: PictureReader | None = None
-        self._reformatter = VideoReformatter()
         self._last: int | None = None
 
     @property
@@ -128,14 +126,13 @@ class NeuralStream(OutputStream):
         """
         if frame is None:
             return self._packets(self._encoder.encode(None)) if self._encoder else []
-        picture = self._prepare(frame)
         if self.time_base is None:
             base = frame.time_base if frame.pts is not None else None
             self.time_base = Fraction(base) if base else 1 / self.rate
         pts = self._pts(frame)
         if self._reader is None:
-            self._reader = PictureReader(aspect=self.sample_aspect_ratio, rotation=self.rotation)
-        planes = self._reader.read(picture, pts, self._ticks(frame.duration, frame.time_base))
+            self._reader = self._open_reader(frame)
+        planes = self._reader.read(frame, pts, self._ticks(frame.duration, frame.time_base))
         if self._encoder is None:
             fmt = self._reader.video_format
             assert fmt is not None
@@ -144,17 +141,17 @@ class NeuralStream(OutputStream):
             )
         return self._packets(self._encoder.encode(planes))
 
-    def _prepare(self, frame: VideoFrame) -> VideoFrame:
-        if self.pix_fmt is not None:
-            if self.pix_fmt not in PIXEL_FORMATS.values():
-                allowed = " or ".join(PIXEL_FORMATS.values())
-                raise ConfigError(f"pix_fmt {self.pix_fmt!r} is not {allowed}")
-            frame = convert(frame, self.pix_fmt, self._reformatter)
-        size = (self.width or frame.width, self.height or frame.height)
-        if size != (frame.width, frame.height):
-            frame = frame.reformat(width=size[0], height=size[1], interpolation="BICUBIC")
-        self.width, self.height = size
-        return frame
+    def _open_reader(self, frame: VideoFrame) -> PictureReader:
+        depths = {name: depth for depth, name in PIXEL_FORMATS.items()}
+        if self.pix_fmt is not None and self.pix_fmt not in depths:
+            raise ConfigError(f"pix_fmt {self.pix_fmt!r} is not {' or '.join(depths)}")
+        self.width, self.height = self.width or frame.width, self.height or frame.height
+        return PictureReader(
+            aspect=self.sample_aspect_ratio,
+            rotation=self.rotation,
+            size=(self.width, self.height),
+            bit_depth=depths[self.pix_fmt] if self.pix_fmt else None,
+        )
 
     def _pts(self, frame: VideoFrame) -> int:
         assert self.time_base is not None

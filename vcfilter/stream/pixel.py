@@ -9,7 +9,6 @@ RGB becomes BT.709 limited range at any size, and is flagged so. Alpha is not co
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,14 +16,7 @@ import av.error
 import numpy as np
 from av.video.format import VideoFormat as PixelFormat
 from av.video.frame import VideoFrame
-from av.video.reformatter import (
-    ColorPrimaries,
-    ColorRange,
-    Colorspace,
-    ColorTrc,
-    Interpolation,
-    VideoReformatter,
-)
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, Plane, VideoFormat
@@ -64,6 +56,8 @@ class PictureReader:
         aspect: sample aspect ratio of the stream; None when unknown.
         rotation: clockwise rotation for display in degrees.
         chroma_location: FFmpeg's AVChromaLocation of the stream.
+        size: width and height that all pictures are scaled to; None takes the first one's.
+        bit_depth: 8 or 10; None takes the first picture's (10 for any above 8).
         warn: called with one sentence for each thing that is not kept.
 
     Attributes:
@@ -76,12 +70,16 @@ class PictureReader:
         aspect: Fraction | None = None,
         rotation: int = 0,
         chroma_location: int = 0,
+        size: tuple[int, int] | None = None,
+        bit_depth: int | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.video_format: VideoFormat | None = None
         self._aspect = aspect
         self._rotation = rotation
         self._chroma_location = chroma_location
+        self._size = size
+        self._bit_depth = bit_depth
         self._warn = warn
         self._reformatter = VideoReformatter()
         self._warned: set[str] = set()
@@ -96,17 +94,19 @@ class PictureReader:
             self.video_format = self._settle(picture)
         fmt = self.video_format
         if (picture.width, picture.height) != (fmt.width, fmt.height):
-            self._warn_once(
-                f"pictures change from {fmt.width}x{fmt.height} to "
-                f"{picture.width}x{picture.height}: they are scaled to the former"
-            )
+            if self._size is None:
+                self._warn_once(
+                    f"pictures change from {fmt.width}x{fmt.height} to "
+                    f"{picture.width}x{picture.height}: they are scaled to the former"
+                )
             picture = self._scale(picture, picture.format.name)
         y, u, v = self._planes(picture)
         return Frame(y=y, u=u, v=v, pts=pts, duration=duration, corrupt=picture.is_corrupt)
 
     def _settle(self, picture: VideoFrame) -> VideoFormat:
         pixel = picture.format
-        depth = 8 if _depth(pixel) <= 8 else 10
+        depth = self._bit_depth or (8 if _depth(pixel) <= 8 else 10)
+        width, height = self._size or (picture.width, picture.height)
         matrix, span = int(picture.colorspace), int(picture.color_range)
         if pixel.is_rgb or pixel.has_palette:
             matrix, span = _BT709, _LIMITED
@@ -123,8 +123,8 @@ class PictureReader:
             rotation = 0
         try:
             return VideoFormat(
-                width=picture.width,
-                height=picture.height,
+                width=width,
+                height=height,
                 bit_depth=depth,
                 sample_aspect_ratio=(aspect.numerator, aspect.denominator),
                 color_primaries=int(picture.color_primaries),
@@ -135,7 +135,7 @@ class PictureReader:
                 rotation=rotation,
             )
         except ConfigError as error:
-            raise MediaError(f"pictures of {picture.width}x{picture.height}: {error}") from error
+            raise MediaError(f"pictures of {width}x{height}: {error}") from error
 
     def _planes(self, picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
         fmt, pixel = self._format(), picture.format
@@ -243,7 +243,9 @@ def convert(picture: VideoFrame, name: str, reformatter: VideoReformatter) -> Vi
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(f"pictures cannot be converted to {name!r}: {error}") from error
-    result.pts, result.time_base, result.duration = picture.pts, picture.time_base, picture.duration
+    result.pts, result.duration = picture.pts, picture.duration
+    if picture.time_base is not None:
+        result.time_base = picture.time_base
     if to_rgb:
         result.colorspace = _RGB_MATRIX
     return result
@@ -255,13 +257,6 @@ def frame_of(picture: VideoFrame) -> tuple[Frame, VideoFormat]:
     frame = reader.read(picture, picture.pts or 0, picture.duration or 0)
     assert reader.video_format is not None
     return frame, reader.video_format
-
-
-def described(video_format: VideoFormat, aspect: Fraction | None) -> VideoFormat:
-    """The format with another sample aspect ratio, where one is given."""
-    if not aspect:
-        return video_format
-    return replace(video_format, sample_aspect_ratio=(aspect.numerator, aspect.denominator))
 
 
 def _depth(pixel: PixelFormat) -> int:
@@ -290,7 +285,7 @@ def _to_depth(plane: Plane, depth: int, target: int) -> Plane:
         return (plane.astype(np.uint16) << (target - depth)).astype(np.uint16)
     shift = depth - target
     rounded = (plane.astype(np.uint32) + (1 << (shift - 1))) >> shift
-    narrow: Plane = np.minimum(rounded, (1 << target) - 1).astype(np.uint16)
+    narrow: Plane = np.minimum(rounded, (1 << target) - 1).astype(_dtype(target))
     return narrow
 
 
@@ -314,13 +309,9 @@ def _swscale_matrix(matrix: int) -> int | None:
 
 __all__ = [
     "PIXEL_FORMATS",
-    "ColorPrimaries",
-    "ColorRange",
-    "ColorTrc",
     "PictureReader",
     "convert",
     "describe",
-    "described",
     "frame_of",
     "read_plane",
     "to_picture",

@@ -319,7 +319,9 @@ class _Job:
 
     def target(self, name: str, overwrite: bool) -> Target:
         """The target, checked."""
-        return Target(name, overwrite=overwrite, source=self.source.name)
+        target = Target(name, overwrite=overwrite, source=self.source.name)
+        self._stack.callback(target.discard)  # nothing is left to discard of a completed one
+        return target
 
     def _open(self) -> None:
         self._stack.callback(self.source.close)

@@ -1,0 +1,206 @@
+"""vcfilter.open in PyAV's manner, and what importing the package costs."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.audio.frame import AudioFrame
+from av.video.frame import VideoFrame
+from clips import luma_psnr, make_film, planes, video_frame
+
+import vcfilter
+from vcfilter.errors import ConfigError, MediaError
+from vcfilter.stream.transcode import encode_file
+
+FAST = vcfilter.EncoderOptions(qp=24, preset="ultrafast", keyint=5)
+OPTIONS = {"qp": "24", "preset": "ultrafast"}
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_film(tmp_path_factory.mktemp("api") / "film.mkv", frames=12, audio="pcm_s16le")
+
+
+@pytest.fixture(scope="module")
+def neural(film: Path) -> Path:
+    encode_file(str(film), str(film.with_name("neural.mkv")), FAST)
+    return film.with_name("neural.mkv")
+
+
+def test_importing_is_quick_and_lazy() -> None:
+    code = "import sys, vcfilter; print([n for n in ('torch', 'av', 'cv2') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert set(vcfilter.__all__) <= set(dir(vcfilter))
+    for name in vcfilter.__all__:
+        assert getattr(vcfilter, name) is not None
+    with pytest.raises(AttributeError):
+        _ = vcfilter.no_such_name
+
+
+def test_streams_have_pyav_names(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.type, video.codec_name, video.width, video.height) == (
+            "video",
+            "vcfilter",
+            64,
+            48,
+        )
+        assert video.average_rate == 24
+        assert video.time_base == Fraction(1, 1000)
+        assert video.pix_fmt == "yuv420p"
+        assert (audio.codec_name, audio.sample_rate, audio.channels) == ("pcm_s16le", 48000, 2)
+        assert container.metadata["title"] == "tiny film"
+        assert container.duration == pytest.approx(500_000, abs=5000)
+        assert container.streams.get(video=0, audio=0) == [video, audio]
+        with pytest.raises(ConfigError, match="video=1"):
+            container.streams.get(video=1)
+
+
+def test_decode_pictures_and_sound_together(film: Path, neural: Path) -> None:
+    with vcfilter.open(neural) as container, av.open(str(film)) as source:
+        frames = list(container.decode(video=0, audio=0))
+        expected = [frame.pts for frame in source.decode(video=0)]
+        source.seek(0)
+        sound = np.concatenate([frame.to_ndarray() for frame in source.decode(audio=0)], axis=1)
+    pictures = [frame for frame in frames if isinstance(frame, VideoFrame)]
+    heard = [frame for frame in frames if isinstance(frame, AudioFrame)]
+    assert [frame.pts for frame in pictures] == expected
+    assert all(frame.time_base == Fraction(1, 1000) for frame in pictures)
+    np.testing.assert_array_equal(np.concatenate([f.to_ndarray() for f in heard], axis=1), sound)
+    assert heard[0].sample_rate == 48000
+
+
+def test_demux_ends_with_empty_packets(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        packets = list(container.demux(video=0))
+        assert [packet.size > 0 for packet in packets] == [True] * 12 + [False]
+        assert [p.is_keyframe for p in packets[:6]] == [True, False, False, False, False, True]
+        assert bytes(packets[0])[:4] == b"VCF1"
+        assert packets[-1].dts is None
+
+
+def test_seek_and_frame_at(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        stream = container.streams.video[0]
+        whole = list(container.decode(video=0))
+        for index, frame in enumerate(whole):
+            shown = container.frame_at((index + 0.5) / 24)
+            assert shown.pts == frame.pts
+            np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
+        assert container.frame_at(0).pts == whole[0].pts
+        assert container.frame_at(99).pts == whole[-1].pts
+        container.seek(whole[7].pts, stream=stream)
+        assert next(container.decode(video=0)).pts == whole[5].pts
+        container.seek(whole[7].pts, stream=stream, backward=False)
+        assert next(container.decode(video=0)).pts == whole[10].pts
+        container.seek(0)
+        assert next(container.decode()).pts == 0
+
+
+def test_write_frames_and_copy_sound(film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mkv"
+    with av.open(str(film)) as source, vcfilter.open(target, "w") as output:
+        output.metadata["title"] = "copy"
+        video = output.add_stream("vcfilter", rate=24, options=OPTIONS)
+        sound = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux():
+            if packet.stream.type == "audio":
+                output.mux(packet)
+            else:
+                for frame in packet.decode():
+                    output.mux(video.encode(frame))
+        output.mux(video.encode())
+        assert not target.exists()
+        assert sound.index == 1
+    with vcfilter.open(target) as container, av.open(str(film)) as source:
+        assert container.metadata["title"] == "copy"
+        pictures = list(container.decode(video=0))
+        expected = list(source.decode(video=0))
+        assert [frame.pts for frame in pictures] == [frame.pts for frame in expected]
+        assert luma_psnr(planes(pictures[3])[0], planes(expected[3])[0]) > 24
+        source.seek(0)
+        container.seek(0)
+        sent = b"".join(bytes(p) for p in source.demux(audio=0) if p.size)
+        assert b"".join(bytes(packet) for packet in container.demux(audio=0)) == sent
+
+
+def test_write_encoded_sound_and_10_bit_and_scaled(tmp_path: Path) -> None:
+    target = tmp_path / "out.mkv"
+    with vcfilter.open(target, "w") as output:
+        video = output.add_stream("vcfilter", rate=Fraction(24), options={**OPTIONS, "keyint": 4})
+        video.width, video.height, video.pix_fmt = 80, 64, "yuv420p10le"
+        sound = output.add_stream("libopus", rate=48000)
+        for index in range(5):
+            output.mux(video.encode(video_frame(index, 64, 48, "rgb24")))
+            samples = np.zeros((1, 2 * 2000), np.int16)
+            frame = AudioFrame.from_ndarray(samples, "s16", "stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 2000 * index, Fraction(1, 48000)
+            output.mux(sound.encode(frame))
+        output.mux(video.encode())
+        output.mux(sound.encode())
+    with vcfilter.open(target) as container:
+        frames = list(container.decode(video=0))
+        assert [(f.width, f.height, f.format.name) for f in frames] == [(80, 64, "yuv420p10le")] * 5
+        assert [round(f.time * 24) for f in frames] == list(range(5))
+        container.seek(0)
+        assert sum(frame.samples for frame in container.decode(audio=0)) >= 9600
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out.mkv"
+    with pytest.raises(RuntimeError), vcfilter.open(target, "w") as output:
+        output.mux(output.add_stream("vcfilter", options=OPTIONS).encode(video_frame(0, 64, 48)))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MediaError, match="got no frame"), vcfilter.open(target, "w") as output:
+        output.add_stream("vcfilter")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_arguments(film: Path, tmp_path: Path) -> None:
+    with vcfilter.open(io.BytesIO(), "w", format="matroska") as output:
+        with pytest.raises(ConfigError, match="not one of qp, quality"):
+            output.add_stream("vcfilter", options={"crf": 1})
+        with pytest.raises(ConfigError, match="not a number"):
+            output.add_stream("vcfilter", options={"qp": "high"})
+        with pytest.raises(ConfigError, match="outside 0 to 63"):
+            output.add_stream("vcfilter", options={"qp": 64})
+        with pytest.raises(ConfigError, match="unknown"):
+            output.add_stream("no_such_codec")
+        stream = output.add_stream("vcfilter", options=OPTIONS)
+        frame = video_frame(0, 64, 48)
+        frame.pts, frame.time_base = 5, Fraction(1, 24)
+        output.mux(stream.encode(frame))
+        with pytest.raises(MediaError, match="comes after"):
+            stream.encode(frame)
+        output.mux(stream.encode())
+    with pytest.raises(ConfigError, match="mode"):
+        vcfilter.open(film, "a")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="mp4 cannot hold"):
+        vcfilter.open(tmp_path / "x.mp4", "w")
+    with pytest.raises(MediaError, match="cannot be read"):
+        vcfilter.open(tmp_path / "nothing.mkv")
+
+
+def test_file_objects_and_ordinary_files(film: Path, neural: Path) -> None:
+    with io.BytesIO(neural.read_bytes()) as file, vcfilter.open(file) as container:
+        assert len(list(container.decode(video=0))) == 12
+    buffer = io.BytesIO()
+    with vcfilter.open(buffer, "w") as output:
+        stream = output.add_stream("vcfilter", options=OPTIONS)
+        output.mux(stream.encode(video_frame(0, 64, 48)))
+        output.mux(stream.encode())
+    buffer.seek(0)
+    with vcfilter.open(buffer) as container:
+        assert len(list(container.decode(video=0))) == 1
+    with vcfilter.open(film) as ordinary:  # PyAV's own container
+        assert len(list(ordinary.decode(video=0))) == 12
