@@ -29,11 +29,11 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(3,), free_modes=False, flow_scale=2, refine_steps=0),
-    "fast": Preset(motion_levels=(3,), free_modes=True, flow_scale=1, refine_steps=0),
-    "medium": Preset(motion_levels=(2, 4), free_modes=True, flow_scale=1, refine_steps=0),
-    "slow": Preset(motion_levels=(1, 3, 5), free_modes=True, flow_scale=1, refine_steps=0),
-    "veryslow": Preset(motion_levels=(0, 1, 2, 3, 4, 5), free_modes=True, flow_scale=1, refine_steps=8),
+    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2, refine_steps=0),
+    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, refine_steps=0),
+    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, refine_steps=0),
+    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, refine_steps=0),
+    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, refine_steps=8),
 }
 DEFAULT_PRESET = "medium"
 

@@ -128,12 +128,14 @@ class Samples:
             raise ConfigError(f"no clip is at least {size}x{size}")
         self._lengths = np.array([b - a for _, a, b in self.shots])
 
-    def draw(self, offsets: list[int], batch: int) -> list[Planes]:
+    def draw(self, offsets: list[int], batch: int, size: int | None = None) -> list[Planes]:
         """One batch per offset: planes (batch, 1, size, size) and chroma, float, 0 to 255.
 
         Args:
             offsets: frame numbers within a shot, relative to a random start, 0 first.
+            size: side of these crops, at most the side given to the constructor (the default).
         """
+        size = size or self.size
         fits = np.flatnonzero(self._lengths > offsets[-1])
         if not len(fits):
             raise ConfigError(f"no shot has more than {offsets[-1]} frames")
@@ -142,12 +144,12 @@ class Samples:
         for chosen in self.random.choice(fits, batch, p=weights / weights.sum()):
             clip, first, end = self.shots[chosen]
             start = int(self.random.integers(first, end - offsets[-1]))
-            top = int(self.random.integers(0, (clip.rows - self.size) // 2 + 1)) * 2
-            left = int(self.random.integers(0, (clip.columns - self.size) // 2 + 1)) * 2
+            top = int(self.random.integers(0, (clip.rows - size) // 2 + 1)) * 2
+            left = int(self.random.integers(0, (clip.columns - size) // 2 + 1)) * 2
             flip, turn, back = self.random.random(3) < 0.5
             order = offsets[::-1] if back else offsets
             for stack, offset in zip(stacks, order, strict=True):
-                crops = clip.planes(start + offset, top, left, self.size)
+                crops = clip.planes(start + offset, top, left, size)
                 crops = tuple(p[:, ::-1] if flip else p for p in crops)  # type: ignore[assignment]
                 crops = tuple(p.T if turn else p for p in crops)  # type: ignore[assignment]
                 stack.append(crops)

@@ -36,7 +36,7 @@ class Phase:
         name: shown in the log.
         keyframes: crops coded as keyframes only, per step (0: none).
         groups: groups of two keyframes and inter frames between them, per step (0: none).
-        size: side of the crops.
+        size: side of the crops of keyframes; group_size: of those of groups.
         rate: AdamW's peak learning rate, reached after warm-up, falling to a fiftieth by a cosine.
     """
 
@@ -44,12 +44,13 @@ class Phase:
     keyframes: int
     groups: int
     size: int
+    group_size: int
     rate: float
 
 
 PHASES = {
-    "keyframes": Phase(name="keyframes", keyframes=12, groups=0, size=128, rate=1e-3),
-    "joint": Phase(name="joint", keyframes=6, groups=2, size=128, rate=1e-3),
+    "keyframes": Phase(name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3),
+    "joint": Phase(name="joint", keyframes=6, groups=1, size=128, group_size=192, rate=1e-3),
 }
 WARM_UP = 100
 CLIP = 1.0
@@ -134,7 +135,7 @@ class Trainer:
         """(J, reconstruction, bits per sample) of inter frames of one layer."""
         batch = len(qp)
         one = torch.ones_like(qp)
-        level = torch.from_numpy(self.random.integers(1, 6, batch))
+        level = torch.from_numpy(self.random.integers(2, 8, batch))
         given = Conditions(qp, one * layer, torch.tensor([distances]).repeat(batch, 1), level)
         mode = MotionMode.CODED if self.random.random() < 0.9 else MotionMode.NONE
         estimate: MotionField | None = None
@@ -158,7 +159,7 @@ class Trainer:
         figures: dict[str, float] = {"step": self.step}
         if phase.keyframes:
             half = phase.keyframes // 2
-            a, b = self.stills.draw([0], half)[0], self.samples.draw([0], phase.keyframes - half)[0]
+            a, b = self.stills.draw([0], half, phase.size)[0], self.samples.draw([0], phase.keyframes - half, phase.size)[0]
             x = tuple(torch.cat([p, q]) for p, q in zip(a, b, strict=True))
             j, _, bpp = self.keyframes(x, self.draw_qp(phase.keyframes))  # type: ignore[arg-type]
             loss = torch.log(j + 0.01).mean()
@@ -185,7 +186,7 @@ class Trainer:
         chain = [span]
         while chain[-1] > 1 and len(chain) < 4:
             chain.append(chain[-1] // 2)
-        frames = self.samples.draw([0, *chain[::-1]], batch)
+        frames = self.samples.draw([0, *chain[::-1]], batch, self.phase.group_size)
         by_time = dict(zip([0, *chain[::-1]], frames, strict=True))
         qp = self.draw_qp(batch)
         both = tuple(torch.cat([p, q]) for p, q in zip(by_time[0], by_time[span], strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -100,10 +98,27 @@ def classical(samples: Samples) -> VideoNet:
     """Networks that are a working classical codec, nothing learned but static statistics."""
     torch.manual_seed(0)
     net = VideoNet()
+    average_neighbours(net.motion.coding)
+    average_neighbours(net.image.coding)
+    for model in net.image.coding.steps:  # inter frames' residuals are hardly alike
+        assert isinstance(model, StepModel)
+        model.gain.weight.data[:, KNOTS + 1 :] = -0.9
     calibrate(net, samples)
     return net
 
 
-def mean_scale() -> float:
-    """Natural logarithm of the ratio between neighbouring tables' scales."""
-    return math.log(tables.SCALE_MAX / tables.SCALE_MIN) / (tables.TABLES - 1)
+@torch.no_grad()
+def average_neighbours(latent: LatentModel) -> None:
+    """The lowest channels' means start as the average of the known neighbours."""
+    for model in latent.steps:
+        assert isinstance(model, StepModel)
+        step = model.step
+        if step.low > 0 or len(step.sites) == 4:
+            continue
+        kernel = torch.zeros(3, 3)
+        if step.sites == ((1, 1),):
+            kernel[::2, ::2] = 0.25
+        else:
+            kernel[1, ::2] = kernel[::2, 1] = 0.25
+        for channel in range(step.high):
+            model.mean.weight[channel, channel] = kernel
