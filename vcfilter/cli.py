@@ -39,7 +39,7 @@ examples:
 vcfilter COMMAND --help tells more about a command.
 """
 _ENCODE_EXAMPLES = """\
-Exactly one of --qp, --quality and --bitrate rules the rate; without any, --qp 32 holds.
+One of --qp, --quality and --bitrate rules the rate; without any, --qp 32 holds.
 
 examples:
   vcfilter encode in.mp4 out.mkv                           qp 32
@@ -55,7 +55,7 @@ output y4m comes, pictures only; -f nut brings raw pictures together with the so
 
 examples:
   vcfilter decode film.mkv film.mp4
-  vcfilter decode film.mkv film.mkv.mkv -c:v libx265 --crf 20 --set preset=slow
+  vcfilter decode film.mkv film.265.mkv -c:v libx265 --crf 20 --set preset=slow
   vcfilter decode film.mkv lossless.mkv -c:v ffv1
   vcfilter decode film.mkv - | x264 --demuxer y4m -o film.264 -
   vcfilter decode film.mkv - -f nut | ffplay -

@@ -251,6 +251,8 @@ class StreamCopier:
             if self._cut.before(time) or self._cut.after(time):
                 return
         packet = shifted(packet, self._cut.offset)
+        if ticks is None and copy.info.attached_picture:
+            packet = replace(packet, pts=0, dts=0)  # cover art has no time
         if copy.convert is not None:
             converted = copy.convert(packet)
             if converted is None:

@@ -489,6 +489,7 @@ class _Job:
                 raise MediaError("there is no picture in the part that was asked for")
             for packet in coder.encode(None):
                 behind.put(packet)
+            self._check_length(last - first)
             behind.finish()
         except KeyboardInterrupt:
             behind.finish()  # what is coded is kept
@@ -516,6 +517,17 @@ class _Job:
             psnr=psnr,
             warnings=tuple(self._warnings),
         )
+
+    def _check_length(self, seconds: Fraction) -> None:
+        """Warn where the pictures end well before the source says they do."""
+        if self._video.duration is None or self._cut != Cut():
+            return
+        told = self._video.duration * self._video.time_base
+        if told - seconds > max(Fraction(1, 2), told / 20):
+            self.warn(
+                f"the source says it has {float(told):.2f} s of pictures, "
+                f"{float(seconds):.2f} s could be decoded: it seems to be cut short"
+            )
 
     def _depth(self) -> int:
         """Frames to decode ahead: few where they are large."""
