@@ -36,7 +36,7 @@ def neural(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_decode_frames(neural: Path) -> None:
     lines = run("decode_frames.py", neural, 0.21).splitlines()
     assert lines[0] == "64x48 yuv420p, 24 frames/s"
-    assert len(lines) == 13
+    assert len(lines) == 12
     assert lines[-1].endswith("frame 0.208 s is shown")
 
 

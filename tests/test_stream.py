@@ -358,6 +358,54 @@ def test_subtitles_and_cover_of_a_real_container(film: Path, tmp_path: Path) -> 
     assert [(data, pts) for pts, data in found] == [(b"Hello", Fraction(1, 10))]
 
 
+@pytest.mark.tools
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the stock ffmpeg")
+def test_chapters_dispositions_attachments_rotation_aspect(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv", audio="libopus", codec="libx264")
+    (tmp_path / "note.txt").write_text("a note")
+    (tmp_path / "chapters.txt").write_text(
+        ";FFMETADATA1\nartist=Me\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=250\ntitle=One\n"
+    )
+    rich = tmp_path / "rich.mkv"
+    command = ["ffmpeg", "-v", "error", "-i", str(film), "-i", str(tmp_path / "chapters.txt")]
+    command += ["-map_metadata", "1", "-map", "0", "-c", "copy", "-aspect", "2:1"]
+    command += ["-disposition:a:0", "hearing_impaired", "-metadata:s:a:0", "title=Left"]
+    command += ["-attach", str(tmp_path / "note.txt"), "-metadata:s:t", "mimetype=text/plain"]
+    subprocess.run([*command, str(rich)], check=True)
+    report = encode_file(str(rich), str(tmp_path / "out.mkv"), FAST)
+    assert report.warnings == ()
+    with Demuxer(str(rich)) as source, Demuxer(str(tmp_path / "out.mkv")) as target:
+        assert [info.kind for info in target.streams] == ["video", "audio", "attachment"]
+        for sent, arrived in zip(source.streams, target.streams, strict=True):
+            assert arrived.disposition == sent.disposition
+            assert arrived.sample_aspect_ratio == sent.sample_aspect_ratio
+        assert target.streams[1].metadata["title"] == "Left"
+        assert target.streams[2].extradata == b"a note"
+        assert [dict(chapter.metadata) for chapter in target.chapters] == [{"title": "One"}]
+        assert target.metadata["ARTIST"] == "Me"
+    codec = vcfilter.MediaCodec(name="ffv1")
+    decode_file(str(tmp_path / "out.mkv"), str(tmp_path / "back.mkv"), codec=codec)
+    with Demuxer(str(tmp_path / "back.mkv")) as back:
+        assert [info.kind for info in back.streams] == ["video", "audio", "attachment"]
+        assert len(back.chapters) == 1
+
+
+def test_rotation_goes_through(tmp_path: Path) -> None:
+    with vcfilter.open(tmp_path / "n.mkv", "w") as output:
+        stream = output.add_stream("vcfilter", options={"qp": 30, "preset": "ultrafast"})
+        stream.rotation = 90
+        output.mux(stream.encode(VideoFrame(32, 32, "yuv420p")))
+        output.mux(stream.encode())
+    with vcfilter.open(tmp_path / "n.mkv") as container:
+        assert container.streams.video[0].rotation == 90
+    decode_file(str(tmp_path / "n.mkv"), str(tmp_path / "out.mp4"))
+    with Demuxer(str(tmp_path / "out.mp4")) as demuxer:
+        assert demuxer.streams[0].rotation == 90
+    encode_file(str(tmp_path / "out.mp4"), str(tmp_path / "again.mkv"), FAST)
+    with vcfilter.open(tmp_path / "again.mkv") as container:
+        assert container.streams.video[0].rotation == 90
+
+
 # --- nothing half done ---------------------------------------------------------------------------
 
 

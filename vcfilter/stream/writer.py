@@ -308,7 +308,7 @@ class MuxerSink:
             metadata = {**self._track.metadata, **info.metadata}
             info = replace(info, metadata=metadata, disposition=self._track.disposition)
         output: Any = sys.stdout.buffer if self._target.is_pipe else self._target.path
-        with _translated(self._target.title):
+        with _translated(self._target):
             self._muxer = muxer = Muxer(output, self._container)
             muxer.add_stream(info)
             if self._copier:
@@ -320,7 +320,7 @@ class MuxerSink:
 
     def write(self, packet: BridgePacket) -> None:
         assert self._muxer is not None
-        with _translated(self._target.title):
+        with _translated(self._target):
             ticks = packet.dts if packet.dts is not None else packet.pts
             if self._copier and ticks is not None:
                 self._copier.copy_until(self._muxer, ticks * packet.time_base - self._offset)
@@ -330,7 +330,7 @@ class MuxerSink:
 
     def finish(self) -> None:
         assert self._muxer is not None
-        with _translated(self._target.title):
+        with _translated(self._target):
             if self._copier:
                 self._copier.copy_until(self._muxer, None)
             self._muxer.close()
@@ -358,7 +358,7 @@ class PlainSink:
         self.packets = 0
 
     def start(self, info: StreamInfo) -> None:
-        with _translated(self._target.title):
+        with _translated(self._target):
             if self._target.is_pipe:
                 self._file = sys.stdout.buffer
             else:
@@ -367,14 +367,14 @@ class PlainSink:
 
     def write(self, packet: BridgePacket) -> None:
         assert self._file is not None
-        with _translated(self._target.title):
+        with _translated(self._target):
             self._file.write(packet.data)
         self.video_bytes += len(packet.data)
         self.packets += 1
 
     def finish(self) -> None:
         assert self._file is not None
-        with _translated(self._target.title):
+        with _translated(self._target):
             self._file.flush()
             if not self._target.is_pipe:
                 self._file.close()
@@ -391,8 +391,8 @@ class PlainSink:
 class _translated:
     """Turns the errors of writing into MediaError that names the target."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, target: Target) -> None:
+        self._target = target
 
     def __enter__(self) -> None:
         return None
@@ -402,4 +402,5 @@ class _translated:
             value, OSError | ValueError
         ):
             return
-        raise MediaError(f"{self._title} cannot be written: {reason_of(value)}") from value
+        reason = reason_of(value).replace(f"{self._target.path}: ", "")
+        raise MediaError(f"{self._target.title} cannot be written: {reason}") from value
