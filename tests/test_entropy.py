@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 
 import numpy as np
@@ -94,10 +95,8 @@ def test_damage_is_an_error_or_numbers_but_never_a_crash() -> None:
         damaged = bytearray(data)
         damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
         cut = bytes(damaged[: rng.integers(len(data) + 1)])
-        try:
+        with contextlib.suppress(BitstreamError):
             assert DecodingCoder(SET, cut).read(index).shape == symbols.shape
-        except BitstreamError:
-            pass
 
 
 def test_tables_are_distributions() -> None:

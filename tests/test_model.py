@@ -55,9 +55,7 @@ def decode(model: VideoModel, payloads: list[bytes]) -> list[Reference]:
     found: list[Reference] = []
     for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
         past = found if step is INTER else []
-        found.append(
-            model.code(step, None, past, model.decoding_coder(data), video_format=FORMAT)
-        )
+        found.append(model.code(step, None, past, model.decoding_coder(data), video_format=FORMAT))
     return found
 
 
@@ -87,7 +85,9 @@ def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
     torch.manual_seed(0)
     net = VideoNet()
     for name, parameter in net.named_parameters():
-        if name.endswith("coding.steps.0.index_context.bias") or name.endswith("index_context.bias"):
+        if name.endswith("coding.steps.0.index_context.bias") or name.endswith(
+            "index_context.bias"
+        ):
             parameter.data.fill_(80.0)  # table 20 for every symbol: no statistics at all
     model = VideoModel(net, TableSet(tables.laplace_magnitudes()), b"classics", torch.device("cpu"))
     frames = clip(5, FORMAT, noise=0.3)

@@ -71,7 +71,6 @@ class ExactLinear(ExactLayer):
         return F.linear(x, *self.integers(x.dtype))
 
 
-
 class ExactDepthwise(ExactLayer):
     """Integer maps (B, channels, H, W) to integer activations: one odd-sized filter per channel."""
 
@@ -84,7 +83,6 @@ class ExactDepthwise(ExactLayer):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.integers(x.dtype)
         return activate(F.conv2d(x, weight, bias, padding=self.size // 2, groups=x.shape[1]))
-
 
 
 def activate(sums: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def load_weights(path: str) -> tuple[VideoNet, tables.Probabilities, bytes]:
         found = (file.metadata() or {}).get("architecture")
         if found != ARCHITECTURE:
             raise ModelMismatchError(
-                f"{path!r} holds a model of architecture {found!r}; this version runs {ARCHITECTURE!r}"
+                f"{path!r} holds a model of architecture {found!r}; "
+                f"this version runs {ARCHITECTURE!r}"
             )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model_id = identity(tensors)

@@ -53,9 +53,7 @@ def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
         found[part] += out.numel() * weight[0].numel() / SIDE**2 / 1000
 
     hooks = [
-        module.register_forward_hook(
-            lambda m, _, out, part=part: count(part, m, out)  # type: ignore[misc]
-        )
+        module.register_forward_hook(lambda m, _, out, part=part: count(part, m, out))
         for prefix, part in PARTS.items()
         for name, module in net.named_modules()
         if name.startswith(prefix) and isinstance(module, COUNTED)

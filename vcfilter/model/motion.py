@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcfilter.model.latent import LatentModel, Step, checkerboard, EVERY
+from vcfilter.model.latent import EVERY, LatentModel, Step, checkerboard
 from vcfilter.model.layers import BLOCK, Branch, block_dct
 
 COMPONENTS = 5
@@ -76,7 +76,7 @@ class MotionCodec(nn.Module):
         return torch.cat([turned, field[:, 4:] * scale], dim=1)
 
     def analyse(self, field: Tensor, distances: Tensor) -> Tensor:
-        """h: the field to its latent, frequencies outermost (channel = 5 * frequency + component)."""
+        """h: the field to its latent (channel = 5 * frequency + component)."""
         blocks = F.pixel_unshuffle(self.turn(field, distances), GRID)
         blocks = blocks.unflatten(1, (COMPONENTS, GRID * GRID))
         return torch.einsum("fs,bcshw->bfchw", self.dct, blocks).flatten(1, 2)
@@ -128,9 +128,7 @@ def blend(
     alpha = (weight + 1) / 2
     full = F.interpolate(alpha, scale_factor=BLOCK, mode="bilinear", align_corners=False)
     half = F.interpolate(alpha, scale_factor=BLOCK // 2, mode="bilinear", align_corners=False)
-    y, u, v = (
-        a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True)
-    )
+    y, u, v = (a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True))
     return y, u, v
 
 
@@ -145,9 +143,7 @@ def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
     """
     fields = []
     for a, b in zip(x[:, 0], reference[:, 0], strict=True):
-        now, past = (
-            p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b)
-        )
+        now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
         if scale > 1:
             size = (now.shape[1] // scale, now.shape[0] // scale)
             now = cv2.resize(now, size, interpolation=cv2.INTER_AREA)
@@ -155,8 +151,8 @@ def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
         if min(now.shape) < 32:  # the search needs a pyramid of some levels
             fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
             continue
-        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = search.calc(now, past, None) * scale
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = search.calc(now, past, np.zeros((*now.shape, 2), np.float32)) * scale
         flow = cv2.resize(
             flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
         )

@@ -130,7 +130,9 @@ class VideoNet(nn.Module):
         dtype = self.image.analysis_linear.weight.dtype
         return quantiser_step(given.qp).to(dtype), context(given.qp, given.layer).to(dtype)
 
-    def keyframe(self, given: Conditions, x: Planes | None, shape: torch.Size, coder: Coder) -> Reference:
+    def keyframe(
+        self, given: Conditions, x: Planes | None, shape: torch.Size, coder: Coder
+    ) -> Reference:
         """Code keyframes; shape is (B, 96, H/8, W/8)."""
         device = given.qp.device
         base, ctx = self.conditions(given)
@@ -138,9 +140,7 @@ class VideoNet(nn.Module):
         target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
         quantum = self.image.quantum(base, ctx)
         lowest = lowest_table(given.qp)
-        coded = self.image.coding.code(
-            target, zeros, quantum, ctx, lowest, (zeros, zeros), coder
-        )
+        coded = self.image.coding.code(target, zeros, quantum, ctx, lowest, (zeros, zeros), coder)
         blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
         batch, _, rows, columns = shape
         none = zeros.new_zeros(batch, MOTION_CHANNELS, rows // 4, columns // 4)
@@ -176,14 +176,16 @@ class VideoNet(nn.Module):
             scale = (ratio[:, None, None, None] / gradients).clamp(0.3, 1000.0)
         nothing = torch.zeros_like(past[0])
         quantum, lowest = self.motion.quantum(step), torch.zeros_like(base)
-        coded = self.motion.coding.code(
-            target, nothing, quantum, ctx, lowest, past, coder, scale
-        )
+        coded = self.motion.coding.code(target, nothing, quantum, ctx, lowest, past, coder, scale)
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
         return field, self.motion.coding.activation(coded.symbols), coded.activity
 
     def predict(
-        self, mode: MotionMode, references: tuple[Reference, Reference], field: Tensor | None, distances: Tensor
+        self,
+        mode: MotionMode,
+        references: tuple[Reference, Reference],
+        field: Tensor | None,
+        distances: Tensor,
     ) -> tuple[Planes, Planes, Planes]:
         """(prediction, moved left, moved right) as planes."""
         left, right = references[0].planes, references[1].planes
@@ -232,9 +234,7 @@ class VideoNet(nn.Module):
         quantum = self.image.quantum(base, ctx)
         past = (past_symbols, past_activity)
         lowest = lowest_table(given.qp)
-        coded = self.image.coding.code(
-            target, y_predicted, quantum, ctx, lowest, past, coder
-        )
+        coded = self.image.coding.code(target, y_predicted, quantum, ctx, lowest, past, coder)
         blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
         reference = Reference(
             clamp(to_planes(blocks)),
@@ -282,7 +282,7 @@ class VideoModel:
         self, net: VideoNet, table_set: TableSet, model_id: bytes, device: torch.device
     ) -> None:
         self.net = net.to(device).eval().requires_grad_(False)
-        self.net = self.net.to(memory_format=torch.channels_last)
+        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.tables = table_set
         self.model_id = model_id
         self.device = device

@@ -84,9 +84,8 @@ def _decode(path: Path, target: Path, index: Path) -> None:
             store = open_memmap(part, "w+", np.uint8, (count, rows * 3 // 2, columns))
             keys: list[int] = []
             cuts = [0]
-            number = 0
-            past: Frames | None = None
-            for frame in container.decode(stream):
+            past: npt.NDArray[np.int16] | None = None
+            for number, frame in enumerate(container.decode(stream)):
                 if number == count:
                     break
                 picture = frame.reformat(width=columns, height=rows, format="yuv420p").to_ndarray()
@@ -97,7 +96,6 @@ def _decode(path: Path, target: Path, index: Path) -> None:
                 if past is not None and np.abs(small - past).mean() > 30:
                     cuts.append(number)
                 past = small
-                number += 1
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"{str(path)!r} cannot be decoded: {error}") from error
     gaps = set(np.diff(keys).tolist())
@@ -150,14 +148,16 @@ class Samples:
             order = offsets[::-1] if back else offsets
             for stack, offset in zip(stacks, order, strict=True):
                 crops = clip.planes(start + offset, top, left, size)
-                crops = tuple(p[:, ::-1] if flip else p for p in crops)  # type: ignore[assignment]
-                crops = tuple(p.T if turn else p for p in crops)  # type: ignore[assignment]
+                crops = tuple(p[:, ::-1] if flip else p for p in crops)
+                crops = tuple(p.T if turn else p for p in crops)
                 stack.append(crops)
         return [_tensors(stack) for stack in stacks]
 
 
 def _tensors(stack: list[tuple[Frames, Frames, Frames]]) -> Planes:
-    y, u, v = (torch.from_numpy(np.stack(p).astype(np.float32))[:, None] for p in zip(*stack))
+    y, u, v = (
+        torch.from_numpy(np.stack(p).astype(np.float32))[:, None] for p in zip(*stack, strict=True)
+    )
     return y, u, v
 
 

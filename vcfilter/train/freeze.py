@@ -45,7 +45,7 @@ class Histogram(RateCoder):
 
 @torch.no_grad()
 def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Probabilities:
-    """(64, 257) magnitudes' probabilities: counts over training crops, drawn to the Laplace shape."""
+    """(64, 257) probabilities of magnitudes: counts on training crops, drawn to Laplace."""
     laplace = tables.laplace_magnitudes()
     bits = torch.from_numpy(tables.cost_bits(laplace)).float()
     counts = torch.zeros(tables.TABLES, tables.MAGNITUDE_MAX + 2, dtype=torch.int64)
@@ -97,7 +97,7 @@ def freeze(
 
 @torch.no_grad()
 def prove(path: str, samples: Samples) -> dict[str, float]:
-    """Code a few crops for real with a weights file, decode them at float32 and float64, compare."""
+    """Code a few crops for real with a weights file, decode and compare."""
     load_model.cache_clear()
     model = load_model(path, "cpu")
     estimated = real = 0.0

@@ -49,7 +49,9 @@ class Phase:
 
 
 PHASES = {
-    "keyframes": Phase(name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3),
+    "keyframes": Phase(
+        name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3
+    ),
     "joint": Phase(name="joint", keyframes=6, groups=1, size=128, group_size=192, rate=1e-3),
 }
 WARM_UP = 100
@@ -58,7 +60,9 @@ AVERAGE = 0.997  # of the exponential average of the weights
 SPANS = ((4, 0.45), (8, 0.3), (2, 0.15), (12, 0.1))  # distance between keyframes, probability
 
 
-def cost(reference: Reference, x: Planes, base: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cost(
+    reference: Reference, x: Planes, base: Tensor, bits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(J, bits per luma sample, squared error per luma sample), (B,) each; J in bits."""
     samples = x[0][0].numel()
     error = torch.zeros_like(bits)
@@ -101,8 +105,10 @@ class Trainer:
         phase: a row of PHASES. steps: how many in all, for the schedule.
     """
 
-    def __init__(self, net: VideoNet, samples: Samples, stills: Samples, phase: Phase, steps: int) -> None:
-        self.net = net.to(memory_format=torch.channels_last)
+    def __init__(
+        self, net: VideoNet, samples: Samples, stills: Samples, phase: Phase, steps: int
+    ) -> None:
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         scales: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in net.named_parameters():
@@ -130,7 +136,13 @@ class Trainer:
         return j, reference, bpp
 
     def inter(
-        self, x: Planes, pair: tuple[Reference, Reference], originals: tuple[Planes, Planes], qp: Tensor, layer: int, distances: tuple[int, int]
+        self,
+        x: Planes,
+        pair: tuple[Reference, Reference],
+        originals: tuple[Planes, Planes],
+        qp: Tensor,
+        layer: int,
+        distances: tuple[int, int],
     ) -> tuple[Tensor, Reference, Tensor]:
         """(J, reconstruction, bits per sample) of inter frames of one layer."""
         batch = len(qp)
@@ -159,16 +171,19 @@ class Trainer:
         figures: dict[str, float] = {"step": self.step}
         if phase.keyframes:
             half = phase.keyframes // 2
-            a, b = self.stills.draw([0], half, phase.size)[0], self.samples.draw([0], phase.keyframes - half, phase.size)[0]
+            a, b = (
+                self.stills.draw([0], half, phase.size)[0],
+                self.samples.draw([0], phase.keyframes - half, phase.size)[0],
+            )
             x = tuple(torch.cat([p, q]) for p, q in zip(a, b, strict=True))
             j, _, bpp = self.keyframes(x, self.draw_qp(phase.keyframes))  # type: ignore[arg-type]
             loss = torch.log(j + 0.01).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             figures |= {"key": float(loss.detach()), "key_bpp": float(bpp.mean())}
         if phase.groups:
             figures |= self.group_step(phase.groups)
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
-        if not torch.isfinite(norm):
+        if not bool(torch.isfinite(norm)):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}")
         self.optimizer.step()
         project(self.net)
@@ -192,18 +207,25 @@ class Trainer:
         both = tuple(torch.cat([p, q]) for p, q in zip(by_time[0], by_time[span], strict=True))
         j, keys, _ = self.keyframes(both, torch.cat([qp, qp]))  # type: ignore[arg-type]
         loss = torch.log(j + 0.01).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         figures = {"group_key": float(loss.detach())}
         left, right = (split(detach(keys), i * batch, batch) for i in (0, 1))
         last = span
         for layer, time_ in enumerate(chain[1:], 1):
             x = by_time[time_]
-            lower = (qp + 1 + layer + torch.from_numpy(self.random.integers(-1, 3, batch))).clamp(max=63)
+            lower = (qp + 1 + layer + torch.from_numpy(self.random.integers(-1, 3, batch))).clamp(
+                max=63
+            )
             pair = (left, right)
-            j, new, bpp = self.inter(x, pair, (by_time[0], by_time[last]), lower, layer, (time_, last - time_))
+            j, new, bpp = self.inter(
+                x, pair, (by_time[0], by_time[last]), lower, layer, (time_, last - time_)
+            )
             loss = torch.log(j + 0.01).mean() * 0.7
-            loss.backward()  # type: ignore[no-untyped-call]
-            figures |= {f"inter{layer}": float(loss.detach()) / 0.7, f"inter{layer}_bpp": float(bpp.mean())}
+            loss.backward()
+            figures |= {
+                f"inter{layer}": float(loss.detach()) / 0.7,
+                f"inter{layer}_bpp": float(bpp.mean()),
+            }
             right, last = detach(new), time_
         return figures
 
@@ -214,7 +236,10 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "random": [g.bit_generator.state for g in (self.random, self.samples.random, self.stills.random)],
+            "random": [
+                g.bit_generator.state
+                for g in (self.random, self.samples.random, self.stills.random)
+            ],
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
@@ -227,7 +252,9 @@ class Trainer:
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        for g, s in zip((self.random, self.samples.random, self.stills.random), state["random"], strict=True):
+        for g, s in zip(
+            (self.random, self.samples.random, self.stills.random), state["random"], strict=True
+        ):
             g.bit_generator.state = s
 
 
@@ -245,7 +272,7 @@ def split(reference: Reference, start: int, count: int) -> Reference:
 
 
 def train(trainer: Trainer, state: Path, log: Path, every: int = 50, keep: float = 120.0) -> None:
-    """Run to the last step, a line of figures every few steps, the state kept every keep seconds."""
+    """Run to the last step; figures every few steps, the state kept every keep seconds."""
     sums: dict[str, list[float]] = {}
     saved = begun = time.monotonic()
     while trainer.step < trainer.steps:

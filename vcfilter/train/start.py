@@ -56,7 +56,9 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
             given = condition(qp, 0, 0, batch)
             shape = torch.Size((batch, 96, samples.size // 8, samples.size // 8))
             references = tuple(net.keyframe(given, frames[i], shape, survey) for i in (0, 2))
-            image[0, knot] += spread(survey.magnitudes[: len(net.image.coding.plan)], net.image.coding) / 3
+            image[0, knot] += (
+                spread(survey.magnitudes[: len(net.image.coding.plan)], net.image.coding) / 3
+            )
             survey.magnitudes.clear()
             given = condition(qp, layer, distance, batch)
             estimate = estimate_motion(frames[1], references, False, 1)  # type: ignore[arg-type]
