@@ -33,7 +33,9 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, refine_steps=0),
     "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, refine_steps=0),
     "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, refine_steps=0),
-    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, refine_steps=8),
+    "veryslow": Preset(
+        motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, refine_steps=8
+    ),
 }
 DEFAULT_PRESET = "medium"
 

@@ -63,10 +63,11 @@ def checkerboard(low: int, high: int) -> tuple[Step, ...]:
 @lru_cache(maxsize=256)
 def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Tensor:
     """(N,) flat indices of the sites in a rows x columns grid, in raster order."""
-    grid = torch.zeros(rows, columns, dtype=torch.bool)
-    for row, column in sites:
-        grid[row::2, column::2] = True
-    return grid.flatten().nonzero().squeeze(1)
+    with torch.inference_mode(False):  # kept for later, perhaps for training
+        grid = torch.zeros(rows, columns, dtype=torch.bool)
+        for row, column in sites:
+            grid[row::2, column::2] = True
+        return grid.flatten().nonzero().squeeze(1)
 
 
 def take(grid: Tensor, where: Tensor) -> Tensor:

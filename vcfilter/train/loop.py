@@ -52,7 +52,7 @@ PHASES = {
     "keyframes": Phase(
         name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3
     ),
-    "joint": Phase(name="joint", keyframes=6, groups=1, size=128, group_size=192, rate=1e-3),
+    "joint": Phase(name="joint", keyframes=6, groups=1, size=128, group_size=192, rate=5e-4),
 }
 WARM_UP = 100
 CLIP = 1.0
@@ -94,6 +94,8 @@ def rate_scale(name: str) -> float:
         return 0.02
     if ".mean." in name or "log_step" in name:
         return 0.1
+    if ".coding." in name:  # inputs up to 255: a step moves a table index by that much more
+        return 0.3
     return 1.0
 
 
@@ -114,7 +116,9 @@ class Trainer:
         for name, parameter in net.named_parameters():
             scales.setdefault(rate_scale(name), []).append(parameter)
         groups = [{"params": chosen, "scale": scale} for scale, chosen in scales.items()]
-        self.optimizer = torch.optim.AdamW(groups, lr=phase.rate, weight_decay=0, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=phase.rate, weight_decay=0, betas=(0.9, 0.995)
+        )
         self.average = {k: v.detach().clone() for k, v in net.state_dict().items()}
         self.bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
         self.step = 0
