@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -38,6 +39,20 @@ def test_importing_is_quick_and_lazy() -> None:
     code = "import sys, vcfilter; print([n for n in ('torch', 'av', 'cv2') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_wait_without_spinning_unless_told_otherwise() -> None:
+    code = "import os, vcfilter; print(os.environ['OMP_WAIT_POLICY'])"
+    bare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=bare | given,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
     assert set(vcfilter.__all__) <= set(dir(vcfilter))
     for name in vcfilter.__all__:
         assert getattr(vcfilter, name) is not None

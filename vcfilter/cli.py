@@ -86,9 +86,6 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    # Before PyTorch loads OpenMP: on a busy machine threads that wait by spinning cost a factor
-    # of six in encoding.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     terminal = Terminal()
     verbose = False

@@ -19,23 +19,19 @@ class Preset:
         motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
         free_modes: whether the modes that cost no bits (average, left, right) are tried.
         flow_scale: motion is estimated at 1/flow_scale of the size (1 or 2).
-        refine_steps: gradient steps on the latents of each frame (0: none).
     """
 
     motion_levels: tuple[int, ...]
     free_modes: bool
     flow_scale: int
-    refine_steps: int
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2, refine_steps=0),
-    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, refine_steps=0),
-    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, refine_steps=0),
-    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, refine_steps=0),
-    "veryslow": Preset(
-        motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, refine_steps=8
-    ),
+    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2),
+    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1),
+    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1),
+    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1),
+    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1),
 }
 DEFAULT_PRESET = "medium"
 
@@ -47,7 +43,8 @@ class EncoderOptions:
     Args:
         qp: quantiser parameter of keyframes, 0 (finest) to 63; 6 more double the step.
             The default 32 holds when neither quality nor bitrate is given.
-        quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) each segment aims at, 20 to 60.
+        quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
+            20 to 60.
         bitrate: target in bit/s of the picture track, at least 1000.
         keyint: largest distance between keyframes in frames, 1 (all keyframes) to 64.
         scenecut: end a segment early where the scene changes.
