@@ -36,6 +36,17 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "vcfilter", *map(str, arguments)]
 
 
+def test_info_tells_of_the_model(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model"]) == 0
+    out, _ = capfd.readouterr()
+    assert "licence: MIT" in out
+    assert "inter" in out
+    assert main(["info", "--model", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["card"]["licence"] == "MIT"
+    assert 0 < found["kmac_per_pixel"]["inter"]["total"] <= 20
+
+
 def test_encode_info_verify_decode(
     film: Path, neural: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

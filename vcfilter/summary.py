@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from vcfilter.stream.info import MOTION_NAMES, FileSummary, describe_format
 from vcfilter.stream.source import is_neural
@@ -11,23 +10,25 @@ from vcfilter.terminal import size_text
 
 
 def print_model(weights: str | None, as_json: bool) -> None:
-    """The model's cost and, of the shipped one, its card."""
+    """The model's id, what decoding costs, and the card in its weights file."""
+    from vcfilter.model.checkpoint import read_card
     from vcfilter.model.complexity import complexity
     from vcfilter.model.video import VideoModel
 
     model = VideoModel.load(weights, "cpu")
     costs = complexity(model)
+    card = dict(sorted(read_card(weights).items()))
     if as_json:
-        print(json.dumps({"model": model.model_id.hex(), "kmac_per_pixel": costs}, indent=2))
+        found = {"model": model.model_id.hex(), "card": card, "kmac_per_pixel": costs}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     print(f"model {model.model_id.hex()}")
     print("cost of decoding, kMAC per luma sample:")
     for kind, parts in costs.items():
         print(f"  {kind:<9}" + ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items()))
-    card = os.path.join(os.path.dirname(__file__), "weights", "card.md")
-    if weights is None and os.path.exists(card):
-        with open(card, encoding="utf-8") as file:
-            print("\n" + file.read().rstrip())
+    print("card:")
+    for key, text in card.items():
+        print(f"  {key}: " + text.strip().replace("\n", "\n    "))
 
 
 def print_summary(summary: FileSummary, frames: bool) -> None:
