@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Top floor first. A package may import those on the floors below it, and itself.
 FLOORS = (
-    ("__main__", "cli", "worker", "demo", "summary", "terminal"),
+    ("__main__", "cli", "demo", "summary", "terminal"),
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),
