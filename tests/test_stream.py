@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import subprocess
 import threading
@@ -17,14 +19,15 @@ from av.video.frame import VideoFrame
 from clips import luma_psnr, make_film, picture, planes, times
 
 import vcfilter
-from ffmpeg_bridge import Demuxer
+from ffmpeg_bridge import Chapter, Demuxer
 from vcfilter import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.info import inspect_file, verify_file
+from vcfilter.stream.media import Cut
 from vcfilter.stream.pipeline import Ahead, Behind
 from vcfilter.stream.pixel import PictureReader, frame_of, to_picture
-from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection
+from vcfilter.stream.source import Source, _Fan
+from vcfilter.stream.streams import StreamSelection, cut_chapters
 from vcfilter.stream.transcode import Interrupted, Progress, decode_file, encode_file
 
 FAST = EncoderOptions(qp=24, preset="ultrafast", keyint=6)
@@ -536,3 +539,49 @@ def test_parts_split_by_mkvmerge_decode_to_the_same_frames(neural: Path, tmp_pat
 def test_source_refuses_a_third_reader_of_a_pipe(tmp_path: Path) -> None:
     assert not Source(str(make_film(tmp_path / "x.mkv", frames=1))).is_pipe
     assert picture(0, 32, 16).shape == (16, 32, 3)
+
+
+def test_a_pipe_is_held_only_for_readers_that_come() -> None:
+    data = bytes(range(256)) * 4096
+    fan = _Fan(io.BytesIO(data), "pipe", 2)  # type: ignore[arg-type]
+    first = fan.tap()
+    assert first.read(100) == data[:100]
+    second = fan.tap()
+    fan.drop_first()
+    got = b""
+    while chunk := second.read(1 << 20):
+        got += chunk
+        assert not first.chunks
+    assert got == data
+    alone = _Fan(io.BytesIO(data), "pipe", 1)  # type: ignore[arg-type]
+    alone.tap().read()
+    assert alone._head is None
+
+
+def test_a_silent_pipe_can_be_given_up() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb") as pipe:
+        fan = _Fan(file, "pipe", 2)
+        taps = [fan.tap(), fan.tap()]
+        pipe.write(b"begin")
+        pipe.flush()
+        assert [tap.read() for tap in taps] == [b"begin"] * 2
+        got: list[bytes] = []
+        threads = [threading.Thread(target=lambda t=t: got.append(t.read())) for t in taps]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert got == []
+        fan.stop()
+        for thread in threads:
+            thread.join(5)
+        assert got == [b"", b""]
+
+
+def test_long_names_and_odd_chapters_are_written(film: Path, tmp_path: Path) -> None:
+    name = "\u6620" * 80 + ".mkv"  # 244 bytes, 255 are allowed
+    encode_file(str(film), str(tmp_path / name), FAST, duration=0.2)
+    assert left_over(tmp_path) == [name]
+    chapter = Chapter(id=1, start=500, end=100, time_base=MILLISECOND, metadata={})
+    (kept,) = cut_chapters([chapter], Cut())
+    assert kept.end == kept.start == 500_000_000

@@ -173,7 +173,7 @@ def inspect_file(name: str) -> FileSummary:
     Raises:
         MediaError: it cannot be read or is no media file.
     """
-    source = Source(name)
+    source = Source(name, readers=1)
     warnings: list[str] = []
     with source.demuxer() as demuxer:
         summaries = {info.index: StreamSummary(info) for info in demuxer.streams}
@@ -278,7 +278,7 @@ def verify_file(
     from vcfilter.stream.reader import neural_stream
 
     verdict = Verdict()
-    source = Source(name)
+    source = Source(name, readers=1)
     with source.demuxer() as demuxer:
         info = neural_stream(demuxer, source.title)
         kinds = {each.index: each.kind for each in demuxer.streams}

@@ -419,7 +419,7 @@ class OutputContainer:
                 self._muxer = muxer = Muxer(self._file, self.format_name)
                 for stream in self.streams:
                     assert stream.info is not None
-                    muxer.add_stream(stream.info)
+                    muxer.add_stream(replace(stream.info, metadata=stream.metadata))
                 muxer.metadata.update(self.metadata)
                 muxer.write_header()
             for packet in self._waiting:

@@ -174,7 +174,7 @@ def neural_frames(path: str, options: DecoderOptions | None = None) -> Iterator[
         MediaError: the file cannot be read or has no neural video stream.
         BitstreamError: damage, where options are strict.
     """
-    source = Source(path)
+    source = Source(path, readers=1)
     with source.demuxer() as demuxer:
         info = neural_stream(demuxer, source.title)
         pictures = NeuralPictures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 import threading
@@ -20,6 +21,7 @@ PIPE = "-"
 FOURCC = "VCF1"
 
 _CHUNK = 1 << 16
+_POLL_SECONDS = 0.1
 
 
 def is_neural(info: StreamInfo) -> bool:
@@ -32,15 +34,17 @@ class Source:
 
     Args:
         name: path or URL; "-" is standard input.
+        readers: how often it is opened, 1 or 2: what a pipe brings is held until all have read it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, readers: int = 2) -> None:
         self.name = name
         self.title = "standard input" if name == PIPE else name
         self._fan: _Fan | None = None
         self._file: IO[bytes] | None = None
+        self._readers = readers
         if name == PIPE:
-            self._fan = _Fan(sys.stdin.buffer, self.title)
+            self._fan = _Fan(sys.stdin.buffer, self.title, readers)
         elif "://" not in name:
             self._check_file()
 
@@ -73,6 +77,16 @@ class Source:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError(self._refusal(error)) from error
 
+    def drop_first(self) -> None:
+        """The reader that opened it first reads no more: nothing of a pipe is held for it."""
+        if self._fan:
+            self._fan.drop_first()
+
+    def stop(self) -> None:
+        """Wait for a pipe no longer: to its readers it ends here."""
+        if self._fan:
+            self._fan.stop()
+
     def close(self) -> None:
         """Close what the source opened itself."""
         if self._fan:
@@ -90,7 +104,7 @@ class Source:
             raise MediaError(f"{self.name} is a folder, not a media file")
         if stat.S_ISFIFO(status.st_mode):
             self._file = open(self.name, "rb")  # noqa: SIM115 (closed by close)
-            self._fan = _Fan(self._file, self.name)
+            self._fan = _Fan(self._file, self.name, self._readers)
         elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
             raise MediaError(f"{self.name} is empty")
 
@@ -109,9 +123,10 @@ def reason_of(error: BaseException) -> str:
 class _Fan:
     """Hands what a pipe brings to each of its taps; holds what the slowest has not taken."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str, readers: int) -> None:
         self.name = name
         self._file = file
+        self._readers = readers
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._head: list[bytes] | None = []  # from the start, for taps that open later
@@ -119,31 +134,56 @@ class _Fan:
         self._ended = False
 
     def tap(self) -> _Tap:
-        """A reader from the first byte on; the second one is the last that can be made."""
+        """A reader from the first byte on; only as many as were announced can be made."""
         with self._lock:
             if self._head is None:
                 raise MediaError(f"{self.name} can be read only once")
             tap = _Tap(self, deque(self._head))
             self._taps.append(tap)
-            if len(self._taps) == 2:
+            if len(self._taps) == self._readers:
                 self._head = None
             return tap
 
     def fill(self, tap: _Tap) -> None:
         """Wait until the tap has something, or the pipe has ended."""
-        with self._reading:
+        while not self._reading.acquire(timeout=_POLL_SECONDS):
+            if self._ended:
+                return
+        try:
             with self._lock:
                 if tap.chunks or self._ended:
                     return
-            read = getattr(self._file, "read1", self._file.read)
-            chunk: bytes = read(_CHUNK)
+            chunk = self._read()
             with self._lock:
-                self._ended = not chunk
+                self._ended = self._ended or not chunk
                 if chunk and self._head is not None:
                     self._head.append(chunk)
                 for each in self._taps:
                     if chunk and not each.closed:
                         each.chunks.append(chunk)
+        finally:
+            self._reading.release()
+
+    def _read(self) -> bytes:
+        """What comes next; empty at the end, or when a silent pipe is given up."""
+        try:
+            number = self._file.fileno()
+        except (OSError, AttributeError):
+            data: bytes = self._file.read(_CHUNK)
+            return data
+        # Not through the buffered file: a thread that hangs in one aborts Python's exit.
+        while not self._ended:
+            if select.select([number], [], [], _POLL_SECONDS)[0]:
+                return os.read(number, _CHUNK)
+        return b""
+
+    def stop(self) -> None:
+        """End here; what has come can still be read."""
+        self._ended = True
+
+    def drop_first(self) -> None:
+        with self._lock:
+            self._taps[0].close()
 
     def close(self) -> None:
         with self._lock:

@@ -183,6 +183,7 @@ def cut_chapters(chapters: Sequence[Chapter], cut: Cut) -> Iterator[Chapter]:
         start = max(start - cut.offset, Fraction(0))
         end = (min(end, cut.end) if cut.end is not None else end) - cut.offset
         nano = Fraction(1, 10**9)
+        end = max(start, end)  # some files say otherwise, muxers refuse it
         yield replace(chapter, start=int(start / nano), end=int(end / nano), time_base=nano)
 
 
@@ -204,6 +205,11 @@ class StreamCopier:
         self._held: deque[BridgePacket] = deque()
         self._targets: dict[int, tuple[int, Copy]] = {}
         self._ended = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether any packet is copied (attachments have none)."""
+        return any(copy.index >= 0 for copy in self._plan)
 
     def add_streams(self, muxer: Muxer) -> None:
         """Add the copied streams to the muxer, in the plan's order."""

@@ -8,8 +8,8 @@ the time of each packet. At most one segment of frames is held.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -60,8 +60,8 @@ __all__ = [
 ]
 
 _AHEAD_FRAMES = 8
-_AHEAD_BYTES = 64 << 20
 _BEHIND_PACKETS = 64
+_QUEUE_BYTES = 64 << 20  # of pictures in a queue, raw ones in that of packets too
 _PROGRESS_SECONDS = 0.2
 
 DEFAULT_CODECS = {
@@ -381,7 +381,10 @@ class _Job:
         coder: NeuralCoder | None = None
         size = 0
         try:
-            with Ahead(pictures.frames(), _AHEAD_FRAMES, "source") as ahead:
+            with (
+                Ahead(pictures.frames(), self._depth(_AHEAD_FRAMES), "source") as ahead,
+                self._stop_early(),
+            ):
                 for frame in ahead:
                     if coder is None:
                         coder = self._first_coder(pictures, options)
@@ -428,9 +431,11 @@ class _Job:
     def _sink(self, target: Target, container: str) -> MuxerSink | PlainSink:
         if container == "yuv4mpegpipe":
             self._warn_dropped("y4m")
+            self._copy_nothing()
             return PlainSink(target)
         if container in ("rawvideo", "h264", "hevc"):
             self._warn_dropped(container)
+            self._copy_nothing()
             return MuxerSink(target, container, copier=None, metadata={}, chapters=())
         plan = plan_copies(
             self._streams,
@@ -447,7 +452,7 @@ class _Job:
                 self.warn(f"the source cannot seek ({reason_of(error)}): it is read from its start")
         copier = StreamCopier(self._demuxer, plan, self._cut, self.warn)
         track = replace(self._video, metadata=track_metadata(self._video))
-        return MuxerSink(
+        sink = MuxerSink(
             target,
             container,
             copier=copier,
@@ -456,6 +461,14 @@ class _Job:
             track=track,
             offset=self._cut.offset,
         )
+        if not copier.reads:
+            self._copy_nothing()
+        return sink
+
+    def _copy_nothing(self) -> None:
+        """Only the pictures are read on: what a pipe brings need not be held for the copies."""
+        self._demuxer.close()
+        self.source.drop_first()
 
     def _warn_dropped(self, container: str) -> None:
         rest = [i for i in self._wanted if i != self._video.index]
@@ -469,9 +482,12 @@ class _Job:
         frames = 0
         first: Fraction | None = None
         last = Fraction(0)
-        behind = Behind(sink.write, _BEHIND_PACKETS, "target")
+        behind = Behind(sink.write, self._depth(_BEHIND_PACKETS), "target")
         try:
-            with Ahead(pictures.frames(), self._depth(), "source") as ahead:
+            with (
+                Ahead(pictures.frames(), self._depth(_AHEAD_FRAMES), "source") as ahead,
+                self._stop_early(),
+            ):
                 for frame in ahead:
                     if first is None:
                         assert pictures.video_format is not None
@@ -492,6 +508,7 @@ class _Job:
             self._check_length(last - first)
             behind.finish()
         except KeyboardInterrupt:
+            self.source.stop()
             behind.finish()  # what is coded is kept
             raise
         except BaseException:
@@ -518,6 +535,15 @@ class _Job:
             warnings=tuple(self._warnings),
         )
 
+    @contextmanager
+    def _stop_early(self) -> Iterator[None]:
+        """Where the block is left by an exception, no thread waits for a silent pipe any longer."""
+        try:
+            yield
+        except BaseException:
+            self.source.stop()
+            raise
+
     def _check_length(self, seconds: Fraction) -> None:
         """Warn where the pictures end well before the source says they do."""
         if self._video.duration is None or self._cut != Cut():
@@ -529,10 +555,10 @@ class _Job:
                 f"{float(seconds):.2f} s could be decoded: it seems to be cut short"
             )
 
-    def _depth(self) -> int:
-        """Frames to decode ahead: few where they are large."""
+    def _depth(self, most: int) -> int:
+        """How many pictures may wait in a queue: few where they are large."""
         size = max(1, self._video.width * self._video.height * 3 // 2)
-        return max(2, min(_AHEAD_FRAMES, _AHEAD_BYTES // size))
+        return max(2, min(most, _QUEUE_BYTES // size))
 
     def _time_of(self, frame: Frame, pictures: PictureSource) -> float:
         return float(frame.pts * pictures.time_base - self._cut.offset)

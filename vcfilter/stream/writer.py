@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -46,6 +47,8 @@ CONTAINERS = {
     ".y4m": "yuv4mpegpipe",
 }
 """FFmpeg's container for each file extension; -f chooses any other."""
+
+_part_numbers = count()
 
 NEURAL_CONTAINERS = ("matroska", "nut", "avi", "mov")
 """Containers that keep a VCF1 track."""
@@ -217,7 +220,9 @@ class Target:
         folder = path.parent
         if not folder.is_dir():
             raise MediaError(f"{self.name} cannot be written: there is no folder {folder}")
-        part = folder / f".{path.stem[:100]}.{os.getpid()}.part{path.suffix}"
+        # Short: a name has at most 255 bytes. Numbered: threads may write names that begin alike.
+        unique = f"{os.getpid()}-{next(_part_numbers)}"
+        part = folder / f".{path.stem[:40]}.{unique}.part{path.suffix}"
         with open(part, "wb"):  # tells at once whether the folder can be written
             self._part = part
 
