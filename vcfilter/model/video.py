@@ -392,19 +392,21 @@ class VideoModel:
 
     @staticmethod
     def psnr(x: Picture, reconstruction: Reference, video_format: VideoFormat) -> float:
-        """PSNR in dB, planes weighted 6:1:1, over the cropped picture; 100 at most."""
+        """PSNR in dB, planes weighted 6:1:1, over the cropped picture as decoded; 100 at most."""
         chroma_width, chroma_height = video_format.chroma_size
         sizes = (
             (video_format.height, video_format.width),
             (chroma_height, chroma_width),
             (chroma_height, chroma_width),
         )
+        scale, peak = (4.0, 1023 / 4) if video_format.bit_depth == 10 else (1.0, 255.0)
         total = 0.0
         for a, b, (rows, columns), weight in zip(
             x.planes, reconstruction.planes, sizes, (6, 1, 1), strict=True
         ):
-            mse = float(((a - b)[..., :rows, :columns] ** 2).mean())
-            total += weight * min(100.0, 10 * np.log10(255**2 / max(mse, 1e-12)))
+            shown = torch.floor(b[..., :rows, :columns] * scale + 0.5) / scale
+            mse = float(((a[..., :rows, :columns] - shown) ** 2).mean())
+            total += weight * min(100.0, 10 * np.log10(peak**2 / max(mse, 1e-12)))
         return float(total / 8)
 
     @staticmethod
