@@ -127,6 +127,7 @@ def test_write_frames_and_copy_sound(film: Path, tmp_path: Path) -> None:
         output.metadata["title"] = "copy"
         video = output.add_stream("vcfilter", rate=24, options=OPTIONS)
         sound = output.add_stream_from_template(source.streams.audio[0])
+        sound.metadata["title"] = "the sound"
         for packet in source.demux():
             if packet.stream.type == "audio":
                 output.mux(packet)
@@ -138,6 +139,7 @@ def test_write_frames_and_copy_sound(film: Path, tmp_path: Path) -> None:
         assert sound.index == 1
     with vcfilter.open(target) as container, av.open(str(film)) as source:
         assert container.metadata["title"] == "copy"
+        assert container.streams.audio[0].metadata["title"] == "the sound"
         pictures = list(container.decode(video=0))
         expected = list(source.decode(video=0))
         assert [frame.pts for frame in pictures] == [frame.pts for frame in expected]
