@@ -221,3 +221,11 @@ def test_file_objects_and_ordinary_files(film: Path, neural: Path) -> None:
         assert len(list(container.decode(video=0))) == 1
     with vcfilter.open(film) as ordinary:  # PyAV's own container
         assert len(list(ordinary.decode(video=0))) == 12
+
+
+def test_a_colon_in_a_name_is_no_protocol(film: Path, neural: Path, tmp_path: Path) -> None:
+    names = [tmp_path / "1:neural.mkv", tmp_path / "2:film.mkv"]
+    for name, source in zip(names, (neural, film), strict=True):
+        name.write_bytes(source.read_bytes())
+        with vcfilter.open(name) as container:
+            assert len(list(container.decode(audio=0))) > 0

@@ -24,7 +24,7 @@ from vcfilter.frames import VideoFormat
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.pixel import PIXEL_FORMATS, to_picture
 from vcfilter.stream.reader import DecoderOptions, neural_packet
-from vcfilter.stream.source import is_neural, reason_of
+from vcfilter.stream.source import is_neural, media_url, reason_of
 
 Path: TypeAlias = str | PathLike[str]
 MediaFrame: TypeAlias = VideoFrame | AudioFrame | Any
@@ -439,7 +439,7 @@ class InputContainer:
         if not isinstance(self._file, str | PathLike):
             raise MediaError(f"stream {stream.index} can be decoded only of a file with a name")
         if self._helper is None:
-            self._helper = av.open(fspath(self._file), "r")
+            self._helper = av.open(media_url(fspath(self._file)), "r")
         context = self._helper.streams[stream.index].codec_context
         if context is None:
             raise MediaError(f"stream {stream.index} ({stream.codec_name}) has no decoder")
@@ -517,7 +517,7 @@ def open(
     if not isinstance(file, str | PathLike):
         file.seek(0)
         return av.open(file)  # type: ignore[return-value]
-    return av.open(fspath(file))  # type: ignore[return-value]
+    return av.open(media_url(fspath(file)))  # type: ignore[return-value]
 
 
 def _demuxer(file: Path | IO[bytes]) -> Demuxer:

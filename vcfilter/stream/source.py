@@ -73,7 +73,7 @@ class Source:
         try:
             if self._fan:
                 return av.open(self._fan.tap(), "r")
-            return av.open(self.name if "://" in self.name else f"file:{self.name}", "r")
+            return av.open(media_url(self.name), "r")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError(self._refusal(error)) from error
 
@@ -112,6 +112,11 @@ class Source:
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
         return f"{self.title} cannot be read: {reason_of(error)}"
+
+
+def media_url(name: str) -> str:
+    """What PyAV calls a path or URL: a colon in a file's name is no protocol."""
+    return name if "://" in name else f"file:{name}"
 
 
 def reason_of(error: BaseException) -> str:
