@@ -210,3 +210,13 @@ def test_texts() -> None:
     ]
     assert [time_text(n) for n in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
     Terminal(quiet=True).line("not shown")
+
+
+def test_an_option_that_the_encoder_lacks_is_an_error(
+    neural: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.mkv"
+    chosen = ["-c:v", "ffv1", "--set", "level=3", "--set", "colour=blue"]
+    assert main(["decode", str(neural), str(target), *chosen]) == 2
+    assert "encoder ffv1 has no option colour" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []

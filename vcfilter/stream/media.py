@@ -314,6 +314,9 @@ class MediaCoder:
                 f"{self._pixel_format} {chosen}".rstrip()
                 + f": {reason_of(error)}"
             ) from error
+        unknown = [key for key in self._codec.options if key in context.options]  # left over
+        if unknown:
+            raise ConfigError(f"encoder {self._codec.name} has no option {', '.join(unknown)}")
         self._context = context
         return StreamInfo(
             kind="video",
