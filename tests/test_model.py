@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,13 @@ from vcfilter.entropy.coder import TableSet
 from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import MediaError, ModelMismatchError
 from vcfilter.frames import FrameKind, VideoFormat
-from vcfilter.model.checkpoint import load_model, load_weights, read_card, shipped_weights
+from vcfilter.model.checkpoint import (
+    load_model,
+    load_weights,
+    read_card,
+    save_weights,
+    shipped_weights,
+)
 from vcfilter.model.complexity import complexity
 from vcfilter.model.layers import CHANNELS, picture_dct, to_blocks, to_planes
 from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel, VideoNet
@@ -246,8 +253,6 @@ def test_odd_sizes_and_depths(model: VideoModel, size: tuple[int, int], depth: i
 
 
 def test_shipped_weights_are_small_documented_and_exact() -> None:
-    from pathlib import Path
-
     assert Path(shipped_weights()).stat().st_size <= 16 << 20
     card = read_card()
     for entry in ("data", "licence", "steps", "results"):
@@ -261,16 +266,25 @@ def test_cost_stays_in_the_envelope(model: VideoModel) -> None:
     assert figures["inter"]["motion"] > 0
 
 
-def test_weights_that_are_none(tmp_path: object) -> None:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
+def test_weights_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no weights file"):
         load_model(str(tmp_path / "missing"), "cpu")
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"\x10\0\0\0\0\0\0\0nonsense")
     with pytest.raises(ModelMismatchError, match="not a weights file"):
         load_model(str(wrong), "cpu")
+
+
+def test_new_weights_under_an_old_name_are_loaded(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.safetensors")
+    net, magnitudes, shipped = load_weights(shipped_weights())
+    assert save_weights(path, net, magnitudes, {}) == load_model(path, "cpu").model_id == shipped
+    with torch.no_grad():
+        net.motion.log_step += 0.5
+    assert save_weights(path, net, magnitudes, {}) == load_model(path, "cpu").model_id != shipped
+    assert load_weights(shipped_weights())[2] == shipped
+    untouched = load_weights(shipped_weights())[0]
+    assert not torch.equal(untouched.motion.log_step, net.motion.log_step)
 
 
 @pytest.mark.gpu

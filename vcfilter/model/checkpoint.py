@@ -49,6 +49,7 @@ def save_weights(
     part = Path(f"{path}.part")
     save_file(tensors, part, metadata=metadata)
     part.replace(path)
+    load_model.cache_clear()  # it may hold what was under that name before
     return identity(tensors)
 
 
@@ -72,7 +73,6 @@ def _open(path: str) -> safe_open:
         raise ModelMismatchError(f"{path!r} is not a weights file: {error}") from error
 
 
-@lru_cache(maxsize=4)
 def load_weights(path: str) -> tuple[VideoNet, tables.Probabilities, bytes]:
     """(networks on the CPU, tables, identity) of a weights file."""
     with _open(path) as file:
@@ -113,6 +113,4 @@ def pick_device(name: str) -> torch.device:
 def load_model(path: str | None, device: str) -> VideoModel:
     """See `VideoModel.load`."""
     net, magnitudes, model_id = load_weights(path or shipped_weights())
-    fresh = VideoNet()
-    fresh.load_state_dict(net.state_dict())
-    return VideoModel(fresh, TableSet(magnitudes), model_id, pick_device(device))
+    return VideoModel(net, TableSet(magnitudes), model_id, pick_device(device))
