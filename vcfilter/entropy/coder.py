@@ -241,13 +241,16 @@ class RateCoder:
         with torch.no_grad():
             whole = torch.floor(index + 0.5).long()
             symbols = quantise(u, whole, self._bits, rd_scale)
-            free = torch.where(whole == tables.SKIP, torch.floor(u.abs() + 0.5), symbols.abs())
+            coded = whole.clamp(min=tables.SKIP + 1)
+            free = quantise(u, coded, self._bits, rd_scale).abs()
             level = free.clamp(max=width - 2).long()
             low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
             base = low * width + level
             below, above = flat[base], flat[base + width]
             step = torch.where(level > 0, 1, 0)
             slope = (flat[base + 1] - flat[base - step]) / 2 * u.sign()
+            # What is rounded to zero costs more only once it nears the next level.
+            slope = torch.where(level > 0, slope, slope * u.abs().clamp(max=1) ** 2)
         fraction = index - low
         rate = below + fraction * (above - below)
         rate = rate + slope * (u - u.detach())

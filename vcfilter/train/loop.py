@@ -52,7 +52,7 @@ PHASES = {
     "keyframes": Phase(
         name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3
     ),
-    "joint": Phase(name="joint", keyframes=6, groups=1, size=128, group_size=192, rate=5e-4),
+    "joint": Phase(name="joint", keyframes=8, groups=1, size=128, group_size=192, rate=5e-4),
 }
 WARM_UP = 100
 CLIP = 1.0
