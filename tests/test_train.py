@@ -43,7 +43,10 @@ def trainer(material: Clip, start: dict[str, torch.Tensor], steps: int = 20) -> 
     return loop.Trainer(net, samples, stills, TINY, steps)
 
 
-def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
+def test_loss_falls(
+    material: Clip, start: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "WARM_UP", 5)
     t = trainer(material, start)
     x = t.stills.draw([0], 4)[0]
     qp = torch.tensor([20, 26, 32, 38])

@@ -183,7 +183,7 @@ class Trainer:
             j, _, bpp = self.keyframes(x, self.draw_qp(phase.keyframes))  # type: ignore[arg-type]
             loss = torch.log(j + 0.01).mean()
             loss.backward()
-            figures |= {"key": float(loss.detach()), "key_bpp": float(bpp.mean())}
+            figures |= {"key": float(loss.detach()), "key_bpp": float(bpp.detach().mean())}
         if phase.groups:
             figures |= self.group_step(phase.groups)
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
@@ -228,7 +228,7 @@ class Trainer:
             loss.backward()
             figures |= {
                 f"inter{layer}": float(loss.detach()) / 0.7,
-                f"inter{layer}_bpp": float(bpp.mean()),
+                f"inter{layer}_bpp": float(bpp.detach().mean()),
             }
             right, last = detach(new), time_
         return figures
