@@ -17,7 +17,7 @@ from vcfilter.train.data import Clip, Samples, video_files
 from vcfilter.train.freeze import freeze
 from vcfilter.train.start import classical
 
-TINY = loop.Phase(name="tiny", keyframes=2, groups=1, size=64, group_size=64, rate=5e-3)
+TINY = loop.Phase(name="tiny", keyframes=2, groups=1, size=64, group_size=64, rate=1e-3)
 
 
 @pytest.fixture(scope="module")

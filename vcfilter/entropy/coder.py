@@ -249,8 +249,6 @@ class RateCoder:
             below, above = flat[base], flat[base + width]
             step = torch.where(level > 0, 1, 0)
             slope = (flat[base + 1] - flat[base - step]) / 2 * u.sign()
-            # What is rounded to zero costs more only once it nears the next level.
-            slope = torch.where(level > 0, slope, slope * u.abs().clamp(max=1) ** 2)
         fraction = index - low
         rate = below + fraction * (above - below)
         rate = rate + slope * (u - u.detach())
