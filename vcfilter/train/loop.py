@@ -143,7 +143,6 @@ class Trainer:
         self,
         x: Planes,
         pair: tuple[Reference, Reference],
-        originals: tuple[Planes, Planes],
         qp: Tensor,
         layer: int,
         distances: tuple[int, int],
@@ -221,9 +220,7 @@ class Trainer:
                 max=63
             )
             pair = (left, right)
-            j, new, bpp = self.inter(
-                x, pair, (by_time[0], by_time[last]), lower, layer, (time_, last - time_)
-            )
+            j, new, bpp = self.inter(x, pair, lower, layer, (time_, last - time_))
             loss = torch.log(j + 0.01).mean() * 0.7
             loss.backward()
             figures |= {
