@@ -24,14 +24,14 @@ from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
 from vcfilter.model import motion as moving
 from vcfilter.model.inter import Prediction
 from vcfilter.model.keyframe import ImageCodec
-from vcfilter.model.latent import lowest_table
+from vcfilter.model.latent import DECAY, lowest_table
 from vcfilter.model.layers import ALIGN, CHANNELS, context, quantiser_step, to_blocks, to_planes
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
 
 CHROMA_WEIGHT = 1.5  # weight of a chroma plane's squared error: what 6:1:1 PSNR gives on real video
 # A displacement's error e costs about 16 e^2 times the mean squared gradient in squared error per
 # grid position, if nothing mends it; the residual mends most of it, hence a multiple of 1/16
-# (measured on training and development clips: 8 times is near the optimum at fine and coarse qp).
+# (8 times was near the optimum on three development clips, at fine and coarse qp).
 MOTION_LAMBDA = 8.0 / 16.0
 Planes = tuple[Tensor, Tensor, Tensor]
 
@@ -222,7 +222,7 @@ class VideoNet(nn.Module):
         past_symbols = torch.maximum(left.symbols, right.symbols)
         past_activity = torch.maximum(left.activity, right.activity)
         if not residual:
-            faded = torch.floor(past_activity * 0.875)
+            faded = torch.floor(past_activity * DECAY)
             symbols = torch.zeros_like(faded)
             planes = clamp(predicted)
             return Reference(planes, symbols, faded, motion_symbols, motion_activity), predicted

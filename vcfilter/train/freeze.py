@@ -18,6 +18,7 @@ from vcfilter.model.video import (
     MotionMode,
     Picture,
     Reference,
+    VideoModel,
     VideoNet,
     estimate_motion,
 )
@@ -79,7 +80,7 @@ def freeze(
 
     Raises:
         ConfigError: the file's model does not decode what it coded, or the estimate is off by
-            more than 1 %; nothing is left at path.
+            more than 1 % and 200 bytes; nothing is left at path.
     """
     import os
 
@@ -144,12 +145,9 @@ def decode_crop(
     references: list[Reference],
     data: bytes,
     like: Picture,
-    model: object,
+    model: VideoModel,
 ) -> Reference:
     """Decode one crop with the plain networks."""
-    from vcfilter.model.video import VideoModel
-
-    assert isinstance(model, VideoModel)
     coder = model.decoding_coder(data)
     given = Conditions.of([step], torch.device("cpu"))
     if step.kind is FrameKind.KEY:
