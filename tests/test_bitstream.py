@@ -238,7 +238,7 @@ def test_crafted_packets_are_refused() -> None:
         {"distances": (7, 6)},
         {"distances": (6, 7)},
         {"distances": (6, 0), "motion": MOTION_RIGHT},
-        {"motion": 4},
+        {"motion": 5},
         {"motion_level": 1},
         {"motion": MOTION_CODED, "motion_level": 8},
         {"reference_check": 65536},

@@ -20,7 +20,7 @@ MODEL_ID_BYTES = 8
 SEQUENCE_HEADER_BYTES = 28
 LAYER_MAX = 7
 MOTION_LEVEL_MAX = 7
-MOTION_LEFT, MOTION_RIGHT, MOTION_CODED = 1, 2, 3
+MOTION_LEFT, MOTION_RIGHT, MOTION_DIRECT, MOTION_CODED = 1, 2, 3, 4
 """Values of FrameHeader.motion; 0 is no motion (average of the references)."""
 
 _CHROMA_420 = 1
@@ -134,7 +134,8 @@ class FrameHeader:
         distances: display distance to the left reference (1 to position) and to the right
             one; right 0 means that only the left one is used. Position 0 is the segment's
             keyframe, position segment_length the next segment's.
-        motion: 0 none (average, or copy of the left), 1 left, 2 right, 3 coded.
+        motion: 0 none (average, or copy of the left), 1 left, 2 right, 3 inherited from the
+            references, 4 coded.
         motion_level: precision of coded motion, 0 (finest) to 7; 0 unless motion is coded.
         residual: whether a residual is coded; otherwise the prediction is the picture.
         reference_check: reference_check() of the packets of the references, 16 bits.
@@ -170,8 +171,9 @@ class FrameHeader:
         _within("motion", self.motion, 0, MOTION_CODED)
         _within("motion_level", self.motion_level, 0, MOTION_LEVEL_MAX)
         _within("reference_check", self.reference_check, 0, 0xFFFF)
-        if self.motion == MOTION_RIGHT and right == 0:
-            raise BitstreamError("motion is 'right', but there is no right reference")
+        if self.motion in (MOTION_RIGHT, MOTION_DIRECT) and right == 0:
+            name = "right" if self.motion == MOTION_RIGHT else "inherited"
+            raise BitstreamError(f"motion is {name!r}, but there is no right reference")
         if self.motion_level and self.motion != MOTION_CODED:
             raise BitstreamError(f"motion_level {self.motion_level} without coded motion")
 
@@ -194,10 +196,12 @@ class FrameHeader:
         if self.kind is FrameKind.KEY:
             return bytes((self.qp,))
         bits = 1  # marks an inter frame
+        coded = self.motion == MOTION_CODED
         for value, width in (
-            (self.motion, 2),
+            (int(coded), 1),
+            (self.motion_level if coded else self.motion, 3),
             (int(self.residual), 1),
-            (self.motion_level, 3),
+            (0, 1),
             (self.qp, 6),
             (self.layer, 3),
             (self.position, 6),
@@ -223,11 +227,16 @@ class FrameHeader:
         if len(data) < _INTER_BYTES:
             raise BitstreamError(f"frame header has {len(data)} bytes, not {_INTER_BYTES}")
         bits = int.from_bytes(data[:_INTER_BYTES], "big")
+        coded, mode = bool(bits >> 54 & 1), bits >> 51 & 7
+        if bits >> 49 & 1:
+            raise BitstreamError("the reserved bit of a frame header is set")
+        if not coded and mode >= MOTION_CODED:
+            raise BitstreamError(f"motion {mode} is not known")
         return cls(
             kind=FrameKind.INTER,
-            motion=bits >> 53 & 3,
-            residual=bool(bits >> 52 & 1),
-            motion_level=bits >> 49 & 7,
+            motion=MOTION_CODED if coded else mode,
+            residual=bool(bits >> 50 & 1),
+            motion_level=mode if coded else 0,
             qp=bits >> 43 & 63,
             layer=bits >> 40 & 7,
             position=bits >> 34 & 63,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter.bitstream import (
     MOTION_CODED,
+    MOTION_DIRECT,
     MOTION_LEFT,
     MOTION_RIGHT,
     FrameHeader,
@@ -18,7 +19,7 @@ from vcfilter.bitstream import (
     reference_check,
     write_packet,
 )
-from vcfilter.codec.engine import encode_frame, load_model
+from vcfilter.codec.engine import coding_step, encode_frame, load_model
 from vcfilter.codec.gop import Segment, Segmenter, coding_order, last_uses
 from vcfilter.codec.rate import (
     LAYER_QP_OFFSET,
@@ -295,9 +296,12 @@ class Encoder:
         motions = []
         if self._preset.free_modes and len(references) == 2:
             motions = [replace(plain, motion=MOTION_LEFT), replace(plain, motion=MOTION_RIGHT)]
+        if len(references) == 2 and plain.layer > 1:
+            motions.append(replace(plain, motion=MOTION_DIRECT))
         for level in self._preset.motion_levels:
             motions.append(replace(plain, motion=MOTION_CODED, motion_level=level))
-        field = self._model.estimate_motion(x, references, self._preset.flow_scale)
+        scale = self._preset.flow_scale
+        field = self._model.estimate_motion(coding_step(plain), x, references, scale)
         for header in motions:
             trial = self._try(header, x, references, field)
             found.append((trial.promise, header))

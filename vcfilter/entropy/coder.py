@@ -222,10 +222,12 @@ class RateCoder:
     def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols (rounded, the gradient passing through); adds their bits to `total`.
 
-        With gradients, the cost between two tables is interpolated, so that the index has one; u
-        has the slope of the cost over the magnitude; and what is left out under the first table
-        counts as if it were coded, so that training learns to avoid it. Without gradients the
-        bits are those of the coded symbols.
+        With gradients, the cost between two tables is interpolated, so that the index has one;
+        where the symbol is not zero u has the slope of the cost over the magnitude and the
+        rounding is passed through; a zero stays zero whatever u does (passing it through there
+        inflates the latent without end, because the dead zone is wide); and what is left out under
+        the first table counts as if it were coded, so that training learns to avoid it. Without
+        gradients the bits are those of the coded symbols.
         """
         if u is None:
             raise ValueError("a rate coder needs values to code")
@@ -247,13 +249,13 @@ class RateCoder:
             low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
             base = low * width + level
             below, above = flat[base], flat[base + width]
-            step = torch.where(level > 0, 1, 0)
-            slope = (flat[base + 1] - flat[base - step]) / 2 * u.sign()
+            moves = (symbols != 0).to(u.dtype)
+            slope = moves * (flat[base + 1] - flat[(base - 1).clamp(min=0)]) / 2 * u.sign()
         fraction = index - low
         rate = below + fraction * (above - below)
         rate = rate + slope * (u - u.detach())
         self.total = self.total + rate.flatten(1).sum(1)
-        return u + (symbols - u).detach()
+        return symbols + moves * (u - u.detach())
 
 
 def groups(index: npt.NDArray[np.uint8]) -> list[tuple[int, npt.NDArray[np.int64]]]:

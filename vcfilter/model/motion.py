@@ -96,6 +96,36 @@ class MotionCodec(nn.Module):
         return step[:, None] * torch.exp(self.log_step)[None]
 
 
+def inherited(moves: tuple[Tensor, Tensor], spans: Tensor, distances: Tensor) -> Tensor:
+    """Motion that follows from what is coded: one reference was often coded from the other.
+
+    A picture between them is taken to lie on the straight lines of that motion.
+
+    Args:
+        moves: (B, 4, h, w) displacements of the left and the right reference to their own ones.
+        spans: (B, 2): distance of the left reference to its right one, and of the right reference
+            to its left one; 0 = there is none.
+        distances: (B, 2) of the picture to its references.
+
+    Returns:
+        (B, 5, h, w) field (see `MotionCodec`); zero where neither was coded from the other.
+    """
+    left, right = distances[:, :1].float(), distances[:, 1:].float()
+    apart = (left + right).clamp(min=1)
+    fits = (spans == apart) & (distances[:, 1:] > 0)
+    # Motion over the whole distance from left to right, at the reference that knows it.
+    from_left = moves[0][:, 2:] * fits[:, :1, None, None]
+    from_right = -moves[1][:, :2] * fits[:, 1:, None, None]
+    known = torch.where(fits[:, 1:, None, None], from_right, from_left)
+    share = torch.where(fits[:, 1:], right / apart, -left / apart)  # from the picture to there
+    over = known
+    for _ in range(2):
+        grid = sampling_grid(over * (share / BLOCK)[:, :, None, None])
+        over = F.grid_sample(known, grid, "bilinear", "border", align_corners=False)
+    parts = [over * (-left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
+    return torch.cat([*parts, torch.zeros_like(over[:, :1])], dim=1)
+
+
 def sampling_grid(flow: Tensor) -> Tensor:
     """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
     rows, columns = flow.shape[-2:]
@@ -132,17 +162,18 @@ def blend(
     return y, u, v
 
 
-def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
+def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Tensor:
     """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
 
     Args:
         x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
+        start: (B, 2, H/8, W/8), where the search begins.
 
     Returns:
         (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
     """
     fields = []
-    for a, b in zip(x[:, 0], reference[:, 0], strict=True):
+    for a, b, c in zip(x[:, 0], reference[:, 0], start, strict=True):
         now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
         if scale > 1:
             size = (now.shape[1] // scale, now.shape[0] // scale)
@@ -152,7 +183,9 @@ def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
             fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
             continue
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = search.calc(now, past, np.zeros((*now.shape, 2), np.float32)) * scale
+        begin = (c.detach().cpu().numpy() / scale).transpose(1, 2, 0)
+        begin = cv2.resize(begin, now.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        flow = search.calc(now, past, begin) * scale
         flow = cv2.resize(
             flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
         )

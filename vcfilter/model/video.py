@@ -42,7 +42,8 @@ class MotionMode(IntEnum):
     NONE = 0  # the average of the references (the left one if it is alone), no motion
     LEFT = 1  # the left reference as it is
     RIGHT = 2  # the right reference as it is
-    CODED = 3  # coded displacement fields and blending map
+    DIRECT = 3  # displacements inherited from the references, equal blending
+    CODED = 4  # coded displacement fields and blending map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,8 @@ class Reference:
         planes: as of a Picture, within 0 to 255.
         symbols, activity: (B, 96, H/8, W/8) integers 0 to 255.
         motion_symbols, motion_activity: (B, 80, H/32, W/32) integers 0 to 255.
+        moves: (B, 4, H/8, W/8) displacements to its own references, zero where it has none.
+        distances: (B, 2) to its own references.
     """
 
     planes: Planes
@@ -97,6 +100,8 @@ class Reference:
     activity: Tensor
     motion_symbols: Tensor
     motion_activity: Tensor
+    moves: Tensor
+    distances: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +155,8 @@ class VideoNet(nn.Module):
             coded.activity,
             none,
             none,
+            zeros.new_zeros(batch, 4, rows, columns),
+            given.distances,
         )
 
     def field(
@@ -157,6 +164,7 @@ class VideoNet(nn.Module):
         given: Conditions,
         estimate: MotionField | None,
         references: tuple[Reference, Reference],
+        direct: Tensor,
         coder: Coder,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Code motion: the field (B, 5, h, w), its symbols' activations and activity."""
@@ -174,9 +182,9 @@ class VideoNet(nn.Module):
             gradients = F.avg_pool2d(estimate.texture, 4) + 1.0
             ratio = (base / step) ** 2 * MOTION_LAMBDA
             scale = (ratio[:, None, None, None] / gradients).clamp(0.3, 1000.0)
-        nothing = torch.zeros_like(past[0])
+        expected = self.motion.analyse(direct, given.distances)
         quantum, lowest = self.motion.quantum(step), torch.zeros_like(base)
-        coded = self.motion.coding.code(target, nothing, quantum, ctx, lowest, past, coder, scale)
+        coded = self.motion.coding.code(target, expected, quantum, ctx, lowest, past, coder, scale)
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
         return field, self.motion.coding.activation(coded.symbols), coded.activity
 
@@ -216,8 +224,14 @@ class VideoNet(nn.Module):
         field: Tensor | None = None
         motion_symbols = torch.zeros_like(left.motion_symbols)
         motion_activity = torch.zeros_like(left.motion_activity)
+        if mode in (MotionMode.DIRECT, MotionMode.CODED):
+            field = direct_motion(references, given.distances)
         if mode is MotionMode.CODED:
-            field, motion_symbols, motion_activity = self.field(given, estimate, references, coder)
+            assert field is not None
+            coded_motion = self.field(given, estimate, references, field, coder)
+            field, motion_symbols, motion_activity = coded_motion
+        moves = torch.zeros_like(left.moves) if field is None else field[:, :4]
+        motion = motion_symbols, motion_activity, moves, given.distances
         predicted, moved_left, moved_right = self.predict(mode, references, field, given.distances)
         past_symbols = torch.maximum(left.symbols, right.symbols)
         past_activity = torch.maximum(left.activity, right.activity)
@@ -225,7 +239,7 @@ class VideoNet(nn.Module):
             faded = torch.floor(past_activity * DECAY)
             symbols = torch.zeros_like(faded)
             planes = clamp(predicted)
-            return Reference(planes, symbols, faded, motion_symbols, motion_activity), predicted
+            return Reference(planes, symbols, faded, *motion), predicted
         base, ctx = self.conditions(given)
         y_interp = self.image.analyse(to_blocks(*predicted), base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
@@ -240,8 +254,7 @@ class VideoNet(nn.Module):
             clamp(to_planes(blocks)),
             self.image.coding.activation(coded.symbols),
             coded.activity,
-            motion_symbols,
-            motion_activity,
+            *motion,
         )
         return reference, predicted
 
@@ -259,16 +272,24 @@ def pair(references: Sequence[Reference]) -> tuple[Reference, Reference]:
     return references[0], references[-1]
 
 
+def direct_motion(references: tuple[Reference, Reference], distances: Tensor) -> Tensor:
+    """(B, 5, H/8, W/8) field that the references' own motion implies."""
+    left, right = references
+    spans = torch.stack([left.distances[:, 1], right.distances[:, 0]], dim=1)
+    return moving.inherited((left.moves, right.moves), spans, distances)
+
+
 def estimate_motion(
-    x: Planes, references: tuple[Reference, Reference], alone: bool, scale: int
+    x: Planes, references: tuple[Reference, Reference], distances: Tensor, scale: int
 ) -> MotionField:
     """Dense motion from x to both references and the blend that fits them best."""
     left, right = references
-    flow_left = moving.estimate_flow(x[0], left.planes[0], scale)
-    if alone:
+    start = direct_motion(references, distances)
+    flow_left = moving.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
+    if not bool(distances[0, 1]):
         field = torch.cat([flow_left, torch.zeros_like(flow_left[:, :1]).expand(-1, 3, -1, -1)], 1)
         return MotionField(field, moving.texture(x[0]))
-    flow_right = moving.estimate_flow(x[0], right.planes[0], scale)
+    flow_right = moving.estimate_flow(x[0], right.planes[0], scale, start[:, 2:4])
     moved_left = moving.warp(left.planes, flow_left)[0]
     moved_right = moving.warp(right.planes, flow_right)[0]
     weight = moving.estimate_blend(x[0], moved_left, moved_right)
@@ -340,10 +361,11 @@ class VideoModel:
 
     @torch.inference_mode()
     def estimate_motion(
-        self, x: Picture, references: Sequence[Reference], flow_scale: int = 1
+        self, step: CodingStep, x: Picture, references: Sequence[Reference], flow_scale: int = 1
     ) -> MotionField:
         """Motion from a picture to its references (encoder only)."""
-        return estimate_motion(x.planes, pair(references), len(references) == 1, flow_scale)
+        distances = torch.tensor([step.distances], device=self.device)
+        return estimate_motion(x.planes, pair(references), distances, flow_scale)
 
     @torch.inference_mode()
     def code(

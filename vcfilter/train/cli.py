@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         trainer.resume(state)
         print(f"going on from step {trainer.step} of {state}", file=sys.stderr)
     train(trainer, state, Path(f"{state}.jsonl"))
-    net.load_state_dict(trainer.average)
+    net = trainer.weights()
     card = {
         "data": f"{len(clips)} video files given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",

@@ -64,7 +64,7 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         layer = int(random.integers(1, 4))
         distances = torch.full((batch, 2), span // 2)
         given = Conditions((qp + layer).clamp(max=63), one * layer, distances, one * 3)
-        estimate = estimate_motion(frames[1], (left, right), False, 1)
+        estimate = estimate_motion(frames[1], (left, right), given.distances, 1)
         net.inter(MotionMode.CODED, True, given, frames[1], (left, right), coder, estimate)
     prior = laplace * PRIOR
     # The first table stands for "not coded": its counts are zeros by construction.
@@ -117,7 +117,7 @@ def prove(path: str, samples: Samples) -> dict[str, float]:
                 motion_level=3 if layer else 0,
             )
             past = references if layer else []
-            motion = model.estimate_motion(picture, past) if layer else None
+            motion = model.estimate_motion(step, picture, past) if layer else None
             coder = model.encoding_coder()
             reference = model.code(step, picture, past, coder, motion)
             data = coder.finish()

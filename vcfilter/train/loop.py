@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import QUANTISER_LAMBDA, RateCoder
 from vcfilter.entropy.exact import project
@@ -26,6 +28,7 @@ from vcfilter.model.video import (
     estimate_motion,
 )
 from vcfilter.train.data import Planes, Samples
+from vcfilter.train.precondition import plain, precondition, spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,8 @@ PHASES = {
 WARM_UP = 100
 CLIP = 1.0
 AVERAGE = 0.997  # of the exponential average of the weights
-SPANS = ((4, 0.45), (8, 0.3), (2, 0.15), (12, 0.1))  # distance between keyframes, probability
+# Distance between keyframes, and its probability.
+SPANS = ((12, 0.45), (8, 0.2), (6, 0.1), (4, 0.15), (2, 0.1))
 
 
 def cost(
@@ -74,14 +78,7 @@ def cost(
 
 def detach(reference: Reference) -> Reference:
     """The same reconstruction without its history."""
-    y, u, v = (p.detach() for p in reference.planes)
-    return Reference(
-        (y, u, v),
-        reference.symbols.detach(),
-        reference.activity.detach(),
-        reference.motion_symbols.detach(),
-        reference.motion_activity.detach(),
-    )
+    return each(reference, Tensor.detach)
 
 
 def rate_scale(name: str) -> float:
@@ -90,8 +87,8 @@ def rate_scale(name: str) -> float:
     Filters that work on samples or coefficients in natural units (hundreds) need far smaller steps
     than branches on normalised ones: at the full rate their noise alone costs more than one bit.
     """
-    if "linear.weight" in name and "coding" not in name:
-        return 0.02
+    if "linear.parametrizations" in name and "coding" not in name:
+        return 0.05
     if ".mean." in name or "log_step" in name:
         return 0.1
     if ".coding." in name:  # inputs up to 255: a step moves a table index by that much more
@@ -111,6 +108,7 @@ class Trainer:
         self, net: VideoNet, samples: Samples, stills: Samples, phase: Phase, steps: int
     ) -> None:
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        precondition(net, spread(stills))
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         scales: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in net.named_parameters():
@@ -152,11 +150,14 @@ class Trainer:
         one = torch.ones_like(qp)
         level = torch.from_numpy(self.random.integers(2, 8, batch))
         given = Conditions(qp, one * layer, torch.tensor([distances]).repeat(batch, 1), level)
-        mode = MotionMode.CODED if self.random.random() < 0.9 else MotionMode.NONE
+        uniform = self.random.random()
+        mode = MotionMode.CODED if uniform < 0.88 else MotionMode.NONE
+        if uniform > 0.94 and layer > 1:
+            mode = MotionMode.DIRECT
         estimate: MotionField | None = None
         if mode is MotionMode.CODED:
             with torch.no_grad():
-                estimate = estimate_motion(x, pair, False, 1)
+                estimate = estimate_motion(x, pair, given.distances, 1)
         coder = RateCoder(self.bits, batch)
         reference, _ = self.net.inter(mode, True, given, x, pair, coder, estimate)
         j, bpp, _ = cost(reference, x, quantiser_step(qp), coder.total)
@@ -198,37 +199,48 @@ class Trainer:
         return figures
 
     def group_step(self, batch: int) -> dict[str, float]:
-        """Two keyframes and a chain of inter frames, each nearer to the left one."""
+        """Two keyframes and a chain of inter frames, each nearer to the same one of them."""
         spans, chances = zip(*SPANS, strict=True)
         span = int(self.random.choice(spans, p=chances))
-        chain = [span]
-        while chain[-1] > 1 and len(chain) < 4:
-            chain.append(chain[-1] // 2)
-        frames = self.samples.draw([0, *chain[::-1]], batch, self.phase.group_size)
-        by_time = dict(zip([0, *chain[::-1]], frames, strict=True))
+        near = self.random.integers(2)  # 0: the left one
+        times = [span // 2]
+        while len(times) < 3 and times[-1] > 1:
+            times.append(times[-1] // 2)
+        times = [span - t if near else t for t in times]
+        shown = sorted([0, span, *times])
+        frames = dict(zip(shown, self.samples.draw(shown, batch, self.phase.group_size), strict=True))
         qp = self.draw_qp(batch)
-        both = tuple(torch.cat([p, q]) for p, q in zip(by_time[0], by_time[span], strict=True))
+        both = tuple(torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
         j, keys, _ = self.keyframes(both, torch.cat([qp, qp]))  # type: ignore[arg-type]
         loss = torch.log(j + 0.01).mean()
         loss.backward()
         figures = {"group_key": float(loss.detach())}
         left, right = (split(detach(keys), i * batch, batch) for i in (0, 1))
-        last = span
-        for layer, time_ in enumerate(chain[1:], 1):
-            x = by_time[time_]
-            lower = (qp + 1 + layer + torch.from_numpy(self.random.integers(-1, 3, batch))).clamp(
-                max=63
-            )
-            pair = (left, right)
-            j, new, bpp = self.inter(x, pair, lower, layer, (time_, last - time_))
+        start, end = 0, span
+        for layer, time_ in enumerate(times, 1):
+            jitter = torch.from_numpy(self.random.integers(-1, 2, batch))
+            lower = (qp + LAYER_QP_OFFSET[layer] + jitter).clamp(max=63)
+            distances = time_ - start, end - time_
+            j, new, bpp = self.inter(frames[time_], (left, right), lower, layer, distances)
             loss = torch.log(j + 0.01).mean() * 0.7
             loss.backward()
             figures |= {
                 f"inter{layer}": float(loss.detach()) / 0.7,
                 f"inter{layer}_bpp": float(bpp.detach().mean()),
             }
-            right, last = detach(new), time_
+            if near:
+                left, start = detach(new), time_
+            else:
+                right, end = detach(new), time_
         return figures
+
+    def weights(self) -> VideoNet:
+        """The averaged networks, in ordinary weights."""
+        current = {k: v.clone() for k, v in self.net.state_dict().items()}
+        self.net.load_state_dict(self.average)
+        result = plain(self.net)
+        self.net.load_state_dict(current)
+        return result
 
     def save(self, path: Path) -> None:
         """Everything needed to go on exactly from here."""
@@ -261,15 +273,14 @@ class Trainer:
 
 def split(reference: Reference, start: int, count: int) -> Reference:
     """Some pictures of a batch."""
-    part = slice(start, start + count)
-    y, u, v = (p[part] for p in reference.planes)
-    return Reference(
-        (y, u, v),
-        reference.symbols[part],
-        reference.activity[part],
-        reference.motion_symbols[part],
-        reference.motion_activity[part],
-    )
+    return each(reference, lambda t: t[start : start + count])
+
+
+def each(reference: Reference, change: Callable[[Tensor], Tensor]) -> Reference:
+    """A reference with all its tensors changed alike."""
+    y, u, v = (change(p) for p in reference.planes)
+    rest = {f.name: change(getattr(reference, f.name)) for f in fields(reference)[1:]}
+    return Reference((y, u, v), **rest)
 
 
 def train(trainer: Trainer, state: Path, log: Path, every: int = 50, keep: float = 120.0) -> None:
