@@ -223,11 +223,10 @@ class RateCoder:
         """Symbols (rounded, the gradient passing through); adds their bits to `total`.
 
         With gradients, the cost between two tables is interpolated, so that the index has one;
-        where the symbol is not zero u has the slope of the cost over the magnitude and the
-        rounding is passed through; a zero stays zero whatever u does (passing it through there
-        inflates the latent without end, because the dead zone is wide); and what is left out under
-        the first table counts as if it were coded, so that training learns to avoid it. Without
-        gradients the bits are those of the coded symbols.
+        u has the slope of the cost over the magnitude and passes through the rounding, by half
+        where the symbol is zero (whole, the wide dead zone inflates the latent, and not at all, it
+        shrinks); and what is left out under the first table counts as if it were coded, so that
+        training learns to avoid it. Without gradients the bits are those of the coded symbols.
         """
         if u is None:
             raise ValueError("a rate coder needs values to code")
@@ -245,17 +244,18 @@ class RateCoder:
             symbols = quantise(u, whole, self._bits, rd_scale)
             coded = whole.clamp(min=tables.SKIP + 1)
             free = quantise(u, coded, self._bits, rd_scale).abs()
-            level = free.clamp(max=width - 2).long()
+            level = free.clamp(max=width - 3).long()  # the last column is the escape
             low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
             base = low * width + level
             below, above = flat[base], flat[base + width]
-            moves = (symbols != 0).to(u.dtype)
-            slope = moves * (flat[base + 1] - flat[(base - 1).clamp(min=0)]) / 2 * u.sign()
+            passing = torch.where(symbols != 0, 1.0, 0.5)
+            step = torch.where(level > 0, 1, 0)
+            slope = passing * (flat[base + 1] - flat[base - step]) / 2 * u.sign()
         fraction = index - low
         rate = below + fraction * (above - below)
         rate = rate + slope * (u - u.detach())
         self.total = self.total + rate.flatten(1).sum(1)
-        return symbols + moves * (u - u.detach())
+        return symbols + passing * (u - u.detach())
 
 
 def groups(index: npt.NDArray[np.uint8]) -> list[tuple[int, npt.NDArray[np.int64]]]:

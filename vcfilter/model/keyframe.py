@@ -56,8 +56,12 @@ class ImageCodec(nn.Module):
         return linear + scale * self.analysis_branch(compress(linear / scale), ctx)
 
     def synthesise(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
-        """g_s: the latent, and the symbols that refined it, to samples in blocks."""
+        """g_s: the latent, and the symbols that refined it, to samples in blocks.
+
+        In training no gradient passes back through the branch: what it learns holds at quantised
+        values, its slope there says nothing about values between, and the analysis would follow it.
+        """
         scale = base[:, None, None, None]
-        inputs = torch.cat([compress(latent / scale), compress(symbols)], dim=1)
+        inputs = torch.cat([compress(latent / scale), compress(symbols)], dim=1).detach()
         learned = self.synthesis_branch(inputs, ctx)
         return self.synthesis_linear(latent) + scale * learned + GREY

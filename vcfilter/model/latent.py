@@ -177,7 +177,7 @@ class LatentModel(nn.Module):
             lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
             past: the references' symbol activations and activity, (B, C, h, w) integers each.
             coder: any of the three coders.
-            rd_scale: factor on the quantiser's Lagrangian, a map (B, 1, h, w) or a number.
+            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
 
         Returns:
             The reconstruction (prediction + mean + symbol * step) and the integers for later.
@@ -211,7 +211,7 @@ class LatentModel(nn.Module):
                 wanted = take(difference[:, low:high, ::s, ::s], where)
                 scale = rd_scale
                 if isinstance(scale, Tensor):
-                    scale = take(scale[:, :, ::s, ::s], where)
+                    scale = take(scale[:, low:high, ::s, ::s], where)
                 coded = coder.code((wanted - mean) / steps, index, scale)
             values = put(values, mean + coded * steps, step, where)
             symbols = put(symbols, coded, step, where)

@@ -218,14 +218,19 @@ def smooth(flow: Tensor, weight: Tensor) -> Tensor:
     return flow
 
 
-def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(B, 1, H/8, W/8) blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
+def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Blend in -1 ... 1 per block by least squares, and what errors in it cost.
 
     Args:
         x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
+
+    Returns:
+        (B, 1, H/8, W/8) each. The cost is in the units of `texture`: squared error per squared
+        error of the blend times BLEND_SHARE; an error of displacement counts for one reference,
+        which has half the weight, so a quarter.
     """
     apart = (right - left) / 2
     middle = (right + left) / 2
     gain = F.avg_pool2d(apart * (x - middle), BLOCK)
     energy = F.avg_pool2d(apart**2, BLOCK)
-    return (gain / (energy + 4.0)).clamp(-1, 1)
+    return (gain / (energy + 4.0)).clamp(-1, 1), energy * (4 / BLEND_SHARE**2)

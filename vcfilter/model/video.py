@@ -77,10 +77,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MotionField:
-    """Estimated motion (B, 5, H/8, W/8), see `MotionCodec`, and the texture under it."""
+    """Estimated motion and what errors in it cost.
+
+    Args:
+        field: (B, 5, H/8, W/8), see `MotionCodec`.
+        texture: (B, 1, H/8, W/8) squared error per squared error of displacement.
+        apart: (B, 1, H/8, W/8) the same per squared error of the blend, in the latent's units.
+    """
 
     field: Tensor
     texture: Tensor
+    apart: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,9 +186,10 @@ class VideoNet(nn.Module):
         scale: Tensor | float = 1.0
         if estimate is not None:
             target = self.motion.analyse(estimate.field, given.distances)
-            gradients = F.avg_pool2d(estimate.texture, 4) + 1.0
+            weight = F.avg_pool2d(torch.cat([estimate.texture, estimate.apart], dim=1), 4) + 1.0
             ratio = (base / step) ** 2 * MOTION_LAMBDA
-            scale = (ratio[:, None, None, None] / gradients).clamp(0.3, 1000.0)
+            scale = (ratio[:, None, None, None] / weight).clamp(0.3, 1000.0)
+            scale = scale[:, [0, 0, 0, 0, 1] * moving.GRID**2]
         expected = self.motion.analyse(direct, given.distances)
         quantum, lowest = self.motion.quantum(step), torch.zeros_like(base)
         coded = self.motion.coding.code(target, expected, quantum, ctx, lowest, past, coder, scale)
@@ -288,12 +296,14 @@ def estimate_motion(
     flow_left = moving.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
     if not bool(distances[0, 1]):
         field = torch.cat([flow_left, torch.zeros_like(flow_left[:, :1]).expand(-1, 3, -1, -1)], 1)
-        return MotionField(field, moving.texture(x[0]))
+        texture = moving.texture(x[0])
+        return MotionField(field, texture, torch.zeros_like(texture))
     flow_right = moving.estimate_flow(x[0], right.planes[0], scale, start[:, 2:4])
     moved_left = moving.warp(left.planes, flow_left)[0]
     moved_right = moving.warp(right.planes, flow_right)[0]
-    weight = moving.estimate_blend(x[0], moved_left, moved_right)
-    return MotionField(torch.cat([flow_left, flow_right, weight], 1), moving.texture(x[0]))
+    weight, apart = moving.estimate_blend(x[0], moved_left, moved_right)
+    field = torch.cat([flow_left, flow_right, weight], dim=1)
+    return MotionField(field, moving.texture(x[0]), apart)
 
 
 class VideoModel:
