@@ -208,7 +208,9 @@ class Trainer:
             times.append(times[-1] // 2)
         times = [span - t if near else t for t in times]
         shown = sorted([0, span, *times])
-        frames = dict(zip(shown, self.samples.draw(shown, batch, self.phase.group_size), strict=True))
+        frames = dict(
+            zip(shown, self.samples.draw(shown, batch, self.phase.group_size), strict=True)
+        )
         qp = self.draw_qp(batch)
         both = tuple(torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
         j, keys, _ = self.keyframes(both, torch.cat([qp, qp]))  # type: ignore[arg-type]
