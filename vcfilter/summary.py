@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from vcfilter.stream.info import MOTION_NAMES, FileSummary, describe_format
-from vcfilter.stream.source import is_neural
+from vcfilter.stream.track import is_neural
 from vcfilter.terminal import size_text
 
 

@@ -17,14 +17,16 @@ import av.error
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
-from ffmpeg_bridge import BridgeError, BridgePacket, Chapter, Demuxer, StreamInfo
+from ffmpeg_bridge import BridgeError, BridgePacket, Chapter, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import VideoFormat
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.pixel import PIXEL_FORMATS, to_picture
+from vcfilter.stream.raw import MediaDemuxer, open_demuxer
 from vcfilter.stream.reader import DecoderOptions, neural_packet
-from vcfilter.stream.source import is_neural, media_url, reason_of
+from vcfilter.stream.source import media_url, reason_of
+from vcfilter.stream.track import is_neural
 
 Path: TypeAlias = str | PathLike[str]
 MediaFrame: TypeAlias = VideoFrame | AudioFrame | Any
@@ -309,7 +311,7 @@ class InputContainer:
         file: Path | IO[bytes],
         options: DecoderOptions | None = None,
         *,
-        demuxer: Demuxer | None = None,
+        demuxer: MediaDemuxer | None = None,
     ) -> None:
         self._file = file
         self.options = options or DecoderOptions()
@@ -520,9 +522,9 @@ def open(
     return av.open(media_url(fspath(file)))  # type: ignore[return-value]
 
 
-def _demuxer(file: Path | IO[bytes]) -> Demuxer:
+def _demuxer(file: Path | IO[bytes]) -> MediaDemuxer:
     try:
-        return Demuxer(file)
+        return open_demuxer(file)
     except (BridgeError, ValueError) as error:
         name = getattr(file, "name", file)
         raise MediaError(f"{name} cannot be read: {reason_of(error)}") from error

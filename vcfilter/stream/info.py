@@ -14,7 +14,8 @@ from vcfilter.bitstream import PacketInfo, SequenceHeader
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameKind, VideoFormat
 from vcfilter.stream.reader import DecoderOptions, neural_packet
-from vcfilter.stream.source import Source, is_neural, reason_of
+from vcfilter.stream.source import Source, reason_of
+from vcfilter.stream.track import is_neural
 
 MOTION_NAMES = ("none", "left", "right", "coded")
 

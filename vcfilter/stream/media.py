@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import lcm
 from typing import Protocol
 
 import av
@@ -23,6 +22,7 @@ from av.video.stream import VideoStream
 from ffmpeg_bridge import BridgePacket, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
+from vcfilter.stream.grid import Grid
 from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader, convert, to_picture
 from vcfilter.stream.source import reason_of
 
@@ -269,7 +269,7 @@ class MediaCoder:
         self._format: VideoFormat | None = None
         self._pixel_format = ""
         self._time_base = Fraction(1, 1000)
-        self._grid: _Grid | None = None
+        self._grid: Grid | None = None
 
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
@@ -280,7 +280,7 @@ class MediaCoder:
             ConfigError: the encoder refuses the size, the pixel format or an option.
         """
         fmt = video_format
-        self._grid = _Grid.over(time_base, frame_rate)
+        self._grid = Grid.over(time_base, frame_rate)
         if self._grid:
             time_base = self._grid.time_base
         self._format, self._time_base = fmt, time_base
@@ -346,7 +346,8 @@ class MediaCoder:
         picture = None
         if frame is not None:
             if self._grid:
-                frame = self._grid.place(frame)
+                pts, duration = self._grid.place(frame.pts, frame.duration)
+                frame = replace(frame, pts=pts, duration=duration)
             picture = to_picture(frame, fmt, self._time_base)
             picture = convert(picture, self._pixel_format, self._reformatter)
         try:
@@ -373,45 +374,6 @@ class MediaCoder:
         if fmt.bit_depth == 8:
             wanted.remove("yuv420p10le")
         return next((name for name in wanted if name in known or not known), (known or wanted)[0])
-
-
-class _Grid:
-    """Puts back the times of a constant frame rate that a container rounded to milliseconds.
-
-    A time that lies on the grid of the frame rate, counted from the first frame, within the
-    rounding, is moved onto it; others stay as they are.
-    """
-
-    _FINEST = 1_000_000
-
-    def __init__(self, coarse: Fraction, frame_rate: Fraction) -> None:
-        self._coarse = coarse
-        self._rate = frame_rate
-        self._first: Fraction | None = None
-        self.time_base = Fraction(1, lcm(coarse.denominator, frame_rate.numerator))
-
-    @classmethod
-    def over(cls, time_base: Fraction, frame_rate: Fraction | None) -> _Grid | None:
-        """None where times are exact already, or the rate is odd."""
-        if frame_rate is None or (1 / frame_rate / time_base).denominator == 1:
-            return None
-        grid = cls(time_base, frame_rate)
-        return grid if grid.time_base.denominator <= cls._FINEST else None
-
-    def place(self, frame: Frame) -> Frame:
-        """The frame with its times in ticks of the grid's time base."""
-        time = frame.pts * self._coarse
-        if self._first is None:
-            self._first = time
-        regular = self._first + round((time - self._first) * self._rate) / self._rate
-        if abs(regular - time) <= self._coarse:
-            time = regular
-        length = Fraction(frame.duration * self._coarse)
-        if abs(length - 1 / self._rate) <= self._coarse:
-            length = 1 / self._rate
-        return replace(
-            frame, pts=round(time / self.time_base), duration=round(length / self.time_base)
-        )
 
 
 class Y4mCoder:

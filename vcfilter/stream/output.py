@@ -17,11 +17,12 @@ from av.codec import CodecContext
 from av.codec.context import Flags
 from av.video.frame import VideoFrame
 
-from ffmpeg_bridge import BridgeError, BridgePacket, Muxer, StreamInfo, StreamKind, supports
+from ffmpeg_bridge import BridgeError, BridgePacket, StreamInfo, StreamKind
 from vcfilter.codec import Encoder, EncoderStatistics
 from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader
+from vcfilter.stream.raw import MediaMuxer, holds, open_muxer
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.writer import NEURAL_CONTAINERS, Target, container_of, open_encoder
 
@@ -279,7 +280,7 @@ class OutputContainer:
         self._templates: dict[int, OutputStream] = {}
         self._kept: list[object] = []  # templates, so that their identity stays theirs
         self._waiting: list[BridgePacket] = []
-        self._muxer: Muxer | None = None
+        self._muxer: MediaMuxer | None = None
         self._closed = False
 
     def add_stream(
@@ -326,7 +327,7 @@ class OutputContainer:
         """
         self._before_header()
         info = template.info if hasattr(template, "info") else info_of(template)
-        if info.kind != "attachment" and not supports(self.format_name, info):
+        if info.kind != "attachment" and not holds(self.format_name, info):
             raise ConfigError(f"{self.format_name} cannot hold {info.kind} {info.codec}")
         stream = OutputStream(len(self.streams), info)
         self.streams.append(stream)
@@ -416,7 +417,7 @@ class OutputContainer:
     def _flush(self) -> None:
         try:
             if self._muxer is None:
-                self._muxer = muxer = Muxer(self._file, self.format_name)
+                self._muxer = muxer = open_muxer(self._file, self.format_name)
                 for stream in self.streams:
                     assert stream.info is not None
                     muxer.add_stream(replace(stream.info, metadata=stream.metadata))

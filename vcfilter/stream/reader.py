@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ffmpeg_bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
+from ffmpeg_bridge import BridgeError, BridgePacket, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import Frame, Packet, VideoFormat
 from vcfilter.stream.media import Cut, Warn
-from vcfilter.stream.source import Source, is_neural, reason_of
+from vcfilter.stream.raw import MediaDemuxer
+from vcfilter.stream.source import Source, reason_of
+from vcfilter.stream.track import is_neural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class NeuralPictures:
 
     def __init__(
         self,
-        demuxer: Demuxer,
+        demuxer: MediaDemuxer,
         info: StreamInfo,
         options: DecoderOptions,
         cut: Cut,
@@ -125,7 +127,7 @@ class NeuralPictures:
         yield from self.decoder.decode(None)
 
 
-def video_packets(demuxer: Demuxer, index: int, warn: Warn) -> Iterator[BridgePacket]:
+def video_packets(demuxer: MediaDemuxer, index: int, warn: Warn) -> Iterator[BridgePacket]:
     """One stream's packets; a file that breaks off ends early, with a warning."""
     count = 0
     while True:
@@ -154,7 +156,7 @@ def neural_packet(packet: BridgePacket) -> Packet:
     )
 
 
-def neural_stream(demuxer: Demuxer, name: str) -> StreamInfo:
+def neural_stream(demuxer: MediaDemuxer, name: str) -> StreamInfo:
     """The first neural video stream.
 
     Raises:

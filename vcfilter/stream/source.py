@@ -14,19 +14,14 @@ import av
 import av.error
 from av.container import InputContainer
 
-from ffmpeg_bridge import BridgeError, Demuxer, StreamInfo
+from ffmpeg_bridge import BridgeError
 from vcfilter.errors import MediaError
+from vcfilter.stream.raw import MediaDemuxer, open_demuxer
 
 PIPE = "-"
-FOURCC = "VCF1"
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.1
-
-
-def is_neural(info: StreamInfo) -> bool:
-    """Whether a stream is one that this codec wrote."""
-    return info.kind == "video" and not info.codec and info.codec_tag.upper() == FOURCC
 
 
 class Source:
@@ -53,14 +48,14 @@ class Source:
         """Whether it can be read only once, and not sought in."""
         return self._fan is not None
 
-    def demuxer(self) -> Demuxer:
+    def demuxer(self) -> MediaDemuxer:
         """Open it with the bridge.
 
         Raises:
             MediaError: it cannot be read or is no media file.
         """
         try:
-            return Demuxer(self._fan.tap() if self._fan else self.name)
+            return open_demuxer(self._fan.tap() if self._fan else self.name)
         except (BridgeError, ValueError) as error:
             raise MediaError(self._refusal(error)) from error
 

@@ -13,13 +13,12 @@ from ffmpeg_bridge import (
     BridgeError,
     BridgePacket,
     Chapter,
-    Demuxer,
-    Muxer,
     StreamInfo,
     supports,
 )
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.media import Cut, Warn
+from vcfilter.stream.raw import MediaDemuxer, MediaMuxer
 from vcfilter.stream.source import reason_of
 
 MATROSKA = "matroska"
@@ -197,7 +196,7 @@ class StreamCopier:
         warn: called with one sentence for what is lost.
     """
 
-    def __init__(self, demuxer: Demuxer, plan: Sequence[Copy], cut: Cut, warn: Warn) -> None:
+    def __init__(self, demuxer: MediaDemuxer, plan: Sequence[Copy], cut: Cut, warn: Warn) -> None:
         self._demuxer = demuxer
         self._plan = list(plan)
         self._cut = cut
@@ -211,14 +210,14 @@ class StreamCopier:
         """Whether any packet is copied (attachments have none)."""
         return any(copy.index >= 0 for copy in self._plan)
 
-    def add_streams(self, muxer: Muxer) -> None:
+    def add_streams(self, muxer: MediaMuxer) -> None:
         """Add the copied streams to the muxer, in the plan's order."""
         for copy in self._plan:
             index = muxer.add_stream(copy.info)
             if copy.index >= 0:
                 self._targets[copy.index] = (index, copy)
 
-    def copy_until(self, muxer: Muxer, time: Fraction | None) -> None:
+    def copy_until(self, muxer: MediaMuxer, time: Fraction | None) -> None:
         """Copy the packets up to a time in seconds, on the target's clock; None copies all."""
         if not self._targets:
             return
@@ -249,7 +248,7 @@ class StreamCopier:
                 return packet
         return None
 
-    def _write(self, muxer: Muxer, packet: BridgePacket) -> None:
+    def _write(self, muxer: MediaMuxer, packet: BridgePacket) -> None:
         target, copy = self._targets[packet.stream_index]
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is not None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ffmpeg_bridge import BridgeError, Demuxer, StreamInfo
+from ffmpeg_bridge import BridgeError, StreamInfo
 from vcfilter.codec import PassLog, first_pass_options
 from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
@@ -29,8 +29,9 @@ from vcfilter.stream.media import (
     Y4mCoder,
 )
 from vcfilter.stream.pipeline import Ahead, Behind
+from vcfilter.stream.raw import RAW, MediaDemuxer
 from vcfilter.stream.reader import DecoderOptions, NeuralPictures, neural_frames
-from vcfilter.stream.source import Source, is_neural, reason_of
+from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.streams import (
     MATROSKA,
     StreamCopier,
@@ -41,6 +42,7 @@ from vcfilter.stream.streams import (
     plan_copies,
     track_metadata,
 )
+from vcfilter.stream.track import is_neural
 from vcfilter.stream.writer import (
     NEURAL_CONTAINERS,
     MuxerSink,
@@ -179,8 +181,8 @@ def encode_file(
 
     Args:
         source: path or URL of anything that FFmpeg reads; "-" is standard input.
-        target: path; "-" is standard output. Its extension tells the container: mkv, nut, avi
-            or mov.
+        target: path; "-" is standard output. Its extension tells the container: mkv, nut, avi,
+            mov or vcf (the pictures alone).
         options: see EncoderOptions; its frame rate is replaced by the source's.
         decoder: how a source that is itself neural is decoded.
         start, duration: the part wanted, in seconds from the source's start.
@@ -201,7 +203,7 @@ def encode_file(
     name = container_of(target, container, MATROSKA)
     if name not in NEURAL_CONTAINERS:
         raise ConfigError(
-            f"{target}: {name} cannot hold a neural stream; give .mkv (or .nut, .avi, .mov)"
+            f"{target}: {name} cannot hold a neural stream; give .mkv (or .nut, .avi, .mov, .vcf)"
         )
     with job:
         log: PassLog | None = None
@@ -258,6 +260,8 @@ def decode_file(
             if codec is not None:
                 raise ConfigError("y4m holds raw pictures: it takes no codec")
             coder = Y4mCoder()
+        elif name == RAW:
+            raise ConfigError(f"{target}: vcf holds neural pictures only; encode writes it")
         else:
             chosen = codec or DEFAULT_CODECS.get(name, _DEFAULT_CODEC)
             threads = decoder.threads if decoder else 0
@@ -325,7 +329,8 @@ class _Job:
 
     def _open(self) -> None:
         self._stack.callback(self.source.close)
-        self._demuxer: Demuxer = self._stack.enter_context(self.source.demuxer())
+        self._demuxer: MediaDemuxer = self.source.demuxer()
+        self._stack.callback(self._demuxer.close)
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
         self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
@@ -433,7 +438,7 @@ class _Job:
             self._warn_dropped("y4m")
             self._copy_nothing()
             return PlainSink(target)
-        if container in ("rawvideo", "h264", "hevc"):
+        if container in ("rawvideo", "h264", "hevc", RAW):
             self._warn_dropped(container)
             self._copy_nothing()
             return MuxerSink(target, container, copier=None, metadata={}, chapters=())
@@ -472,7 +477,7 @@ class _Job:
 
     def _warn_dropped(self, container: str) -> None:
         rest = [i for i in self._wanted if i != self._video.index]
-        if rest and self._copy_videos:
+        if rest and (self._copy_videos or container == RAW):
             self.warn(f"{container} holds pictures only: {len(rest)} other streams are left out")
 
     def _run(

@@ -15,13 +15,15 @@ from typing import IO, Any, Protocol
 
 import av
 
-from ffmpeg_bridge import BridgePacket, Chapter, Muxer, StreamInfo
+from ffmpeg_bridge import BridgePacket, Chapter, StreamInfo
 from vcfilter.codec import Encoder, EncoderStatistics, PassLog
 from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
-from vcfilter.stream.source import FOURCC, PIPE, reason_of
+from vcfilter.stream.raw import RAW, MediaMuxer, open_muxer
+from vcfilter.stream.source import PIPE, reason_of
 from vcfilter.stream.streams import StreamCopier, shifted
+from vcfilter.stream.track import neural_track
 
 CONTAINERS = {
     ".mkv": "matroska",
@@ -45,12 +47,13 @@ CONTAINERS = {
     ".h265": "hevc",
     ".yuv": "rawvideo",
     ".y4m": "yuv4mpegpipe",
+    ".vcf": RAW,
 }
 """FFmpeg's container for each file extension; -f chooses any other."""
 
 _part_numbers = count()
 
-NEURAL_CONTAINERS = ("matroska", "nut", "avi", "mov")
+NEURAL_CONTAINERS = ("matroska", "nut", "avi", "mov", RAW)
 """Containers that keep a VCF1 track."""
 
 
@@ -72,7 +75,7 @@ def container_of(target: str, chosen: str | None, default: str) -> str:
         name = CONTAINERS.get(suffix)
     aliases = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts"}
     name = aliases.get(name or "", name)
-    if name is None or name not in av.formats_available:
+    if name is None or name not in {*av.formats_available, RAW}:
         told = f"-f {chosen}" if chosen else f"the extension of {target}"
         raise ConfigError(f"{told} names no container that is known; give another, or -f FORMAT")
     return name
@@ -145,38 +148,6 @@ def open_encoder(
         options = replace(options, frame_rate=frame_rate)
     encoder = Encoder(video_format, options, pass_log=pass_log)
     return encoder, neural_track(video_format, encoder.extradata, time_base, frame_rate, metadata)
-
-
-def neural_track(
-    video_format: VideoFormat,
-    extradata: bytes,
-    time_base: Fraction,
-    frame_rate: Fraction | None,
-    metadata: Mapping[str, str],
-) -> StreamInfo:
-    """The track that holds neural packets, as the container describes it."""
-    fmt = video_format
-    num, den = fmt.sample_aspect_ratio
-    return StreamInfo(
-        kind="video",
-        codec_tag=FOURCC,
-        extradata=extradata,
-        time_base=time_base,
-        disposition=1,
-        metadata=metadata,
-        width=fmt.width,
-        height=fmt.height,
-        sample_aspect_ratio=Fraction(num, den) if num else None,
-        frame_rate=frame_rate,
-        pixel_format="yuv420p" if fmt.bit_depth == 8 else "yuv420p10le",
-        color_primaries=fmt.color_primaries,
-        color_trc=fmt.color_trc,
-        colorspace=fmt.colorspace,
-        color_range=fmt.color_range,
-        chroma_location=fmt.chroma_location,
-        rotation=fmt.rotation,
-        field_order=1,
-    )
 
 
 class Target:
@@ -304,7 +275,7 @@ class MuxerSink:
         self._chapters = chapters
         self._track = track
         self._offset = offset
-        self._muxer: Muxer | None = None
+        self._muxer: MediaMuxer | None = None
         self.video_bytes = 0
         self.packets = 0
 
@@ -314,7 +285,7 @@ class MuxerSink:
             info = replace(info, metadata=metadata, disposition=self._track.disposition)
         output: Any = sys.stdout.buffer if self._target.is_pipe else self._target.path
         with _translated(self._target):
-            self._muxer = muxer = Muxer(output, self._container)
+            self._muxer = muxer = open_muxer(output, self._container)
             muxer.add_stream(info)
             if self._copier:
                 self._copier.add_streams(muxer)
