@@ -72,7 +72,10 @@ examples:
 _DELEGATES = {
     "evaluate": ("vcfilter.evaluate.cli", "compare with x264, x265 and SVT-AV1: one report"),
     "train": ("vcfilter.train.cli", "train a model on a folder of videos"),
+    "play": ("vcfilter.play", "play a neural film in ffplay or mpv, with its sound"),
+    "serve": ("vcfilter.serve", "a web page that plays neural films in any browser"),
     "demo": ("vcfilter.demo", "the main job on the clip that comes with the package"),
+    "worker": ("vcfilter.worker", "code for programs without Python, such as FFmpeg's plugin"),
 }
 
 

@@ -1,0 +1,257 @@
+"""The play command: a film in ffplay or mpv, decoded into a pipe.
+
+Two processes do it, `vcfilter decode` and the player, joined by a pipe that carries raw pictures
+and the film's own sound in one NUT stream, so that both stay in step however fast decoding is.
+A pipe cannot seek: another place is reached by starting both again from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from vcfilter.errors import ConfigError, MediaError
+
+PLAYERS = ("ffplay", "mpv")
+"""Players in the order in which they are looked for."""
+
+_POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 3.0
+_EXAMPLES = """\
+examples:
+  vcfilter play film.mkv
+  vcfilter play film.mkv -ss 1:30
+  vcfilter play film.mkv --player mpv -- --fullscreen     what follows "--" is the player's
+
+In a terminal a time and Enter go there: 90, 1:30, +10, -10; q and Enter end it.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """What is run: two commands and a pipe between them.
+
+    Args:
+        decode: writes raw pictures and sound to standard output.
+        player: shows what comes on standard input.
+    """
+
+    decode: tuple[str, ...]
+    player: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As one would type it in a shell."""
+        return f"{shlex.join(self.decode)} | {shlex.join(self.player)}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of play to a parser."""
+    parser.epilog = _EXAMPLES
+    parser.add_argument("source", metavar="FILE", help="a neural film")
+    parser.add_argument("options", nargs="*", metavar="OPTION", help="of the player, after --")
+    parser.add_argument("-ss", type=_time, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
+    parser.add_argument("-t", type=_time, metavar="TIME", help="so much of it")
+    parser.add_argument(
+        "--player", metavar="NAME",
+        help=f"{' or '.join(PLAYERS)}, or a path to one (the first that is installed)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
+    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
+    parser.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out play; errors are raised as VcfilterError."""
+    player = find_player(args.player)
+    _check_source(args.source)
+    start = args.ss or Fraction(0)
+    while True:
+        commands = player_commands(
+            args.source,
+            player,
+            start=start,
+            duration=args.t,
+            options=args.options,
+            decoder_options=_decoder_options(args),
+        )
+        print(f"vcfilter: {commands}", file=sys.stderr)
+        began = time.monotonic()
+        asked, status = _play(commands)
+        if asked is None:
+            return status
+        start = _place(asked, start + Fraction(time.monotonic() - began).limit_denominator(1000))
+
+
+def find_player(wanted: str | None) -> str:
+    """The player's path: the one that is asked for, or the first that is installed.
+
+    Raises:
+        ConfigError: the player asked for is not one that reads NUT from a pipe as known here.
+        MediaError: it, or any, is not installed.
+    """
+    if wanted is None:
+        for name in PLAYERS:
+            found = shutil.which(name)
+            if found:
+                return found
+        raise MediaError(
+            "no player is installed: install ffplay (apt-get install ffmpeg) or mpv, "
+            "or open the film in a browser with: vcfilter serve FILE"
+        )
+    if Path(wanted).name not in PLAYERS:
+        raise ConfigError(f"player {wanted!r} is not {' or '.join(PLAYERS)}, or a path to one")
+    found = shutil.which(wanted)
+    if not found:
+        raise MediaError(f"player {wanted} is not installed")
+    return found
+
+
+def player_commands(
+    source: str,
+    player: str,
+    *,
+    start: Fraction = Fraction(0),
+    duration: Fraction | None = None,
+    options: list[str] | None = None,
+    decoder_options: tuple[str, ...] = (),
+) -> Commands:
+    """The commands that play a film.
+
+    Args:
+        source: the film.
+        player: path of ffplay or mpv.
+        start, duration: the part wanted, in seconds.
+        options: further ones for the player.
+        decoder_options: further ones for vcfilter decode.
+    """
+    decode = [sys.executable, "-m", "vcfilter", "decode", source, "-", "-f", "nut", "-q"]
+    if start:
+        decode += ["-ss", _text(start)]
+    if duration is not None:
+        decode += ["-t", _text(duration)]
+    title = Path(source).name
+    if Path(player).name == "mpv":
+        show = [player, f"--title={title}", "--really-quiet", *(options or []), "-"]
+    else:
+        show = [player, "-hide_banner", "-loglevel", "error", "-autoexit"]
+        show += ["-window_title", title, *(options or []), "-f", "nut", "-"]
+    return Commands(decode=(*decode, *decoder_options), player=tuple(show))
+
+
+def _play(commands: Commands) -> tuple[str | None, int]:
+    """Run both to the end; returns (a place that was asked for on the way, exit status)."""
+    asked: str | None = None
+    player: subprocess.Popen[bytes] | None = None
+    with tempfile.TemporaryFile() as complaints:
+        decode = subprocess.Popen(
+            commands.decode, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+        )
+        try:
+            assert decode.stdout is not None
+            player = subprocess.Popen(commands.player, stdin=decode.stdout)
+            decode.stdout.close()  # the player alone holds the reading end: its leaving is seen
+            asked = _wait(player)
+        except OSError as error:
+            raise MediaError(f"{commands.player[0]} cannot be started: {error.strerror}") from error
+        finally:
+            _leave(player)
+            # Where the player left first, the decoder ends at its next write, without a word.
+            stopped = _leave(decode)
+        complaints.seek(0)
+        text = complaints.read().decode(errors="replace").strip()
+    if asked is None and text and decode.returncode > 0 and not stopped:
+        raise MediaError(text.splitlines()[-1].removeprefix("vcfilter: "))
+    assert player is not None
+    return asked, 0 if asked is not None or player.returncode <= 0 else 1
+
+
+def _wait(player: subprocess.Popen[bytes]) -> str | None:
+    """Wait until the player ends, or a place is typed: that place."""
+    listen = sys.stdin is not None and sys.stdin.isatty()
+    while listen and player.poll() is None:
+        if select.select([sys.stdin], [], [], _POLL_SECONDS)[0]:
+            line = sys.stdin.readline()
+            listen = bool(line)
+            line = line.strip()
+            if line == "q":
+                return None
+            if line:
+                try:
+                    _place(line, Fraction(0))
+                    return line
+                except argparse.ArgumentTypeError as error:
+                    print(f"vcfilter: {error}", file=sys.stderr)
+    player.wait()
+    return None
+
+
+def _leave(process: subprocess.Popen[bytes] | None) -> bool:
+    """End a process that has not ended soon; returns whether it had to be stopped."""
+    if process is None:
+        return False
+    for stop in (lambda: None, process.terminate, process.kill):
+        stop()
+        try:
+            process.wait(_LEAVE_SECONDS)
+            return stop == process.terminate or stop == process.kill
+        except subprocess.TimeoutExpired:
+            continue
+    return True
+
+
+def _place(text: str, now: Fraction) -> Fraction:
+    """A typed place: a time, or +time and -time from now."""
+    if text[:1] in "+-":
+        step = _time(text[1:])
+        return max(Fraction(0), now + step if text[0] == "+" else now - step)
+    return _time(text)
+
+
+def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
+    words: list[str] = []
+    if args.threads:
+        words += ["--threads", str(args.threads)]
+    if args.device != "auto":
+        words += ["--device", args.device]
+    if args.weights:
+        words += ["--weights", args.weights]
+    return tuple(words)
+
+
+def _check_source(name: str) -> None:
+    """Raise MediaError where there is nothing to play: a player need not start for that."""
+    from vcfilter.stream.reader import neural_stream
+    from vcfilter.stream.source import Source
+
+    if name == "-":
+        raise ConfigError("play needs a file; a pipe plays with: vcfilter decode - - -f nut | ...")
+    source = Source(name, readers=1)
+    with source.demuxer() as demuxer:
+        neural_stream(demuxer, source.title)
+
+
+def _text(seconds: Fraction) -> str:
+    return f"{float(seconds):.3f}".rstrip("0").rstrip(".")
+
+
+def _time(text: str) -> Fraction:
+    """Seconds of "90", "1:30" or "0:01:30.5"."""
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+        if len(parts) > 3 or any(part < 0 for part in parts):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5") from None
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds
