@@ -1,0 +1,399 @@
+/*
+ * vcfilter decoder wrapper
+ *
+ * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
+ */
+
+#include "vcf_worker.h"
+
+#include "libavutil/display.h"
+#include "libavutil/fifo.h"
+#include "libavutil/frame.h"
+#include "libavutil/imgutils.h"
+#include "libavutil/internal.h"
+#include "libavutil/opt.h"
+#include "libavutil/version.h"
+
+#include "avcodec.h"
+#include "codec_internal.h"
+#include "decode.h"
+#include "internal.h"
+#include "libvcfilter.h"
+#include "vcf_sequence.h"
+#include "version.h"
+
+/* A packet that the worker has; props holds everything but its bytes. */
+typedef struct SentPacket {
+    int64_t id; /* its pts on the way to the worker: unique and rising, whatever the file says */
+    int size;
+    AVPacket *props;
+} SentPacket;
+
+typedef struct LibVcfilterDecContext {
+    const AVClass *class;
+    LibVcfilterWorker worker;
+
+    VcfStream *stream; /* NULL before the first packet */
+    AVPacket *pkt;     /* taken from the caller and not sent yet, if it has data */
+    AVFifo *sent;      /* SentPacket, in display order */
+    int64_t next_id;
+    int draining;
+    int failure;       /* error that ended the stream, for every packet to come */
+} LibVcfilterDecContext;
+
+static int libvcfilter_use_format(AVCodecContext *avctx, const VcfSequence *sequence)
+{
+    int ret = 0;
+
+    if (avctx->width != sequence->width || avctx->height != sequence->height)
+        ret = ff_set_dimensions(avctx, sequence->width, sequence->height);
+    if (ret < 0)
+        return ret;
+    avctx->pix_fmt                = sequence->pix_fmt;
+    avctx->color_primaries        = sequence->color_primaries;
+    avctx->color_trc              = sequence->color_trc;
+    avctx->colorspace             = sequence->color_space;
+    avctx->color_range            = sequence->color_range;
+    avctx->chroma_sample_location = sequence->chroma_location;
+    if (sequence->sample_aspect_ratio.num)
+        ff_set_sar(avctx, sequence->sample_aspect_ratio);
+    return 0;
+}
+
+/* The worker is started with the first packet, not here: programs open decoders only to probe. */
+static av_cold int libvcfilter_decode_init(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    VcfSequence sequence;
+    int ret;
+
+    vcf->pkt  = av_packet_alloc();
+    vcf->sent = av_fifo_alloc2(16, sizeof(SentPacket), AV_FIFO_FLAG_AUTO_GROW);
+    if (!vcf->pkt || !vcf->sent)
+        return AVERROR(ENOMEM);
+
+    if (avctx->extradata_size > 0) {
+        ret = vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size);
+        if (ret == AVERROR_PATCHWELCOME) {
+            av_log(avctx, AV_LOG_ERROR,
+                   "The stream has bitstream version %d, this decoder reads version %d: "
+                   "another release of vcfilter is needed\n",
+                   avctx->extradata[4], VCF_SEQUENCE_VERSION);
+            return ret;
+        }
+        if (ret < 0) { /* keyframes bring the header too */
+            av_log(avctx, AV_LOG_WARNING, "Damaged extradata, waiting for a keyframe\n");
+            return 0;
+        }
+        return libvcfilter_use_format(avctx, &sequence);
+    }
+    return 0;
+}
+
+static int libvcfilter_open(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    const VcfWorkerOptions options = ff_libvcfilter_options(&vcf->worker);
+    VcfSequence sequence;
+    int intact = vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size) >= 0;
+    int status = vcf_open_decoder(&vcf->stream, &options, intact ? avctx->extradata : NULL,
+                                  intact ? avctx->extradata_size : 0);
+
+    if (status < 0)
+        return ff_libvcfilter_error(avctx, NULL, status);
+    return 0;
+}
+
+static void libvcfilter_forget_sent(LibVcfilterDecContext *vcf)
+{
+    SentPacket sent;
+
+    while (vcf->sent && av_fifo_read(vcf->sent, &sent, 1) >= 0)
+        av_packet_free(&sent.props);
+}
+
+/* The packet behind a frame. Those before it gave no frame and are forgotten. */
+static int libvcfilter_find_sent(LibVcfilterDecContext *vcf, int64_t id, SentPacket *found)
+{
+    while (av_fifo_read(vcf->sent, found, 1) >= 0) {
+        if (found->id == id)
+            return 0;
+        av_packet_free(&found->props);
+        if (found->id > id)
+            break;
+    }
+    found->props = NULL;
+    return AVERROR_EXTERNAL;
+}
+
+static int libvcfilter_copy_props(AVCodecContext *avctx, AVFrame *frame, const SentPacket *sent)
+{
+    const AVPacket *pkt = sent->props;
+
+#if LIBAVCODEC_VERSION_MAJOR >= 61
+    int ret = ff_decode_frame_props_from_pkt(avctx, frame, pkt);
+    if (ret < 0)
+        return ret;
+#else
+    static const struct {
+        enum AVPacketSideDataType packet;
+        enum AVFrameSideDataType frame;
+    } side_data[] = {
+        { AV_PKT_DATA_DISPLAYMATRIX,              AV_FRAME_DATA_DISPLAYMATRIX },
+        { AV_PKT_DATA_SPHERICAL,                  AV_FRAME_DATA_SPHERICAL },
+        { AV_PKT_DATA_STEREO3D,                   AV_FRAME_DATA_STEREO3D },
+        { AV_PKT_DATA_MASTERING_DISPLAY_METADATA, AV_FRAME_DATA_MASTERING_DISPLAY_METADATA },
+        { AV_PKT_DATA_CONTENT_LIGHT_LEVEL,        AV_FRAME_DATA_CONTENT_LIGHT_LEVEL },
+        { AV_PKT_DATA_ICC_PROFILE,                AV_FRAME_DATA_ICC_PROFILE },
+    };
+
+    for (size_t i = 0; i < FF_ARRAY_ELEMS(side_data); i++) {
+        size_t size;
+        const uint8_t *data = av_packet_get_side_data(pkt, side_data[i].packet, &size);
+        AVFrameSideData *copy;
+
+        if (!data)
+            continue;
+        copy = av_frame_new_side_data(frame, side_data[i].frame, size);
+        if (!copy)
+            return AVERROR(ENOMEM);
+        memcpy(copy->data, data, size);
+    }
+    frame->pts     = pkt->pts;
+    frame->pkt_pos = pkt->pos;
+#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(57, 30, 100)
+    frame->duration = pkt->duration;
+#else
+    frame->pkt_duration = pkt->duration;
+#endif
+    if (pkt->flags & AV_PKT_FLAG_DISCARD)
+        frame->flags |= AV_FRAME_FLAG_DISCARD;
+#endif
+#if LIBAVCODEC_VERSION_MAJOR < 61 || FF_API_FRAME_PKT
+    FF_DISABLE_DEPRECATION_WARNINGS
+    frame->pkt_size = sent->size;
+    FF_ENABLE_DEPRECATION_WARNINGS
+#endif
+    frame->pkt_dts = pkt->dts;
+    if (frame->pts == AV_NOPTS_VALUE)
+        frame->pts = pkt->dts; /* display order: they are the same */
+    return 0;
+}
+
+static int libvcfilter_rotate(AVFrame *frame, int rotation)
+{
+    AVFrameSideData *matrix;
+
+    /* A matrix from the container goes first. */
+    if (!rotation || av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX))
+        return 0;
+    matrix = av_frame_new_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX, 9 * sizeof(int32_t));
+    if (!matrix)
+        return AVERROR(ENOMEM);
+    av_display_rotation_set((int32_t *)matrix->data, rotation);
+    return 0;
+}
+
+static int libvcfilter_output(AVCodecContext *avctx, AVFrame *frame, const VcfFrame *decoded)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    const uint8_t *planes[4] = { decoded->data[0], decoded->data[1], decoded->data[2] };
+    int linesize[4] = { decoded->linesize[0], decoded->linesize[1], decoded->linesize[2] };
+    SentPacket sent;
+    VcfFormat format;
+    VcfSequence sequence = { 0 };
+    int ret = libvcfilter_find_sent(vcf, decoded->pts, &sent);
+
+    if (ret < 0) {
+        av_log(avctx, AV_LOG_ERROR, "The worker gave a frame that belongs to no packet\n");
+        return vcf->failure = ret;
+    }
+    ret = vcf_format(vcf->stream, &format);
+    if (ret < 0) {
+        vcf->failure = ret = ff_libvcfilter_error(avctx, vcf->stream, ret);
+        goto end;
+    }
+    sequence.width               = format.width;
+    sequence.height              = format.height;
+    sequence.pix_fmt             = format.bit_depth == 8 ? AV_PIX_FMT_YUV420P
+                                                         : AV_PIX_FMT_YUV420P10LE;
+    sequence.sample_aspect_ratio = (AVRational){ format.sar_num, format.sar_den };
+    sequence.color_range         = format.color_range;
+    sequence.chroma_location     = format.chroma_location;
+    vcf_sequence_colors(&sequence, format.color_primaries, format.color_trc, format.color_space);
+    ret = libvcfilter_use_format(avctx, &sequence);
+    if (ret >= 0)
+        ret = ff_get_buffer(avctx, frame, 0);
+    if (ret >= 0)
+        ret = libvcfilter_copy_props(avctx, frame, &sent);
+    if (ret >= 0)
+        ret = libvcfilter_rotate(frame, format.rotation);
+    if (ret < 0)
+        goto end;
+
+    av_image_copy(frame->data, frame->linesize, planes, linesize, avctx->pix_fmt, avctx->width,
+                  avctx->height);
+    frame->pict_type = decoded->key ? AV_PICTURE_TYPE_I : AV_PICTURE_TYPE_B;
+#ifdef AV_FRAME_FLAG_KEY
+    if (decoded->key)
+        frame->flags |= AV_FRAME_FLAG_KEY;
+    else
+        frame->flags &= ~AV_FRAME_FLAG_KEY;
+#else
+    frame->key_frame = decoded->key;
+#endif
+end:
+    av_packet_free(&sent.props);
+    if (ret < 0)
+        av_frame_unref(frame);
+    return ret;
+}
+
+/* Takes the caller's next packet, unless one waits. 0 with empty pkt: it is not wanted. */
+static int libvcfilter_take_packet(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    int ret;
+
+    if (vcf->pkt->data)
+        return 0;
+    ret = ff_decode_get_packet(avctx, vcf->pkt);
+    if (ret < 0)
+        return ret;
+    if (!vcf->pkt->data || avctx->skip_frame >= AVDISCARD_ALL ||
+        (avctx->skip_frame >= AVDISCARD_NONKEY && !vcf_is_key(vcf->pkt->data, vcf->pkt->size)))
+        av_packet_unref(vcf->pkt);
+    return 0;
+}
+
+static int libvcfilter_send(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    const AVPacket *pkt = vcf->pkt;
+    const VcfPacket packet = {
+        .data     = pkt->data,
+        .size     = pkt->size,
+        .pts      = vcf->next_id,
+        .duration = 0,
+        .key      = vcf_is_key(pkt->data, pkt->size),
+    };
+    SentPacket sent = { .id = vcf->next_id, .size = pkt->size };
+    int status = vcf_send_packet(vcf->stream, &packet), ret;
+
+    if (status == VCF_AGAIN)
+        return 0; /* frames have to be received first */
+    if (status < 0)
+        return vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
+
+    vcf->next_id++;
+    sent.props = av_packet_alloc();
+    ret = sent.props ? av_packet_copy_props(sent.props, pkt) : AVERROR(ENOMEM);
+    if (ret >= 0)
+        ret = av_fifo_write(vcf->sent, &sent, 1);
+    av_packet_unref(vcf->pkt);
+    if (ret < 0) {
+        av_packet_free(&sent.props);
+        return vcf->failure = ret;
+    }
+    return 0;
+}
+
+static int libvcfilter_receive_frame(AVCodecContext *avctx, AVFrame *frame)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    VcfFrame decoded;
+    int ret, status;
+
+    for (;;) {
+        if (vcf->failure) { /* one error per packet, so that callers do not run in a circle */
+            av_packet_unref(vcf->pkt);
+            ret = ff_decode_get_packet(avctx, vcf->pkt);
+            av_packet_unref(vcf->pkt);
+            return ret < 0 ? ret : vcf->failure;
+        }
+
+        status = vcf->stream ? vcf_receive_frame(vcf->stream, &decoded) : VCF_AGAIN;
+        if (status == VCF_OK)
+            return libvcfilter_output(avctx, frame, &decoded);
+        if (status == VCF_END)
+            return AVERROR_EOF;
+        if (status < 0) {
+            ret = ff_libvcfilter_error(avctx, vcf->stream, status);
+            if (status != VCF_INVALID && status != VCF_OPTION)
+                vcf->failure = ret;
+            return ret;
+        }
+
+        ret = vcf->draining ? AVERROR_BUG : libvcfilter_take_packet(avctx);
+        if (ret == AVERROR_EOF) {
+            if (!vcf->stream)
+                return ret;
+            status = vcf_send_packet(vcf->stream, NULL);
+            if (status < 0)
+                return vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
+            vcf->draining = status == VCF_OK;
+        } else if (ret < 0) {
+            return ret;
+        } else if (vcf->pkt->data) {
+            if (!vcf->stream && (ret = libvcfilter_open(avctx)) < 0) {
+                av_packet_unref(vcf->pkt);
+                return vcf->failure = ret;
+            }
+            if ((ret = libvcfilter_send(avctx)) < 0)
+                return ret;
+        }
+    }
+}
+
+static void libvcfilter_decode_flush(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+    int status;
+
+    av_packet_unref(vcf->pkt);
+    libvcfilter_forget_sent(vcf);
+    vcf->draining = 0;
+    if (vcf->stream && !vcf->failure && (status = vcf_flush(vcf->stream)) < 0)
+        vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
+}
+
+static av_cold int libvcfilter_decode_close(AVCodecContext *avctx)
+{
+    LibVcfilterDecContext *vcf = avctx->priv_data;
+
+    vcf_close(&vcf->stream);
+    libvcfilter_forget_sent(vcf);
+    av_fifo_freep2(&vcf->sent);
+    av_packet_free(&vcf->pkt);
+    return 0;
+}
+
+#define VD AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_DECODING_PARAM
+
+static const AVOption libvcfilter_decode_options[] = {
+    LIBVCFILTER_WORKER_OPTIONS(LibVcfilterDecContext, VD),
+    { NULL },
+};
+
+static const AVClass libvcfilter_decode_class = {
+    .class_name = "libvcfilter decoder",
+    .item_name  = av_default_item_name,
+    .option     = libvcfilter_decode_options,
+    .version    = LIBAVUTIL_VERSION_INT,
+};
+
+const FFCodec ff_libvcfilter_decoder = {
+    .p.name         = "vcfilter",
+    .p.long_name    = NULL_IF_CONFIG_SMALL("vcfilter neural video"),
+    .p.type         = AVMEDIA_TYPE_VIDEO,
+    .p.id           = AV_CODEC_ID_VCFILTER,
+    .p.capabilities = AV_CODEC_CAP_DR1 | AV_CODEC_CAP_DELAY,
+    .p.priv_class   = &libvcfilter_decode_class,
+    .p.wrapper_name = "libvcfilter",
+    .priv_data_size = sizeof(LibVcfilterDecContext),
+    .caps_internal  = FF_CODEC_CAP_INIT_CLEANUP | FF_CODEC_CAP_SETS_FRAME_PROPS,
+    .init           = libvcfilter_decode_init,
+    .close          = libvcfilter_decode_close,
+    .flush          = libvcfilter_decode_flush,
+    FF_CODEC_RECEIVE_FRAME_CB(libvcfilter_receive_frame),
+};
