@@ -13,7 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Top floor first. A package may import those on the floors below it, and itself.
 FLOORS = (
-    ("__main__", "cli", "demo", "play", "serve", "summary", "terminal", "worker", "messages"),
+    (
+        "__main__",
+        "cli",
+        "demo",
+        "play",
+        "serve",
+        "summary",
+        "terminal",
+        "worker",
+        "worker_streams",
+        "messages",
+    ),
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),

@@ -1,0 +1,362 @@
+"""Streams of the codec worker: an encoder or a decoder each, with a thread for it."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vcfilter.config import EncoderOptions
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
+from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.messages import (
+    FORMAT_BYTES,
+    Channel,
+    ClientGone,
+    Kind,
+    Message,
+    ProtocolError,
+    SharedFrames,
+    Status,
+    read_format,
+    write_format,
+)
+
+if TYPE_CHECKING:
+    from vcfilter.codec import Decoder, Encoder
+    from vcfilter.model.video import VideoModel
+
+INBOX_MAX = 1024  # messages a stream may have waiting; clients stop at a tenth of it
+SETTINGS: dict[str, Callable[[str], Any]] = {
+    "qp": int,
+    "quality": float,
+    "bitrate": int,
+    "keyint": int,
+    "scenecut": lambda text: {"0": False, "1": True}[text],
+    "preset": str,
+    "frame_rate": Fraction,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a stream has from its connection.
+
+    Args:
+        channel: to the client.
+        model: gives the model, and sets the calling thread up to run it.
+        work: entered around work that the client may have to wait for.
+    """
+
+    channel: Channel
+    model: Callable[[], VideoModel]
+    work: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """Something to code: a packet, a frame in a slot, or None, the end.
+
+    Args:
+        epoch: how often the stream had been flushed when it came.
+        slot, pts, duration: of a frame.
+    """
+
+    epoch: int
+    packet: Packet | None = None
+    slot: int | None = None
+    pts: int = 0
+    duration: int = 0
+
+
+class Stream(ABC):
+    """One encoder or decoder and its thread.
+
+    The connection's thread calls accept and close; all else happens in the stream's own.
+    """
+
+    def __init__(self, number: int, surroundings: Surroundings) -> None:
+        self.number = number
+        self._channel = surroundings.channel
+        self._model, self._work = surroundings.model, surroundings.work
+        self._changed = threading.Condition()
+        self._inbox: deque[_Waiting] = deque()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"stream {number}", daemon=True)
+
+    def start(self) -> None:
+        """Begin, by opening the codec."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more, and end once the codec returns."""
+        with self._changed:
+            self._closed = True
+            self._inbox.clear()
+            self._changed.notify_all()
+
+    @abstractmethod
+    def accept(self, message: Message) -> None:
+        """Put aside what a message brings.
+
+        Raises:
+            ProtocolError, struct.error: it is not for this kind of stream, or malformed.
+        """
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make the codec and tell the client."""
+
+    @abstractmethod
+    def _code(self, waiting: _Waiting) -> None:
+        """Code one packet or frame, or what is left at the end, and answer."""
+
+    def _put(self, waiting: _Waiting) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if len(self._inbox) >= INBOX_MAX:
+                raise ProtocolError(f"more than {INBOX_MAX} messages wait on stream {self.number}")
+            self._inbox.append(waiting)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            with self._work():
+                self._open()
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or self._inbox)
+                    if self._closed:
+                        return
+                    waiting = self._inbox.popleft()
+                self._code(waiting)
+        except ClientGone:
+            pass  # the thread that receives notices too
+        except Exception as error:
+            status, text = _failure(error)
+            with suppress(ClientGone):
+                self._channel.send(Kind.FAILED, self.number, struct.pack("<i", status) + text)
+        finally:
+            self.close()
+
+    def _done(self, epoch: int, lost: int, ahead: int, error: Exception | None) -> None:
+        status, text = (Status.OK, b"") if error is None else _failure(error)
+        head = struct.pack("<IIIi", epoch, lost, ahead, status)
+        self._channel.send(Kind.DONE, self.number, head + text)
+
+
+class DecoderStream(Stream):
+    """Packets in, frames out."""
+
+    def __init__(self, number: int, surroundings: Surroundings, extradata: bytes) -> None:
+        super().__init__(number, surroundings)
+        self._extradata = extradata
+        self._epoch = 0  # of the newest packet
+        self._decoding = 0  # of the packet in the decoder
+        self._decoder: Decoder
+        self._frames: SharedFrames | None = None
+        self._free: set[int] = set()
+        self._format: VideoFormat | None = None  # that the client knows
+        self._ahead = 2
+
+    def accept(self, message: Message) -> None:
+        if message.kind is Kind.SEND_PACKET:
+            pts, duration, key = struct.unpack_from("<qqB", message.body)
+            packet = Packet(data=message.body[17:], pts=pts, duration=duration, is_keyframe=key > 0)
+            self._put(_Waiting(epoch=self._epoch, packet=packet))
+        elif message.kind is Kind.DRAIN:
+            self._put(_Waiting(epoch=self._epoch))
+        elif message.kind is Kind.FLUSH:
+            (epoch,) = struct.unpack("<I", message.body)
+            with self._changed:
+                self._epoch = epoch
+                self._inbox.clear()
+                self._changed.notify_all()
+        elif message.kind is Kind.RELEASE:
+            (slot,) = struct.unpack("<I", message.body)
+            with self._changed:
+                if self._frames is None or slot >= self._frames.count or slot in self._free:
+                    raise ProtocolError(f"slot {slot} was released, which nobody held")
+                self._free.add(slot)
+                self._changed.notify_all()
+        else:
+            raise ProtocolError(f"{message.kind.name} was sent to a decoder")
+
+    def _open(self) -> None:
+        from vcfilter.codec import Decoder
+
+        self._decoder = Decoder(self._extradata or None, model=self._model())
+        self._tell_format()
+        self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._ahead))
+
+    def _code(self, waiting: _Waiting) -> None:
+        decoder = self._decoder
+        if waiting.epoch != self._decoding:
+            decoder.reset()
+            self._decoding = waiting.epoch
+        damaged, missing = decoder.dropped_damaged, decoder.dropped_missing_reference
+        frames: list[Frame] = []
+        error: Exception | None = None
+        with self._work():
+            try:
+                frames = decoder.decode(waiting.packet)
+            except (BitstreamError, ModelMismatchError) as failure:
+                error = failure  # about this packet alone; the decoder goes on
+        refused = int(error is not None)
+        damaged = decoder.dropped_damaged - damaged
+        missing = decoder.dropped_missing_reference - missing
+        for frame in frames:
+            if frame.kind is FrameKind.KEY:  # what comes before it is of the segment before
+                self._tell_format()
+            if not self._show(frame, waiting.epoch):
+                return
+        # As many packets as two segments hold: one is decoded while the other one is shown.
+        self._ahead = max(self._ahead, 2 * len(frames))
+        if error is None and damaged + missing:
+            error = _loss(damaged, missing)
+        self._done(waiting.epoch, refused + damaged + missing, self._ahead, error)
+        if waiting.packet is None:
+            self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", waiting.epoch))
+
+    def _tell_format(self) -> None:
+        found = self._decoder.video_format
+        if found is None or found == self._format:
+            return
+        self._format = found
+        self._channel.send(Kind.FORMAT, self.number, write_format(found))
+        if self._frames is None:
+            frames = SharedFrames(found, encoder=False)
+            self._channel.send_memory(self.number, frames)
+            with self._changed:
+                self._frames, self._free = frames, set(range(frames.count))
+
+    def _show(self, frame: Frame, epoch: int) -> bool:
+        """Send a frame as soon as a slot is free; False if nobody wants it any more."""
+        assert self._frames is not None  # made before the first keyframe is shown
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed or epoch != self._epoch)
+            if self._closed or epoch != self._epoch:
+                return False
+            slot = min(self._free)  # the lowest: pages of slots that are never used cost nothing
+            self._free.remove(slot)
+        for target, plane in zip(self._frames.planes(slot), frame.planes, strict=True):
+            np.copyto(target, plane)
+        key = frame.kind is FrameKind.KEY
+        body = struct.pack("<IIqqB", epoch, slot, frame.pts, frame.duration, key)
+        self._channel.send(Kind.FRAME, self.number, body)
+        return True
+
+
+class EncoderStream(Stream):
+    """Frames in, packets out."""
+
+    def __init__(self, number: int, surroundings: Surroundings, wish: bytes) -> None:
+        super().__init__(number, surroundings)
+        self._wish = wish  # format and settings as they came
+        self._depth = 8
+        self._ahead = 0
+        self._encoder: Encoder
+        self._frames: SharedFrames
+
+    def accept(self, message: Message) -> None:
+        if message.kind is Kind.SEND_FRAME:
+            slot, pts, duration = struct.unpack("<Iqq", message.body)
+            self._put(_Waiting(epoch=0, slot=slot, pts=pts, duration=duration))
+        elif message.kind is Kind.DRAIN:
+            self._put(_Waiting(epoch=0))
+        else:
+            raise ProtocolError(f"{message.kind.name} was sent to an encoder")
+
+    def _open(self) -> None:
+        from vcfilter.codec import Encoder
+
+        video_format = read_format(self._wish[:FORMAT_BYTES])
+        options = parse_settings(self._wish[FORMAT_BYTES:].decode())
+        self._depth = video_format.bit_depth
+        # Frames of a segment, and of the next one that may come while this one is coded, each
+        # with the keyframe or the scene cut that ends it.
+        self._ahead = 2 * options.keyint + 2
+        model = self._model()
+        self._encoder = Encoder(video_format, options, model=model)
+        self._frames = SharedFrames(video_format, encoder=True)
+        self._channel.send_memory(self.number, self._frames)
+        head = struct.pack("<I", self._ahead)
+        self._channel.send(Kind.OPENED, self.number, head + self._encoder.extradata)
+
+    def _code(self, waiting: _Waiting) -> None:
+        frame = None if waiting.slot is None else self._take(waiting, waiting.slot)
+        packets: list[Packet] = []
+        error: Exception | None = None
+        with self._work():
+            try:
+                packets = self._encoder.encode(frame)
+            except ConfigError as failure:
+                error = failure  # the frame is refused; the encoder goes on
+        for packet in packets:
+            head = struct.pack("<qqB", packet.pts, packet.duration, packet.is_keyframe)
+            self._channel.send(Kind.PACKET, self.number, head + packet.data)
+        self._done(0, int(error is not None), self._ahead, error)
+        if frame is None:
+            self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", 0))
+
+    def _take(self, waiting: _Waiting, slot: int) -> Frame:
+        """Copy a frame out of its slot: the encoder keeps it for a segment."""
+        if slot >= self._frames.count:
+            raise ProtocolError(f"there is no slot {slot}")
+        y, u, v = (plane.copy() for plane in self._frames.planes(slot))
+        self._channel.send(Kind.RELEASED, self.number, struct.pack("<I", slot))
+        if self._depth > 8:  # the bits above are the client's, and may hold anything
+            y, u, v = (np.minimum(plane, (1 << self._depth) - 1) for plane in (y, u, v))
+        return Frame(y=y, u=u, v=v, pts=waiting.pts, duration=waiting.duration)
+
+
+def parse_settings(text: str) -> EncoderOptions:
+    """Options of an encoder from "key=value:key=value".
+
+    Raises:
+        ConfigError: a key is unknown, or a value outside what is allowed.
+    """
+    values = {}
+    for setting in filter(None, text.split(":")):
+        key, _, value = setting.partition("=")
+        if key not in SETTINGS:
+            raise ConfigError(f"setting {key!r} is not one of {', '.join(SETTINGS)}")
+        try:
+            values[key] = SETTINGS[key](value)
+        except (ValueError, KeyError, ZeroDivisionError):
+            raise ConfigError(f"setting {key} cannot be {value!r}") from None
+    return EncoderOptions(**values)
+
+
+def _loss(damaged: int, missing: int) -> BitstreamError:
+    """The error that tells of packets the decoder dropped."""
+    reasons = [
+        f"{count} {'packet is' if count == 1 else 'packets are'} {what}"
+        for count, what in ((damaged, "damaged"), (missing, "without a reference"))
+        if count
+    ]
+    return BitstreamError(f"{' and '.join(reasons)}: left out, decoding goes on")
+
+
+def _failure(error: Exception) -> tuple[Status, bytes]:
+    """How a client is told of an error."""
+    text = str(error) or type(error).__name__
+    status = Status.INTERNAL
+    if isinstance(error, BitstreamError | ModelMismatchError):
+        status = Status.INVALID
+    elif isinstance(error, ConfigError):
+        status = Status.OPTION
+    elif isinstance(error, MemoryError):
+        status, text = Status.MEMORY, "the codec worker is out of memory"
+    elif not isinstance(error, ProtocolError):
+        text = f"{type(error).__name__}: {text}"
+    return status, " ".join(text.split())[:400].encode()
