@@ -17,7 +17,7 @@ from vcfilter.stream.reader import DecoderOptions, neural_packet
 from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.track import is_neural
 
-MOTION_NAMES = ("none", "left", "right", "coded")
+MOTION_NAMES = ("none", "left", "right", "inherited", "coded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
