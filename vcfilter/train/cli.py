@@ -3,38 +3,90 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vcfilter.errors import ConfigError
 from vcfilter.model.checkpoint import load_weights
-from vcfilter.train.data import Samples, clips_of
+from vcfilter.model.video import VideoNet
+from vcfilter.train.data import Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
-from vcfilter.train.loop import PHASES, Trainer, train
+from vcfilter.train.loop import Trainer, train
+from vcfilter.train.machine import World, join, leave, settle
+from vcfilter.train.material import gather
+from vcfilter.train.phases import PHASES, Phase
+from vcfilter.train.plot import draw
 from vcfilter.train.start import classical
+from vcfilter.train.watch import read_log
+
+START_SIZE = 128  # side of the crops that the classical start is measured on
+DEFAULT_STEPS = 5000
+Plan = list[tuple[Phase, int]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train`."""
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of videos")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of videos, of frames (Vimeo-90k, REDS), or of packed shards",
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="weights file to write")
     parser.add_argument(
         "--weights", metavar="FILE", help="start from these weights (default: the classical start)"
     )
     parser.add_argument(
         "--phase",
-        default="joint",
+        nargs="+",
+        default=["joint"],
         choices=list(PHASES),
-        help="keyframes alone, or keyframes and inter frames together (default: joint)",
+        help="rows of the training plan, in order (default: joint)",
     )
-    parser.add_argument("--steps", type=int, default=5000, help="optimiser steps (default: 5000)")
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=int,
+        default=[DEFAULT_STEPS],
+        metavar="N",
+        help=f"optimiser steps of each phase, or one number for all (default: {DEFAULT_STEPS})",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--device", default="auto", help="a PyTorch device (default: auto, CUDA where there is one)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the nonlinear branches; all else is float32 or exact (default: bfloat16 on CUDA)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="N times the crops per step (default: 1)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=1.0, metavar="X", help="X times the learning rate"
+    )
     parser.add_argument(
         "--state",
         metavar="FILE",
         help="where the state is kept; found there, training goes on (default: OUT.state)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how often the state is kept (default: 120)",
+    )
+    parser.add_argument(
+        "--log-every", type=int, default=50, metavar="N", help="steps per line (default: 50)"
     )
     parser.add_argument(
         "--cache",
@@ -46,32 +98,160 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, prove, write."""
-    if args.steps < 1:
-        raise ConfigError(f"steps {args.steps} is below 1")
+    plan = plan_of(args.phase, args.steps)
+    for name in ("batch", "rate", "log_every"):
+        if getattr(args, name) <= 0:
+            raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
+    target = Path(args.out)
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
     if args.threads:
         torch.set_num_threads(args.threads)
-    phase = PHASES[args.phase]
-    clips = clips_of(args.data, args.cache)
-    size = max(phase.size, phase.group_size)
-    samples, stills = Samples(clips, size, seed=1), Samples(clips, phase.size, seed=2)
-    net = load_weights(args.weights)[0] if args.weights else classical(Samples(clips, 128, seed=3))
-    trainer = Trainer(net, samples, stills, phase, args.steps)
-    state = Path(args.state or f"{args.out}.state")
-    if state.exists():
-        trainer.resume(state)
-        print(f"going on from step {trainer.step} of {state}", file=sys.stderr)
-    train(trainer, state, Path(f"{state}.jsonl"))
-    net = trainer.weights()
+    world = join(args.device)
+    try:
+        train_plan(args, plan, world)
+    finally:
+        leave(world)
+    return 0
+
+
+def plan_of(names: list[str], steps: list[int]) -> Plan:
+    """Rows and their steps.
+
+    Raises:
+        ConfigError: steps do not fit.
+    """
+    if len(steps) not in (1, len(names)):
+        raise ConfigError(f"{len(steps)} numbers of steps for {len(names)} phases")
+    if min(steps) < 1:
+        raise ConfigError(f"steps {min(steps)} is below 1")
+    counts = steps * len(names) if len(steps) == 1 else steps
+    return [(PHASES[name], count) for name, count in zip(names, counts, strict=True)]
+
+
+def train_plan(args: argparse.Namespace, plan: Plan, world: World) -> None:
+    """All phases one after the other, each from the weights of the one before."""
+
+    def say(text: str) -> None:
+        if world.first:
+            print(text, file=sys.stderr, flush=True)
+
+    if not world.first:
+        world.wait()  # the first one decodes, the others find it in the cache
+    clips = gather(args.data, args.cache, say)
+    if world.first:
+        world.wait()
+    about = {
+        "plan": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
+        "batch": args.batch * world.count,
+        "material": hashlib.sha256(" ".join(c.key for c in clips).encode()).hexdigest()[:16],
+    }
+    state, log = (Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl"))
+    notes = read_notes(state, about) if state.exists() else None
+    begin = notes["number"] if notes else 0
+    net = start(args, plan, clips, world, resumed=notes is not None)
+    placed = settle(clips, world.device)
+    for number, (phase, steps) in enumerate(plan):
+        if number < begin:
+            continue
+        trainer = make_trainer(args, phase, steps, net, placed, world, number)
+        goes_on = None
+        if notes is not None and number == begin:
+            goes_on = trainer.resume(state)
+            say(f"going on from step {trainer.step} of {phase.name} in {str(state)!r}")
+        train(
+            trainer,
+            state,
+            log,
+            every=args.log_every,
+            keep=args.keep,
+            number=number,
+            notes={"about": about, "number": number},
+            goes_on=goes_on,
+        )
+        net = trainer.weights()
+    if world.first:
+        finish(args, plan, clips, net, log)
+
+
+def start(
+    args: argparse.Namespace, plan: Plan, clips: list[Clip], world: World, resumed: bool
+) -> VideoNet:
+    """The networks training begins from; only the first process need have them."""
+    if resumed or not world.first:
+        return VideoNet()  # filled from the state, or by the first process
+    if args.weights:
+        return load_weights(args.weights)[0]
+    print("measuring the classical start", file=sys.stderr, flush=True)
+    return classical(Samples(clips, crop_side(clips, START_SIZE), seed=3))
+
+
+def make_trainer(
+    args: argparse.Namespace,
+    phase: Phase,
+    steps: int,
+    net: VideoNet,
+    clips: list[Clip],
+    world: World,
+    number: int,
+) -> Trainer:
+    """A trainer of one phase; every process and every start of it draws alike."""
+    stills = stills_of(clips)
+    wanted = max(phase.size if phase.keyframes else 0, phase.group_size if phase.groups else 0)
+    side, still_side = crop_side(clips, wanted), crop_side(stills, phase.size)
+    if side < wanted and world.first:
+        print(f"{phase.name}: crops of {side}x{side}: the clips are small", file=sys.stderr)
+    cuda = world.device.type == "cuda"
+    return Trainer(
+        net,
+        Samples(clips, side, 2 * number + 11, phase.augment, world.device),
+        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, world.device),
+        phase,
+        steps,
+        world=world,
+        batch=args.batch,
+        rate=args.rate,
+        half=args.precision == "bfloat16" or (args.precision == "auto" and cuda),
+        flow_threads=max(1, (os.cpu_count() or 1) // world.count) if cuda else 1,
+    )
+
+
+def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What a state says of itself.
+
+    Raises:
+        ConfigError: it is no state, or one of another training.
+    """
+    try:
+        notes: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)["notes"]
+        known = notes["about"]
+    except Exception as error:  # whatever unpickling foreign bytes may raise
+        raise ConfigError(f"{str(state)!r} is no state of a training: {error}") from error
+    for name, value in about.items():
+        if known.get(name) != value:
+            raise ConfigError(
+                f"{str(state)!r} belongs to a training with {name} {known.get(name)!r}, "
+                f"not {value!r}: name another --state, or remove it"
+            )
+    return notes
+
+
+def finish(
+    args: argparse.Namespace, plan: Plan, clips: list[Clip], net: VideoNet, log: Path
+) -> None:
+    """Freeze, prove, write; the log's curves beside it."""
     card = {
-        "data": f"{len(clips)} video files given by the user",
+        "data": f"{len(clips)} arrays of videos and pictures given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
-        "steps": str(trainer.step),
+        "steps": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
         "results": "not evaluated; run vcfilter evaluate --weights",
     }
+    samples = Samples(clips, crop_side(clips, max(p.group_size for p, _ in plan)), seed=4)
     figures = freeze(net, samples, args.out, card)
+    curve = Path(f"{args.out}.svg")
+    draw(read_log(log), curve, f"training of {Path(args.out).name}")
     print(
-        f"{args.out}: proven on {figures['bytes']:.0f} coded bytes "
-        f"(estimated {figures['estimated_bytes']:.0f})",
+        f"{args.out}: proven on {figures['frames']:.0f} frames, {figures['bytes']:.0f} coded bytes "
+        f"(estimated {figures['estimated_bytes']:.0f}); curves in {curve}",
         file=sys.stderr,
     )
-    return 0

@@ -1,121 +1,147 @@
-"""Training material: video files decoded once into memory-mapped 4:2:0 planes."""
+"""Training crops: drawn on the host, cut, turned, scaled and brightened where the clips lie."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
-import av
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
+from torch.nn import functional as F
 
-from vcfilter.errors import ConfigError, MediaError
+from vcfilter.errors import ConfigError
 
-VIDEO_SUFFIXES = {".mkv", ".mp4", ".mov", ".avi", ".webm", ".y4m", ".m4v", ".ts", ".mpg"}
 Planes = tuple[Tensor, Tensor, Tensor]
 Frames = npt.NDArray[np.uint8]
+ALIGNMENT = 32  # crops' sides are multiples of it
+BLACK, GREY = 16.0, 128.0  # of luma in limited range, of chroma
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """How crops differ from what the camera saw, besides flips, turns and reversal.
+
+    Args:
+        strides: (temporal stride, probability), one drawn per batch.
+        scales: (factor by which a larger crop is shrunk, probability), one drawn per clip; a
+            multiple of 1/4, at least 1.
+        brightness: probability that contrast (0.8 to 1.2) and brightness (16 up or down) change.
+
+    Raises:
+        ConfigError: probabilities do not sum to one, or a value is outside what is allowed.
+    """
+
+    strides: tuple[tuple[int, float], ...] = ((1, 1.0),)
+    scales: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    brightness: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, rows in (("strides", self.strides), ("scales", self.scales)):
+            if abs(sum(p for _, p in rows) - 1) > 1e-9:
+                raise ConfigError(f"the probabilities of {name} {rows} do not sum to 1")
+            if any(v < 1 or v * 4 % 1 for v, _ in rows):
+                raise ConfigError(f"{name} {rows}: a value is not a multiple of 1/4 from 1 on")
+        if not 0 <= self.brightness <= 1:
+            raise ConfigError(f"brightness {self.brightness} is not a probability")
 
 
 class Clip:
-    """Consecutive frames of one size: (frames, rows * 3 / 2, columns) uint8, Y above U and V."""
+    """Consecutive frames of one size.
 
-    def __init__(self, frames: Frames, shots: list[int]) -> None:
-        self.frames = frames
-        self.shots = shots  # indices of frames at which a new shot begins, 0 first
-        self.rows, self.columns = frames.shape[1] * 2 // 3, frames.shape[2]
+    Args:
+        frames: (frames, rows * 3 / 2, columns) uint8, Y above U and V; rows and columns even.
+        shots: indices of frames at which a new shot begins, 0 first.
+        key: names the file, for telling one set of material from another.
+    """
 
-    def planes(self, index: int, top: int, left: int, size: int) -> tuple[Frames, Frames, Frames]:
-        """A size x size crop of one frame; top and left are even."""
-        frame = self.frames[index]
-        half = size // 2
-        columns = self.columns // 2
-        chroma = frame[self.rows :].reshape(2, self.rows // 2, columns)
-        t, c = top // 2, left // 2
-        return (
-            frame[top : top + size, left : left + size],
-            chroma[0, t : t + half, c : c + half],
-            chroma[1, t : t + half, c : c + half],
+    def __init__(self, frames: Frames | Tensor, shots: list[int], key: str = "") -> None:
+        self.frames = frames if isinstance(frames, Tensor) else torch.from_numpy(frames)
+        self.shots, self.key = shots, key
+        self.rows, self.columns = self.frames.shape[1] * 2 // 3, self.frames.shape[2]
+        count, half = self.frames.shape[0], (self.rows // 2, self.columns // 2)
+        self.luma = self.frames[:, : self.rows]
+        self.chroma = self.frames[:, self.rows :].view(count, 2, *half)
+
+    def to(self, device: torch.device) -> Clip:
+        """The same clip in a device's memory."""
+        return self if device.type == "cpu" else Clip(self.frames.to(device), self.shots, self.key)
+
+    def crop(self, numbers: list[int], top: int, left: int, size: int) -> tuple[Tensor, Tensor]:
+        """uint8 crops of some frames: (n, 1, size, size) luma, (n, 2, size/2, size/2) chroma.
+
+        top, left and size are even.
+        """
+        t, c, half = top // 2, left // 2, size // 2
+        luma = self.luma[:, top : top + size, left : left + size]
+        chroma = self.chroma[:, :, t : t + half, c : c + half]
+        return luma[numbers][:, None], chroma[numbers]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """One drawn crop: which frames, where, and how it is changed."""
+
+    clip: Clip
+    numbers: list[int]
+    top: int
+    left: int
+    size: int
+    flip: bool
+    turn: bool
+    gain: float
+    lift: float
+
+    def load(self, size: int, device: torch.device) -> Planes:
+        """(n, 1, size, size) luma and two (n, 1, size/2, size/2), float, 0 to 255, integers."""
+        luma, chroma = (
+            p.to(device, non_blocking=True).float()
+            for p in self.clip.crop(self.numbers, self.top, self.left, self.size)
         )
+        if self.size != size:
+            luma, chroma = shrink(luma, size), shrink(chroma, size // 2)
+        if self.gain != 1 or self.lift:
+            luma = (luma - BLACK) * self.gain + BLACK + self.lift
+            chroma = (chroma - GREY) * self.gain + GREY
+        if self.flip:
+            luma, chroma = luma.flip(3), chroma.flip(3)
+        if self.turn:
+            luma, chroma = luma.transpose(2, 3), chroma.transpose(2, 3)
+        luma, chroma = (torch.floor(p + 0.5).clamp(0, 255) for p in (luma, chroma))
+        return luma, chroma[:, :1], chroma[:, 1:]
 
 
-def video_files(folder: Path) -> list[Path]:
-    """The video files below a folder, sorted.
-
-    Raises:
-        MediaError: there are none.
-    """
-    if not folder.is_dir():
-        raise MediaError(f"{str(folder)!r} is not a folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-    if not found:
-        raise MediaError(f"no video files in {str(folder)!r}")
-    return found
-
-
-def decode(path: Path, cache: Path) -> Clip:
-    """Decode a file into the cache (or find it there).
-
-    Keyframes of the file are taken as the starts of shots when all lie equally far apart (packed
-    training shards); otherwise a shot starts where neighbouring frames differ strongly.
-    """
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-    target = cache / f"{key.hexdigest()[:16]}.npy"
-    index = target.with_suffix(".json")
-    if not (target.exists() and index.exists()):
-        cache.mkdir(parents=True, exist_ok=True)
-        _decode(path, target, index)
-    return Clip(np.load(target, mmap_mode="r"), json.loads(index.read_text()))
-
-
-def _decode(path: Path, target: Path, index: Path) -> None:
-    part = target.with_suffix(".part")
-    try:
-        with av.open(str(path)) as container:
-            count = sum(1 for p in container.demux(video=0) if p.size)
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rows, columns = stream.height // 2 * 2, stream.width // 2 * 2
-            store = open_memmap(part, "w+", np.uint8, (count, rows * 3 // 2, columns))
-            keys: list[int] = []
-            cuts = [0]
-            past: npt.NDArray[np.int16] | None = None
-            for number, frame in enumerate(container.decode(stream)):
-                if number == count:
-                    break
-                picture = frame.reformat(width=columns, height=rows, format="yuv420p").to_ndarray()
-                store[number] = picture
-                if frame.key_frame:
-                    keys.append(number)
-                small = picture[:rows:8, ::8].astype(np.int16)
-                if past is not None and np.abs(small - past).mean() > 30:
-                    cuts.append(number)
-                past = small
-    except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"{str(path)!r} cannot be decoded: {error}") from error
-    gaps = set(np.diff(keys).tolist())
-    index.write_text(json.dumps(keys if len(gaps) == 1 and len(keys) > 2 else cuts))
-    store.flush()
-    part.replace(target)
+def shrink(planes: Tensor, size: int) -> Tensor:
+    """Planes resampled to size x size, with the low-pass that belongs to it."""
+    return F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True)
 
 
 class Samples:
     """Draws random crops of frames that follow each other.
 
+    Everything is drawn from one generator on the host, for the whole batch, so that several
+    processes with equal seeds draw alike and each loads its own part.
+
     Args:
         clips: what to draw from, each as likely as it has frames.
         size: side of the square crops, a multiple of 32.
         seed: of the random draws.
+        augment: how crops are changed.
+        device: where crops are delivered; clips may lie there too.
     """
 
-    def __init__(self, clips: list[Clip], size: int, seed: int) -> None:
+    def __init__(
+        self,
+        clips: list[Clip],
+        size: int,
+        seed: int,
+        augment: Augment | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self.size = size
         self.random = np.random.default_rng(seed)
+        self.augment = augment or Augment()
+        self.device = device or torch.device("cpu")
         self.shots: list[tuple[Clip, int, int]] = []
         for clip in clips:
             if clip.rows < size or clip.columns < size:
@@ -126,47 +152,89 @@ class Samples:
             raise ConfigError(f"no clip is at least {size}x{size}")
         self._lengths = np.array([b - a for _, a, b in self.shots])
 
-    def draw(self, offsets: list[int], batch: int, size: int | None = None) -> list[Planes]:
+    @property
+    def longest(self) -> int:
+        """Frames of the longest shot."""
+        return int(self._lengths.max())
+
+    def draw(
+        self, offsets: list[int], batch: int, size: int | None = None, own: slice | None = None
+    ) -> list[Planes]:
         """One batch per offset: planes (batch, 1, size, size) and chroma, float, 0 to 255.
 
         Args:
             offsets: frame numbers within a shot, relative to a random start, 0 first.
+            batch: crops drawn.
             size: side of these crops, at most the side given to the constructor (the default).
+            own: which of the drawn crops to load (default: all).
+
+        Raises:
+            ConfigError: no shot is long enough.
         """
         size = size or self.size
+        picks = self._picks(offsets, batch, size)[own or slice(None)]
+        loaded = [pick.load(size, self.device) for pick in picks]
+        stacks = [torch.stack(planes) for planes in zip(*loaded, strict=True)]  # (B, n, 1, H, W)
+        return [(stacks[0][:, i], stacks[1][:, i], stacks[2][:, i]) for i in range(len(offsets))]
+
+    def _picks(self, offsets: list[int], batch: int, size: int) -> list[Pick]:
+        stride = int(self._of(self.augment.strides))
+        if offsets[-1] * stride >= self.longest:
+            stride = 1
+        offsets = [offset * stride for offset in offsets]
         fits = np.flatnonzero(self._lengths > offsets[-1])
         if not len(fits):
             raise ConfigError(f"no shot has more than {offsets[-1]} frames")
         weights = (self._lengths[fits] - offsets[-1]).astype(np.float64)
-        stacks: list[list[tuple[Frames, Frames, Frames]]] = [[] for _ in offsets]
+        picks = []
         for chosen in self.random.choice(fits, batch, p=weights / weights.sum()):
             clip, first, end = self.shots[chosen]
             start = int(self.random.integers(first, end - offsets[-1]))
-            top = int(self.random.integers(0, (clip.rows - size) // 2 + 1)) * 2
-            left = int(self.random.integers(0, (clip.columns - size) // 2 + 1)) * 2
-            flip, turn, back = self.random.random(3) < 0.5
+            taken = int(self._of(self.augment.scales) * size)
+            if taken > min(clip.rows, clip.columns):
+                taken = size
+            top = int(self.random.integers(0, (clip.rows - taken) // 2 + 1)) * 2
+            left = int(self.random.integers(0, (clip.columns - taken) // 2 + 1)) * 2
+            flip, turn, back = (bool(v) for v in self.random.random(3) < 0.5)
+            gain, lift = 1.0, 0.0
+            if self.augment.brightness and self.random.random() < self.augment.brightness:
+                gain, lift = self.random.uniform(0.8, 1.2), self.random.uniform(-16, 16)
             order = offsets[::-1] if back else offsets
-            for stack, offset in zip(stacks, order, strict=True):
-                crops = clip.planes(start + offset, top, left, size)
-                crops = tuple(p[:, ::-1] if flip else p for p in crops)
-                crops = tuple(p.T if turn else p for p in crops)
-                stack.append(crops)
-        return [_tensors(stack) for stack in stacks]
+            picks.append(
+                Pick(
+                    clip=clip,
+                    numbers=[start + offset for offset in order],
+                    top=top,
+                    left=left,
+                    size=taken,
+                    flip=flip,
+                    turn=turn,
+                    gain=gain,
+                    lift=lift,
+                )
+            )
+        return picks
+
+    def _of(self, rows: tuple[tuple[float, float], ...]) -> float:
+        if len(rows) == 1:
+            return rows[0][0]
+        values, chances = zip(*rows, strict=True)
+        return float(values[int(self.random.choice(len(values), p=chances))])
 
 
-def _tensors(stack: list[tuple[Frames, Frames, Frames]]) -> Planes:
-    y, u, v = (
-        torch.from_numpy(np.stack(p).astype(np.float32))[:, None] for p in zip(*stack, strict=True)
-    )
-    return y, u, v
+def crop_side(clips: list[Clip], wanted: int) -> int:
+    """The side of crops: as wanted, or the largest multiple of 32 that half of all frames hold.
+
+    Raises:
+        ConfigError: the pictures are too small for any crop.
+    """
+    sides = np.repeat([min(c.rows, c.columns) for c in clips], [len(c.frames) for c in clips])
+    side = min(wanted, int(np.quantile(sides, 0.5, method="lower")) // ALIGNMENT * ALIGNMENT)
+    if side < ALIGNMENT:
+        raise ConfigError(f"most pictures are smaller than {ALIGNMENT}x{ALIGNMENT}")
+    return side
 
 
-def clips_of(folders: list[str], cache: str) -> list[Clip]:
-    """All videos of some folders, decoded."""
-    return list(_clips(folders, cache))
-
-
-def _clips(folders: list[str], cache: str) -> Iterator[Clip]:
-    for folder in folders:
-        for path in video_files(Path(folder)):
-            yield decode(path, Path(cache))
+def stills_of(clips: list[Clip]) -> list[Clip]:
+    """What keyframes are drawn from besides the clips: photographs if there are any."""
+    return [c for c in clips if len(c.shots) == len(c.frames)] or clips

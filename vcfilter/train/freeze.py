@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from vcfilter.codec.gop import coding_order
+from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import RateCoder
-from vcfilter.errors import ConfigError
+from vcfilter.entropy.coder import Coder, RateCoder
+from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameKind
 from vcfilter.model.checkpoint import load_model, save_weights
 from vcfilter.model.layers import CHANNELS
@@ -21,10 +26,19 @@ from vcfilter.model.video import (
     VideoModel,
     VideoNet,
     estimate_motion,
+    pair,
 )
 from vcfilter.train.data import Planes, Samples
+from vcfilter.train.watch import TrainingError
 
 PRIOR = 400.0  # symbols' worth of trust in the Laplace shape, per table
+ROUNDS = 60  # batches from which the tables' shapes are measured
+SPANS = (2, 4, 6)  # distance of the outer frames in them
+PROOF_QPS = (18, 26, 34, 42)
+PROOF_SPAN = 4  # frames between the proof's keyframes, one coded segment per qp
+RATE_TOLERANCE = 0.01
+SECTION_END = 4  # bytes that a range coder may add to a frame when it closes: its last word
+PIXEL_TOLERANCE = 0.5  # between encoder and decoder: roundings, in 8-bit units
 
 
 class Histogram(RateCoder):
@@ -52,8 +66,9 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
     counts = torch.zeros(tables.TABLES, tables.MAGNITUDE_MAX + 2, dtype=torch.int64)
     random = np.random.default_rng(7)
     batch = 4
+    spans = [span for span in SPANS if span < samples.longest]
     for _ in range(rounds):
-        span = int(random.choice([2, 4, 6]))
+        span = int(random.choice(spans)) if spans else 0
         frames: list[Planes] = samples.draw([0, span // 2, span], batch)
         qp = torch.from_numpy(random.integers(12, 52, batch))
         one = torch.ones_like(qp)
@@ -61,6 +76,8 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         shape = torch.Size((batch, CHANNELS, samples.size // 8, samples.size // 8))
         given = Conditions(qp, one * 0, torch.zeros(batch, 2, dtype=torch.int64), one * 0)
         left, right = (net.keyframe(given, frames[i], shape, coder) for i in (0, 2))
+        if not spans:  # photographs: tables of inter frames keep their Laplace shape
+            continue
         layer = int(random.integers(1, 4))
         distances = torch.full((batch, 2), span // 2)
         given = Conditions((qp + layer).clamp(max=63), one * layer, distances, one * 3)
@@ -74,89 +91,144 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
 
 
 def freeze(
-    net: VideoNet, samples: Samples, path: str, card: dict[str, str], rounds: int = 60
+    net: VideoNet, samples: Samples, path: str, card: dict[str, str], rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Write a weights file that was proven: {"estimated_bytes", "bytes", "parse_checked"}.
+    """Write a weights file that was proven; what `prove` found.
 
     Raises:
-        ConfigError: the file's model does not decode what it coded, or the estimate is off by
-            more than 1 % and 200 bytes; nothing is left at path.
+        TrainingError: the model is refused (see `prove`); nothing is left at path.
+        ConfigError: an exact layer's sums could pass the bound.
     """
-    import os
-
     magnitudes = measure_tables(net.eval(), samples, rounds)
-    part = f"{path}.unproven"
-    save_weights(part, net, magnitudes, card)
+    part = Path(f"{path}.unproven")
+    save_weights(str(part), net, magnitudes, card)
     try:
-        figures = prove(part, samples)
-        os.replace(part, path)
+        load_model.cache_clear()
+        figures = prove(load_model(str(part), "cpu"), samples)
+        part.replace(path)
     finally:
-        if os.path.exists(part):
-            os.unlink(part)
+        part.unlink(missing_ok=True)
+        load_model.cache_clear()
     return figures
 
 
+class Noted:
+    """Any coder, remembering which symbols went through under which tables."""
+
+    def __init__(self, coder: Coder) -> None:
+        self.coder = coder
+        self.symbols: list[Tensor] = []
+        self.tables: list[Tensor] = []
+
+    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """As the coder does."""
+        symbols = self.coder.code(u, index, rd_scale)
+        self.symbols.append(symbols.double())
+        self.tables.append(torch.floor(index.double() + 0.5))
+        return symbols
+
+    def same(self, other: Noted) -> bool:
+        """Whether all symbols and tables are equal."""
+        mine, others = (*self.symbols, *self.tables), (*other.symbols, *other.tables)
+        return len(mine) == len(others) and all(map(torch.equal, mine, others))
+
+
 @torch.no_grad()
-def prove(path: str, samples: Samples) -> dict[str, float]:
-    """Code a few crops for real with a weights file, decode and compare."""
-    load_model.cache_clear()
-    model = load_model(path, "cpu")
-    estimated = real = 0.0
-    frames = samples.draw([0, 2, 4], 3)
-    for number in range(3):
-        crops = [Picture(_one(f, number)) for f in frames]
-        references: list[Reference] = []
-        decoded: list[Reference] = []
-        for picture, layer in ((crops[0], 0), (crops[2], 0), (crops[1], 1)):
-            step = CodingStep(
-                kind=FrameKind.INTER if layer else FrameKind.KEY,
-                qp=(18, 30, 42)[number],
-                layer=layer,
-                distances=(2, 2) if layer else (0, 0),
-                motion=MotionMode.CODED if layer else MotionMode.NONE,
-                motion_level=3 if layer else 0,
-            )
-            past = references if layer else []
-            motion = model.estimate_motion(step, picture, past) if layer else None
-            coder = model.encoding_coder()
-            reference = model.code(step, picture, past, coder, motion)
-            data = coder.finish()
+def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
+    """Code segments of clips for real, decode them, and compare.
+
+    Returns:
+        {"estimated_bytes", "bytes", "frames", "pixel_difference"}.
+
+    Raises:
+        TrainingError: a frame decodes to other symbols or pixels than were coded; networks in
+            float64 parse it otherwise; or the estimated rate is more than 1 % off.
+    """
+    span = min(PROOF_SPAN, samples.longest - 1)
+    double = copy.deepcopy(model.net).double()
+    estimated, real, sections, frames_coded, worst = 0.0, 0, 0, 0, 0.0
+    for qp in PROOF_QPS:
+        frames = samples.draw(list(range(span + 1)), 1)
+        held: dict[int, tuple[Reference, Reference, Reference]] = {}
+        for position, step, between in segment(span, qp):
+            x = Picture(frames[position])
+            past = [held[i] for i in between]
+            own = [p[0] for p in past]
+            motion = model.estimate_motion(step, x, own) if own else None
+            writing = model.encoding_coder()
+            coder = Noted(writing)
+            reference = model.code(step, x, own, coder, motion)
+            data = writing.finish()
             rate = RateCoder(model.tables.bits, 1)
-            model.code(step, picture, past, rate, motion)
+            model.code(step, x, own, rate, motion)
+            again, wide = Noted(model.decoding_coder(data)), Noted(model.decoding_coder(data))
+            like = x.planes[0].shape
+            try:
+                decoded = decode_frame(model.net, step, [p[1] for p in past], like, again)
+                other = decode_frame(double, step, [p[2] for p in past], like, wide)
+            except BitstreamError as error:
+                raise TrainingError(f"the model is refused: qp {qp}: {error}") from error
+            worst = max(worst, apart(reference, decoded), apart(reference, other))
+            if not again.same(coder) or worst > PIXEL_TOLERANCE:
+                raise TrainingError(
+                    f"the model is refused: at qp {qp} it decodes other than it coded "
+                    f"(pixels up to {worst:.2f} apart)"
+                )
+            if not wide.same(coder):
+                raise TrainingError(
+                    f"the model is refused: at qp {qp} float64 parses other than float32"
+                )
+            held[position] = reference, decoded, other
             estimated += float(rate.total) / 8
             real += len(data)
-            again = decode_crop(model.net, step, decoded if layer else [], data, picture, model)
-            worst = max(
-                float((a - b).abs().max())
-                for a, b in zip(reference.planes, again.planes, strict=True)
-            )
-            if worst > 0.5 or not torch.equal(reference.symbols, again.symbols):
-                raise ConfigError(f"the model decodes other than it coded (by up to {worst:.2f})")
-            references.append(reference)
-            decoded.append(again)
-    if abs(estimated / real - 1) > 0.01 and abs(estimated - real) > 200:
-        raise ConfigError(f"estimated {estimated:.0f} bytes, coded {real:.0f}: over 1 % apart")
-    return {"estimated_bytes": estimated, "bytes": real}
+            sections += bool(data)
+            frames_coded += 1
+    if abs(estimated - real) > RATE_TOLERANCE * real + SECTION_END * sections:
+        raise TrainingError(
+            f"the model is refused: estimated {estimated:.0f} bytes, coded {real}: over 1 % apart"
+        )
+    return {
+        "estimated_bytes": estimated,
+        "bytes": float(real),
+        "frames": float(frames_coded),
+        "pixel_difference": worst,
+    }
 
 
-def decode_crop(
-    net: VideoNet,
-    step: CodingStep,
-    references: list[Reference],
-    data: bytes,
-    like: Picture,
-    model: VideoModel,
+def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]:
+    """(position, step, positions of its references) of two keyframes and all frames between."""
+    key = CodingStep(kind=FrameKind.KEY, qp=qp)
+    result: list[tuple[int, CodingStep, tuple[int, ...]]] = [(0, key, ())]
+    if span == 0:
+        return result
+    result.append((span, key, ()))
+    for place in coding_order(span, closed=True):
+        step = CodingStep(
+            kind=FrameKind.INTER,
+            qp=min(63, qp + LAYER_QP_OFFSET[place.layer]),
+            layer=place.layer,
+            distances=place.distances,
+            motion=MotionMode.CODED if place.layer < 2 else MotionMode.DIRECT,
+            motion_level=3,
+        )
+        result.append((place.position, step, place.references))
+    return result
+
+
+def decode_frame(
+    net: VideoNet, step: CodingStep, past: list[Reference], like: torch.Size, coder: Coder
 ) -> Reference:
-    """Decode one crop with the plain networks."""
-    coder = model.decoding_coder(data)
+    """Decode one frame of the size `like` (..., H, W) with networks of any precision."""
     given = Conditions.of([step], torch.device("cpu"))
     if step.kind is FrameKind.KEY:
-        rows, columns = like.planes[0].shape[2:]
-        return net.keyframe(given, None, torch.Size((1, CHANNELS, rows // 8, columns // 8)), coder)
-    pair = (references[0], references[-1])
-    return net.inter(step.motion, step.residual, given, None, pair, coder)[0]
+        shape = torch.Size((1, CHANNELS, like[-2] // 8, like[-1] // 8))
+        return net.keyframe(given, None, shape, coder)
+    return net.inter(step.motion, step.residual, given, None, pair(past), coder)[0]
 
 
-def _one(planes: Planes, number: int) -> Planes:
-    y, u, v = (p[number : number + 1] for p in planes)
-    return y, u, v
+def apart(a: Reference, b: Reference) -> float:
+    """The largest difference of two reconstructions' samples."""
+    return max(
+        float((p.double() - q.double()).abs().max())
+        for p, q in zip(a.planes, b.planes, strict=True)
+    )

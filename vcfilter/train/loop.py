@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,127 +15,131 @@ from torch import Tensor
 
 from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import QUANTISER_LAMBDA, RateCoder
+from vcfilter.entropy.coder import RateCoder
 from vcfilter.entropy.exact import project
+from vcfilter.errors import ConfigError
 from vcfilter.model.layers import CHANNELS, quantiser_step
-from vcfilter.model.video import (
-    CHROMA_WEIGHT,
-    Conditions,
-    MotionField,
-    MotionMode,
-    Reference,
-    VideoNet,
-    estimate_motion,
-)
+from vcfilter.model.motion import MOTION_CHANNELS
+from vcfilter.model.video import Conditions, MotionField, MotionMode, Reference, VideoNet
 from vcfilter.train.data import Planes, Samples
+from vcfilter.train.loss import cost, log_cost
+from vcfilter.train.machine import World, halve_branches, motion, select
+from vcfilter.train.phases import PHASES, Phase, group_steps
 from vcfilter.train.precondition import plain, precondition, spread
+from vcfilter.train.watch import Guard, Log, TrainingError, settle_file, stopping
 
+__all__ = ["PHASES", "Phase", "Trainer", "train"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """One row of the training plan.
-
-    Args:
-        name: shown in the log.
-        keyframes: crops coded as keyframes only, per step (0: none).
-        groups: groups of two keyframes and inter frames between them, per step (0: none).
-        size: side of the crops of keyframes; group_size: of those of groups.
-        rate: AdamW's peak learning rate, reached after warm-up, falling to a fiftieth by a cosine.
-    """
-
-    name: str
-    keyframes: int
-    groups: int
-    size: int
-    group_size: int
-    rate: float
-
-
-PHASES = {
-    "keyframes": Phase(
-        name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=1e-3
-    ),
-    "joint": Phase(name="joint", keyframes=8, groups=1, size=128, group_size=192, rate=5e-4),
-}
-WARM_UP = 100
-CLIP = 1.0
+WARM_UP = 100  # steps, at most a fifth of all
+CLIP = 1.0  # of the gradient's norm
 AVERAGE = 0.997  # of the exponential average of the weights
-# Distance between keyframes, and its probability.
-SPANS = ((12, 0.45), (8, 0.2), (6, 0.1), (4, 0.15), (2, 0.1))
+BETAS = (0.9, 0.995)
+LAST_RATE = 0.02  # of the peak learning rate, at the end of the cosine
 
-
-def cost(
-    reference: Reference, x: Planes, base: Tensor, bits: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(J, bits per luma sample, squared error per luma sample), (B,) each; J in bits."""
-    samples = x[0][0].numel()
-    error = torch.zeros_like(bits)
-    for a, b, weight in zip(x, reference.planes, (1.0, CHROMA_WEIGHT, CHROMA_WEIGHT), strict=True):
-        error = error + weight * ((a - b) ** 2).flatten(1).sum(1)
-    error, bpp = error / samples, bits / samples
-    return bpp + error / (QUANTISER_LAMBDA * base**2), bpp, error
-
-
-def detach(reference: Reference) -> Reference:
-    """The same reconstruction without its history."""
-    return each(reference, Tensor.detach)
+# Learning rates relative to the phase's, by a part of the parameter's name; the first that fits
+# holds. Filters that work on samples or coefficients in natural units (hundreds) need far smaller
+# steps than branches on normalised values: at the full rate their noise alone costs more than one
+# bit. Exact layers' inputs reach 255: a step moves a table index by that much more.
+RATE_SCALES = (
+    ("image.analysis_branch", 0.3),
+    (".mean.", 0.03),
+    ("log_step", 0.1),
+    ("linear.parametrizations", 0.05),
+    (".coding.", 0.3),
+)
+QP_USUAL = (14, 49)  # keyframes' qps, drawn uniformly
+QP_WHOLE = (2, 57)  # and this share of them over a wider range, so that the ends work as well
+QP_WHOLE_SHARE = 0.2
+JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more or less
+LEVELS = (2, 7)  # precisions of coded motion
 
 
 def rate_scale(name: str) -> float:
-    """Learning rate of a parameter relative to the phase's.
-
-    Filters that work on samples or coefficients in natural units (hundreds) need far smaller steps
-    than branches on normalised ones: at the full rate their noise alone costs more than one bit.
-    """
-    if "linear.parametrizations" in name and "coding" not in name:
-        return 0.05
-    if ".mean." in name or "log_step" in name:
-        return 0.1
-    if ".coding." in name:  # inputs up to 255: a step moves a table index by that much more
-        return 0.3
-    return 1.0
+    """Learning rate of a parameter relative to the phase's."""
+    return next((scale for part, scale in RATE_SCALES if part in name), 1.0)
 
 
 class Trainer:
-    """Straight-line training with exact resume.
+    """Straight-line training of one phase, with exact resume.
 
     Args:
-        net: the networks. samples: where crops come from. stills: keyframe crops.
+        net: the networks, in ordinary weights.
+        samples: where groups and half of the keyframes come from. stills: the other half.
         phase: a row of PHASES. steps: how many in all, for the schedule.
+        world: this process among those that train together.
+        batch: multiplies the row's crops and groups per process.
+        rate: multiplies the row's learning rate.
+        half: nonlinear branches in bfloat16.
+        flow_threads: of the flow search.
     """
 
     def __init__(
-        self, net: VideoNet, samples: Samples, stills: Samples, phase: Phase, steps: int
+        self,
+        net: VideoNet,
+        samples: Samples,
+        stills: Samples,
+        phase: Phase,
+        steps: int,
+        *,
+        world: World | None = None,
+        batch: int = 1,
+        rate: float = 1.0,
+        half: bool = False,
+        flow_threads: int = 1,
     ) -> None:
-        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        precondition(net, spread(stills))
+        self.world = world or World()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
+        self.rate, self.flow_threads = rate, flow_threads
+        self.batch = batch * self.world.count  # of all processes, in rows of the table
+        if not phase.learns or any(part.startswith("image.") for part in phase.learns):
+            precondition(net, spread(stills).cpu())
+        device = self.world.device
+        self.net: VideoNet = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.world.spread(self.net)
         scales: dict[float, list[torch.nn.Parameter]] = {}
-        for name, parameter in net.named_parameters():
-            scales.setdefault(rate_scale(name), []).append(parameter)
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(not phase.learns or name.startswith(phase.learns))
+            if parameter.requires_grad:
+                scales.setdefault(rate_scale(name), []).append(parameter)
         groups = [{"params": chosen, "scale": scale} for scale, chosen in scales.items()]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=phase.rate, weight_decay=0, betas=(0.9, 0.995)
-        )
-        self.average = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self.bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
+        self.learning = [parameter for chosen in scales.values() for parameter in chosen]
+        self.optimizer = torch.optim.AdamW(groups, lr=phase.rate, weight_decay=0, betas=BETAS)
+        self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        if half:
+            halve_branches(self.net, device)
+        bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
+        self.bits = bits.to(device)
         self.step = 0
         self.random = np.random.default_rng(1)
 
+    def whole(self, values: np.ndarray[Any, Any]) -> Tensor:
+        """This process's part of numbers drawn for the whole batch."""
+        return torch.from_numpy(values[self.world.own]).to(self.world.device)
+
     def draw_qp(self, batch: int) -> Tensor:
-        """(B,) keyframe qps."""
-        return torch.from_numpy(self.random.integers(2, 58, batch))
+        """(own part of B,) keyframe qps."""
+        usual = self.random.integers(QP_USUAL[0], QP_USUAL[1] + 1, batch)
+        whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
+        return self.whole(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
+
+    def judge(
+        self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(mean log cost, mean bits per sample) of pictures of one layer."""
+        distortion = self.phase.distortion(planes, x) * self.phase.layer_weight(layer)
+        j, bpp = cost(distortion, quantiser_step(qp), bits, x[0][0].numel())
+        return log_cost(j), bpp.detach().mean()
 
     def keyframes(self, x: Planes, qp: Tensor) -> tuple[Tensor, Reference, Tensor]:
-        """(J, reconstruction, bits per sample) of keyframes."""
+        """(mean log cost, reconstruction, bits per sample) of keyframes."""
         batch = len(qp)
         shape = torch.Size((batch, CHANNELS, x[0].shape[2] // 8, x[0].shape[3] // 8))
         zero = torch.zeros_like(qp)
         given = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
         coder = RateCoder(self.bits, batch)
         reference = self.net.keyframe(given, x, shape, coder)
-        j, bpp, _ = cost(reference, x, quantiser_step(qp), coder.total)
-        return j, reference, bpp
+        loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
+        return loss, reference, bpp
 
     def inter(
         self,
@@ -145,107 +149,128 @@ class Trainer:
         layer: int,
         distances: tuple[int, int],
     ) -> tuple[Tensor, Reference, Tensor]:
-        """(J, reconstruction, bits per sample) of inter frames of one layer."""
+        """(mean log cost, reconstruction, bits per sample) of inter frames of one layer."""
         batch = len(qp)
         one = torch.ones_like(qp)
-        level = torch.from_numpy(self.random.integers(2, 8, batch))
-        given = Conditions(qp, one * layer, torch.tensor([distances]).repeat(batch, 1), level)
+        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
+        apart = torch.tensor([distances], device=qp.device).repeat(batch, 1)
+        given = Conditions(qp, one * layer, apart, self.whole(drawn))
         uniform = self.random.random()
-        mode = MotionMode.CODED if uniform < 0.88 else MotionMode.NONE
-        if uniform > 0.94 and layer > 1:
+        mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
+        if uniform > (1 + self.phase.coded) / 2 and layer > 1:
             mode = MotionMode.DIRECT
         estimate: MotionField | None = None
         if mode is MotionMode.CODED:
-            with torch.no_grad():
-                estimate = estimate_motion(x, pair, given.distances, 1)
+            estimate = motion(x, pair, given.distances, self.flow_threads)
         coder = RateCoder(self.bits, batch)
-        reference, _ = self.net.inter(mode, True, given, x, pair, coder, estimate)
-        j, bpp, _ = cost(reference, x, quantiser_step(qp), coder.total)
-        return j, reference, bpp
+        reference, _ = self.net.inter(mode, self.phase.residual, given, x, pair, coder, estimate)
+        loss, bpp = self.judge(reference.planes, x, qp, layer, coder.total)
+        return loss, reference, bpp
 
     def run_step(self) -> dict[str, float]:
-        """One step of the optimiser; returns the figures of the log."""
-        phase = self.phase
-        warm = min(1.0, (self.step + 1) / WARM_UP)
+        """One step of the optimiser; returns the figures of the log, of the whole batch.
+
+        Raises:
+            TrainingError: a figure or the gradient is not finite; the weights are as before.
+        """
+        warm = min(1.0, (self.step + 1) / max(1, min(WARM_UP, self.steps // 5)))
         share = min(1.0, self.step / self.steps)
-        rate = phase.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        cosine = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+            group["lr"] = self.phase.rate * self.rate * warm * cosine * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        figures: dict[str, float] = {"step": self.step}
-        if phase.keyframes:
-            half = phase.keyframes // 2
-            a, b = (
-                self.stills.draw([0], half, phase.size)[0],
-                self.samples.draw([0], phase.keyframes - half, phase.size)[0],
-            )
-            x = tuple(torch.cat([p, q]) for p, q in zip(a, b, strict=True))
-            j, _, bpp = self.keyframes(x, self.draw_qp(phase.keyframes))  # type: ignore[arg-type]
-            loss = torch.log(j + 0.01).mean()
-            loss.backward()
-            figures |= {"key": float(loss.detach()), "key_bpp": float(bpp.detach().mean())}
-        if phase.groups:
-            figures |= self.group_step(phase.groups)
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
-        if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(f"the gradient is not finite at step {self.step}")
+        found: dict[str, Tensor] = {}
+        if self.phase.keyframes:
+            found |= self.keyframe_step()
+        if self.phase.groups:
+            found |= self.group_step()
+        self.world.average_gradients(self.learning)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
+        means = self.world.average(torch.stack([v.detach() for v in found.values()])).tolist()
+        if not math.isfinite(sum(means) + float(norm)):
+            raise TrainingError(f"the loss or its gradient is not finite at step {self.step}")
         self.optimizer.step()
         project(self.net)
         decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for k, v in self.net.state_dict().items():
-                self.average[k].lerp_(v, 1 - decay) if v.is_floating_point() else None
+                if v.is_floating_point():
+                    self.average[k].lerp_(v, 1 - decay)
         self.step += 1
-        return figures
+        return dict(zip(found, means, strict=True))
 
-    def group_step(self, batch: int) -> dict[str, float]:
-        """Two keyframes and a chain of inter frames, each nearer to the same one of them."""
-        spans, chances = zip(*SPANS, strict=True)
-        span = int(self.random.choice(spans, p=chances))
-        near = self.random.integers(2)  # 0: the left one
-        times = [span // 2]
-        while len(times) < 3 and times[-1] > 1:
-            times.append(times[-1] // 2)
-        times = [span - t if near else t for t in times]
-        shown = sorted([0, span, *times])
-        frames = dict(
-            zip(shown, self.samples.draw(shown, batch, self.phase.group_size), strict=True)
-        )
+    def keyframe_step(self) -> dict[str, Tensor]:
+        """Keyframes alone: half from photographs, half from clips."""
+        half = self.phase.keyframes // 2 * self.batch
+        own, size = self.world.own, min(self.phase.size, self.stills.size, self.samples.size)
+        a = self.stills.draw([0], half, size, own)[0]
+        b = self.samples.draw([0], half, size, own)[0]
+        qp = torch.cat([self.draw_qp(half), self.draw_qp(half)])
+        y, u, v = (torch.cat([p, q]) for p, q in zip(a, b, strict=True))
+        loss, _, bpp = self.keyframes((y, u, v), qp)
+        (loss * self.phase.keyframe_share).backward()
+        return {"key": loss, "key_bpp": bpp}
+
+    def group_step(self) -> dict[str, Tensor]:
+        """Two outer frames, and inter frames between them in coding order."""
+        phase, batch = self.phase, self.phase.groups * self.batch
+        fitting = [(s, p) for s, p in phase.spans if s < self.samples.longest]
+        if not fitting:
+            raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
+        spans, chances = (np.array(column) for column in zip(*fitting, strict=True))
+        span = int(self.random.choice(spans, p=chances / chances.sum()))
+        steps = group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
+        shown = sorted({0, span, *(step.position for step in steps)})
+        size = min(phase.group_size, self.samples.size)
+        drawn = self.samples.draw(shown, batch, size, self.world.own)
+        frames = dict(zip(shown, drawn, strict=True))
         qp = self.draw_qp(batch)
-        both = tuple(torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
-        j, keys, _ = self.keyframes(both, torch.cat([qp, qp]))  # type: ignore[arg-type]
-        loss = torch.log(j + 0.01).mean()
-        loss.backward()
-        figures = {"group_key": float(loss.detach())}
-        left, right = (split(detach(keys), i * batch, batch) for i in (0, 1))
-        start, end = 0, span
-        for layer, time_ in enumerate(times, 1):
-            jitter = torch.from_numpy(self.random.integers(-1, 2, batch))
-            lower = (qp + LAYER_QP_OFFSET[layer] + jitter).clamp(max=63)
-            distances = time_ - start, end - time_
-            j, new, bpp = self.inter(frames[time_], (left, right), lower, layer, distances)
-            loss = torch.log(j + 0.01).mean() * 0.7
-            loss.backward()
-            figures |= {
-                f"inter{layer}": float(loss.detach()) / 0.7,
-                f"inter{layer}_bpp": float(bpp.detach().mean()),
-            }
-            if near:
-                left, start = detach(new), time_
-            else:
-                right, end = detach(new), time_
-        return figures
+        losses: list[Tensor] = []
+        figures: dict[str, list[Tensor]] = {}
+
+        def learn(loss: Tensor, share: float, reference: Reference) -> Reference:
+            """Without gradients through references, each frame's history ends here."""
+            if phase.through:
+                losses.append(loss * share)
+                return reference
+            (loss * share).backward()
+            return each(reference, Tensor.detach)
+
+        if phase.originals:
+            held = {at: original(frames[at]) for at in (0, span)}
+        else:
+            y, u, v = (torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
+            loss, keys, _ = self.keyframes((y, u, v), torch.cat([qp, qp]))
+            keys = learn(loss, phase.keyframe_share, keys)
+            own = len(qp)
+            held = {0: select(keys, slice(0, own)), span: select(keys, slice(own, None))}
+            figures["group_key"] = [loss]
+        for step in steps:
+            assert step.right is not None
+            pair = held[step.left], held[step.right]
+            jitter = self.whole(self.random.integers(-JITTER, JITTER + 1, batch))
+            lower = (qp + LAYER_QP_OFFSET[step.layer] + jitter).clamp(max=63)
+            left, right = step.distances
+            x = frames[step.position]
+            loss, new, bpp = self.inter(x, pair, lower, step.layer, (left, right))
+            new = learn(loss, phase.inter_share, new)
+            held[step.position] = original(x) if phase.originals else new
+            figures.setdefault(f"inter{step.layer}", []).append(loss)
+            figures.setdefault(f"inter{step.layer}_bpp", []).append(bpp)
+        if losses:
+            torch.stack(losses).sum().backward()
+        return {name: torch.stack(found).mean() for name, found in figures.items()}
 
     def weights(self) -> VideoNet:
-        """The averaged networks, in ordinary weights."""
+        """The averaged networks, in ordinary weights, on the CPU."""
         current = {k: v.clone() for k, v in self.net.state_dict().items()}
         self.net.load_state_dict(self.average)
         result = plain(self.net)
         self.net.load_state_dict(current)
         return result
 
-    def save(self, path: Path) -> None:
-        """Everything needed to go on exactly from here."""
+    def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
+        """Everything needed to go on exactly from here, complete or not at all; notes beside it."""
         state = {
             "net": self.net.state_dict(),
             "average": self.average,
@@ -255,27 +280,33 @@ class Trainer:
                 g.bit_generator.state
                 for g in (self.random, self.samples.random, self.stills.random)
             ],
+            "notes": notes or {},
         }
-        part = path.with_suffix(".part")
+        part = path.with_name(f"{path.name}.part")
         torch.save(state, part)
+        settle_file(part)
         part.replace(path)
 
-    def resume(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
-        state = torch.load(path, weights_only=True)
-        self.net.load_state_dict(state["net"])
+    def resume(self, path: Path) -> dict[str, Any]:
+        """Go on from what `save` wrote; returns its notes.
+
+        Raises:
+            ConfigError: the file is no state of such a training.
+        """
+        try:
+            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
         self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         for g, s in zip(
             (self.random, self.samples.random, self.stills.random), state["random"], strict=True
         ):
             g.bit_generator.state = s
-
-
-def split(reference: Reference, start: int, count: int) -> Reference:
-    """Some pictures of a batch."""
-    return each(reference, lambda t: t[start : start + count])
+        notes: dict[str, Any] = state["notes"]
+        return notes
 
 
 def each(reference: Reference, change: Callable[[Tensor], Tensor]) -> Reference:
@@ -285,21 +316,69 @@ def each(reference: Reference, change: Callable[[Tensor], Tensor]) -> Reference:
     return Reference((y, u, v), **rest)
 
 
-def train(trainer: Trainer, state: Path, log: Path, every: int = 50, keep: float = 120.0) -> None:
-    """Run to the last step; figures every few steps, the state kept every keep seconds."""
-    sums: dict[str, list[float]] = {}
-    saved = begun = time.monotonic()
-    while trainer.step < trainer.steps:
-        for name, value in trainer.run_step().items():
-            sums.setdefault(name, []).append(value)
-        if trainer.step % every == 0:
-            line = {k: round(float(np.mean(v)), 4) for k, v in sums.items()}
-            line |= {"step": trainer.step, "seconds": round(time.monotonic() - begun, 1)}
-            with log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
-            sums.clear()
-        if time.monotonic() - saved > keep:
-            trainer.save(state)
-            saved = time.monotonic()
-    trainer.save(state)
+def original(x: Planes) -> Reference:
+    """An original as a reference: it brings no symbols and no motion."""
+    batch, _, rows, columns = x[0].shape
+    none = x[0].new_zeros(batch, CHANNELS, rows // 8, columns // 8)
+    motionless = x[0].new_zeros(batch, MOTION_CHANNELS, rows // 32, columns // 32)
+    apart = torch.zeros(batch, 2, dtype=torch.int64, device=none.device)
+    return Reference(x, none, none, motionless, motionless, none[:, :4], apart)
+
+
+def train(
+    trainer: Trainer,
+    state: Path,
+    log: Path,
+    every: int = 50,
+    keep: float = 120.0,
+    number: int = 0,
+    notes: dict[str, Any] | None = None,
+    goes_on: dict[str, Any] | None = None,
+) -> None:
+    """Run to the last step.
+
+    Args:
+        state: where the state is kept every keep seconds, and at the end.
+        log: where a line of figures goes every so many steps; it also goes to standard error.
+        number: of the phase in the plan. notes: kept in the state.
+        goes_on: the notes of the state that the trainer resumed.
+
+    Raises:
+        TrainingError: a loss broke; the last good state is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state is kept, its attribute `partial` says where.
+    """
+    first, past = trainer.world.first, goes_on or {}
+    guard = Guard()
+    guard.restore(past.get("guard", {}))
+    book = Log(log, trainer.phase.name, number, every, not first, trainer.step)
+    book.sums = past.get("sums", {})
+    begun = time.monotonic() - past.get("seconds", 0.0)
+
+    def save() -> int:
+        seconds = time.monotonic() - begun
+        beside = {"guard": guard.state(), "sums": book.sums, "seconds": seconds}
+        if first:
+            trainer.save(state, {**(notes or {}), **beside})
+        return trainer.step
+
+    kept, saved = save(), time.monotonic()
+    with stopping() as stop:
+        while trainer.step < trainer.steps:
+            try:
+                figures = trainer.run_step()
+                losses = {k: v for k, v in figures.items() if not k.endswith("_bpp")}
+                calm = guard.check(losses, trainer.step)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"{error}; the last good state, of step {kept}, is in {str(state)!r}: "
+                    "go on from it with a lower --rate"
+                ) from error
+            book.add(figures, trainer.step, trainer.steps, time.monotonic() - begun)
+            halt = trainer.world.any(stop.asked is not None)
+            if calm and (halt or time.monotonic() - saved >= keep):
+                kept, saved = save(), time.monotonic()
+            if halt:
+                stopped = KeyboardInterrupt()
+                stopped.partial = str(state)  # type: ignore[attr-defined]
+                raise stopped
+    save()

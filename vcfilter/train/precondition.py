@@ -28,8 +28,8 @@ class Scaled(nn.Module):
 
     def __init__(self, scale: Tensor, basis: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("scale", scale, persistent=True)
+        self.register_buffer("basis", basis, persistent=True)
         self.scale: Tensor
         self.basis: Tensor | None
 

@@ -49,7 +49,7 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
     motion = torch.zeros(LAYERS, KNOTS, net.motion.coding.channels)
     for knot in range(KNOTS):
         for layer in range(1, LAYERS):
-            distance = (6, 3, 1)[layer - 1]
+            distance = min((6, 3, 1)[layer - 1], max(1, (samples.longest - 1) // 2))
             frames: list[Planes] = samples.draw([0, distance, 2 * distance], batch)
             qp = min(63, 8 * knot)
             survey = Survey(bits)

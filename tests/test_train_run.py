@@ -1,0 +1,273 @@
+"""The train command from nothing to a file: killed and resumed, stopped, in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import make_film
+from safetensors.torch import load_file
+
+from vcfilter import cli
+from vcfilter.train import plot, watch
+from vcfilter.train.cli import plan_of
+from vcfilter.train.watch import Guard, Log, TrainingError, read_log, stopping
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three ordinary videos."""
+    folder = tmp_path_factory.mktemp("films")
+    make_film(folder / "a.mkv", frames=14, width=96, height=64, audio="flac")
+    make_film(folder / "b.mp4", frames=14, width=98, height=66, codec="libx264", cut_at=6)
+    make_film(folder / "c.avi", frames=14, width=97, height=65, codec="mpeg4")
+    return folder
+
+
+def command(films: Path, out: Path, *more: str) -> list[str]:
+    given = ["--data", str(films), "--out", str(out), "--cache", str(films / "cache")]
+    own = ["--device", "cpu", "--threads", "1", "--steps", str(STEPS), "--log-every", "2"]
+    return ["train", *given, *own, *more]
+
+
+def start(arguments: list[str], *launcher: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    line = [sys.executable, *(launcher or ("-m", "vcfilter")), *arguments]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def wait_for_step(log: Path, process: subprocess.Popen[str], step: int) -> None:
+    """Until the log tells of a step."""
+    limit = time.monotonic() + 300
+    while not (log.exists() and any(row["step"] >= step for row in read_log(log))):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From nothing, in one command."""
+    out = tmp_path_factory.mktemp("run") / "w.safetensors"
+    assert cli.main(command(films, out)) == 0
+    return out
+
+
+def test_from_nothing_to_a_file_that_encode_takes(
+    undisturbed: Path, films: Path, tmp_path: Path
+) -> None:
+    rows = read_log(Path(f"{undisturbed}.jsonl"))
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert {"key", "group_key", "inter1"} <= set(rows[0])
+    assert ET.parse(f"{undisturbed}.svg").getroot().tag.endswith("svg")
+    names = {p.name for p in undisturbed.parent.iterdir()}
+    assert names == {f"w.safetensors{end}" for end in ("", ".state", ".jsonl", ".svg")}
+    coded, back = tmp_path / "a.mkv", tmp_path / "back.mkv"
+    weights = ["--weights", str(undisturbed)]
+    encode = ["encode", str(films / "a.mkv"), str(coded), "--preset", "ultrafast", "-q"]
+    assert cli.main([*encode, *weights]) == 0
+    assert cli.main(["decode", str(coded), str(back), "-q", *weights]) == 0
+    assert coded.stat().st_size > 0 and back.stat().st_size > 0
+
+
+def test_killed_and_resumed_gives_the_same_weights(
+    undisturbed: Path, films: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "w.safetensors"
+    process = start(command(films, out, "--keep", "0"))
+    wait_for_step(Path(f"{out}.jsonl"), process, 2)
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    done = torch.load(f"{out}.state", weights_only=True)["step"]
+    assert 2 <= done < STEPS, "killed too late for this test to tell anything"
+    again = start(command(films, out))
+    text, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, text
+    assert f"going on from step {done}" in text and "classical start" not in text
+    one, two = load_file(undisturbed), load_file(out)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    steps = [row["step"] for row in read_log(Path(f"{out}.jsonl"))]
+    assert steps == [2, 4, 6]
+
+
+def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) -> None:
+    out = tmp_path / "w.safetensors"
+    more = ("--weights", str(undisturbed), "--keep", "1000")
+    process = start([*command(films, out, *more), "--steps", "500"])
+    wait_for_step(Path(f"{out}.jsonl"), process, 2)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, text
+    assert "stopped; what was done is in" in text and "Traceback" not in text
+    assert torch.load(f"{out}.state", weights_only=True)["step"] >= 2
+    assert not out.exists()
+
+
+def test_another_training_s_state_is_refused(
+    undisturbed: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(films, undisturbed)
+    assert cli.main([*arguments, "--steps", "7"]) == 2
+    assert "belongs to a training with plan 'joint:6', not 'joint:7'" in capsys.readouterr().err
+
+
+def test_two_processes_do_what_one_does_with_the_double_batch(
+    undisturbed: Path, films: Path, tmp_path: Path
+) -> None:
+    """Equal figures at the first step to 1e-5; after three, what was learned differs by 1 %.
+
+    Sums over the batch are taken in another order, so gradients differ in their last bits, and
+    AdamW's first steps make equally large steps of small gradients: where one is near zero, its
+    sign may differ.
+    """
+    states = {}
+    for name, launcher, batch in (
+        ("one", ("-m", "vcfilter"), "2"),
+        (
+            "two",
+            (
+                *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+                *("-m", "vcfilter"),
+            ),
+            "1",
+        ),
+    ):
+        out = tmp_path / f"{name}.safetensors"
+        more = ("--weights", str(undisturbed), "--batch", batch, "--log-every", "1")
+        arguments = [*command(films, out, *more), "--steps", "3"]
+        process = start(arguments, *launcher)
+        text, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, text
+        assert text.count("proven on") == 1, text
+        states[name] = torch.load(f"{out}.state", weights_only=True)
+        states[name]["log"] = read_log(Path(f"{out}.jsonl"))
+    first, second = states["one"]["log"][0], states["two"]["log"][0]
+    for key in first.keys() - {"seconds"}:
+        assert first[key] == pytest.approx(second[key], rel=1e-5, abs=2e-4), key
+    begin = load_file(undisturbed)
+    way = apart = 0.0
+    for name, value in states["one"]["net"].items():
+        if name in begin:
+            way += float((value - begin[name]).double().square().sum())
+            apart += float((value - states["two"]["net"][name]).double().square().sum())
+    assert way > 0 and apart / way < 1e-4, f"{apart / way} of the square of the way"
+
+
+def test_wrong_usage_is_one_sentence(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, message in (
+        (["--steps", "0"], "steps 0 is below 1"),
+        (["--phase", "keyframes", "joint", "--steps", "1", "2", "3"], "3 numbers of steps"),
+        (["--batch", "0"], "batch 0 is not positive"),
+        (["--out", str(tmp_path / "no" / "w.safetensors")], "there is no folder"),
+    ):
+        assert cli.main([*command(films, tmp_path / "w.safetensors"), *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_plans_name_rows_and_steps() -> None:
+    plan = plan_of(["interpolation", "image"], [3])
+    assert [(phase.name, steps) for phase, steps in plan] == [("interpolation", 3), ("image", 3)]
+
+
+def test_guard_sees_what_is_not_finite() -> None:
+    with pytest.raises(TrainingError, match="'key' is nan at step 3"):
+        Guard().check({"key": float("nan")}, 3)
+
+
+def test_guard_sees_a_jump_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    guard, noisy = Guard(), rng.normal(0, 0.6, 400)
+    for step, value in enumerate(noisy):
+        assert guard.check({"key": 1 - step / 400 + value}, step)
+    with pytest.raises(TrainingError, match="jumped from"):
+        calm = []
+        for step in range(400, 420):
+            calm.append(guard.check({"key": 6.0}, step))
+    assert calm and not calm[-1], "a state was kept while the loss was on its way up"
+
+
+def test_guard_goes_on_from_its_state() -> None:
+    guard, other = Guard(), Guard()
+    for step in range(60):
+        guard.check({"key": 0.0}, step)
+    other.restore(json.loads(json.dumps(guard.state())))
+    with pytest.raises(TrainingError):
+        for step in range(60, 71):
+            other.check({"key": 3.0}, step)
+
+
+def test_a_jump_keeps_the_last_good_state(
+    undisturbed: Path,
+    films: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check = Guard.check
+
+    def broken(self: Guard, figures: dict[str, float], step: int) -> bool:
+        value = float("inf") if step == 4 else 0.0
+        return check(self, {**figures, "key": value}, step)
+
+    monkeypatch.setattr(watch.Guard, "check", broken)
+    out = tmp_path / "w.safetensors"
+    assert cli.main(command(films, out, "--keep", "0", "--weights", str(undisturbed))) == 1
+    told = capsys.readouterr().err
+    assert "'key' is inf at step 4; the last good state, of step 3, is in" in told
+    assert torch.load(f"{out}.state", weights_only=True)["step"] == 3
+    assert not out.exists()
+
+
+def test_the_log_drops_what_lies_beyond_the_resumed_step(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    book = Log(path, "joint", 0, 2, False, 0)
+    for step in range(1, 9):
+        book.add({"key": float(step)}, step, 100, 0.1)
+    with path.open("a") as file:
+        file.write('{"step": 1')  # cut off by a kill
+    again = Log(path, "joint", 0, 2, False, 5)
+    assert [row["step"] for row in read_log(path)] == [2, 4]
+    again.sums = {"key": [5.0]}
+    again.add({"key": 6.0}, 6, 100, 0.1)
+    assert read_log(path)[-1]["key"] == 5.5
+
+
+def test_the_second_signal_is_obeyed() -> None:
+    former = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stopping() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None:
+    rows = [
+        {"phase": p, "number": n, "step": s, "key": 1.0 / s, "key_bpp": 0.1, "seconds": 1.0}
+        for n, p in enumerate(("keyframes", "joint"))
+        for s in range(10, 1001, 10)
+    ]
+    found = plot.curves(rows)
+    assert set(found) == {"key"} and found["key"][-1][0] == 2000
+    plot.draw(rows, tmp_path / "c.svg", "curves <of> two")
+    root = ET.parse(tmp_path / "c.svg").getroot()
+    lines = [e for e in root if e.tag.endswith("polyline")]
+    assert len(lines) == 1 and "curves <of> two" in "".join(root.itertext())

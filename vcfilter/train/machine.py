@@ -1,0 +1,173 @@
+"""Where training runs: devices, half precision, several processes.
+
+`torchrun` starts one process per device. All draw the same random numbers, each loads and codes its
+own part of the batch, and gradients and figures are averaged; so N processes do what one does with
+N times the batch, but for the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+from vcfilter.model.checkpoint import pick_device
+from vcfilter.model.layers import Branch
+from vcfilter.model.video import MotionField, Reference, estimate_motion
+from vcfilter.train.data import Clip, Planes
+
+PATIENCE = timedelta(hours=12)  # others wait while one process decodes the material
+DEVICE_SHARE = 0.5  # of the free device memory that clips may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """This process among those that train together.
+
+    Args:
+        rank: 0 to count - 1. count: processes. device: of this one.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def own(self) -> slice:
+        """Which pictures of a batch are this process's."""
+        return slice(self.rank, None, self.count)
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def spread(self, module: nn.Module) -> None:
+        """Give all processes the first one's parameters and buffers."""
+        if self.count > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dense = tensor.detach().contiguous()
+                distributed.broadcast(dense, 0)
+                tensor.detach().copy_(dense)
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of equally shaped tensors of all processes."""
+        if self.count == 1:
+            return values
+        distributed.all_reduce(values)
+        return values / self.count
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over all processes."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.average(torch.cat([g.flatten() for g in gradients]))
+        parts = flat.split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        return bool(self.average(torch.tensor(float(flag), device=self.device)) > 0)
+
+
+def join(device: str) -> World:
+    """This process's place, from what torchrun says in the environment; alone without it.
+
+    Args:
+        device: "auto", "cpu", "cuda" ...; with several processes "cuda" is the local one's own.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    found = pick_device(device)
+    if count == 1:
+        return World(device=found)
+    if found.type == "cuda":
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(found)
+    distributed.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
+    return World(rank=distributed.get_rank(), count=count, device=found)
+
+
+def leave(world: World) -> None:
+    """The end of working together."""
+    if world.count > 1:
+        distributed.destroy_process_group()
+
+
+def settle(clips: list[Clip], device: torch.device) -> list[Clip]:
+    """The clips in a GPU's memory if they fit half of what is free there; else as they are."""
+    if device.type != "cuda":
+        return clips
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(clip.frames.numel() for clip in clips) > free * DEVICE_SHARE:
+        return clips
+    return [clip.to(device) for clip in clips]
+
+
+def halve_branches(net: nn.Module, device: torch.device) -> None:
+    """Let the nonlinear branches compute in bfloat16, and nothing else.
+
+    Their inputs are compressed to a few units and their outputs count in quantiser steps, so
+    eight bits of mantissa are enough. The linear transforms and the means are not: coefficients
+    reach a thousand, steps are as small as one. The exact layers must never see less than the
+    24 bits that hold their sums, and since autocast is on inside a branch only, they do not.
+    """
+    for module in net.modules():
+        if isinstance(module, Branch):
+            halve(module, device.type)
+
+
+def halve(branch: Branch, device: str) -> None:
+    """See `halve_branches`; parameters stay in float32."""
+    forward = branch.forward
+
+    def run(x: Tensor, ctx: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return forward(x, ctx).to(x.dtype)
+
+    branch.forward = run  # type: ignore[method-assign]
+
+
+def motion(
+    x: Planes, pair: tuple[Reference, Reference], distances: Tensor, threads: int
+) -> MotionField:
+    """`estimate_motion` of a batch; the flow search runs on the host, in several threads."""
+    batch = len(distances)
+    parts = min(threads, batch)
+    if parts <= 1:
+        with torch.no_grad():
+            return estimate_motion(x, pair, distances, 1)
+
+    def part(number: int) -> MotionField:
+        own = slice(number * batch // parts, (number + 1) * batch // parts)
+        y, u, v = (plane[own] for plane in x)
+        left, right = (select(reference, own) for reference in pair)
+        with torch.no_grad():  # holds for one thread only
+            return estimate_motion((y, u, v), (left, right), distances[own], 1)
+
+    with ThreadPoolExecutor(parts) as pool:
+        found = list(pool.map(part, range(parts)))
+    return MotionField(*(torch.cat([getattr(f, n.name) for f in found]) for n in fields(found[0])))
+
+
+def select(reference: Reference, own: slice) -> Reference:
+    """Some pictures of a batch."""
+    y, u, v = (plane[own] for plane in reference.planes)
+    rest = (getattr(reference, f.name)[own] for f in fields(reference)[1:])
+    return Reference((y, u, v), *rest)

@@ -1,0 +1,159 @@
+"""The training plan's rows: what a step sees, what learns, and how it is weighed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vcfilter.codec.gop import GopStep, coding_order
+from vcfilter.errors import ConfigError
+from vcfilter.train.data import ALIGNMENT, Augment
+from vcfilter.train.loss import Distortion, squared_error
+
+
+class Group(Enum):
+    """Which inter frames between two keyframes are coded in one step."""
+
+    TRIPLET = "triplet"  # the middle one
+    CHAIN = "chain"  # the middle, the middle of one half, of its half: one per layer
+    SEGMENT = "segment"  # all of them, as an encoder does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One row of the training plan.
+
+    Args:
+        name: shown in the log.
+        keyframes: crops coded as keyframes only, per step (0: none); even.
+        groups: groups of two outer frames and inter frames between them, per step (0: none).
+        size: side of the crops of keyframes; group_size: of those of groups.
+        rate: AdamW's peak learning rate, reached after warm-up, falling to a fiftieth by a cosine.
+        group: which inter frames a group holds.
+        spans: (distance between the outer frames, probability).
+        originals: the outer frames and all references are originals; else reconstructions.
+        through: the loss of a frame also teaches the references it was coded from.
+        residual: whether the prediction's error is coded; without it the prediction is the picture.
+        coded: probability of coded motion; the rest is no motion, or inherited motion.
+        learns: beginnings of the names of the parameters that learn; empty: all.
+        keyframe_share, inter_share: weight of the mean log cost of keyframes and of each inter
+            frame in the loss.
+        layer_weights: weight of the distortion per temporal layer; the last holds for deeper ones.
+        distortion: how reconstruction and original are compared.
+        augment: how crops are changed.
+
+    Raises:
+        ConfigError: a value is outside what is allowed.
+    """
+
+    name: str
+    keyframes: int
+    groups: int
+    size: int
+    group_size: int
+    rate: float
+    group: Group = Group.CHAIN
+    spans: tuple[tuple[int, float], ...] = ((12, 0.45), (8, 0.2), (6, 0.1), (4, 0.15), (2, 0.1))
+    originals: bool = False
+    through: bool = False
+    residual: bool = True
+    coded: float = 0.88
+    learns: tuple[str, ...] = ()
+    keyframe_share: float = 1.0
+    inter_share: float = 0.7
+    layer_weights: tuple[float, ...] = (1.0,)
+    distortion: Distortion = field(default=squared_error)
+    augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        if self.keyframes < 0 or self.groups < 0 or self.keyframes + self.groups == 0:
+            raise ConfigError(f"phase {self.name!r}: a step without keyframes and groups")
+        if self.keyframes % 2:
+            raise ConfigError(f"phase {self.name!r}: keyframes {self.keyframes} is odd")
+        if self.size % ALIGNMENT or self.group_size % ALIGNMENT:
+            raise ConfigError(f"phase {self.name!r}: a size is no multiple of {ALIGNMENT}")
+        if abs(sum(p for _, p in self.spans) - 1) > 1e-9 or min(s for s, _ in self.spans) < 2:
+            raise ConfigError(f"phase {self.name!r}: spans {self.spans}")
+        if not self.layer_weights or min(self.layer_weights) <= 0:
+            raise ConfigError(f"phase {self.name!r}: layer weights {self.layer_weights}")
+
+    def layer_weight(self, layer: int) -> float:
+        """Weight of the distortion of a layer's frames."""
+        return self.layer_weights[min(layer, len(self.layer_weights) - 1)]
+
+
+MILD = Augment(strides=((1, 0.9), (2, 0.1)), scales=((1.0, 0.9), (1.5, 0.1)), brightness=0.1)
+# Triplets at intervals of 1 to 6, 8 and 12 frames.
+TRIPLETS = tuple((2 * interval, 0.125) for interval in (1, 2, 3, 4, 5, 6, 8, 12))
+
+PHASES = {
+    phase.name: phase
+    for phase in (
+        # The paper's first step: motion and blending alone, between originals.
+        Phase(
+            name="interpolation",
+            keyframes=0,
+            groups=4,
+            size=128,
+            group_size=192,
+            rate=1e-3,
+            group=Group.TRIPLET,
+            spans=TRIPLETS,
+            originals=True,
+            residual=False,
+            coded=1.0,
+            learns=("motion.",),
+            augment=MILD,
+        ),
+        # Its second step: the image codec and the latent residual on top, motion as it is.
+        Phase(
+            name="image",
+            keyframes=8,
+            groups=2,
+            size=128,
+            group_size=192,
+            rate=1e-3,
+            group=Group.TRIPLET,
+            spans=TRIPLETS,
+            originals=True,
+            learns=("image.", "prediction."),
+            augment=MILD,
+        ),
+        Phase(name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=7e-4),
+        Phase(name="joint", keyframes=8, groups=1, size=128, group_size=192, rate=6e-4),
+        # Whole segments: errors travel, so the frames that others are coded from count for more.
+        Phase(
+            name="segments",
+            keyframes=4,
+            groups=1,
+            size=128,
+            group_size=192,
+            rate=1e-4,
+            group=Group.SEGMENT,
+            spans=((12, 0.5), (8, 0.2), (6, 0.15), (4, 0.15)),
+            through=True,
+            inter_share=0.2,
+        ),
+    )
+}
+
+
+def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...]:
+    """The inter frames of a group, in coding order, between outer frames at 0 and span.
+
+    Args:
+        near_right: a chain's frames lie nearer and nearer to the right outer frame.
+    """
+    if group is Group.SEGMENT:
+        return coding_order(span, closed=True)
+    if group is Group.TRIPLET:
+        layer = 1 if span >= 8 else 2 if span >= 4 else 3
+        return (GopStep(position=span // 2, left=0, right=span, layer=layer),)
+    steps: list[GopStep] = []
+    far, distance = span, span // 2
+    while len(steps) < 3 and distance >= 1 and distance < far:
+        left, right = (span - far, span) if near_right else (0, far)
+        position = span - distance if near_right else distance
+        steps.append(GopStep(position=position, left=left, right=right, layer=len(steps) + 1))
+        far, distance = distance, distance // 2
+    return tuple(steps)
