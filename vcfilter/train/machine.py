@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
+import cv2
 import torch
 from torch import Tensor, distributed, nn
 
@@ -95,6 +96,12 @@ def join(device: str) -> World:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     found = pick_device(device)
+    if found.type == "cuda":
+        # TF32 has ten bits of mantissa: too few for the transforms (see
+        # `halve_branches`). Crops keep their size, so the search for fast kernels pays.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        cv2.setNumThreads(1)  # `motion` has its own threads
     if count == 1:
         return World(device=found)
     if found.type == "cuda":
