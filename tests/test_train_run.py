@@ -18,8 +18,10 @@ from clips import make_film
 from safetensors.torch import load_file
 
 from vcfilter import cli
+from vcfilter.train import cli as train_cli
 from vcfilter.train import plot, watch
 from vcfilter.train.cli import plan_of
+from vcfilter.train.loop import Trainer
 from vcfilter.train.watch import Guard, Log, TrainingError, read_log, stopping
 
 STEPS = 6
@@ -93,7 +95,7 @@ def test_killed_and_resumed_gives_the_same_weights(
     process.communicate()
     assert not out.exists()
     done = torch.load(f"{out}.state", weights_only=True)["step"]
-    assert 2 <= done < STEPS, "killed too late for this test to tell anything"
+    assert 1 <= done < STEPS, "killed too late for this test to tell anything"
     again = start(command(films, out))
     text, _ = again.communicate(timeout=600)
     assert again.returncode == 0, text
@@ -129,11 +131,11 @@ def test_another_training_s_state_is_refused(
 def test_two_processes_do_what_one_does_with_the_double_batch(
     undisturbed: Path, films: Path, tmp_path: Path
 ) -> None:
-    """Equal figures at the first step to 1e-5; after three, what was learned differs by 1 %.
+    """Equal figures at the first step; after three, weights 0.1 % of the way they went apart.
 
     Sums over the batch are taken in another order, so gradients differ in their last bits, and
     AdamW's first steps make equally large steps of small gradients: where one is near zero, its
-    sign may differ.
+    sign may differ. Seen: 0.007 %.
     """
     states = {}
     for name, launcher, batch in (
@@ -157,7 +159,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
         states[name] = torch.load(f"{out}.state", weights_only=True)
         states[name]["log"] = read_log(Path(f"{out}.jsonl"))
     first, second = states["one"]["log"][0], states["two"]["log"][0]
-    for key in first.keys() - {"seconds"}:
+    for key in first.keys() - {"seconds", "phase"}:
         assert first[key] == pytest.approx(second[key], rel=1e-5, abs=2e-4), key
     begin = load_file(undisturbed)
     way = apart = 0.0
@@ -165,7 +167,33 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
         if name in begin:
             way += float((value - begin[name]).double().square().sum())
             apart += float((value - states["two"]["net"][name]).double().square().sum())
-    assert way > 0 and apart / way < 1e-4, f"{apart / way} of the square of the way"
+    assert way > 0 and (apart / way) ** 0.5 < 1e-3, (apart / way) ** 0.5
+
+
+def test_a_plan_broken_off_in_its_second_phase_ends_alike(
+    undisturbed: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(train_cli, "finish", lambda *given: ended.append(given[3].state_dict()))
+    plan = ("--phase", "interpolation", "image", "--steps", "2", "2", "--keep", "0")
+    more = ("--weights", str(undisturbed), *plan)
+    assert cli.main(command(films, tmp_path / "whole", *more)) == 0
+    step = Trainer.run_step
+
+    def fails(self: Trainer) -> dict[str, float]:
+        if self.phase.name == "image" and self.step == 1:
+            raise RuntimeError("the power went out")
+        return step(self)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Trainer, "run_step", fails)
+        assert cli.main(command(films, tmp_path / "broken", *more)) == 1
+    assert cli.main(command(films, tmp_path / "broken", *more)) == 0
+    one, two = ended
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    begin = load_file(undisturbed)
+    moved = {name.split(".")[0] for name in one if not torch.equal(one[name], begin[name])}
+    assert moved == {"motion", "image", "prediction"}
 
 
 def test_wrong_usage_is_one_sentence(
