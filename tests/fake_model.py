@@ -74,7 +74,12 @@ class FakeModel:
         return tuple(plane.astype(dtype) for plane in rec)
 
     def estimate_motion(
-        self, step: CodingStep, x: Planes, references: Sequence[Planes], flow_scale: int
+        self,
+        step: CodingStep,
+        x: Planes,
+        references: Sequence[Planes],
+        flow_scale: int,
+        rounds: int,
     ) -> list[tuple[int, int]]:
         shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
         luma = x[0][::flow_scale, ::flow_scale]

@@ -137,6 +137,7 @@ class FrameHeader:
         motion: 0 none (average, or copy of the left), 1 left, 2 right, 3 inherited from the
             references, 4 coded.
         motion_level: precision of coded motion, 0 (finest) to 7; 0 unless motion is coded.
+        refine: whether motion is corrected by comparing the two references.
         residual: whether a residual is coded; otherwise the prediction is the picture.
         reference_check: reference_check() of the packets of the references, 16 bits.
 
@@ -152,6 +153,7 @@ class FrameHeader:
     distances: tuple[int, int] = (0, 0)
     motion: int = 0
     motion_level: int = 0
+    refine: bool = False
     residual: bool = True
     reference_check: int = 0
 
@@ -159,7 +161,7 @@ class FrameHeader:
         _within("qp", self.qp, 0, QP_MAX)
         if self.kind is FrameKind.KEY:
             rest = (self.layer, self.position, self.segment_length, *self.distances)
-            if any((*rest, self.motion, self.motion_level)) or not self.residual:
+            if any((*rest, self.motion, self.motion_level, self.refine)) or not self.residual:
                 raise BitstreamError(f"a keyframe has inter fields: {self}")
             return
         left, right = self.distances
@@ -174,6 +176,8 @@ class FrameHeader:
         if self.motion in (MOTION_RIGHT, MOTION_DIRECT) and right == 0:
             name = "right" if self.motion == MOTION_RIGHT else "inherited"
             raise BitstreamError(f"motion is {name!r}, but there is no right reference")
+        if self.refine and (self.motion < MOTION_DIRECT or right == 0):
+            raise BitstreamError("motion is refined, but there is none or no right reference")
         if self.motion_level and self.motion != MOTION_CODED:
             raise BitstreamError(f"motion_level {self.motion_level} without coded motion")
 
@@ -201,7 +205,7 @@ class FrameHeader:
             (int(coded), 1),
             (self.motion_level if coded else self.motion, 3),
             (int(self.residual), 1),
-            (0, 1),
+            (int(self.refine), 1),
             (self.qp, 6),
             (self.layer, 3),
             (self.position, 6),
@@ -228,8 +232,6 @@ class FrameHeader:
             raise BitstreamError(f"frame header has {len(data)} bytes, not {_INTER_BYTES}")
         bits = int.from_bytes(data[:_INTER_BYTES], "big")
         coded, mode = bool(bits >> 54 & 1), bits >> 51 & 7
-        if bits >> 49 & 1:
-            raise BitstreamError("the reserved bit of a frame header is set")
         if not coded and mode >= MOTION_CODED:
             raise BitstreamError(f"motion {mode} is not known")
         return cls(
@@ -237,6 +239,7 @@ class FrameHeader:
             motion=MOTION_CODED if coded else mode,
             residual=bool(bits >> 50 & 1),
             motion_level=mode if coded else 0,
+            refine=bool(bits >> 49 & 1),
             qp=bits >> 43 & 63,
             layer=bits >> 40 & 7,
             position=bits >> 34 & 63,

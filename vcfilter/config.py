@@ -18,20 +18,24 @@ class Preset:
     Args:
         motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
         free_modes: whether the modes that cost no bits (average, left, right) are tried.
-        flow_scale: motion is estimated at 1/flow_scale of the size (1 or 2).
+        flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
+        fit_rounds: Gauss-Newton steps after the search.
     """
 
     motion_levels: tuple[int, ...]
     free_modes: bool
     flow_scale: int
+    fit_rounds: int
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2),
-    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1),
-    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1),
-    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1),
-    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1),
+    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2, fit_rounds=0),
+    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, fit_rounds=1),
+    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, fit_rounds=2),
+    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, fit_rounds=4),
+    "veryslow": Preset(
+        motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, fit_rounds=8
+    ),
 }
 DEFAULT_PRESET = "medium"
 

@@ -297,15 +297,26 @@ class Encoder:
         if self._preset.free_modes and len(references) == 2:
             motions = [replace(plain, motion=MOTION_LEFT), replace(plain, motion=MOTION_RIGHT)]
         if len(references) == 2 and plain.layer > 1:
-            motions.append(replace(plain, motion=MOTION_DIRECT))
-        for level in self._preset.motion_levels:
-            motions.append(replace(plain, motion=MOTION_CODED, motion_level=level))
-        scale = self._preset.flow_scale
-        field = self._model.estimate_motion(coding_step(plain), x, references, scale)
-        for header in motions:
+            direct = replace(plain, motion=MOTION_DIRECT)
+            motions += [direct, replace(direct, refine=True)]
+        coded = [
+            replace(plain, motion=MOTION_CODED, motion_level=level)
+            for level in self._preset.motion_levels
+        ]
+        field = self._model.estimate_motion(
+            coding_step(plain), x, references, self._preset.flow_scale, self._preset.fit_rounds
+        )
+        promises = {}
+        for header in [*motions, *coded]:
             trial = self._try(header, x, references, field)
-            found.append((trial.promise, header))
+            promises[header] = trial.promise
             best = min(best, trial, key=lambda t: t.cost)
+        if len(references) == 2:
+            header = replace(min(coded, key=lambda h: promises[h]), refine=True)
+            trial = self._try(header, x, references, field)
+            promises[header] = trial.promise
+            best = min(best, trial, key=lambda t: t.cost)
+        found += [(promise, header) for header, promise in promises.items()]
         found.sort(key=lambda pair: pair[0])
         for _, header in found[: _residual_trials(self._preset)]:
             trial = self._try(replace(header, residual=True), x, references, field)

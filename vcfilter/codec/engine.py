@@ -39,6 +39,7 @@ def coding_step(header: FrameHeader) -> CodingStep:
         distances=header.distances,
         motion=MotionMode(header.motion),
         motion_level=header.motion_level,
+        refine=header.refine,
         residual=header.residual,
     )
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vcfilter.model.latent import EVERY, LatentModel, Step, checkerboard
 from vcfilter.model.layers import BLOCK, Branch, block_dct
+from vcfilter.model.refine import enlarge, moved
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
@@ -120,20 +121,9 @@ def inherited(moves: tuple[Tensor, Tensor], spans: Tensor, distances: Tensor) ->
     share = torch.where(fits[:, 1:], right / apart, -left / apart)  # from the picture to there
     over = known
     for _ in range(2):
-        grid = sampling_grid(over * (share / BLOCK)[:, :, None, None])
-        over = F.grid_sample(known, grid, "bilinear", "border", align_corners=False)
+        over = moved(known, over * (share / BLOCK)[:, :, None, None], "bilinear")
     parts = [over * (-left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
     return torch.cat([*parts, torch.zeros_like(over[:, :1])], dim=1)
-
-
-def sampling_grid(flow: Tensor) -> Tensor:
-    """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
-    rows, columns = flow.shape[-2:]
-    x = torch.arange(columns, device=flow.device, dtype=flow.dtype)
-    y = torch.arange(rows, device=flow.device, dtype=flow.dtype)
-    gx = (flow[:, 0] + x) * (2.0 / columns) + (1.0 / columns - 1.0)
-    gy = (flow[:, 1] + y[:, None]) * (2.0 / rows) + (1.0 / rows - 1.0)
-    return torch.stack([gx, gy], dim=-1)
 
 
 def warp(planes: tuple[Tensor, Tensor, Tensor], flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,12 +132,8 @@ def warp(planes: tuple[Tensor, Tensor, Tensor], flow: Tensor) -> tuple[Tensor, T
     A sample at p takes the reference at p + flow(p); outside the picture its border repeats.
     """
     y, u, v = planes
-    full = F.interpolate(flow, scale_factor=BLOCK, mode="bilinear", align_corners=False)
-    half = F.interpolate(flow, scale_factor=BLOCK // 2, mode="bilinear", align_corners=False) / 2
-    luma = F.grid_sample(y, sampling_grid(full), "bicubic", "border", align_corners=False)
-    chroma = F.grid_sample(
-        torch.cat([u, v], dim=1), sampling_grid(half), "bilinear", "border", align_corners=False
-    )
+    luma = moved(y, enlarge(flow, BLOCK), "bicubic")
+    chroma = moved(torch.cat([u, v], dim=1), enlarge(flow, BLOCK // 2) / 2, "bilinear")
     return luma, chroma[:, :1], chroma[:, 1:]
 
 
@@ -156,8 +142,7 @@ def blend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """left + alpha * (right - left), alpha = (1 + weight) / 2 with weight (B, 1, h, w) smooth."""
     alpha = (weight + 1) / 2
-    full = F.interpolate(alpha, scale_factor=BLOCK, mode="bilinear", align_corners=False)
-    half = F.interpolate(alpha, scale_factor=BLOCK // 2, mode="bilinear", align_corners=False)
+    full, half = enlarge(alpha, BLOCK), enlarge(alpha, BLOCK // 2)
     y, u, v = (a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True))
     return y, u, v
 
@@ -219,18 +204,16 @@ def smooth(flow: Tensor, weight: Tensor) -> Tensor:
 
 
 def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Blend in -1 ... 1 per block by least squares, and what errors in it cost.
+    """Blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
 
     Args:
         x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
 
     Returns:
-        (B, 1, H/8, W/8) each. The cost is in the units of `texture`: squared error per squared
-        error of the blend times BLEND_SHARE; an error of displacement counts for one reference,
-        which has half the weight, so a quarter.
+        (B, 1, H/8, W/8) each: the blend, and the mean squared half difference of left and right.
     """
     apart = (right - left) / 2
     middle = (right + left) / 2
     gain = F.avg_pool2d(apart * (x - middle), BLOCK)
     energy = F.avg_pool2d(apart**2, BLOCK)
-    return (gain / (energy + 4.0)).clamp(-1, 1), energy * (4 / BLEND_SHARE**2)
+    return (gain / (energy + 4.0)).clamp(-1, 1), energy

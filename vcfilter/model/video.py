@@ -27,12 +27,14 @@ from vcfilter.model.keyframe import ImageCodec
 from vcfilter.model.latent import DECAY, lowest_table
 from vcfilter.model.layers import ALIGN, CHANNELS, context, quantiser_step, to_blocks, to_planes
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
+from vcfilter.model.refine import fit, refine
 
 CHROMA_WEIGHT = 1.5  # weight of a chroma plane's squared error: what 6:1:1 PSNR gives on real video
 # A displacement's error e costs about 16 e^2 times the mean squared gradient in squared error per
 # grid position, if nothing mends it; the residual mends most of it, hence a multiple of 1/16
 # (8 times was near the optimum on three development clips, at fine and coarse qp).
 MOTION_LAMBDA = 8.0 / 16.0
+REFINE_LEVEL = 5  # what `refine` takes motion's error for, coded or inherited
 Planes = tuple[Tensor, Tensor, Tensor]
 
 
@@ -56,6 +58,7 @@ class CodingStep:
         layer: temporal layer, 0 for keyframes, 1 to 7 for inter frames.
         distances: display distances to the left and right reference; right 0 = left one only.
         motion: how references are moved; motion_level: precision of coded motion, 0 (finest) to 7.
+        refine: whether motion, inherited or coded, is corrected by comparing the references.
         residual: whether a latent residual is coded; without it the prediction is the picture.
     """
 
@@ -65,6 +68,7 @@ class CodingStep:
     distances: tuple[int, int] = (0, 0)
     motion: MotionMode = MotionMode.NONE
     motion_level: int = 0
+    refine: bool = False
     residual: bool = True
 
 
@@ -119,13 +123,14 @@ class Conditions:
     layer: Tensor
     distances: Tensor
     level: Tensor
+    refine: bool = False
 
     @classmethod
     def of(cls, steps: Sequence[CodingStep], device: torch.device) -> Conditions:
         """Tensors on a device from steps."""
         rows = [[s.qp, s.layer, *s.distances, s.motion_level] for s in steps]
         table = torch.tensor(rows, device=device)
-        return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4])
+        return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], steps[0].refine)
 
 
 class VideoNet(nn.Module):
@@ -229,6 +234,7 @@ class VideoNet(nn.Module):
     ) -> tuple[Reference, Planes]:
         """Code inter frames: (reconstruction, prediction before the residual)."""
         left, right = references
+        base, ctx = self.conditions(given)
         field: Tensor | None = None
         motion_symbols = torch.zeros_like(left.motion_symbols)
         motion_activity = torch.zeros_like(left.motion_activity)
@@ -238,6 +244,10 @@ class VideoNet(nn.Module):
             assert field is not None
             coded_motion = self.field(given, estimate, references, field, coder)
             field, motion_symbols, motion_activity = coded_motion
+        if given.refine and field is not None:
+            known = moving.field_step(base, torch.full_like(given.level, REFINE_LEVEL))
+            luma = left.planes[0], right.planes[0]
+            field = refine(field, *luma, given.distances, known)
         moves = torch.zeros_like(left.moves) if field is None else field[:, :4]
         motion = motion_symbols, motion_activity, moves, given.distances
         predicted, moved_left, moved_right = self.predict(mode, references, field, given.distances)
@@ -248,7 +258,6 @@ class VideoNet(nn.Module):
             symbols = torch.zeros_like(faded)
             planes = clamp(predicted)
             return Reference(planes, symbols, faded, *motion), predicted
-        base, ctx = self.conditions(given)
         y_interp = self.image.analyse(to_blocks(*predicted), base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
         y_predicted = self.prediction(y_interp, apart, base, ctx)
@@ -288,9 +297,17 @@ def direct_motion(references: tuple[Reference, Reference], distances: Tensor) ->
 
 
 def estimate_motion(
-    x: Planes, references: tuple[Reference, Reference], distances: Tensor, scale: int
+    x: Planes,
+    references: tuple[Reference, Reference],
+    distances: Tensor,
+    scale: int,
+    rounds: int = 2,
 ) -> MotionField:
-    """Dense motion from x to both references and the blend that fits them best."""
+    """Dense motion from x to both references and the blend that fits them best.
+
+    Args:
+        scale: the search works at 1/scale of the size. rounds: Gauss-Newton steps after it.
+    """
     left, right = references
     start = direct_motion(references, distances)
     flow_left = moving.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
@@ -301,9 +318,12 @@ def estimate_motion(
     flow_right = moving.estimate_flow(x[0], right.planes[0], scale, start[:, 2:4])
     moved_left = moving.warp(left.planes, flow_left)[0]
     moved_right = moving.warp(right.planes, flow_right)[0]
-    weight, apart = moving.estimate_blend(x[0], moved_left, moved_right)
+    weight, energy = moving.estimate_blend(x[0], moved_left, moved_right)
     field = torch.cat([flow_left, flow_right, weight], dim=1)
-    return MotionField(field, moving.texture(x[0]), apart)
+    if rounds:
+        field, energy = fit(x[0], left.planes[0], right.planes[0], field, rounds)
+    # An error of displacement counts for one reference, which has half the weight: a quarter.
+    return MotionField(field, moving.texture(x[0]), energy * (4 / moving.BLEND_SHARE**2))
 
 
 class VideoModel:
@@ -371,11 +391,16 @@ class VideoModel:
 
     @torch.inference_mode()
     def estimate_motion(
-        self, step: CodingStep, x: Picture, references: Sequence[Reference], flow_scale: int = 1
+        self,
+        step: CodingStep,
+        x: Picture,
+        references: Sequence[Reference],
+        flow_scale: int = 1,
+        rounds: int = 2,
     ) -> MotionField:
         """Motion from a picture to its references (encoder only)."""
         distances = torch.tensor([step.distances], device=self.device)
-        return estimate_motion(x.planes, pair(references), distances, flow_scale)
+        return estimate_motion(x.planes, pair(references), distances, flow_scale, rounds)
 
     @torch.inference_mode()
     def code(
