@@ -198,11 +198,12 @@ def _leave(process: subprocess.Popen[bytes] | None) -> bool:
     """End a process that has not ended soon; returns whether it had to be stopped."""
     if process is None:
         return False
-    for stop in (lambda: None, process.terminate, process.kill):
-        stop()
+    for stop in (None, process.terminate, process.kill):
+        if stop is not None:
+            stop()
         try:
             process.wait(_LEAVE_SECONDS)
-            return stop == process.terminate or stop == process.kill
+            return stop is not None
         except subprocess.TimeoutExpired:
             continue
     return True

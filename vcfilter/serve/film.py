@@ -1,0 +1,321 @@
+"""One film that is served: what is in it, and the decoded pictures of its segments."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from av.video.frame import VideoFrame
+
+from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.errors import BitstreamError, MediaError
+from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.serve.steps import STEPS, Speedometer, Step
+from vcfilter.serve.work import StoppedError
+from vcfilter.stream.container import open as open_film
+from vcfilter.stream.reader import DecoderOptions
+
+SEGMENT_SECONDS = Fraction(1)
+"""A segment for the browser ends at the first keyframe after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodedFrame:
+    """One packet of the picture track.
+
+    Args:
+        pts: in ticks of the film.
+        size: bytes.
+        kind: KEY or INTER; a damaged packet counts as INTER at layer 0.
+        layer: temporal layer.
+        qp: quantiser parameter; -1 of a damaged packet.
+        needs_next: it may refer to the keyframe that follows its segment.
+    """
+
+    pts: int
+    size: int
+    kind: FrameKind
+    layer: int
+    qp: int
+    needs_next: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A part of the film that is decoded and handed over at once.
+
+    Args:
+        first, end: indices of its frames in Film.frames.
+        start, stop: seconds on the page's clock, which begins with the first picture.
+        size: bytes of its packets.
+    """
+
+    first: int
+    end: int
+    start: Fraction
+    stop: Fraction
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """The film's first audio stream.
+
+    Args:
+        index: of the stream in the file.
+        codec: FFmpeg's name.
+        rate: samples per second.
+        frame_size: samples per packet; 0 unknown or variable.
+        first_pts: of its first packet, in ticks of time_base.
+        time_base: seconds per tick.
+    """
+
+    index: int
+    codec: str
+    rate: int
+    frame_size: int
+    first_pts: int
+    time_base: Fraction
+
+
+class Film:
+    """A film's index, made in one pass over its packets, without decoding.
+
+    Args:
+        path: of the file.
+        options: how it is decoded.
+        original: what it was coded from, for comparisons.
+
+    Attributes:
+        frames: the packets of the picture track, in display order.
+        segments: what browsers ask for.
+        speed: what decoding cost so far.
+
+    Raises:
+        MediaError: it cannot be read or holds no keyframe.
+    """
+
+    def __init__(self, path: Path, options: DecoderOptions, *, original: Path | None) -> None:
+        self.path = path
+        self.original = original
+        self.speed = Speedometer()
+        self._options = options
+        status = path.stat()
+        told = f"{path}:{status.st_mtime_ns}:{status.st_size}"
+        self.key = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        self.frames: list[CodedFrame] = []
+        self.sound: Sound | None = None
+        with open_film(str(path), options=options) as container:
+            stream = container.streams.video[0]
+            sounds = container.streams.audio[:1]
+            self.time_base = stream.time_base
+            self.rate = stream.average_rate
+            self._header = _header(stream.info.extradata)
+            end = 0
+            for packet in container.demux(stream, *sounds):
+                content = packet.content
+                if content is None or content.pts is None:
+                    continue
+                if packet.stream is not stream:
+                    if self.sound is None:
+                        info = packet.stream.info
+                        self.sound = Sound(
+                            index=info.index,
+                            codec=info.codec,
+                            rate=info.sample_rate,
+                            frame_size=info.frame_size,
+                            first_pts=content.pts,
+                            time_base=content.time_base,
+                        )
+                    continue
+                self.frames.append(self._coded(content.data, content.pts))
+                end = content.pts + content.duration
+        while self.frames and self.frames[0].kind is not FrameKind.KEY:
+            del self.frames[0]  # nothing to decode them from
+        if not self.frames or self._header is None:
+            raise MediaError(f"{path.name} has no keyframe that can be read")
+        last = self.frames[-1].pts
+        if len(self.frames) > 1:
+            step = (last - self.frames[0].pts) / (len(self.frames) - 1)
+        else:
+            step = float(1 / ((self.rate or 25) * self.time_base))
+        self._end = end if end > last else last + max(1, round(step))
+        self._pts = [frame.pts for frame in self.frames]
+        self.origin = self._pts[0] * self.time_base
+        self.segments = self._cut()
+
+    @property
+    def header(self) -> SequenceHeader:
+        """The sequence header of the first keyframe."""
+        assert self._header is not None
+        return self._header
+
+    @property
+    def video_format(self) -> VideoFormat:
+        """What the pictures are."""
+        return self.header.video_format
+
+    @property
+    def seconds(self) -> Fraction:
+        """How long it plays."""
+        return self.segments[-1].stop
+
+    @property
+    def keyframe_distance(self) -> int:
+        """Frames between keyframes at most."""
+        keys = [i for i, frame in enumerate(self.frames) if frame.kind is FrameKind.KEY]
+        return max(b - a for a, b in pairwise([*keys, len(self.frames)]))
+
+    @property
+    def frames_per_second(self) -> float:
+        """On average."""
+        return len(self.frames) / float(self.seconds)
+
+    def time_of(self, index: int) -> Fraction:
+        """When a frame is shown, in seconds on the page's clock."""
+        pts = self._pts[index] if index < len(self._pts) else self._end
+        return pts * self.time_base - self.origin
+
+    def frame_at(self, seconds: float) -> int:
+        """Index of the frame that is shown at a time."""
+        ticks = (Fraction(seconds) + self.origin) / self.time_base + Fraction(1, 2)
+        return max(0, bisect_right(self._pts, ticks) - 1)
+
+    def segment_of(self, frame: int) -> int:
+        """Number of the segment that a frame belongs to."""
+        return bisect_right([segment.first for segment in self.segments], frame) - 1
+
+    def kept(self, number: int, step: Step) -> list[int]:
+        """Indices of the frames of a segment that are shown in a step.
+
+        Frames of the deepest temporal layers are left out first: no other frame needs them.
+        Keyframes alone are thinned out evenly.
+        """
+        segment = self.segments[number]
+        kept = list(range(segment.first, segment.end))
+        most = max(1.0, step.share * len(kept))
+        layer = max(self.frames[i].layer for i in kept)
+        while len(kept) > most and layer > 0:
+            kept = [i for i in kept if self.frames[i].layer < layer]
+            layer -= 1
+        return kept[:: ceil(len(kept) / most)]
+
+    def rate_of(self, step: Step) -> float:
+        """Frames per second that a step shows, on average."""
+        if step.share == 1:
+            return self.frames_per_second
+        count = sum(len(self.kept(number, step)) for number in range(len(self.segments)))
+        return count / float(self.seconds)
+
+    def speeds(self) -> dict[str, float | None]:
+        """Seconds of film per second of work, of each step."""
+        return {step.name: self.speed.speed(step, self.rate_of(step)) for step in STEPS}
+
+    def pictures(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """The pictures of a segment: (index of the frame, picture).
+
+        Args:
+            stopped: asked between packets; StoppedError is raised where it says yes.
+
+        Raises:
+            StoppedError: it was given up.
+            MediaError: the file cannot be read any more.
+        """
+        segment = self.segments[number]
+        wanted = {self._pts[i]: i for i in self.kept(number, step)}
+        with open_film(str(self.path), options=self._options) as container:
+            stream = container.streams.video[0]
+            container.seek(self._pts[segment.first], stream=stream)
+            for picture in self._decode(container, stream, segment, wanted, stopped):
+                index = wanted.pop(picture.pts, None) if picture.pts is not None else None
+                if index is not None:
+                    yield index, picture
+
+    def _decode(
+        self,
+        container: Any,
+        stream: Any,
+        segment: Segment,
+        wanted: dict[int, int],
+        stopped: Callable[[], bool],
+    ) -> Iterator[VideoFrame]:
+        wanted_pts = set(wanted)
+        needs_next = any(frame.needs_next for frame in self.frames[segment.first : segment.end])
+        begin = self._pts[segment.first]
+        for packet in container.demux(stream):
+            if stopped():
+                raise StoppedError
+            if packet.pts is None:
+                break
+            if packet.pts < begin:
+                continue
+            behind = segment.end < len(self._pts) and packet.pts >= self._pts[segment.end]
+            if behind and not needs_next:
+                break
+            if behind or packet.pts in wanted_pts:
+                yield from stream.decode(packet)
+            if behind:
+                return
+        yield from stream.decode(None)
+
+    def _coded(self, data: bytes, pts: int) -> CodedFrame:
+        try:
+            info = PacketInfo.read(data)
+        except BitstreamError:
+            return CodedFrame(pts, len(data), FrameKind.INTER, 0, -1, False)
+        if self._header is None:
+            self._header = info.sequence
+        header = info.header
+        needs_next = header.kind is FrameKind.INTER and (header.segment_length in header.references)
+        return CodedFrame(pts, len(data), header.kind, header.layer, header.qp, needs_next)
+
+    def _cut(self) -> list[Segment]:
+        """Segments that begin at keyframes, each long enough to be worth a request."""
+        starts = [0]
+        for index, frame in enumerate(self.frames):
+            long_enough = self.time_of(index) - self.time_of(starts[-1]) >= SEGMENT_SECONDS
+            if frame.kind is FrameKind.KEY and long_enough:
+                starts.append(index)
+        ends = [*starts[1:], len(self.frames)]
+        return [
+            Segment(
+                first=first,
+                end=end,
+                start=self.time_of(first),
+                stop=self.time_of(end),
+                size=sum(frame.size for frame in self.frames[first:end]),
+            )
+            for first, end in zip(starts, ends, strict=True)
+        ]
+
+
+def measured(
+    pictures: Iterator[tuple[int, VideoFrame]], cost: list[float]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """The same pictures; cost[0] grows by the seconds that each took to decode."""
+    while True:
+        began = time.perf_counter()
+        try:
+            item = next(pictures)
+        except StopIteration:
+            cost[0] += time.perf_counter() - began
+            return
+        cost[0] += time.perf_counter() - began
+        yield item
+
+
+def _header(extradata: bytes) -> SequenceHeader | None:
+    try:
+        return SequenceHeader.read(extradata)
+    except BitstreamError:
+        return None

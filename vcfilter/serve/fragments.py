@@ -1,0 +1,310 @@
+"""Segments for browsers: fragmented MP4 with H.264 and the film's sound, through PyAV.
+
+Each segment is made on its own, with an encoder of its own, and carries its time: any of them can
+follow any other, in any quality.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+from vcfilter.errors import MediaError
+from vcfilter.serve.film import Film, Segment, Sound, measured
+from vcfilter.serve.steps import Step
+from vcfilter.serve.work import StoppedError
+from vcfilter.stream.grid import Grid
+from vcfilter.stream.source import media_url, reason_of
+
+VIDEO_TYPE, AUDIO_TYPE = "video/mp4", "audio/mp4"
+COPIED_SOUND = ("aac", "opus", "flac")
+"""Sound that browsers play from MP4: copied byte for byte. All other is coded as FLAC, without
+loss."""
+
+_CLOCK = Fraction(1, 90000)
+# Times as they are: without the last two the muxer would let each segment begin at zero.
+_MP4 = {
+    "movflags": "empty_moov+default_base_moof+frag_discont",
+    "avoid_negative_ts": "disabled",
+    "use_editlist": "0",
+}
+_X264 = {"preset": "superfast", "crf": "17", "bf": "0", "g": "9999", "sc_threshold": "0"}
+_CHUNK_SAMPLES = 4096
+_LEAD_SECONDS = Fraction(1, 2)  # decoders of sound need some packets to settle
+_FLAC_FORMATS = {True: "s16", False: "s32"}  # by whether 16 bits hold all there is
+_SIXTEEN_BITS = ("u8", "u8p", "s16", "s16p")
+
+
+def display_size(film: Film, step: Step) -> tuple[int, int]:
+    """Width and height that a step shows; H.264 needs even ones."""
+    fmt = film.video_format
+    sides = (fmt.width, fmt.height) if fmt.rotation % 180 == 0 else (fmt.height, fmt.width)
+    width, height = (max(16, (side + 2 * step.scale - 1) // (2 * step.scale) * 2) for side in sides)
+    return width, height
+
+
+def video_init(film: Film, step: Step) -> bytes:
+    """What a browser needs before the first picture segment of a step: ftyp and moov."""
+    file = io.BytesIO()
+    with _picture_track(film, step, file) as (container, _):
+        container.start_encoding()
+    return _boxes(file.getvalue(), (b"ftyp", b"moov"))
+
+
+def video_segment(film: Film, number: int, step: Step, stopped: Callable[[], bool]) -> bytes:
+    """The pictures of one segment: moof and mdat. What they cost goes to the film's speedometer."""
+    began = time.perf_counter()
+    cost = [0.0]
+    file = io.BytesIO()
+    count = 0
+    kept = film.kept(number, step)
+    stop = dict(zip(kept, [*kept[1:], film.segments[number].end], strict=True))
+    lengths: dict[int, int] = {}
+
+    def encode(container: Any, stream: Any, picture: VideoFrame | None) -> None:
+        for packet in stream.encode(picture):
+            packet.duration = lengths.get(packet.pts, packet.duration)
+            container.mux(packet)
+
+    with _picture_track(film, step, file) as (container, stream):
+        scale = _Scaler(film, step)
+        for index, picture in measured(film.pictures(number, step, stopped), cost):
+            shown = scale(picture)
+            pts, end = (round(film.time_of(i) / _CLOCK) for i in (index, stop[index]))
+            lengths[pts] = max(1, end - pts)
+            shown.pts, shown.time_base, shown.duration = pts, _CLOCK, lengths[pts]
+            shown.pict_type = 0
+            encode(container, stream, shown)
+            count += 1
+            if stopped():
+                raise StoppedError
+        if count:
+            encode(container, stream, None)
+    film.speed.add(step, count, cost[0], time.perf_counter() - began - cost[0])
+    return _boxes(file.getvalue(), (b"moof", b"mdat"))
+
+
+def video_codec(init: bytes) -> str:
+    """The codec as MSE and HLS name it ("avc1.64000d"), from the init segment."""
+    place = init.find(b"avcC")
+    if place < 0:
+        raise MediaError("the encoder gave no H.264 configuration")
+    return f"avc1.{init[place + 5 : place + 8].hex()}"
+
+
+def sound_codec(sound: Sound) -> str:
+    """The codec as MSE and HLS name it."""
+    return {"aac": "mp4a.40.2", "opus": "opus"}.get(sound.codec, "flac")
+
+
+def sound_init(film: Film) -> bytes:
+    """What a browser needs before the first sound segment."""
+    return _boxes(_sound(film, None), (b"ftyp", b"moov"))
+
+
+def sound_segment(film: Film, number: int, stopped: Callable[[], bool]) -> bytes:
+    """The sound of one segment: moof and mdat; empty where the film is silent there."""
+    del stopped  # it is over at once
+    return _boxes(_sound(film, film.segments[number]), (b"moof", b"mdat"))
+
+
+class _picture_track:
+    """An MP4 file in memory with one H.264 track, closed at the end of the block."""
+
+    def __init__(self, film: Film, step: Step, file: io.BytesIO) -> None:
+        fmt = film.video_format
+        self._container = av.open(file, "w", format="mp4", options=dict(_MP4))
+        stream = self._container.add_stream("libx264", options=dict(_X264))
+        stream.width, stream.height = display_size(film, step)
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = stream.time_base = _CLOCK
+        context.framerate = Fraction(film.frames_per_second).limit_denominator(1001)
+        num, den = fmt.sample_aspect_ratio
+        if num:
+            aspect = Fraction(num, den)
+            context.sample_aspect_ratio = aspect if fmt.rotation % 180 == 0 else 1 / aspect
+        context.colorspace, context.color_range = fmt.colorspace, fmt.color_range
+        context.color_primaries, context.color_trc = fmt.color_primaries, fmt.color_trc
+        self._stream = stream
+
+    def __enter__(self) -> tuple[Any, Any]:
+        return self._container, self._stream
+
+    def __exit__(self, *exception: object) -> None:
+        self._container.close()
+
+
+class _Scaler:
+    """Pictures as they are shown: turned, scaled to the step's size, 8 bit."""
+
+    def __init__(self, film: Film, step: Step) -> None:
+        self._size = display_size(film, step)
+        self._rotation = film.video_format.rotation
+        self._graph: Graph | None = None
+
+    def __call__(self, picture: VideoFrame) -> VideoFrame:
+        wanted = (picture.width, picture.height) == self._size and not self._rotation
+        if wanted and picture.format.name == "yuv420p":
+            return picture
+        if self._graph is None:
+            self._graph = self._make(picture)
+        self._graph.push(picture)
+        shown = self._graph.pull()
+        assert isinstance(shown, VideoFrame)
+        return shown
+
+    def _make(self, picture: VideoFrame) -> Graph:
+        width, height = self._size
+        turn = {90: [("transpose", "clock")], 270: [("transpose", "cclock")]}
+        turn[180] = [("hflip", ""), ("vflip", "")]
+        steps = [*turn.get(self._rotation, []), ("scale", f"{width}:{height}:flags=bicubic")]
+        graph = Graph()
+        nodes = [
+            graph.add_buffer(
+                width=picture.width,
+                height=picture.height,
+                format=picture.format,
+                time_base=picture.time_base or _CLOCK,
+            )
+        ]
+        nodes += [graph.add(name, args) for name, args in [*steps, ("format", "yuv420p")]]
+        nodes.append(graph.add("buffersink"))
+        for before, after in itertools.pairwise(nodes):
+            before.link_to(after)
+        graph.configure()
+        return graph
+
+
+def _sound(film: Film, segment: Segment | None) -> bytes:
+    """An MP4 file with the sound of one segment; of None with no sound at all."""
+    sound = film.sound
+    assert sound is not None
+    file = io.BytesIO()
+    try:
+        with (
+            av.open(media_url(str(film.path))) as source,
+            av.open(file, "w", format="mp4", options=dict(_MP4)) as target,
+        ):
+            if sound.codec in COPIED_SOUND:
+                _copy(source, target, film, sound, segment)
+            else:
+                _code(source, target, film, sound, segment)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(f"the sound of {film.path.name} fails: {reason_of(error)}") from error
+    return file.getvalue()
+
+
+def _copy(source: Any, target: Any, film: Film, sound: Sound, segment: Segment | None) -> None:
+    """Packets as they are, their times put back onto the grid of their lengths."""
+    stream = source.streams[sound.index]
+    out = target.add_stream_from_template(stream)
+    base = Fraction(1, sound.rate)
+    out.time_base = base
+    target.start_encoding()
+    if segment is None:
+        return
+    grid = None
+    if sound.frame_size:
+        grid = Grid.over(sound.time_base, Fraction(sound.rate, sound.frame_size))
+    if grid:
+        grid.place(sound.first_pts, 0)
+    for packet in _packets(source, stream, film, segment):
+        if packet.pts is None or not packet.size:
+            continue
+        ticks, unit = packet.pts, Fraction(packet.time_base)
+        length = packet.duration
+        if grid:
+            (ticks, length), unit = grid.place(ticks, length), grid.time_base
+        seconds = ticks * unit - film.origin
+        if seconds >= segment.stop:
+            break
+        if seconds < segment.start:
+            continue
+        packet.time_base = base
+        packet.pts = packet.dts = round(seconds / base)
+        packet.duration = round(length * unit / base)
+        packet.stream = out
+        target.mux(packet)
+
+
+def _code(source: Any, target: Any, film: Film, sound: Sound, segment: Segment | None) -> None:
+    """Decoded and coded as FLAC, exactly the samples from the segment's start to its end."""
+    stream = source.streams[sound.index]
+    context = stream.codec_context
+    sample_format = _FLAC_FORMATS[context.format.name in _SIXTEEN_BITS]
+    out = target.add_stream("flac", rate=sound.rate, layout=context.layout.name)
+    out.codec_context.format = sample_format
+    out.time_base = Fraction(1, sound.rate)
+    target.start_encoding()
+    if segment is None:
+        return
+    first, end = (round(t * sound.rate) for t in (segment.start, segment.stop))
+    channels = context.layout.nb_channels
+    dtype = np.int16 if sample_format == "s16" else np.int32
+    samples = np.zeros((end - first, channels), dtype)
+    filled = 0
+    resampler = AudioResampler(format=sample_format, layout=context.layout.name, rate=sound.rate)
+    for frame in _sounds(source, stream, film, segment):
+        if frame.pts is None or frame.time_base is None:
+            continue
+        begin = round((frame.pts * frame.time_base - film.origin) * sound.rate) - first
+        for part in resampler.resample(frame):
+            values = part.to_ndarray().reshape(-1, channels)
+            low, high = max(0, begin), min(len(samples), begin + len(values))
+            if low < high:
+                samples[low:high] = values[low - begin : high - begin]
+                filled = max(filled, high)
+            begin += len(values)
+        if begin >= len(samples):
+            break
+    for start in range(0, filled, _CHUNK_SAMPLES):
+        chunk = samples[start : min(start + _CHUNK_SAMPLES, filled)].reshape(1, -1)
+        coded = AudioFrame.from_ndarray(chunk, sample_format, context.layout.name)
+        coded.sample_rate, coded.time_base = sound.rate, Fraction(1, sound.rate)
+        coded.pts = first + start
+        target.mux(out.encode(coded))
+    if filled:
+        target.mux(out.encode(None))
+
+
+def _packets(source: Any, stream: Any, film: Film, segment: Segment) -> Iterator[Any]:
+    """The sound's packets from somewhat before the segment on."""
+    begin = max(Fraction(0), segment.start + film.origin - _LEAD_SECONDS)
+    if segment.start > 0:
+        source.seek(int(begin * av.time_base))
+    yield from source.demux(stream)
+
+
+def _sounds(source: Any, stream: Any, film: Film, segment: Segment) -> Iterator[AudioFrame]:
+    for packet in _packets(source, stream, film, segment):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue  # silence there
+
+
+def _boxes(data: bytes, wanted: tuple[bytes, ...]) -> bytes:
+    """The boxes of these types, one after another."""
+    found = []
+    place = 0
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        if size < 8:
+            break
+        if data[place + 4 : place + 8] in wanted:
+            found.append(data[place : place + size])
+        place += size
+    return b"".join(found)

@@ -1,0 +1,122 @@
+"""Work that is done while somebody waits for it, once for all who do, and dropped otherwise."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+Run = Callable[[Callable[[], bool]], bytes]
+"""What makes a result; it calls its argument between frames and raises StoppedError when that says
+that nobody waits any longer."""
+
+
+class StoppedError(Exception):
+    """The work was given up because nobody waits for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One piece of work.
+
+    Attributes:
+        key: what it makes; the same for all who ask for the same.
+        future: the result, once it is there.
+        waiting: how many wait for it.
+        cached: it was there before it was asked for.
+    """
+
+    key: Hashable
+    run: Run
+    future: Future[bytes] = field(default_factory=Future)
+    waiting: int = 0
+    cached: bool = False
+
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits any longer."""
+        return self.waiting == 0
+
+
+class WorkQueue:
+    """Does one piece of work at a time in a thread of its own, and keeps the latest results.
+
+    The networks use all cores already: two at a time would only make both slower.
+
+    Args:
+        cache_bytes: of results that are kept.
+        name: the thread's name.
+    """
+
+    def __init__(self, cache_bytes: int, name: str) -> None:
+        self._cache_bytes = cache_bytes
+        self._cache: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._size = 0
+        self._open: dict[Hashable, Work] = {}
+        self._lock = threading.Lock()
+        self._order = itertools.count()
+        self._queue: queue.PriorityQueue[tuple[int, int, Work]] = queue.PriorityQueue()
+        self.done = 0
+        threading.Thread(target=self._loop, name=name, daemon=True).start()
+
+    def ask(self, key: Hashable, run: Run, urgency: int = 0) -> Work:
+        """Ask for a result; leave() must follow, whether it was waited for or not.
+
+        Args:
+            urgency: lower comes first.
+        """
+        with self._lock:
+            kept = self._cache.get(key)
+            if kept is not None:
+                self._cache.move_to_end(key)
+                work = Work(key, run, waiting=1, cached=True)
+                work.future.set_result(kept)
+                return work
+            found = self._open.get(key)
+            if found is not None:
+                found.waiting += 1
+                return found
+            work = self._open[key] = Work(key, run, waiting=1)
+            self._queue.put((urgency, next(self._order), work))
+            return work
+
+    def leave(self, work: Work) -> None:
+        """Wait no longer; what nobody waits for is stopped, or not begun."""
+        with self._lock:
+            work.waiting -= 1
+            if work.is_unwanted() and self._open.get(work.key) is work:
+                del self._open[work.key]
+
+    def _loop(self) -> None:
+        while True:
+            work = self._queue.get()[2]
+            if work.is_unwanted():
+                work.future.cancel()
+                continue
+            try:
+                result = work.run(work.is_unwanted)
+            except StoppedError:
+                self._close(work, None)
+                work.future.cancel()
+                continue
+            except BaseException as error:
+                self._close(work, None)
+                work.future.set_exception(error)
+                continue
+            self._close(work, result)
+            work.future.set_result(result)
+
+    def _close(self, work: Work, result: bytes | None) -> None:
+        with self._lock:
+            self.done += 1
+            if self._open.get(work.key) is work:
+                del self._open[work.key]
+            if result is None or len(result) > self._cache_bytes:
+                return
+            self._cache[work.key] = result
+            self._size += len(result)
+            while self._size > self._cache_bytes:
+                self._size -= len(self._cache.popitem(last=False)[1])
