@@ -119,6 +119,10 @@ class Stream(ABC):
     def _code(self, waiting: _Waiting) -> None:
         """Code one packet or frame, or what is left at the end, and answer."""
 
+    @abstractmethod
+    def _forget(self) -> None:
+        """Let codec and memory go now, not when the garbage collector comes by."""
+
     def _put(self, waiting: _Waiting) -> None:
         with self._changed:
             if self._closed:
@@ -147,6 +151,7 @@ class Stream(ABC):
                 self._channel.send(Kind.FAILED, self.number, struct.pack("<i", status) + text)
         finally:
             self.close()
+            self._forget()
 
     def _done(self, epoch: int, lost: int, ahead: int, error: Exception | None) -> None:
         status, text = (Status.OK, b"") if error is None else _failure(error)
@@ -162,7 +167,7 @@ class DecoderStream(Stream):
         self._extradata = extradata
         self._epoch = 0  # of the newest packet
         self._decoding = 0  # of the packet in the decoder
-        self._decoder: Decoder
+        self._decoder: Decoder | None = None
         self._frames: SharedFrames | None = None
         self._free: set[int] = set()
         self._format: VideoFormat | None = None  # that the client knows
@@ -184,6 +189,8 @@ class DecoderStream(Stream):
         elif message.kind is Kind.RELEASE:
             (slot,) = struct.unpack("<I", message.body)
             with self._changed:
+                if self._closed:
+                    return
                 if self._frames is None or slot >= self._frames.count or slot in self._free:
                     raise ProtocolError(f"slot {slot} was released, which nobody held")
                 self._free.add(slot)
@@ -195,11 +202,12 @@ class DecoderStream(Stream):
         from vcfilter.codec import Decoder
 
         self._decoder = Decoder(self._extradata or None, model=self._model())
-        self._tell_format()
+        self._tell_format(self._decoder.video_format)
         self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._ahead))
 
     def _code(self, waiting: _Waiting) -> None:
         decoder = self._decoder
+        assert decoder is not None
         if waiting.epoch != self._decoding:
             decoder.reset()
             self._decoding = waiting.epoch
@@ -216,7 +224,7 @@ class DecoderStream(Stream):
         missing = decoder.dropped_missing_reference - missing
         for frame in frames:
             if frame.kind is FrameKind.KEY:  # what comes before it is of the segment before
-                self._tell_format()
+                self._tell_format(decoder.video_format)
             if not self._show(frame, waiting.epoch):
                 return
         # As many packets as two segments hold: one is decoded while the other one is shown.
@@ -227,8 +235,10 @@ class DecoderStream(Stream):
         if waiting.packet is None:
             self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", waiting.epoch))
 
-    def _tell_format(self) -> None:
-        found = self._decoder.video_format
+    def _forget(self) -> None:
+        self._decoder = self._frames = None
+
+    def _tell_format(self, found: VideoFormat | None) -> None:
         if found is None or found == self._format:
             return
         self._format = found
@@ -264,8 +274,8 @@ class EncoderStream(Stream):
         self._wish = wish  # format and settings as they came
         self._depth = 8
         self._ahead = 0
-        self._encoder: Encoder
-        self._frames: SharedFrames
+        self._encoder: Encoder | None = None
+        self._frames: SharedFrames | None = None
 
     def accept(self, message: Message) -> None:
         if message.kind is Kind.SEND_FRAME:
@@ -293,6 +303,7 @@ class EncoderStream(Stream):
         self._channel.send(Kind.OPENED, self.number, head + self._encoder.extradata)
 
     def _code(self, waiting: _Waiting) -> None:
+        assert self._encoder is not None
         frame = None if waiting.slot is None else self._take(waiting, waiting.slot)
         packets: list[Packet] = []
         error: Exception | None = None
@@ -308,8 +319,12 @@ class EncoderStream(Stream):
         if frame is None:
             self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", 0))
 
+    def _forget(self) -> None:
+        self._encoder = self._frames = None
+
     def _take(self, waiting: _Waiting, slot: int) -> Frame:
         """Copy a frame out of its slot: the encoder keeps it for a segment."""
+        assert self._frames is not None
         if slot >= self._frames.count:
             raise ProtocolError(f"there is no slot {slot}")
         y, u, v = (plane.copy() for plane in self._frames.planes(slot))

@@ -5,11 +5,12 @@
  *     decode PACKETS            a line per frame: pts, duration, key, format, hash of the samples
  *     encode FRAMES SETTINGS    packets to standard output, in the form of PACKETS
  *     seek PACKETS COUNT        COUNT packets, a flush, then all of them as decode does
- *     hold PACKETS              one frame, "ready" and its worker's children stay; then waits
- *     opens PACKETS COUNT       a stream opened and closed so often; -k: one stays open beside
+ *     hold PACKETS              one frame and "ready"; after a line on standard input the rest
+ *     opens PACKETS COUNT       a stream opened and closed so often; -k: one stays open beside, and
+ *                               each report waits for a line on standard input
  *     threads PACKETS COUNT     so many decoders at once in as many threads, one hash line each
- *     next PACKETS              after each failure another open, until one decodes
- *   -t: time limit; -x: without extradata; -k: see opens
+ *     next PACKETS              decode, which fails, and once more
+ *   -t: time limit; -x: without extradata; -k: see opens; -n: opens decodes nothing
  *
  * PACKETS: u32 size and bytes of the extradata, then per packet i64 pts, i64 duration, u8 key, u32
  * size, bytes. FRAMES: the eleven int32 of a VcfFormat, then per frame i64 pts, i64 duration and
@@ -32,7 +33,7 @@ typedef struct Input {
 } Input;
 
 static VcfWorkerOptions options;
-static int without_extradata, keep_one;
+static int without_extradata, keep_one, no_frames;
 
 static void give_up(const char *what)
 {
@@ -302,7 +303,7 @@ static int opens(Input *input, int count)
         VcfFrame frame;
         if (!stream)
             return 1;
-        while (vcf_receive_frame(stream, &frame) != VCF_OK)
+        while (!no_frames && vcf_receive_frame(stream, &frame) != VCF_OK)
             if (!next_packet(input, &packet) || vcf_send_packet(stream, &packet) != VCF_OK)
                 give_up("no frame came");
         vcf_close(&stream);
@@ -357,13 +358,15 @@ int main(int argc, char **argv)
     int option, status = 3;
     const char *command;
     Input input;
-    while ((option = getopt(argc, argv, "+t:xk")) != -1) {
+    while ((option = getopt(argc, argv, "+t:xkn")) != -1) {
         if (option == 't')
             options.timeout_ms = atoi(optarg);
         else if (option == 'x')
             without_extradata = 1;
         else if (option == 'k')
             keep_one = 1;
+        else if (option == 'n')
+            no_frames = 1;
         else
             return 2;
     }
