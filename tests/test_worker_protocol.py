@@ -1,0 +1,303 @@
+"""The worker's side of its protocol, message by message, without a process of its own."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+from synthetic import clip
+
+from vcfilter.codec import Encoder
+from vcfilter.config import EncoderOptions
+from vcfilter.errors import ConfigError
+from vcfilter.frames import VideoFormat
+from vcfilter.messages import Channel, Kind, ProtocolError, read_format, write_format
+from vcfilter.worker import Connection, Models, peer_uid
+from vcfilter.worker_streams import INBOX_MAX, parse_settings
+
+SMALL = VideoFormat(width=48, height=32)
+HELLO = b"VCFW" + struct.pack("<I", 1)
+
+
+class FakeModels(Models):
+    """Gives a model that can be made to take its time."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "cpu", 0)
+        self.given = FakeModel()
+        self.wait = 0.0
+        self.busy = False
+
+    def model(self) -> FakeModel:  # type: ignore[override]
+        end = time.monotonic() + self.wait
+        while time.monotonic() < end:
+            if not self.busy:
+                time.sleep(0.2)
+        return self.given
+
+
+class Client:
+    """The other end of a connection that is served in a thread."""
+
+    def __init__(self) -> None:
+        self.socket, served = socket.socketpair()
+        self.socket.settimeout(20)
+        self.models = FakeModels()
+        self.error: ProtocolError | None = None
+        self.descriptors: list[int] = []
+        self._thread = threading.Thread(target=self._serve, args=(served,))
+        self._thread.start()
+
+    def _serve(self, served: socket.socket) -> None:
+        try:
+            Connection(Channel(served), self.models).serve()
+        except ProtocolError as error:
+            self.error = error
+
+    def say(self, kind: int, stream: int = 0, body: bytes = b"") -> None:
+        self.socket.sendall(struct.pack("<IHHI", len(body), kind, 0, stream) + body)
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            space = socket.CMSG_SPACE(4)
+            part, extra, _, _ = self.socket.recvmsg(size - len(data), space)
+            for _, _, found in extra:
+                self.descriptors += array.array("i", found[: len(found) // 4 * 4])
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def hear(self) -> tuple[Kind, int, bytes]:
+        size, kind, zero, stream = struct.unpack("<IHHI", self._read(12))
+        assert zero == 0
+        return Kind(kind), stream, self._read(size)
+
+    def expect(self, kind: Kind) -> bytes:
+        found, _, body = self.hear()
+        assert found is kind, (found, body)
+        return body
+
+    def failure(self) -> str:
+        """What the worker says about nonsense; it has hung up then."""
+        with pytest.raises((EOFError, ConnectionError)):
+            while True:
+                self.hear()
+        self._thread.join(10)
+        assert self.error is not None
+        return str(self.error)
+
+    def close(self) -> None:
+        self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    made = Client()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def greeted(client: Client) -> Client:
+    client.say(Kind.HELLO, 0, HELLO)
+    assert client.expect(Kind.WELCOME)[:8] == HELLO
+    return client
+
+
+def test_a_decoder_from_the_first_to_the_last_message(greeted: Client) -> None:
+    """The conversation that docs/worker.md shows."""
+    encoder = Encoder(SMALL, EncoderOptions(keyint=3), model=FakeModel())
+    frames = clip(4, SMALL)
+    packets = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
+    greeted.say(Kind.OPEN_DECODER, 7, encoder.extradata)
+    assert read_format(greeted.expect(Kind.FORMAT)) == SMALL
+    count, slot_bytes, *places = struct.unpack("<8I", greeted.expect(Kind.MEMORY))
+    greeted.expect(Kind.OPENED)
+    (descriptor,) = greeted.descriptors
+    assert fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    with mmap.mmap(descriptor, count * slot_bytes, prot=mmap.PROT_READ) as memory:
+        for packet in packets:
+            head = struct.pack("<qqB", packet.pts, packet.duration, packet.is_keyframe)
+            greeted.say(Kind.SEND_PACKET, 7, head + packet.data)
+        greeted.say(Kind.DRAIN, 7)
+        shown, done = [], 0
+        while True:
+            kind, stream, body = greeted.hear()
+            assert stream == 7
+            if kind is Kind.DRAINED:
+                break
+            if kind is Kind.DONE:
+                done += 1
+                continue
+            assert kind is Kind.FRAME
+            epoch, slot, pts, _, key = struct.unpack("<IIqqB", body)
+            assert epoch == 0
+            shown.append((pts, key))
+            data = memory[slot * slot_bytes + places[0] :][: places[1] * 32]
+            luma = np.frombuffer(data, np.uint8).reshape(32, places[1])[:, :48]
+            assert np.abs(luma.astype(int) - frames[pts].y).mean() < 12
+            greeted.say(Kind.RELEASE, 7, struct.pack("<I", slot))
+    assert shown == [(0, 1), (1, 0), (2, 0), (3, 1)]
+    assert done == 5
+    greeted.say(Kind.CLOSE, 7)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ((Kind.OPEN_DECODER, 1, b""), "stream 1 was opened twice"),
+        ((Kind.SEND_PACKET, 1, b"short"), "SEND_PACKET is malformed"),
+        ((Kind.SEND_FRAME, 1, bytes(20)), "SEND_FRAME was sent to a decoder"),
+        ((Kind.RELEASE, 1, bytes(4)), "slot 0 was released, which nobody held"),
+        ((Kind.DRAIN, 2, b""), "DRAIN was sent to stream 2, not open"),
+        ((Kind.FRAME, 1, b""), "FRAME was sent to a decoder"),
+        ((77, 1, b""), "unknown kind 77"),
+    ],
+)
+def test_nonsense_ends_the_connection(
+    greeted: Client, message: tuple[int, int, bytes], reason: str
+) -> None:
+    greeted.say(Kind.OPEN_DECODER, 1)
+    greeted.expect(Kind.OPENED)
+    greeted.say(*message)
+    assert reason in greeted.failure()
+
+
+def test_absurd_lengths_are_not_read(greeted: Client) -> None:
+    greeted.socket.sendall(struct.pack("<IHHI", 0xFFFFFFFF, Kind.SEND_PACKET, 0, 1))
+    assert "4294967295 bytes" in greeted.failure()
+
+
+def test_a_stream_takes_only_so_much(greeted: Client) -> None:
+    greeted.models.wait = 3
+    greeted.say(Kind.OPEN_DECODER, 1)
+    for _ in range(INBOX_MAX + 1):
+        greeted.say(Kind.DRAIN, 1)
+    assert "messages wait on stream 1" in greeted.failure()
+
+
+def test_a_slot_that_is_none_ends_the_stream_alone(greeted: Client) -> None:
+    greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL))
+    greeted.expect(Kind.MEMORY)
+    greeted.expect(Kind.OPENED)
+    greeted.say(Kind.SEND_FRAME, 1, struct.pack("<Iqq", 1 << 20, 0, 0))
+    status, text = struct.unpack_from("<i", body := greeted.expect(Kind.FAILED))[0], body[4:]
+    assert (status, text) == (-8, b"there is no slot 1048576")
+    greeted.say(Kind.OPEN_DECODER, 2)
+    greeted.expect(Kind.OPENED)
+
+
+def test_an_error_of_the_codec_ends_the_stream_alone(greeted: Client) -> None:
+    encoder = Encoder(SMALL, EncoderOptions(), model=FakeModel())
+    (packet,) = [p for frame in [*clip(1, SMALL), None] for p in encoder.encode(frame)]
+    greeted.models.given.explode = RuntimeError("the device\nis gone")
+    greeted.say(Kind.OPEN_DECODER, 1)
+    greeted.expect(Kind.OPENED)
+    greeted.say(Kind.SEND_PACKET, 1, struct.pack("<qqB", 0, 0, 1) + packet.data)
+    body = greeted.expect(Kind.FAILED)
+    assert struct.unpack_from("<i", body)[0] == -8
+    assert body[4:] == b"RuntimeError: the device is gone"
+
+
+@pytest.mark.parametrize("body", [b"VCFW" + struct.pack("<I", 2), b"HTTP/1.1", b"VCF"])
+def test_other_clients_are_told_apart(client: Client, body: bytes) -> None:
+    client.say(Kind.HELLO, 0, body)
+    if body[:4] == b"VCFW":
+        assert client.expect(Kind.WELCOME)[:8] == HELLO  # so that it can tell its user
+        assert "version 2 of the protocol, this worker version 1" in client.failure()
+    else:
+        assert "does not speak" in client.failure()
+
+
+def test_who_works_shows_life_and_who_hangs_does_not(greeted: Client) -> None:
+    counts = []
+    for stream, busy in enumerate((True, False), 1):
+        greeted.models.wait, greeted.models.busy = 3.5, busy
+        greeted.say(Kind.OPEN_DECODER, stream)
+        kinds = [greeted.hear()[0]]
+        while kinds[-1] is not Kind.OPENED:
+            kinds.append(greeted.hear()[0])
+        counts.append(kinds.count(Kind.ALIVE))
+    assert counts[0] in (2, 3, 4)
+    assert counts[1] <= 1  # in the second that began while the first stream was at work
+
+
+def test_examples_of_the_documentation(client: Client) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "worker.md").read_text(encoding="utf-8")
+    hello, welcome = re.findall(r"(?m)^(?:[0-9a-f]{2} +)+[0-9a-f]{2}$", text)
+    client.socket.sendall(bytes.fromhex(hello))
+    assert client.hear() == (Kind.WELCOME, 0, bytes.fromhex(welcome)[12:])
+    assert bytes.fromhex(hello)[12:] == HELLO
+
+
+def test_the_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def load(weights: str | None, device: str, threads: int) -> FakeModel:
+        time.sleep(0.1)
+        loads.append((weights, device, threads))
+        return FakeModel()
+
+    monkeypatch.setattr("vcfilter.codec.engine.load_model", load)
+    models = Models("some.weights", "cpu", 0)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(models.model())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [("some.weights", "cpu", 0)]
+    assert len(found) == 4
+    assert len(set(map(id, found))) == 1
+
+
+def test_sample_aspect_ratios_of_any_client() -> None:
+    for given, kept in [
+        ((12, 11), (12, 11)), ((0, 0), (0, 1)), ((7, 0), (0, 1)), ((-4, 3), (0, 1)),
+        ((400000, 300000), (4, 3)), ((1 << 30, 1), (0, 1)),
+    ]:  # fmt: skip
+        found = read_format(struct.pack("<11i", 64, 48, 8, *given, 2, 2, 2, 0, 0, 0))
+        assert found.sample_aspect_ratio == kept
+
+
+def test_settings() -> None:
+    assert parse_settings("") == EncoderOptions()
+    assert parse_settings(
+        "bitrate=90000:keyint=30:scenecut=0:frame_rate=30000/1001:preset=fast"
+    ) == (
+        EncoderOptions(
+            bitrate=90000,
+            keyint=30,
+            scenecut=False,
+            frame_rate=Fraction(30000, 1001),
+            preset="fast",
+        )
+    )
+    with pytest.raises(ConfigError, match="'weights' is not one of"):
+        parse_settings("weights=/etc/passwd")
+
+
+def test_the_kernel_knows_who_is_there() -> None:
+    a, b = socket.socketpair()
+    assert peer_uid(a) == os.geteuid()
+    a.close()
+    b.close()
