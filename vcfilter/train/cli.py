@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vcfilter.errors import ConfigError
-from vcfilter.model.checkpoint import load_weights
+from vcfilter.model.checkpoint import load_weights, read_card
 from vcfilter.model.video import VideoNet
 from vcfilter.train.data import Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.out)
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
+    if args.weights:
+        read_card(args.weights)  # a wrong name is told before an hour of decoding
     if args.threads:
         torch.set_num_threads(args.threads)
     world = join(args.device)

@@ -112,7 +112,7 @@ class Trainer:
         self.step = 0
         self.random = np.random.default_rng(1)
 
-    def whole(self, values: np.ndarray[Any, Any]) -> Tensor:
+    def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
         return torch.from_numpy(values[self.world.own]).to(self.world.device)
 
@@ -120,7 +120,7 @@ class Trainer:
         """(own part of B,) keyframe qps."""
         usual = self.random.integers(QP_USUAL[0], QP_USUAL[1] + 1, batch)
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
-        return self.whole(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
+        return self.part(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
 
     def judge(
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
@@ -154,7 +154,7 @@ class Trainer:
         one = torch.ones_like(qp)
         drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
         apart = torch.tensor([distances], device=qp.device).repeat(batch, 1)
-        given = Conditions(qp, one * layer, apart, self.whole(drawn))
+        given = Conditions(qp, one * layer, apart, self.part(drawn))
         uniform = self.random.random()
         mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
         if uniform > (1 + self.phase.coded) / 2 and layer > 1:
@@ -248,7 +248,7 @@ class Trainer:
         for step in steps:
             assert step.right is not None
             pair = held[step.left], held[step.right]
-            jitter = self.whole(self.random.integers(-JITTER, JITTER + 1, batch))
+            jitter = self.part(self.random.integers(-JITTER, JITTER + 1, batch))
             lower = (qp + LAYER_QP_OFFSET[step.layer] + jitter).clamp(max=63)
             left, right = step.distances
             x = frames[step.position]
