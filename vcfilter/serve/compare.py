@@ -88,7 +88,9 @@ def _x264_at(
         else:
             high = crf
     assert best is not None
-    pictures = _decode(best[2])
+    fmt = film.video_format
+    pixels = PIXEL_FORMATS[fmt.bit_depth]
+    pictures = [each.reformat(fmt.width, fmt.height, pixels) for each in _decode(best[2])]
     if len(pictures) != len(sources):
         raise MediaError(f"x264 gave {len(pictures)} pictures for {len(sources)}")
     return best[0], best[1], pictures

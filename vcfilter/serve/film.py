@@ -21,10 +21,12 @@ from vcfilter.frames import FrameKind, VideoFormat
 from vcfilter.serve.steps import STEPS, Speedometer, Step
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.container import open as open_film
+from vcfilter.stream.grid import Grid
 from vcfilter.stream.reader import DecoderOptions
 
 SEGMENT_SECONDS = Fraction(1)
-"""A segment for the browser ends at the first keyframe after so long."""
+"""A segment for the browser ends at the first keyframe after so long; the first one at the first
+keyframe of all, so that playing starts soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Sound:
         frame_size: samples per packet; 0 unknown or variable.
         first_pts: of its first packet, in ticks of time_base.
         time_base: seconds per tick.
+        exact: where packets begin whose samples could be counted (PCM), in samples of the file's
+            clock, by their pts.
     """
 
     index: int
@@ -84,6 +88,25 @@ class Sound:
     frame_size: int
     first_pts: int
     time_base: Fraction
+    exact: dict[int, int]
+
+    def clock(self) -> Callable[[int, int], tuple[Fraction, Fraction]]:
+        """Turns (pts, duration) in ticks into seconds, undoing the container's rounding."""
+        grid = None
+        if self.frame_size:
+            grid = Grid.over(self.time_base, Fraction(self.rate, self.frame_size))
+        if grid:
+            grid.place(self.first_pts, 0)
+
+        def seconds(pts: int, duration: int) -> tuple[Fraction, Fraction]:
+            if pts in self.exact:
+                return Fraction(self.exact[pts], self.rate), duration * self.time_base
+            if grid:
+                ticks, length = grid.place(pts, duration)
+                return ticks * grid.time_base, length * grid.time_base
+            return pts * self.time_base, duration * self.time_base
+
+        return seconds
 
 
 class Film:
@@ -119,7 +142,7 @@ class Film:
             self.time_base = stream.time_base
             self.rate = stream.average_rate
             self._header = _header(stream.info.extradata)
-            end = 0
+            end = position = block = 0
             for packet in container.demux(stream, *sounds):
                 content = packet.content
                 if content is None or content.pts is None:
@@ -134,7 +157,12 @@ class Film:
                             frame_size=info.frame_size,
                             first_pts=content.pts,
                             time_base=content.time_base,
+                            exact={},
                         )
+                        block = _block_bytes(info)
+                    if block:
+                        position = self._count(content.pts, position)
+                        position += len(content.data) // block
                     continue
                 self.frames.append(self._coded(content.data, content.pts))
                 end = content.pts + content.duration
@@ -268,6 +296,16 @@ class Film:
                 return
         yield from stream.decode(None)
 
+    def _count(self, pts: int, expected: int) -> int:
+        """Where a PCM packet begins: where the one before ended, unless its time says otherwise."""
+        sound = self.sound
+        assert sound is not None
+        told = pts * sound.time_base * sound.rate
+        if not sound.exact or abs(told - expected) > 2 * sound.time_base * sound.rate:
+            expected = round(told)
+        sound.exact[pts] = expected
+        return expected
+
     def _coded(self, data: bytes, pts: int) -> CodedFrame:
         try:
             info = PacketInfo.read(data)
@@ -283,8 +321,9 @@ class Film:
         """Segments that begin at keyframes, each long enough to be worth a request."""
         starts = [0]
         for index, frame in enumerate(self.frames):
-            long_enough = self.time_of(index) - self.time_of(starts[-1]) >= SEGMENT_SECONDS
-            if frame.kind is FrameKind.KEY and long_enough:
+            length = self.time_of(index) - self.time_of(starts[-1])
+            enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
+            if frame.kind is FrameKind.KEY and length >= enough:
                 starts.append(index)
         ends = [*starts[1:], len(self.frames)]
         return [
@@ -312,6 +351,14 @@ def measured(
             return
         cost[0] += time.perf_counter() - began
         yield item
+
+
+def _block_bytes(info: Any) -> int:
+    """Bytes of one sample of all channels of PCM; 0 of other sound."""
+    if not info.codec.startswith("pcm_"):
+        return 0
+    bits: int = info.bits_per_coded_sample or info.bits_per_raw_sample
+    return int(info.block_align or info.channels * bits // 8)
 
 
 def _header(extradata: bytes) -> SequenceHeader | None:

@@ -25,7 +25,6 @@ from vcfilter.errors import MediaError
 from vcfilter.serve.film import Film, Segment, Sound, measured
 from vcfilter.serve.steps import Step
 from vcfilter.serve.work import StoppedError
-from vcfilter.stream.grid import Grid
 from vcfilter.stream.source import media_url, reason_of
 
 VIDEO_TYPE, AUDIO_TYPE = "video/mp4", "audio/mp4"
@@ -216,26 +215,19 @@ def _copy(source: Any, target: Any, film: Film, sound: Sound, segment: Segment |
     target.start_encoding()
     if segment is None:
         return
-    grid = None
-    if sound.frame_size:
-        grid = Grid.over(sound.time_base, Fraction(sound.rate, sound.frame_size))
-    if grid:
-        grid.place(sound.first_pts, 0)
+    clock = sound.clock()
     for packet in _packets(source, stream, film, segment):
         if packet.pts is None or not packet.size:
             continue
-        ticks, unit = packet.pts, Fraction(packet.time_base)
-        length = packet.duration
-        if grid:
-            (ticks, length), unit = grid.place(ticks, length), grid.time_base
-        seconds = ticks * unit - film.origin
+        begin, length = clock(packet.pts, packet.duration)
+        seconds = begin - film.origin
         if seconds >= segment.stop:
             break
         if seconds < segment.start:
             continue
         packet.time_base = base
         packet.pts = packet.dts = round(seconds / base)
-        packet.duration = round(length * unit / base)
+        packet.duration = round(length / base)
         packet.stream = out
         target.mux(packet)
 
@@ -256,11 +248,13 @@ def _code(source: Any, target: Any, film: Film, sound: Sound, segment: Segment |
     dtype = np.int16 if sample_format == "s16" else np.int32
     samples = np.zeros((end - first, channels), dtype)
     filled = 0
+    clock = sound.clock()
     resampler = AudioResampler(format=sample_format, layout=context.layout.name, rate=sound.rate)
     for frame in _sounds(source, stream, film, segment):
         if frame.pts is None or frame.time_base is None:
             continue
-        begin = round((frame.pts * frame.time_base - film.origin) * sound.rate) - first
+        ticks = round(frame.pts * frame.time_base / sound.time_base)
+        begin = round((clock(ticks, 0)[0] - film.origin) * sound.rate) - first
         for part in resampler.resample(frame):
             values = part.to_ndarray().reshape(-1, channels)
             low, high = max(0, begin), min(len(samples), begin + len(values))

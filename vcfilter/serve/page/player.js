@@ -161,13 +161,16 @@ function segmentAt(time) {
 
 // --- the strips ---------------------------------------------------------------------------------
 
+async function load(number) {
+  const found = await (await fetched(`frames/${number}.json`)).json();
+  strips.get(number).found = found;
+}
+
 async function strip(number) {
   if (number < 0 || number >= info.segments.length) return null;
-  if (!strips.has(number)) {
-    strips.set(number, null);
-    strips.set(number, await (await fetched(`frames/${number}.json`)).json());
-  }
-  return strips.get(number);
+  if (!strips.has(number)) strips.set(number, { loading: load(number) });
+  await strips.get(number).loading;
+  return strips.get(number).found;
 }
 
 function canvas(id) {
@@ -187,9 +190,9 @@ function nearby() {
   const here = segmentAt(video.currentTime);
   const frames = [];
   for (const n of [here - 1, here, here + 1]) {
-    const found = strips.get(n);
+    const found = strips.get(n)?.found;
     if (found) found.frames.forEach((frame, i) => frames.push([found.first + i, ...frame]));
-    else strip(n);
+    else strip(n).catch((error) => tell(error.message));
   }
   return frames;
 }
