@@ -38,6 +38,8 @@ typedef struct LibVcfilterDecContext {
     AVFifo *sent;      /* SentPacket, in display order */
     int64_t next_id;
     int draining;
+    int ended;         /* drained to the last frame: the end is told until a flush */
+    int complaint;     /* error about single packets, not told yet */
     int failure;       /* error that ended the stream, for every packet to come */
 } LibVcfilterDecContext;
 
@@ -312,19 +314,26 @@ static int libvcfilter_receive_frame(AVCodecContext *avctx, AVFrame *frame)
             return ret < 0 ? ret : vcf->failure;
         }
 
+        if (vcf->ended)
+            return AVERROR_EOF;
+
         status = vcf->stream ? vcf_receive_frame(vcf->stream, &decoded) : VCF_AGAIN;
         if (status == VCF_OK)
             return libvcfilter_output(avctx, frame, &decoded);
-        if (status == VCF_END)
+        if (status == VCF_END) {
+            vcf->ended = 1;
             return AVERROR_EOF;
-        if (status < 0) {
-            ret = ff_libvcfilter_error(avctx, vcf->stream, status);
-            if (status != VCF_INVALID && status != VCF_OPTION)
-                vcf->failure = ret;
-            return ret;
         }
+        if (status == VCF_INVALID || status == VCF_OPTION) { /* the stream goes on */
+            vcf->complaint = ff_libvcfilter_error(avctx, vcf->stream, status);
+            continue;
+        }
+        if (status < 0)
+            return vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
 
-        ret = vcf->draining ? AVERROR_BUG : libvcfilter_take_packet(avctx);
+        if (vcf->draining) /* the client promises frames or VCF_END */
+            return vcf->failure = AVERROR_BUG;
+        ret = libvcfilter_take_packet(avctx);
         if (ret == AVERROR_EOF) {
             if (!vcf->stream)
                 return ret;
@@ -333,6 +342,11 @@ static int libvcfilter_receive_frame(AVCodecContext *avctx, AVFrame *frame)
                 return vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
             vcf->draining = status == VCF_OK;
         } else if (ret < 0) {
+            /* Told only now that the caller's packet is taken, and never while draining: after an
+             * error some callers forget the packet, or do not fetch the last frames. */
+            if (ret == AVERROR(EAGAIN) && vcf->complaint)
+                FFSWAP(int, ret, vcf->complaint);
+            vcf->complaint = 0;
             return ret;
         } else if (vcf->pkt->data) {
             if (!vcf->stream && (ret = libvcfilter_open(avctx)) < 0) {
@@ -352,7 +366,7 @@ static void libvcfilter_decode_flush(AVCodecContext *avctx)
 
     av_packet_unref(vcf->pkt);
     libvcfilter_forget_sent(vcf);
-    vcf->draining = 0;
+    vcf->draining = vcf->ended = vcf->complaint = 0;
     if (vcf->stream && !vcf->failure && (status = vcf_flush(vcf->stream)) < 0)
         vcf->failure = ff_libvcfilter_error(avctx, vcf->stream, status);
 }

@@ -185,7 +185,7 @@ static int vcf_scan(AVFormatContext *s)
     VcfDemuxContext *vcf = s->priv_data;
     AVStream *st = s->streams[0];
     const int64_t start_pos = vcf->part.pos, file_size = avio_size(s->pb);
-    int64_t first_duration = 0, packets = 0;
+    int64_t first_duration = 0, expected = 0, packets = 0;
     int regular = 1, ret;
     VcfRecord record;
 
@@ -217,8 +217,10 @@ static int vcf_scan(AVFormatContext *s)
         if (!packets++) {
             st->start_time = record.pts;
             first_duration = record.duration;
+        } else {
+            regular &= record.pts == expected;
         }
-        regular &= record.duration == first_duration;
+        expected = record.pts + first_duration;
         if (avio_seek(s->pb, pos + record.size, SEEK_SET) < 0)
             break;
     }
@@ -226,7 +228,7 @@ static int vcf_scan(AVFormatContext *s)
         return AVERROR_INVALIDDATA;
     st->nb_frames = packets;
     st->duration  = vcf->end - st->start_time;
-    if (regular && first_duration > 0)
+    if (regular && first_duration > 0) /* otherwise libavformat finds out */
         st->avg_frame_rate = st->r_frame_rate =
             av_inv_q(av_mul_q(vcf->time_base, (AVRational){ FFMIN(first_duration, INT_MAX), 1 }));
     return vcf_rewind(s, start_pos, st->start_time);

@@ -1,0 +1,149 @@
+#!/bin/sh
+# Builds an FFmpeg that reads and writes vcfilter, from the distribution's source package.
+#   sh build.sh [--source DIR | --package VERSION] [tools|libraries] [TARGET]
+# tools      a small static ffmpeg, ffprobe and, where SDL 2 is, ffplay: for tests and first steps
+# libraries  libavcodec and libavformat with all options of the installed ffmpeg, to stand beside
+#            the system's; TARGET/bin/vcfilter-env runs any installed program with them
+# TARGET     where they are put; default: $VCFILTER_FFMPEG, else ~/.cache/vcfilter/ffmpeg
+# --source   an unpacked source tree of FFmpeg (5.1 to 7.1) instead of the package; it is changed
+# --package  version of the source package; default: that of the installed ffmpeg
+# JOBS       in the environment: compilers at a time, default 1
+# VCFILTER_CONFIGURE  in the environment: configure options of `libraries` instead of the
+#            installed ffmpeg's, where not all libraries that those need are at hand
+# Nothing of the system is overwritten. Needs gcc, make, pkg-config, dpkg-dev, apt and, for speed,
+# nasm; `libraries` also what `apt-get build-dep ffmpeg` installs.
+set -eu
+
+usage() {
+    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+fail() {
+    echo "build.sh: $1" >&2
+    exit 1
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+what=tools source='' package='' target=${VCFILTER_FFMPEG:-${XDG_CACHE_HOME:-$HOME/.cache}/vcfilter/ffmpeg}
+while [ $# -gt 0 ]; do
+    case $1 in
+    --source) [ $# -ge 2 ] || usage; source=$2; shift ;;
+    --package) [ $# -ge 2 ] || usage; package=$2; shift ;;
+    tools | libraries) what=$1 ;;
+    -*) usage ;;
+    *) target=$1 ;;
+    esac
+    shift
+done
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+work=$target/build
+mkdir -p "$work"
+
+# The package is fetched with an apt of our own, so that no deb-src line need be in the system's.
+fetch() {
+    command -v apt-get >/dev/null && command -v dpkg-source >/dev/null ||
+        fail "apt-get and dpkg-source are needed; elsewhere give --source"
+    # shellcheck disable=SC1091
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
+    if [ -z "$package" ]; then
+        package=$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null || true)
+    fi
+    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
+    for release in $suite trixie; do
+        echo "deb-src $mirror/debian $release main"
+        echo "deb-src $mirror/debian-security $release-security main"
+    done | sort -u >"$work/apt/sources.list"
+    set -- -qq -o Dir::Etc::sourcelist="$work/apt/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$work/apt/lists" -o Dir::Cache="$work/apt/cache" -o APT::Sandbox::User=
+    apt-get "$@" update
+    if ! (cd "$work" && apt-get "$@" source --download-only "ffmpeg${package:+=$package}"); then
+        fail "the source package of ffmpeg ${package:-} is not at $mirror; give --package or --source"
+    fi
+    rm -rf "$work/source"
+    (cd "$work" && dpkg-source --no-check -x ffmpeg_*"${package#*:}".dsc source >/dev/null)
+    echo "$package" >"$work/package"
+    source=$work/source
+}
+
+if [ -z "$source" ]; then
+    if [ -d "$work/source" ] && [ "$(cat "$work/package" 2>/dev/null)" = \
+        "${package:-$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null)}" ]; then
+        source=$work/source
+    else
+        fetch
+    fi
+fi
+[ -x "$source/configure" ] || fail "$source is no source tree of FFmpeg"
+source=$(cd "$source" && pwd)
+sh "$here/register.sh" "$source"
+
+mkdir -p "$work/$what"
+cd "$work/$what"
+if [ "$what" = tools ]; then
+    set -- --disable-everything --disable-autodetect --disable-doc --disable-debug \
+        --disable-network --enable-zlib \
+        --enable-decoder=libvcfilter,h264,mpeg4,aac,mp3,flac,opus,pcm_s16le,rawvideo,wrapped_avframe,ffv1 \
+        --enable-encoder=libvcfilter,mpeg4,aac,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
+        --enable-demuxer=vcf,matroska,nut,avi,mov,rawvideo,yuv4mpegpipe,wav,concat \
+        --enable-muxer=vcf,matroska,nut,avi,mov,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
+        --enable-parser=h264,mpeg4video,aac,flac,opus,mpegaudio \
+        --enable-bsf=h264_mp4toannexb,aac_adtstoasc,extract_extradata \
+        --enable-protocol=file,pipe --enable-indev=lavfi \
+        --enable-filter=scale,format,fps,null,trim,setpts,hflip,vflip,transpose,rotate,crop,pad,hstack,overlay,psnr,split,color,testsrc2,aformat,aresample,anull,atrim,asetpts,sine,anullsrc,copy
+    pkg-config --exists sdl2 && set -- "$@" --enable-sdl2
+else
+    command -v ffmpeg >/dev/null || fail "ffmpeg has to be installed: its options are taken"
+    system=$(ffmpeg -version | sed -n '1s/^ffmpeg version \([0-9.]*\).*/\1/p')
+    tree=$(cat "$source/RELEASE" 2>/dev/null || cat "$source/VERSION")
+    [ "$system" = "$tree" ] ||
+        fail "the source is FFmpeg $tree, installed is $system: libraries must be of one version"
+    # shellcheck disable=SC2046  # a list of options, none with blanks
+    set -- ${VCFILTER_CONFIGURE:-$(ffmpeg -hide_banner -buildconf | sed -n 's/^ *\(--.*\)/\1/p')} \
+        --enable-shared --disable-static --disable-doc
+fi
+command -v nasm >/dev/null || set -- "$@" --disable-x86asm
+echo "$*" >options.new
+# Configuring anew would compile everything anew.
+if [ ! -f ffbuild/config.mak ] || ! cmp -s options.new options ||
+    [ "$source/configure" -nt ffbuild/config.mak ]; then
+    "$source/configure" "$@" >configure.log 2>&1 || {
+        tail -n 5 configure.log >&2
+        fail "configure failed, see $work/$what/ffbuild/config.log ($what need more packages: apt-get build-dep ffmpeg)"
+    }
+    mv options.new options
+fi
+
+compile() {
+    make -s -j"${JOBS:-1}" "$@" >make.log 2>&1 || {
+        grep -m 5 -i 'error' make.log >&2 || tail -n 5 make.log >&2
+        fail "make failed, see $work/$what/make.log"
+    }
+}
+
+mkdir -p "$target/bin"
+if [ "$what" = tools ]; then
+    compile
+    for program in ffmpeg ffprobe ffplay; do
+        [ ! -x "$program" ] || cp "$program" "$target/bin/"
+    done
+    "$target/bin/ffmpeg" -hide_banner -h encoder=vcfilter | head -n 1
+else
+    set --
+    for library in avcodec avformat; do
+        set -- "$@" "lib$library/lib$library.so"
+    done
+    compile "$@"
+    mkdir -p "$target/lib"
+    for library in avcodec avformat; do
+        major=$(sed -n "s/^lib${library}_VERSION_MAJOR=//p" ffbuild/config.mak "lib$library/lib$library.version" | head -n 1)
+        cp "lib$library/lib$library.so" "$target/lib/lib$library.so.$major.new"
+        mv "$target/lib/lib$library.so.$major.new" "$target/lib/lib$library.so.$major"
+    done
+    cp "$here/vcfilter-env" "$target/bin/vcfilter-env"
+    chmod +x "$target/bin/vcfilter-env"
+    "$target/bin/vcfilter-env" ffmpeg -hide_banner -h encoder=vcfilter | head -n 1
+fi
+echo "ready in $target"
