@@ -1,0 +1,107 @@
+"""Inherited motion, the decoder's refinement and the encoder's fit, where motion is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.model import motion as moving
+from vcfilter.model.refine import enlarge, fit, moved, refine
+
+NOISE = torch.from_numpy(np.random.default_rng(5).normal(128, 400, (1, 1, 264, 264))).float()
+WIDE = F.avg_pool2d(F.avg_pool2d(NOISE, 5, 1), 5, 1)  # structures of a few samples, std about 40
+
+
+def shifted(dx: float, dy: float) -> Tensor:
+    """(1, 1, 128, 160): what a camera sees that has moved by (dx, dy)."""
+    rows, columns = WIDE.shape[2:]
+    flow = torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, rows, columns)
+    return moved(WIDE, flow, "bicubic")[..., 64:192, 48:208]
+
+
+def constant(*components: float) -> Tensor:
+    """(1, 5, 16, 20) field that is the same everywhere."""
+    return torch.tensor(components).view(1, 5, 1, 1).expand(1, 5, 16, 20).clone()
+
+
+def inner(field: Tensor) -> Tensor:
+    return field[..., 3:-3, 3:-3]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_inherited_motion_lies_on_the_line_between_the_references(side: int) -> None:
+    moves = [torch.zeros(1, 4, 16, 20) for _ in range(2)]
+    spans = torch.zeros(1, 2)
+    # The scene moves by (1.5, -0.5) samples per frame; the references are 6 frames apart.
+    if side:
+        moves[1][:, :2] = torch.tensor([-9.0, 3.0]).view(1, 2, 1, 1)
+    else:
+        moves[0][:, 2:] = torch.tensor([9.0, -3.0]).view(1, 2, 1, 1)
+    spans[0, side] = 6
+    field = moving.inherited((moves[0], moves[1]), spans, torch.tensor([[2, 4]]))
+    wanted = constant(-3.0, 1.0, 6.0, -2.0, 0.0)
+    assert torch.allclose(field, wanted, atol=1e-5)
+
+
+def test_inherited_motion_is_sampled_where_it_goes() -> None:
+    """An object at a place in the right reference is met on the way there, not at that place."""
+    moves = torch.zeros(1, 4, 16, 20)
+    moves[:, 0, 4:12, 10:16] = -32.0  # 6 x 8 positions have come 32 samples from the left
+    spans = torch.tensor([[0.0, 2.0]])
+    field = moving.inherited((torch.zeros_like(moves), moves), spans, torch.tensor([[1, 1]]))
+    row = field[0, 0, 8]
+    assert row[11] == -16.0 and row[13] == -16.0  # inside the object both before and after
+    assert row[4] == 0.0 and row[17] == 0.0
+
+
+@pytest.mark.parametrize("distances", [(3, 0), (3, 3), (1, 2)])
+def test_nothing_is_inherited_from_unrelated_references(distances: tuple[int, int]) -> None:
+    moves = torch.ones(1, 4, 16, 20)
+    spans = torch.tensor([[5.0, 7.0]])
+    field = moving.inherited((moves, moves), spans, torch.tensor([distances]))
+    assert not field.any()
+
+
+@pytest.mark.parametrize("distances", [(1, 1), (1, 3), (4, 2)])
+def test_refinement_recovers_what_coarse_motion_lost(distances: tuple[int, int]) -> None:
+    left, right = distances
+    velocity = torch.tensor([1.3, -0.7])
+    references = [shifted(*(t * velocity)) for t in (-float(left), float(right))]
+    true = torch.cat([left * velocity, -right * velocity, torch.zeros(1)])
+    wrong = true + torch.tensor([-left, 0.5 * left, right, -0.5 * right, 0]) / (left + right)
+    refined = refine(
+        constant(*wrong.tolist()), *references, torch.tensor([distances]), torch.tensor([1.0])
+    )
+    before = (wrong - true).abs().max()
+    after = inner(refined - true.view(1, 5, 1, 1)).abs().mean(dim=(0, 2, 3)).max()
+    assert after < 0.6 * before
+
+
+def test_refinement_trusts_coded_motion_where_references_disagree() -> None:
+    a, b = shifted(0, 0), 255 - shifted(40, 25)
+    field = constant(2.0, 0.0, -2.0, 0.0, 0.3)
+    refined = refine(field, a, b, torch.tensor([[1, 1]]), torch.tensor([0.5]))
+    assert (refined - field).abs().mean() < 0.1
+    assert torch.equal(refined[:, 4:], field[:, 4:])
+
+
+def test_fit_lowers_the_prediction_error() -> None:
+    rng = np.random.default_rng(3)
+    x = shifted(0, 0) + torch.from_numpy(rng.normal(0, 1, (1, 1, 128, 160))).float()
+    left, right = shifted(-2.4, 1.1), shifted(2.0, -1.6)
+    field = constant(1.6, -0.6, -1.4, 1.0, 0.0)
+
+    def error(field: Tensor) -> float:
+        a, b = (
+            moved(left, enlarge(field[:, :2], 8), "bicubic"),
+            moved(right, enlarge(field[:, 2:4], 8), "bicubic"),
+        )
+        alpha = enlarge((field[:, 4:] + 1) / 2, 8)
+        return float(((a + alpha * (b - a) - x)[..., 16:-16, 16:-16] ** 2).mean())
+
+    fitted, energy = fit(x, left, right, field, 3)
+    assert error(fitted) < 0.3 * error(field)
+    assert energy.shape == (1, 1, 16, 20) and energy.min() >= 0
