@@ -6,11 +6,18 @@ import contextlib
 import io
 import runpy
 import shutil
+import socket
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from clips import make_film
+
+import vcfilter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,3 +72,62 @@ def test_encoder_decoder() -> None:
 def test_cut_with_ffmpeg(neural: Path, tmp_path: Path) -> None:
     text = run("cut_with_ffmpeg.py", neural, tmp_path / "piece.mkv", 0, 10)
     assert text.endswith("10 frames, 0 dropped at the end\n")
+
+
+@pytest.mark.tools
+@pytest.mark.skipif(not shutil.which("ffplay"), reason="needs the stock ffplay")
+def test_stream_to_ffplay(neural: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
+    text = run("stream_to_ffplay.py", neural)
+    assert text == "10 frames shown, the player ended with status 0\n"
+
+
+def test_stream_to_another_player(neural: Path, tmp_path: Path) -> None:
+    got = tmp_path / "got.nut"
+    run("stream_to_ffplay.py", neural, "sh", "-c", f"cat > {got}")
+    with av.open(str(got)) as container:
+        assert [len(container.streams.video), len(container.streams.audio)] == [1, 1]
+        times = [frame.time for frame in container.decode(video=0)]
+    # NUT holds no negative times: all is moved by what AAC begins before zero.
+    late = times[0]
+    assert 0 <= late < 0.03
+    assert [t - late for t in times] == pytest.approx([i / 24 for i in range(10)], abs=0.001)
+
+
+def test_live(tmp_path: Path) -> None:
+    source = "testsrc2=size=64x48:rate=10"
+    shown = tmp_path / "shown.nut"
+    player = ("sh", "-c", f"cat > {shown}")
+    text = run("live.py", tmp_path / "live.mkv", source, "lavfi", 0.8, *player)
+    assert text == f"8 frames coded into {tmp_path / 'live.mkv'}, 8 shown\n"
+    with av.open(str(shown)) as container:
+        viewed = [frame.to_ndarray() for frame in container.decode(video=0)]
+    with vcfilter.open(tmp_path / "live.mkv") as video:
+        written = [frame.to_ndarray() for frame in video.decode(video=0)]
+    assert len(written) == 8
+    assert all(np.array_equal(a, b) for a, b in zip(viewed, written, strict=True))
+
+
+def test_web_player(neural: Path) -> None:
+    pytest.importorskip("starlette", reason="needs the extra serve")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "web_player.py"),
+        str(neural),
+        str(port),
+        "8",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address == f"http://127.0.0.1:{port}/watch/neural.mkv"
+        with urllib.request.urlopen(address) as page:
+            assert b'data-media="/media/neural.mkv"' in page.read()
+        segment = address.replace("/watch/", "/media/") + "/video/full/0.m4s"
+        with urllib.request.urlopen(segment) as answer:
+            assert answer.read()[4:8] == b"moof"
+    assert process.returncode == 0
