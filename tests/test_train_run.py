@@ -298,4 +298,4 @@ def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None
     plot.draw(rows, tmp_path / "c.svg", "curves <of> two")
     root = ET.parse(tmp_path / "c.svg").getroot()
     lines = [e for e in root if e.tag.endswith("polyline")]
-    assert len(lines) == 1 and "curves <of> two" in "".join(root.itertext())
+    assert len(lines) == 2 and "curves <of> two" in "".join(root.itertext())

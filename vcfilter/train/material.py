@@ -26,6 +26,7 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.video.stream import VideoStream
 
 from vcfilter.codec.gop import Thumbnail, thumbnail
 from vcfilter.errors import MediaError
@@ -325,18 +326,20 @@ def pictures(source: Source) -> Iterator[tuple[Frames, bool, bool]]:
 
 
 def video_pictures(path: Path) -> Iterator[tuple[Frames, bool, bool]]:
-    """The same of a video file's first picture track."""
+    """The same of a video file's main picture track."""
     number = 0
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+            stream = container.streams.best("video")  # cover pictures are tracks as well
+            if not isinstance(stream, VideoStream):
+                raise ValueError("it has no picture track")
             stream.thread_type = "AUTO"
             width, height = stream.width, stream.height
             for frame in container.decode(stream):
                 same = frame.reformat(width=width, height=height, format="yuv420p")
                 yield planes(same), bool(frame.key_frame), number == 0
                 number += 1
-    except (av.FFmpegError, IndexError, ValueError) as error:
+    except (av.FFmpegError, ValueError) as error:
         if number == 0:
             raise UnreadableError(f"{str(path)!r} cannot be decoded: {error}") from error
     if number == 0:

@@ -35,6 +35,16 @@ def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(g[-1][0], sum(v for _, v in g) / len(g)) for g in groups]
 
 
+def smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The running mean over a tenth of the curve: batches differ more than learning moves them."""
+    reach = len(points) // 20
+    return [
+        (x, sum(v for _, v in near) / len(near))
+        for i, (x, _) in enumerate(points)
+        if (near := points[max(0, i - reach) : i + reach + 1])
+    ]
+
+
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Round values between two limits, about count of them."""
     raw = (high - low) / count
@@ -82,10 +92,11 @@ def draw(rows: Sequence[Row], target: Path, title: str) -> None:
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">optimiser steps; mean log of the cost</text>')
     for number, (name, points) in enumerate(sorted(lines.items())):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{x(step)},{y(value)}" for step, value in points)
         level = TOP + 10 + 18 * number
+        for curve, style in ((points, 'opacity="0.3"'), (smooth(points), 'stroke-width="2"')):
+            path = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" {style}/>')
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
             f'<path d="M{WIDTH - RIGHT + 12} {level}h18" stroke="{colour}" stroke-width="3"/>'
             f'<text x="{WIDTH - RIGHT + 36}" y="{level}" dy="4">{escape(name)}</text>'
         )
