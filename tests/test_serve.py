@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -271,6 +272,23 @@ def test_work_is_shared_kept_and_dropped() -> None:
     work_queue.leave(big)
     assert not work_queue.ask("a", make("a once more")).cached  # pushed out: 10 bytes are kept
     assert runs[:4] == ["a", "c", "c anew", "a once more"][: len(runs[:4])]
+
+
+def test_both_sides_have_the_same_colours(folder: Path, tmp_path: Path) -> None:
+    """At a high rate nothing but another matrix could make them differ."""
+    options = EncoderOptions(qp=6, preset="ultrafast", keyint=4)
+    encode_file(str(folder / "odd.mkv"), str(tmp_path / "fine.mkv"), options)
+    found = json.loads(compare(Library(tmp_path, DecoderOptions()).film("fine.mkv"), 2, never))
+    ours, theirs = (picture_of(found[name]["picture"]) for name in ("vcfilter", "x264"))
+    assert ours.shape == theirs.shape == (33, 49, 3)
+    assert np.abs(ours.mean((0, 1)) - theirs.mean((0, 1))).max() < 1.5
+
+
+def picture_of(address: str) -> np.ndarray:
+    """(height, width, 3) of a PNG in a data address."""
+    data = base64.b64decode(address.split(",", 1)[1])
+    with av.open(io.BytesIO(data)) as container:
+        return next(container.decode(video=0)).to_ndarray(format="rgb24").astype(float)
 
 
 # --- comparison ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import av.error
+import numpy as np
 from av.codec import CodecContext
 from av.video.frame import VideoFrame
 
@@ -19,7 +20,7 @@ from vcfilter.metrics import frame_psnr
 from vcfilter.serve.film import Film, Segment
 from vcfilter.serve.steps import STEPS
 from vcfilter.serve.work import StoppedError
-from vcfilter.stream.pixel import PIXEL_FORMATS, frame_of
+from vcfilter.stream.pixel import PIXEL_FORMATS, describe, frame_of
 from vcfilter.stream.source import media_url, reason_of
 
 _FULL = STEPS[0]
@@ -91,6 +92,8 @@ def _x264_at(
     fmt = film.video_format
     pixels = PIXEL_FORMATS[fmt.bit_depth]
     pictures = [each.reformat(fmt.width, fmt.height, pixels) for each in _decode(best[2])]
+    for each in pictures:
+        describe(each, fmt)
     if len(pictures) != len(sources):
         raise MediaError(f"x264 gave {len(pictures)} pictures for {len(sources)}")
     return best[0], best[1], pictures
@@ -172,11 +175,11 @@ def _timed(container: Any, start: Fraction) -> Iterator[tuple[Fraction, VideoFra
 
 
 def _png(film: Film, picture: VideoFrame) -> str:
-    """A picture as an address that holds its content."""
-    fmt = film.video_format
+    """A picture, turned as it is shown, as an address that holds its content."""
+    turned = np.rot90(picture.to_ndarray(format="rgb24"), -(film.video_format.rotation // 90))
+    shown = VideoFrame.from_ndarray(np.ascontiguousarray(turned), "rgb24")
     context: Any = CodecContext.create("png", "w")
-    shown = picture.reformat(fmt.width, fmt.height, "rgb24")
-    context.width, context.height, context.pix_fmt = fmt.width, fmt.height, "rgb24"
+    context.width, context.height, context.pix_fmt = shown.width, shown.height, "rgb24"
     context.time_base = Fraction(1, 25)
     shown.pts = 0
     data = b"".join(bytes(p) for p in [*context.encode(shown), *context.encode(None)])
