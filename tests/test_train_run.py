@@ -53,7 +53,7 @@ def start(arguments: list[str], *launcher: str) -> subprocess.Popen[str]:
 
 def wait_for_step(log: Path, process: subprocess.Popen[str], step: int) -> None:
     """Until the log tells of a step."""
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + 900
     while not (log.exists() and any(row["step"] >= step for row in read_log(log))):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < limit
@@ -68,6 +68,7 @@ def undisturbed(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_file_that_encode_takes(
     undisturbed: Path, films: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_from_nothing_to_a_file_that_encode_takes(
     assert coded.stat().st_size > 0 and back.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_weights(
     undisturbed: Path, films: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_killed_and_resumed_gives_the_same_weights(
     assert steps == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) -> None:
     out = tmp_path / "w.safetensors"
     more = ("--weights", str(undisturbed), "--keep", "1000")
@@ -128,6 +131,7 @@ def test_another_training_s_state_is_refused(
     assert "belongs to a training with plan 'joint:6', not 'joint:7'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_double_batch(
     undisturbed: Path, films: Path, tmp_path: Path
 ) -> None:
