@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,11 @@ def test_seek_after_input_and_duration(tools: Tools, film: Path, expected: list[
     assert tools.hashes("-i", film, "-ss", start) == expected[4:]
     assert tools.hashes("-i", film, "-ss", start, "-t", span) == expected[4:9]
     assert tools.hashes("-t", span, "-i", film) == expected[:5]
+
+
+def test_goes_on_after_the_end(tools: Tools, film: Path, expected: list[str]) -> None:
+    """Drained, flushed and used again."""
+    assert tools.hashes("-stream_loop", "1", "-i", film) == expected * 2
 
 
 def test_keyframes_alone(tools: Tools, film: Path, expected: list[str]) -> None:
@@ -404,6 +410,40 @@ def test_starts_its_own_worker(tools: Tools, film: Path, expected: list[str]) ->
     alone = Tools(environment=dict(tools.environment))
     del alone.environment["VCFILTER_WORKER_SOCKET"]
     assert alone.hashes("-worker", WORKER, "-i", film) == expected
+
+
+@pytest.mark.parametrize("victim", ["worker", "player"])
+def test_killed_in_the_middle(tools: Tools, film: Path, victim: str) -> None:
+    """A worker that dies is an error with a sentence; a player that dies takes it along."""
+    environment = {k: v for k, v in tools.environment.items() if k != "VCFILTER_WORKER_SOCKET"}
+    command = [str(BUILD / "bin" / "ffmpeg"), "-v", "warning", "-re", "-stream_loop", "3"]
+    player = subprocess.Popen(
+        [*command, "-i", str(film), "-map", "0:v", "-f", "framemd5", "-flush_packets", "1", "-"],
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with player:
+        assert player.stdout is not None
+        while (line := player.stdout.readline()) and line.startswith(b"#"):
+            pass  # then the first frame is there
+        children = Path(f"/proc/{player.pid}/task").glob("*/children")
+        (worker,) = {int(pid) for file in children for pid in file.read_text().split()}
+        os.kill(worker if victim == "worker" else player.pid, signal.SIGKILL)
+        _, text = player.communicate(timeout=60)
+    assert player.returncode != 0
+    if victim == "worker":
+        assert text.count(b"worker was ended") == 1
+    limit = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists() and not _is_zombie(worker):
+        assert time.monotonic() < limit, "the worker goes on alone"
+        time.sleep(0.1)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Dead, and not yet waited for by whoever inherited it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 # --- the libraries -------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ if [ "$what" = tools ]; then
         --enable-muxer=vcf,matroska,nut,avi,mov,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
         --enable-parser=h264,mpeg4video,aac,flac,opus,mpegaudio \
         --enable-bsf=h264_mp4toannexb,aac_adtstoasc,extract_extradata \
-        --enable-protocol=file,pipe --enable-indev=lavfi \
+        --enable-protocol=file,pipe,fd --enable-indev=lavfi \
         --enable-filter=scale,format,fps,null,trim,setpts,hflip,vflip,transpose,rotate,crop,pad,hstack,overlay,psnr,split,color,testsrc2,aformat,aresample,anull,atrim,asetpts,sine,anullsrc,copy
     pkg-config --exists sdl2 && set -- "$@" --enable-sdl2
 else
