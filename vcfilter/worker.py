@@ -11,6 +11,7 @@ it is open and never waits for a codec, so a client may send without reading fir
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -59,10 +60,26 @@ def run(args: argparse.Namespace) -> NoReturn:
     """Serve until the client is gone, or with --listen until a signal comes."""
     if args.threads < 0:
         raise ConfigError(f"threads {args.threads} is negative")
+    keep_memory()
     models = Models(args.weights, args.device, args.threads)
     if args.listen:
         listen(args.listen, models)
     serve_standard_input(models)
+
+
+def keep_memory() -> None:
+    """Have the C library keep what it frees, up to a bound, for the next frame.
+
+    Networks free and take the same megabytes for every frame. glibc gives them back to the system
+    each time, most of all in threads other than the main one, and the pages that must be
+    cleared anew are a tenth of the time of decoding. Where there is no glibc nothing happens.
+    """
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
+        mallopt(trim_threshold, 256 << 20)
+        mallopt(arena_max, 1)
 
 
 class Models:
