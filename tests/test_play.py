@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import shutil
 import stat
 import subprocess
@@ -66,6 +67,7 @@ def test_players_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["FILM"], 1, "no player is installed: install ffplay"),
         (["FILM", "--player", "mpv"], 1, "player mpv is not installed"),
         (["FILM", "--player", "vlc"], 2, "'vlc' is not ffplay or mpv"),
+        (["FILM", "--player", "mpv '"], 2, "No closing quotation"),
         (["FILM", "-ss", "soon"], 2, "no time like"),
         (["-"], 2, "a pipe plays with"),
         ([], 2, "required: FILE"),
@@ -95,7 +97,7 @@ def test_errors_are_one_sentence(
 def test_an_ordinary_film_is_refused(film: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ordinary = film.with_name("film.mkv")
     player = fake(film.parent / "bin", "ffplay", "exit 0")
-    assert main(["play", str(ordinary), "--player", str(player)]) == 1
+    assert main(["play", str(ordinary), "--player", shlex.quote(str(player))]) == 1
     assert "no neural video stream" in capfd.readouterr().err
 
 
@@ -105,7 +107,7 @@ def test_picture_and_sound_start_together(
     """What the player gets, from the start and from a time inside a segment."""
     for options, frames in (([], 12), (["-ss", "0.25"], 6)):
         player = fake(tmp_path, "ffplay", f'cat > "{tmp_path}/got.nut"')
-        assert main(["play", str(film), "--player", str(player), *options]) == 0
+        assert main(["play", str(film), "--player", shlex.quote(str(player)), *options]) == 0
         with av.open(str(tmp_path / "got.nut")) as container:
             pictures = [f.time for f in container.decode(video=0)]
             container.seek(0)
@@ -120,16 +122,19 @@ def test_picture_and_sound_start_together(
 
 def test_a_player_that_leaves_early_is_no_error(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "mpv", "head -c 100 > /dev/null")
-    assert main(["play", str(film), "--player", str(player)]) == 0
+    assert main(["play", str(film), "--player", shlex.quote(str(player))]) == 0
+    refusing = fake(tmp_path, "mpv", '[ "$3" = --fullscreen ] && [ "$4" = "a b" ]')
+    command = f"{shlex.quote(str(refusing))} --fullscreen 'a b'"
+    assert main(["play", str(film), "--player", command]) == 0
     failing = fake(tmp_path, "ffplay", "cat > /dev/null; exit 3")
-    assert main(["play", str(film), "--player", str(failing)]) == 1
+    assert main(["play", str(film), "--player", shlex.quote(str(failing))]) == 1
 
 
 def test_a_decoder_that_fails_is_told(
     film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     player = fake(tmp_path, "ffplay", "cat > /dev/null")
-    arguments = ["play", str(film), "--player", str(player), "--weights", "/none"]
+    arguments = ["play", str(film), "--player", shlex.quote(str(player)), "--weights", "/none"]
     assert main(arguments) == 1
     assert "/none" in capfd.readouterr().err.splitlines()[-1]
 
@@ -137,7 +142,15 @@ def test_a_decoder_that_fails_is_told(
 def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "ffplay", "cat > /dev/null; exec sleep 60")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "vcfilter", "play", str(film), "--player", str(player)]
+    command = [
+        sys.executable,
+        "-m",
+        "vcfilter",
+        "play",
+        str(film),
+        "--player",
+        shlex.quote(str(player)),
+    ]
     with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         first = run.stderr.readline()

@@ -30,7 +30,7 @@ _EXAMPLES = """\
 examples:
   vcfilter play film.mkv
   vcfilter play film.mkv -ss 1:30
-  vcfilter play film.mkv --player mpv -- --fullscreen     what follows "--" is the player's
+  vcfilter play film.mkv --player 'mpv --fullscreen'
 
 In a terminal a time and Enter go there: 90, 1:30, +10, -10; q and Enter end it.
 """
@@ -57,12 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of play to a parser."""
     parser.epilog = _EXAMPLES
     parser.add_argument("source", metavar="FILE", help="a neural film")
-    parser.add_argument("options", nargs="*", metavar="OPTION", help="of the player, after --")
     parser.add_argument("-ss", type=_time, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
     parser.add_argument("-t", type=_time, metavar="TIME", help="so much of it")
     parser.add_argument(
-        "--player", metavar="NAME",
-        help=f"{' or '.join(PLAYERS)}, or a path to one (the first that is installed)",
+        "--player", metavar="COMMAND",
+        help=f"{' or '.join(PLAYERS)} or a path to one, its options behind it "
+        "(the first that is installed)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
     parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out play; errors are raised as VcfilterError."""
-    player = find_player(args.player)
+    try:
+        wanted, *options = shlex.split(args.player) if args.player else [None]
+    except ValueError as error:
+        raise ConfigError(f"player {args.player!r}: {error}") from None
+    player = find_player(wanted)
     _check_source(args.source)
     start = args.ss or Fraction(0)
     while True:
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             player,
             start=start,
             duration=args.t,
-            options=args.options,
+            options=[each for each in options if each],
             decoder_options=_decoder_options(args),
         )
         print(f"vcfilter: {commands}", file=sys.stderr)

@@ -177,7 +177,8 @@ def _timed(container: Any, start: Fraction) -> Iterator[tuple[Fraction, VideoFra
 def _png(film: Film, picture: VideoFrame) -> str:
     """A picture, turned as it is shown, as an address that holds its content."""
     turned = np.rot90(picture.to_ndarray(format="rgb24"), -(film.video_format.rotation // 90))
-    shown = VideoFrame.from_ndarray(np.ascontiguousarray(turned), "rgb24")
+    samples = np.ascontiguousarray(turned, dtype=np.uint8)
+    shown = VideoFrame.from_ndarray(samples, "rgb24")
     context: Any = CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt = shown.width, shown.height, "rgb24"
     context.time_base = Fraction(1, 25)
