@@ -129,7 +129,8 @@ if [ "$what" = tools ]; then
     for program in ffmpeg ffprobe ffplay; do
         [ ! -x "$program" ] || cp "$program" "$target/bin/"
     done
-    "$target/bin/ffmpeg" -hide_banner -h encoder=vcfilter | head -n 1
+    "$target/bin/ffmpeg" -hide_banner -h encoder=vcfilter | grep -q '^Encoder vcfilter' ||
+        fail "$target/bin/ffmpeg does not know the codec"
 else
     set --
     for library in avcodec avformat; do
@@ -144,6 +145,7 @@ else
     done
     cp "$here/vcfilter-env" "$target/bin/vcfilter-env"
     chmod +x "$target/bin/vcfilter-env"
-    "$target/bin/vcfilter-env" ffmpeg -hide_banner -h encoder=vcfilter | head -n 1
+    "$target/bin/vcfilter-env" ffmpeg -hide_banner -h encoder=vcfilter | grep -q '^Encoder vcfilter' ||
+        fail "the installed ffmpeg does not run with the libraries, or does not know the codec"
 fi
 echo "ready in $target"
