@@ -22,8 +22,9 @@ import av
 import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
-from clips import make_film
+from clips import make_film, video_frame
 
+import vcfilter
 from vcfilter.cli import main
 from vcfilter.config import EncoderOptions
 from vcfilter.serve import fragments
@@ -506,3 +507,37 @@ def test_a_missing_framework_is_a_sentence(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(folder / "films")]) == 1
     assert "pip install 'vcfilter[serve]'" in capfd.readouterr().err
+
+
+# --- other pictures ------------------------------------------------------------------------------
+
+
+def test_ten_bit_and_turned_pictures_are_shown_upright(tmp_path: Path) -> None:
+    """8 bit for the browser, turned clockwise, the sample aspect ratio turned with it."""
+    with vcfilter.open(tmp_path / "turned.mkv", "w") as output:
+        stream = output.add_stream("vcfilter", rate=10, options={"qp": 12, "preset": "ultrafast"})
+        stream.rotation, stream.sample_aspect_ratio = 90, Fraction(4, 3)
+        for index in range(3):
+            frame = video_frame(index, 64, 48, "yuv420p10le")
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    film = Library(tmp_path, DecoderOptions()).film("turned.mkv")
+    assert fragments.display_size(film, FULL) == (48, 64)
+    data = fragments.video_init(film, FULL) + fragments.video_segment(film, 0, FULL, never)
+    with av.open(io.BytesIO(data)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(3, 4)
+        shown = [f.to_ndarray()[:64].astype(float) for f in container.decode(video=0)]
+    decoded = [np.rot90(f.y / 4, -1) for f in neural_frames(str(film.path))]
+    assert len(shown) == 3
+    for ours, expected in zip(shown, decoded, strict=True):
+        assert float(np.mean((ours - expected) ** 2)) < 12
+    picture = picture_of(json.loads(compare(film, 1, never))["vcfilter"]["picture"])
+    assert picture.shape == (64, 48, 3)
+
+
+def test_a_raw_stream_is_served(library: Library) -> None:
+    film = library.film("silent.vcf")
+    assert film.sound is None
+    times = [time_ for time_, _ in pictures(film, FULL, [0, 1])]
+    assert times == pytest.approx([i / RATE for i in range(8)], abs=0.003)
