@@ -259,6 +259,8 @@ def test_work_is_shared_kept_and_dropped() -> None:
     assert first.future.result(10) == b"a"
     kept = work_queue.ask("a", make("never"))
     assert (kept.cached, kept.future.result(10)) == (True, b"a")
+    assert work_queue.has("a")
+    assert not work_queue.has("b")
     gate.clear()
     began.clear()
     alone = work_queue.ask("c", make("c"))
@@ -337,7 +339,9 @@ class Server:
         """End it as Ctrl-C does; what it said."""
         self.process.send_signal(2)
         try:
-            return self.process.communicate(timeout=30)[1]
+            said = self.process.communicate(timeout=30)[1]
+            assert self.process.returncode == 0
+            return said
         finally:
             self.process.kill()
 

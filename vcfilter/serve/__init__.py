@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vcfilter.errors import ConfigError, MediaError
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     print(f"vcfilter: http://{shown}:{port}/ (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    with listener:
+    with listener, suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
         server.run(sockets=[listener])
     return 0
 

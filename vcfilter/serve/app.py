@@ -176,6 +176,7 @@ class _Site:
         width, height = fragments.display_size(film, STEPS[0])
         speeds = film.speeds()
         sound = film.sound
+        begun = self.pictures.has((film.key, STEPS[0].name, 0))  # then it costs nothing to begin so
         return {
             "name": film.path.name,
             "width": width,
@@ -197,7 +198,7 @@ class _Site:
                 }
                 for step in STEPS
             ],
-            "advice": advise(speeds, STEPS[0].name),
+            "advice": STEPS[0].name if begun else advise(speeds, STEPS[0].name),
             "sound": None
             if sound is None
             else {

@@ -83,6 +83,11 @@ class WorkQueue:
             self._queue.put((urgency, next(self._order), work))
             return work
 
+    def has(self, key: Hashable) -> bool:
+        """Whether a result is there already."""
+        with self._lock:
+            return key in self._cache
+
     def leave(self, work: Work) -> None:
         """Wait no longer; what nobody waits for is stopped, or not begun."""
         with self._lock:
