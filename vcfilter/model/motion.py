@@ -13,19 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcfilter.model.latent import EVERY, LatentModel, Step, checkerboard
+from vcfilter.model.latent import LatentModel, checkerboard, pyramid
 from vcfilter.model.layers import BLOCK, Branch, block_dct
 from vcfilter.model.refine import enlarge, moved
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
 MOTION_CHANNELS = COMPONENTS * GRID * GRID
-PLAN = (
-    Step(0, COMPONENTS, 2, EVERY),
-    Step(0, COMPONENTS, 1, ((1, 1),)),
-    Step(0, COMPONENTS, 1, ((0, 1), (1, 0))),
-    *checkerboard(COMPONENTS, MOTION_CHANNELS),
-)
+PLAN = (*pyramid(COMPONENTS), *checkerboard(COMPONENTS, MOTION_CHANNELS))
 STEP_SHARE = 0.012  # of the picture's quantiser step, at level 3: see `field_step`
 BLEND_SHARE = 8.0  # samples of displacement that weigh as much as the whole range of blending
 

@@ -51,6 +51,7 @@ QP_USUAL = (14, 49)  # keyframes' qps, drawn uniformly
 QP_WHOLE = (2, 57)  # and this share of them over a wider range, so that the ends work as well
 QP_WHOLE_SHARE = 0.2
 JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more or less
+REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 
 
@@ -154,7 +155,8 @@ class Trainer:
         one = torch.ones_like(qp)
         drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
         apart = torch.tensor([distances], device=qp.device).repeat(batch, 1)
-        given = Conditions(qp, one * layer, apart, self.part(drawn))
+        refined = bool(self.random.random() < REFINED_SHARE)
+        given = Conditions(qp, one * layer, apart, self.part(drawn), refined)
         uniform = self.random.random()
         mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
         if uniform > (1 + self.phase.coded) / 2 and layer > 1:
