@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import hashlib
 from functools import lru_cache
 from importlib import resources
@@ -48,6 +49,9 @@ def save_weights(
     metadata = {"architecture": ARCHITECTURE, **card}
     part = Path(f"{path}.part")
     save_file(tensors, part, metadata=metadata)
+    mask = os.umask(0)  # reading it means setting it
+    os.umask(mask)
+    part.chmod(0o666 & ~mask)  # safetensors lets only the owner read
     part.replace(path)
     load_model.cache_clear()  # it may hold what was under that name before
     return identity(tensors)

@@ -334,6 +334,8 @@ class VideoModel:
     ) -> None:
         self.net = net.to(device).eval().requires_grad_(False)
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa: pixels would drift
         self.tables = table_set
         self.model_id = model_id
         self.device = device
