@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import hashlib
+import os
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
