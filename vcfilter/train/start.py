@@ -84,6 +84,8 @@ def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
     total = torch.zeros(latent.channels)
     count = torch.zeros(latent.channels)
     for mean, step in zip(magnitudes, latent.plan, strict=True):
+        if mean.isnan().any():  # small crops have no place of this step
+            continue
         weight = len(step.sites) / step.stride**2
         total[step.low : step.high] += mean * weight
         count[step.low : step.high] += weight
