@@ -135,7 +135,7 @@ def test_another_training_s_state_is_refused(
 def test_two_processes_do_what_one_does_with_the_double_batch(
     undisturbed: Path, films: Path, tmp_path: Path
 ) -> None:
-    """Equal figures at the first step; after three, weights at most 10 % of the way they went apart.
+    """Equal figures at the first step; after three, weights within 10 % of the way they went.
 
     Sums over the batch are taken in another order, so gradients differ in their last bits, and
     AdamW's first steps make equally large steps of small gradients: where one is near zero, its
