@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from vcfilter.frames import Frame, FrameKind, VideoFormat
 from vcfilter.model.video import CodingStep, MotionMode
 
 Planes = list[np.ndarray]
+
+
+@dataclass
+class Parsed:
+    shifts: list[tuple[int, int]]
+    errors: list[np.ndarray]
 
 
 class FakeEncodingCoder:
@@ -96,60 +102,89 @@ class FakeModel:
     def code(
         self,
         step: CodingStep,
-        x: Planes | None,
+        x: Planes,
         references: Sequence[Planes],
-        coder: Any,
+        coder: FakeEncodingCoder,
         motion: list[tuple[int, int]] | None = None,
-        video_format: VideoFormat | None = None,
     ) -> Planes:
         self.calls.append(step)
-        if x is None and self.explode is not None:
-            error, self.explode = self.explode, None
-            raise error
         shifts = [(0, 0)] * len(references)
         if step.motion is MotionMode.CODED:
-            if x is not None:
-                shifts = motion
-                for shift in shifts:
-                    coder.write(struct.pack("bb", *shift))
-            else:
-                shifts = [struct.unpack("bb", coder.read(2)) for _ in references]
+            shifts = motion
+            for shift in shifts:
+                coder.write(struct.pack("bb", *shift))
+        prediction = self.predict(step, references, shifts, [plane.shape for plane in x])
+        if not step.residual:
+            return prediction
+        errors = []
+        for original, plane in zip(x, prediction, strict=True):
+            errors.append(np.rint((original - plane) / width(step)).astype(">i2"))
+            coder.write(errors[-1].tobytes())
+        return self.correct(step, prediction, errors)
+
+    def parse(
+        self, step: CodingStep, past: Sequence[object], data: bytes, video_format: VideoFormat
+    ) -> Parsed:
+        self.calls.append(step)
+        if self.explode is not None:
+            error, self.explode = self.explode, None
+            raise error
+        coder = FakeDecodingCoder(data)
+        shifts = [(0, 0)] * len(past)
+        if step.motion is MotionMode.CODED:
+            shifts = [struct.unpack("bb", coder.read(2)) for _ in past]
+        errors = []
+        if step.residual:
+            for shape in shapes(video_format):
+                plane = np.frombuffer(coder.read(2 * shape[0] * shape[1]), ">i2")
+                errors.append(plane.reshape(shape))
+        coder.finish()
+        return Parsed(shifts, errors)
+
+    def restore(
+        self,
+        step: CodingStep,
+        parsed: Parsed,
+        references: Sequence[Planes],
+        video_format: VideoFormat,
+    ) -> Planes:
+        prediction = self.predict(step, references, parsed.shifts, shapes(video_format))
+        return self.correct(step, prediction, parsed.errors) if step.residual else prediction
+
+    def predict(
+        self,
+        step: CodingStep,
+        references: Sequence[Planes],
+        shifts: list[tuple[int, int]],
+        sizes: list[tuple[int, int]],
+    ) -> Planes:
         shifted = [
             [np.roll(p, (dy // (2 if i else 1), dx // (2 if i else 1)), (0, 1))
              for i, p in enumerate(reference)]
             for reference, (dy, dx) in zip(references, shifts, strict=True)
         ]  # fmt: skip
         if step.kind is FrameKind.KEY:
-            if x is not None:
-                shapes = [plane.shape for plane in x]
-            else:
-                chroma = video_format.chroma_size[::-1]
-                shapes = [(video_format.height, video_format.width), chroma, chroma]
-            prediction = [np.full(shape, 128, np.int32) for shape in shapes]
-        elif step.motion is MotionMode.RIGHT:
-            prediction = shifted[1]
-        elif step.motion is MotionMode.LEFT or len(references) == 1:
-            prediction = shifted[0]
-        else:
-            prediction = [(a + b + 1) // 2 for a, b in zip(*shifted, strict=True)]
-        if not step.residual:
-            return prediction
-        width = 2.0 ** (step.qp / 6) / 2
-        result = []
-        for index, plane in enumerate(prediction):
-            if x is not None:
-                symbols = np.rint((x[index] - plane) / width).astype(">i2")
-                coder.write(symbols.tobytes())
-            else:
-                data = coder.read(2 * plane.size)
-                symbols = np.frombuffer(data, ">i2").reshape(plane.shape)
-            plane = plane + np.rint(symbols * width).astype(np.int32)
-            result.append(np.clip(plane, 0, self.top))
-        return result
+            return [np.full(size, 128, np.int32) for size in sizes]
+        if step.motion is MotionMode.RIGHT:
+            return shifted[1]
+        if step.motion is MotionMode.LEFT or len(references) == 1:
+            return shifted[0]
+        return [(a + b + 1) // 2 for a, b in zip(*shifted, strict=True)]
 
-    def distortion(self, x: Planes, rec: Planes) -> float:
+    def correct(self, step: CodingStep, planes: Planes, errors: list[np.ndarray]) -> Planes:
+        return [
+            np.clip(plane + np.rint(error * width(step)).astype(np.int32), 0, self.top)
+            for plane, error in zip(planes, errors, strict=True)
+        ]
+
+    def distortion(self, x: Planes, rec: Planes, qp: int) -> float:
         sse = [float(((a - b) ** 2).sum()) for a, b in zip(x, rec, strict=True)]
         return (sse[0] + sse[1] + sse[2]) / x[0].size
+
+    def residual_cost(self, step: CodingStep, x: Planes, predicted: Planes) -> float:
+        unit = width(step) ** 2
+        error = np.concatenate([((a - b) ** 2 / unit).ravel() for a, b in zip(x, predicted)])
+        return float(unit * np.minimum(error, 1 + np.log2(np.maximum(error, 1))).sum() / x[0].size)
 
     def psnr(self, x: Planes, rec: Planes, fmt: VideoFormat) -> float:
         peak = 255 if fmt.bit_depth == 8 else 1023
@@ -163,5 +198,11 @@ class FakeModel:
     def encoding_coder(self) -> FakeEncodingCoder:
         return FakeEncodingCoder()
 
-    def decoding_coder(self, data: bytes) -> FakeDecodingCoder:
-        return FakeDecodingCoder(data)
+
+def width(step: CodingStep) -> float:
+    return 2.0 ** (step.qp / 6) / 2
+
+
+def shapes(video_format: VideoFormat) -> list[tuple[int, int]]:
+    chroma = video_format.chroma_size[::-1]
+    return [(video_format.height, video_format.width), chroma, chroma]

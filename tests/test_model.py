@@ -15,7 +15,7 @@ from synthetic import clip
 from torch import Tensor
 
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import TableSet
+from vcfilter.entropy.coder import Reader, TableSet
 from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import MediaError, ModelMismatchError
 from vcfilter.frames import FrameKind, VideoFormat
@@ -35,6 +35,7 @@ KEY = CodingStep(kind=FrameKind.KEY, qp=28)
 INTER = CodingStep(
     kind=FrameKind.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
 )
+GRID = torch.Size((1, CHANNELS, 12, 16))  # of the latent, padded
 PIXEL_BOUND = 0.05  # of 255: rounding of float32 through the networks, measured below 0.01
 
 
@@ -62,7 +63,7 @@ def decode(model: VideoModel, payloads: list[bytes]) -> list[Reference]:
     found: list[Reference] = []
     for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
         past = found if step is INTER else []
-        found.append(model.code(step, None, past, model.decoding_coder(data), video_format=FORMAT))
+        found.append(model.restore(step, model.parse(step, past, data, FORMAT), past, FORMAT))
     return found
 
 
@@ -111,7 +112,7 @@ def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
     middle = model.code(INTER, pictures[2], references, coder, motion)
     data = coder.finish()
     assert model.psnr(pictures[2], middle, FORMAT) > 32
-    again = model.code(INTER, None, references, model.decoding_coder(data))
+    again = model.restore(INTER, model.parse(INTER, references, data, FORMAT), references, FORMAT)
     assert_same([again], [middle], PIXEL_BOUND)
     assert len(data) < 0.85 * min(sizes)
     assert sizes[0] < 112 * 80 * 1.5 / 3  # and it compresses
@@ -144,7 +145,7 @@ def test_every_mode_decodes(
     reference = model.code(step, x, past, coder, field)
     data = coder.finish()
     assert (data == b"") <= (motion is not MotionMode.CODED or not residual)
-    again = model.code(step, None, past, model.decoding_coder(data))
+    again = model.restore(step, model.parse(step, past, data, FORMAT), past, FORMAT)
     assert_same([again], [reference], PIXEL_BOUND)
 
 
@@ -178,42 +179,34 @@ def test_the_parse_is_the_same_everywhere(
     with settings(threads, mkldnn), torch.inference_mode():
         found: list[Reference] = []
         for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
-            given = Conditions.of([step], torch.device("cpu"))
-            coder = Widened(model.decoding_coder(data), dtype)
+            given = Conditions.of([step], torch.device("cpu"), (FORMAT.height, FORMAT.width))
+            coder = model.decoding_coder(data)
             if step is KEY:
-                shape = torch.Size((1, CHANNELS, 12, 16))
-                found.append(net.to(dtype).keyframe(given, None, shape, coder))
+                parsed = net.parse(step.motion, True, given, None, GRID, coder)
+                found.append(net.keyframe(given, None, GRID, parsed))
             else:
                 pair = (found[0], found[1])
-                found.append(net.inter(step.motion, True, given, None, pair, coder)[0])
+                parsed = net.parse(step.motion, True, given, pair, GRID, coder)
+                found.append(net.inter(step.motion, True, given, None, pair, parsed)[0])
     assert_same(found, references, PIXEL_BOUND)
-
-
-class Widened:
-    """A decoding coder whose symbols come in another precision."""
-
-    def __init__(self, coder: object, dtype: torch.dtype) -> None:
-        self.coder, self.dtype = coder, dtype
-
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
-        return self.coder.code(u, index, rd_scale).to(self.dtype)  # type: ignore[attr-defined]
 
 
 class Tape:
     """Notes the tables of each step and gives back given symbols: a decoder for batches."""
 
-    def __init__(self, tapes: list[list[Tensor]] | None, inner: object = None) -> None:
+    def __init__(self, tapes: list[list[Tensor]] | None, inner: Reader | None = None) -> None:
         self.tapes, self.inner = tapes, inner
         self.indices: list[Tensor] = []
-        self.symbols: list[Tensor] = []
+        self.read: list[Tensor] = []
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def symbols(self, index: Tensor) -> Tensor:
         self.indices.append(torch.floor(index + 0.5))
         if self.tapes is None:
-            found: Tensor = self.inner.code(u, index, rd_scale)  # type: ignore[attr-defined]
+            assert self.inner is not None
+            found = self.inner.symbols(index)
         else:
-            found = torch.cat([tape[len(self.symbols)] for tape in self.tapes])
-        self.symbols.append(found)
+            found = torch.cat([tape[len(self.read)] for tape in self.tapes])
+        self.read.append(found)
         return found
 
 
@@ -221,16 +214,16 @@ def test_the_tables_do_not_depend_on_the_batch(
     model: VideoModel, coded: tuple[list[bytes], list[Reference]]
 ) -> None:
     singles = []
-    shape = torch.Size((1, CHANNELS, 12, 16))
-    one = Conditions.of([KEY], torch.device("cpu"))
+    size = (FORMAT.height, FORMAT.width)
+    one = Conditions.of([KEY], torch.device("cpu"), size)
     with torch.inference_mode():
         for data in coded[0][:2]:
             tape = Tape(None, model.decoding_coder(data))
-            model.net.keyframe(one, None, shape, tape)
+            model.net.parse(KEY.motion, True, one, None, GRID, tape)
             singles.append(tape)
-        both = Tape([t.symbols for t in singles])
-        two = Conditions.of([KEY, KEY], torch.device("cpu"))
-        model.net.keyframe(two, None, torch.Size((2, *shape[1:])), both)
+        both = Tape([t.read for t in singles])
+        two = Conditions.of([KEY, KEY], torch.device("cpu"), size)
+        model.net.parse(KEY.motion, True, two, None, torch.Size((2, *GRID[1:])), both)
     for step, index in enumerate(both.indices):
         wanted = torch.cat([t.indices[step] for t in singles])
         assert torch.equal(index, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,12 @@ from vcfilter.bitstream import (
     read_packet,
     reference_check,
 )
-from vcfilter.codec.engine import decode_frame, load_model
+from vcfilter.codec.engine import load_model, parse_frame, restore_frame
 from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import Reference, VideoModel
+    from vcfilter.model.video import Parsed, Past, Reference, VideoModel
 
 REFERENCES_MAX = 16
 """Inter frames held as references at a time; the encoder's order needs 7 at most."""
@@ -50,7 +51,8 @@ class Decoder:
 
     A frame comes out as soon as what it needs is there: a keyframe at once, inter frames
     when the keyframe (or the last frame) that ends their segment has come. At most one
-    segment of packets and a few references are held.
+    segment of packets and a few references are held. While the networks restore one inter frame, a
+    thread reads the symbols of the next.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
     and counted; decoding goes on with what can be decoded rightly. A frame that does come
@@ -90,6 +92,7 @@ class Decoder:
         self._strict = strict
         self._model = model if model is not None else load_model(weights, device, threads)
         self._output: list[Frame] = []
+        self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
         self._start_segment(None)
         if extradata:
             self._read_extradata(extradata)
@@ -127,6 +130,7 @@ class Decoder:
         self._next: int = 1  # position of the next frame to show
         self._waiting: dict[int, _Coded] = {}
         self._decoded: dict[int, _Decoded] = {}
+        self._ahead: tuple[int, Future[Parsed]] | None = None  # a position, and its symbols
 
     def _read_extradata(self, extradata: bytes) -> None:
         try:
@@ -193,7 +197,7 @@ class Decoder:
 
     def _accept_key(self, coded: _Coded) -> None:
         try:
-            reference = self._decode(coded, ())
+            reference = self._restore(coded, self._parse(coded, ()), ())
         except BitstreamError as error:
             self._end_segment(None)
             self._drop_damaged(error)
@@ -273,22 +277,67 @@ class Decoder:
                 raise BitstreamError("an inter frame refers to one of its own layer or a higher")
             if len(self._decoded) >= REFERENCES_MAX:
                 raise BitstreamError(f"a segment needs more than {REFERENCES_MAX} references")
-            reference = self._decode(coded, present)
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and ahead[0] == position:
+                parsed = ahead[1].result()
+            else:
+                parsed = self._parse(coded, [reference.reference for reference in present])
+            self._look_ahead(position, parsed)
+            reference = self._restore(coded, parsed, present)
         except BitstreamError as error:
             self._drop_damaged(error)
             return None
         self._decoded[position] = _Decoded(reference=reference, coded=coded)
         return self._decoded[position]
 
-    def _decode(self, coded: _Coded, references: Sequence[_Decoded]) -> Reference:
+    def _parse(self, coded: _Coded, past: Sequence[Past]) -> Parsed:
         assert self.video_format is not None  # a keyframe's header came before
-        return decode_frame(
-            self._model,
-            coded.header,
-            coded.payload,
-            [reference.reference for reference in references],
-            self.video_format,
-        )
+        return parse_frame(self._model, coded.header, coded.payload, past, self.video_format)
+
+    def _restore(
+        self, coded: _Coded, parsed: Parsed, references: Sequence[_Decoded]
+    ) -> Reference:
+        assert self.video_format is not None  # a keyframe's header came before
+        past = [reference.reference for reference in references]
+        return restore_frame(self._model, coded.header, parsed, past, self.video_format)
+
+    def _look_ahead(self, position: int, parsed: Parsed) -> None:
+        """Start reading the symbols of the frame that will be restored after this one.
+
+        What is read ahead is a guess: whether that frame may be decoded is checked when it is.
+        """
+        following = self._following()
+        if following is None:
+            return
+        coded = self._waiting[following]
+        past: list[Past] = []
+        for needed in coded.header.references:
+            decoded = self._decoded.get(needed)
+            if needed == position:
+                past.append(parsed)
+            elif decoded is not None:
+                past.append(decoded.reference)
+            elif needed == 0 and self._left is not None:
+                past.append(self._left.reference)
+            elif needed == self._length and self._right is not None:
+                past.append(self._right.reference)
+            else:
+                return
+        self._ahead = following, self._parser.submit(self._parse, coded, past)
+
+    def _following(self) -> int | None:
+        """The first waiting frame, in display order, or what it must be decoded from first."""
+        for position in range(self._next, self._last + 1):
+            if position in self._waiting:
+                seen: set[int] = set()
+                while True:
+                    seen.add(position)
+                    references = self._waiting[position].header.references
+                    deeper = [p for p in references if p in self._waiting and p not in seen]
+                    if not deeper:
+                        return position
+                    position = deeper[0]
+        return None
 
     def _release(self, complete: bool) -> None:
         """Forget shown frames that no waiting packet refers to.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import log
 from typing import TYPE_CHECKING
 
 from vcfilter.bitstream import (
@@ -335,10 +334,13 @@ class Encoder:
         weight = self._model.rd_weight(header.qp)
         size = len(write_packet(None, header, payload))
         rate_cost = weight * 8 * size / (self._format.width * self._format.height)
-        distortion = self._model.distortion(x, reference)
+        distortion = self._model.distortion(x, reference, header.qp)
+        promise = distortion
+        if not header.residual:
+            promise = self._model.residual_cost(coding_step(header), x, reference)
         return _Trial(
             cost=distortion + rate_cost,
-            promise=_residual_cost(distortion, weight) + rate_cost,
+            promise=promise + rate_cost,
             header=header,
             reference=reference,
             payload=payload,
@@ -354,17 +356,6 @@ class Encoder:
             packet=Packet(data=data, pts=frame.pts, duration=frame.duration, is_keyframe=is_key),
             record=FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=psnr),
         )
-
-
-def _residual_cost(distortion: float, weight: float) -> float:
-    """Expected cost, distortion plus weighted bits, of coding a prediction's error.
-
-    The error is taken for Gaussian. At the best trade the slope of its rate-distortion curve,
-    2 ln 2 times the distortion left, equals the weight; each halving of the error costs half
-    a bit. An error that is smaller than what would be left is not coded.
-    """
-    left = weight / (2 * log(2))
-    return distortion if distortion <= left else left * (1 + log(distortion / left))
 
 
 def _residual_trials(preset: Preset) -> int:

@@ -10,7 +10,15 @@ from vcfilter.errors import BitstreamError
 from vcfilter.frames import VideoFormat
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import CodingStep, MotionField, Picture, Reference, VideoModel
+    from vcfilter.model.video import (
+        CodingStep,
+        MotionField,
+        Parsed,
+        Past,
+        Picture,
+        Reference,
+        VideoModel,
+    )
 
 
 def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
@@ -57,24 +65,20 @@ def encode_frame(
     return reference, coder.finish()
 
 
-def decode_frame(
+def parse_frame(
     model: VideoModel,
     header: FrameHeader,
     payload: bytes,
-    references: Sequence[Reference],
+    past: Sequence[Past],
     video_format: VideoFormat,
-) -> Reference:
-    """The reconstruction that encode_frame returned with this payload.
+) -> Parsed:
+    """The integers of a frame, from those of its references; safe in another thread.
 
     Raises:
         BitstreamError: the payload is nonsense. Its CRC was right, so it was made that way.
     """
     try:
-        coder = model.decoding_coder(payload)
-        reference = model.code(
-            coding_step(header), None, references, coder, video_format=video_format
-        )
-        coder.finish()
+        return model.parse(coding_step(header), past, payload, video_format)
     except BitstreamError:
         raise
     except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
@@ -84,4 +88,14 @@ def decode_frame(
         if type(error).__name__ != "PanicException":
             raise
         raise BitstreamError(f"payload of {len(payload)} bytes is invalid: {error}") from error
-    return reference
+
+
+def restore_frame(
+    model: VideoModel,
+    header: FrameHeader,
+    parsed: Parsed,
+    references: Sequence[Reference],
+    video_format: VideoFormat,
+) -> Reference:
+    """The reconstruction that encode_frame returned with the payload that was parsed."""
+    return model.restore(coding_step(header), parsed, references, video_format)

@@ -1,7 +1,8 @@
 """The three coders of one walk: encoding, decoding and rate-estimating.
 
-Each has `code(u, index, rd_scale)`: u is what is to be quantised, in steps (None when decoding);
-index the table of each symbol; the result are the symbols, the same shape. This module is the only
+The first and the last have `code(u, index, rd_scale)`: u is what is to be quantised, in steps, index
+the table of each symbol; the result are the symbols, the same shape. The second has
+`symbols(index)`. This module is the only
 door to constriction, whose words are part of the bitstream (pinned version, float64
 probabilities, perfect=False, 32-bit range coder).
 """
@@ -56,10 +57,18 @@ class TableSet:
 
 
 class Coder(Protocol):
-    """What the walk needs of a coder."""
+    """What the walk needs of a coder that writes or estimates."""
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols for u under the tables of index, all of one shape."""
+        ...
+
+
+class Reader(Protocol):
+    """What the walk needs of a coder that reads."""
+
+    def symbols(self, index: Tensor) -> Tensor:
+        """The next symbols, under the tables of index, of its shape and precision."""
         ...
 
 
@@ -98,10 +107,8 @@ class EncodingCoder:
         self._encoder = constriction.stream.queue.RangeEncoder()
         self._used = False
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Quantise u (rate-distortion optimally), write it, return the symbols."""
-        if u is None:
-            raise ValueError("an encoding coder needs values to code")
         whole = torch.floor(index + 0.5)
         tables_ = whole.reshape(-1).cpu().numpy().astype(np.uint8)
         if u.is_cuda:
@@ -164,7 +171,7 @@ class DecodingCoder:
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def symbols(self, index: Tensor) -> Tensor:
         """Read the symbols of the given tables."""
         tables_ = torch.floor(index + 0.5).reshape(-1).cpu().numpy().astype(np.uint8)
         symbols = torch.from_numpy(self.read(tables_).astype(np.float32))
@@ -203,9 +210,6 @@ class DecodingCoder:
         magnitude = (1 << (size - 1)) + low
         return -magnitude if negative else magnitude
 
-    def finish(self) -> None:
-        """Nothing to check beyond the packet's checksum."""
-
 
 class RateCoder:
     """Estimates bits while training: the same symbols, and a differentiable rate.
@@ -219,7 +223,7 @@ class RateCoder:
         self._bits = bits
         self.total = torch.zeros(batch, device=bits.device)
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols (rounded, the gradient passing through); adds their bits to `total`.
 
         With gradients, the cost between two tables is interpolated, so that the index has one;
@@ -228,8 +232,6 @@ class RateCoder:
         shrinks); and what is left out under the first table counts as if it were coded, so that
         training learns to avoid it. Without gradients the bits are those of the coded symbols.
         """
-        if u is None:
-            raise ValueError("a rate coder needs values to code")
         width = self._bits.shape[1]
         flat = self._bits.view(-1)
         if not torch.is_grad_enabled():

@@ -19,7 +19,7 @@ from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import ConfigError, MediaError, ModelMismatchError
 from vcfilter.model.video import VideoModel, VideoNet
 
-ARCHITECTURE = "vcfilter-1"
+ARCHITECTURE = "vcfilter-2"
 TABLES_NAME = "tables"
 SHIPPED = "vcfilter.safetensors"
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vcfilter.entropy.exact import ExactLayer
 from vcfilter.frames import FrameKind
 from vcfilter.model.layers import CHANNELS
-from vcfilter.model.video import CodingStep, Conditions, MotionMode, VideoModel
+from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel
 
 SIDE = 256
 # Interpolation is not a layer: 20 MACs per bicubic and 4 per bilinear sample, two
@@ -28,9 +28,9 @@ PARTS = {
 
 
 class _Zeros:
-    """A decoding coder that reads only zeros."""
+    """A coder that reads only zeros."""
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def symbols(self, index: Tensor) -> Tensor:
         return torch.zeros_like(index)
 
 
@@ -44,7 +44,12 @@ def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
     net, device = model.net, model.device
     shape = torch.Size((1, CHANNELS, SIDE // 8, SIDE // 8))
     key = Conditions.of([CodingStep(kind=FrameKind.KEY, qp=30)], device)
-    reference = net.keyframe(key, None, shape, _Zeros())
+
+    def keyframe() -> Reference:
+        parsed = net.parse(MotionMode.NONE, True, key, None, shape, _Zeros())
+        return net.keyframe(key, None, shape, parsed)
+
+    reference = keyframe()
     found = dict.fromkeys(PARTS.values(), 0.0)
 
     def count(part: str, module: nn.Module, out: Tensor) -> None:
@@ -60,11 +65,13 @@ def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
     ]
     try:
         if kind is FrameKind.KEY:
-            net.keyframe(key, None, shape, _Zeros())
+            keyframe()
         else:
             step = CodingStep(kind=kind, qp=32, layer=1, distances=(1, 1), motion=MotionMode.CODED)
             given = Conditions.of([step], device)
-            net.inter(step.motion, True, given, None, (reference, reference), _Zeros())
+            pair = (reference, reference)
+            parsed = net.parse(step.motion, True, given, pair, shape, _Zeros())
+            net.inter(step.motion, True, given, None, pair, parsed)
             found["warping"] = WARP_MACS / 1000
     finally:
         for hook in hooks:

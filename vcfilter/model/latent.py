@@ -9,6 +9,7 @@ coarse lattices first, so that later steps have neighbours on all sides. In each
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Coder
+from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.entropy.exact import ExactDepthwise, ExactLinear, activate
 from vcfilter.model.layers import CONTEXT, CONTEXT_MAX
 
@@ -60,13 +61,19 @@ def checkerboard(low: int, high: int) -> tuple[Step, ...]:
     return Step(low, high, 1, WHITE), Step(low, high, 1, BLACK)
 
 
-@lru_cache(maxsize=256)
-def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Tensor:
-    """(N,) flat indices of the sites in a rows x columns grid, in raster order."""
+@lru_cache(maxsize=512)
+def positions(
+    rows: int, columns: int, sites: tuple[tuple[int, int], ...], inside: tuple[int, int]
+) -> Tensor:
+    """(N,) flat indices of the sites in a rows x columns grid, in raster order.
+
+    Args:
+        inside: sites from these (row, column) on are left out.
+    """
     with torch.inference_mode(False):  # kept for later, perhaps for training
         grid = torch.zeros(rows, columns, dtype=torch.bool)
         for row, column in sites:
-            grid[row::2, column::2] = True
+            grid[row : inside[0] : 2, column : inside[1] : 2] = True
         return grid.flatten().nonzero().squeeze(1)
 
 
@@ -122,22 +129,49 @@ class StepModel(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Coded:
-    """What one walk gives back.
+class Symbols:
+    """The integers of one latent, all (B, C, h, w).
 
     Args:
-        value: (B, C, h, w) reconstructed latent.
-        symbols: (B, C, h, w) integers.
-        activity: (B, C, h, w) integers 0 to 255, the magnitudes seen here and in the references.
+        symbols: what was coded; 0 at positions outside the picture.
+        activity: 0 to 255, the magnitudes seen here and in the references.
     """
 
-    value: Tensor
     symbols: Tensor
     activity: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """A reconstructed latent (B, C, h, w) float, and its integers."""
+
+    value: Tensor
+    integers: Symbols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a latent's tables follow from, besides its own symbols.
+
+    Args:
+        ctx: (B, 13) frame context.
+        lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
+        past: the references' symbol activations and activity, (B, C, h, w) integers each.
+        inside: rows and columns of the latent that lie in the picture; the rest is not coded.
+    """
+
+    ctx: Tensor
+    lowest: Tensor
+    past: tuple[Tensor, Tensor]
+    inside: tuple[int, int]
+
+
 class LatentModel(nn.Module):
-    """Codes one latent (B, channels, h, w); h and w are multiples of the coarsest lattice."""
+    """Codes one latent (B, channels, h, w); h and w are multiples of the coarsest lattice.
+
+    `parse` reads all symbols from integers alone, and `restore` turns them into the latent that
+    `code` gave: the two can run in different threads.
+    """
 
     def __init__(self, channels: int, plan: tuple[Step, ...], hidden: int, radius: int) -> None:
         super().__init__()
@@ -158,67 +192,111 @@ class LatentModel(nn.Module):
 
     def code(
         self,
-        target: Tensor | None,
+        target: Tensor,
         prediction: Tensor,
         quantum: Tensor,
-        ctx: Tensor,
-        lowest: Tensor,
-        past: tuple[Tensor, Tensor],
+        known: Known,
         coder: Coder,
         rd_scale: Tensor | float = 1.0,
     ) -> Coded:
-        """Walk through the latent with a coder.
+        """Walk through the latent with a coder that writes or estimates.
 
         Args:
-            target: (B, C, h, w) latent to code; None when decoding.
+            target: (B, C, h, w) latent to code.
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             quantum: (B, C) quantiser steps.
-            ctx: (B, 13) frame context.
-            lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
-            past: the references' symbol activations and activity, (B, C, h, w) integers each.
-            coder: any of the three coders.
             rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
 
         Returns:
             The reconstruction (prediction + mean + symbol * step) and the integers for later.
         """
-        batch, channels, rows, columns = prediction.shape
-        difference = None if target is None else target - prediction
-        values = prediction.new_zeros(batch, channels, rows, columns)
-        symbols = prediction.new_zeros(batch, channels, rows, columns)
-        # In float32 CUDA may pick algorithms that are not plain sums of products.
-        exact = torch.float64 if prediction.is_cuda else torch.float32
-        magnitudes = torch.zeros_like(symbols, dtype=exact)
-        ctx_exact = ctx.to(exact)
-        past_exact = tuple(p.to(exact) for p in past)
+        difference = target - prediction
+        values = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
+        symbols = torch.zeros_like(values)
+        walk = _IndexWalk(self, known)
+        for step, model, where in self._places(prediction, known.inside):
+            s, low, high = step.stride, step.low, step.high
+            index = walk.index(step, model, where)
+            mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
+            steps = quantum[:, None, low:high]
+            wanted = take(difference[:, low:high, ::s, ::s], where)
+            scale = rd_scale
+            if isinstance(scale, Tensor):
+                scale = take(scale[:, low:high, ::s, ::s], where)
+            coded = coder.code((wanted - mean) / steps, index, scale)
+            values = put(values, mean + coded * steps, step, where)
+            symbols = put(symbols, coded, step, where)
+            walk.learn(coded, step, where)
+        integers = Symbols(symbols=symbols, activity=walk.activity())
+        return Coded(value=prediction + values, integers=integers)
+
+    def parse(self, known: Known, reader: Reader) -> Symbols:
+        """Read the symbols; exact on every machine, no float decides about anything."""
+        walk = _IndexWalk(self, known)
+        symbols = torch.zeros_like(known.past[0], memory_format=torch.contiguous_format)
+        for step, model, where in self._places(symbols, known.inside):
+            coded = reader.symbols(walk.index(step, model, where))
+            symbols = put(symbols, coded, step, where)
+            walk.learn(coded, step, where)
+        return Symbols(symbols=symbols, activity=walk.activity())
+
+    def restore(
+        self, integers: Symbols, prediction: Tensor, quantum: Tensor, known: Known
+    ) -> Coded:
+        """What `code` gave with these symbols, prediction and quantiser steps."""
+        values = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
+        for step, model, where in self._places(prediction, known.inside):
+            s, low, high = step.stride, step.low, step.high
+            mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
+            coded = take(integers.symbols[:, low:high, ::s, ::s], where)
+            values = put(values, mean + coded * quantum[:, None, low:high], step, where)
+        return Coded(value=prediction + values, integers=integers)
+
+    def _places(
+        self, grid: Tensor, inside: tuple[int, int]
+    ) -> Iterator[tuple[Step, StepModel, Tensor]]:
+        """Each step, its model, and its (N,) positions on its lattice."""
+        rows, columns = grid.shape[2:]
         for step, model in zip(self.plan, self.steps, strict=True):
             assert isinstance(model, StepModel)
             s = step.stride
-            low, high = step.low, step.high
-            where = positions(-(-rows // s), -(-columns // s), step.sites).to(prediction.device)
-            index = model.indices(
-                magnitudes[:, :high, ::s, ::s],
-                torch.cat([p[:, low:high, ::s, ::s] for p in past_exact], dim=1),
-                ctx_exact,
-                where,
-            )
-            index = torch.maximum(index, lowest[:, None, None]).to(ctx.dtype)
-            mean = model.means(values[:, :high, ::s, ::s], ctx, where)
-            steps = quantum[:, None, low:high]
-            if difference is None:
-                coded = coder.code(None, index)
-            else:
-                wanted = take(difference[:, low:high, ::s, ::s], where)
-                scale = rd_scale
-                if isinstance(scale, Tensor):
-                    scale = take(scale[:, low:high, ::s, ::s], where)
-                coded = coder.code((wanted - mean) / steps, index, scale)
-            values = put(values, mean + coded * steps, step, where)
-            symbols = put(symbols, coded, step, where)
-            magnitudes = put(magnitudes, self.activation(coded).to(exact), step, where)
-        faded = torch.floor(past_exact[1] * DECAY)
-        activity = torch.maximum(magnitudes, faded).to(ctx.dtype)
-        return Coded(value=prediction + values, symbols=symbols, activity=activity)
+            within = (-(-inside[0] // s), -(-inside[1] // s))
+            where = positions(-(-rows // s), -(-columns // s), step.sites, within)
+            yield step, model, where.to(grid.device)
+
+
+class _IndexWalk:
+    """Table indices along a walk, from the integers that it has seen."""
+
+    def __init__(self, latent: LatentModel, known: Known) -> None:
+        self._latent, self._known = latent, known
+        # In float32 CUDA may pick algorithms that are not plain sums of products.
+        exact = torch.float64 if known.ctx.is_cuda else torch.float32
+        self._ctx = known.ctx.to(exact)
+        self._past = tuple(p.to(exact) for p in known.past)
+        shape = self._past[0].shape
+        self._magnitudes = torch.zeros(shape, dtype=exact, device=known.ctx.device)
+
+    def index(self, step: Step, model: StepModel, where: Tensor) -> Tensor:
+        """(B, N, count) indices of a step's tables, before rounding."""
+        s, low, high = step.stride, step.low, step.high
+        index = model.indices(
+            self._magnitudes[:, :high, ::s, ::s],
+            torch.cat([p[:, low:high, ::s, ::s] for p in self._past], dim=1),
+            self._ctx,
+            where,
+        )
+        return torch.maximum(index, self._known.lowest[:, None, None]).to(self._known.ctx.dtype)
+
+    def learn(self, coded: Tensor, step: Step, where: Tensor) -> None:
+        """Take in the symbols (B, N, count) of a step."""
+        seen = self._latent.activation(coded).to(self._ctx.dtype)
+        self._magnitudes = put(self._magnitudes, seen, step, where)
+
+    def activity(self) -> Tensor:
+        """(B, C, h, w) integers, for the frames that refer to this one."""
+        faded = torch.floor(self._past[1] * DECAY)
+        return torch.maximum(self._magnitudes, faded).to(self._known.ctx.dtype)
 
 
 def lowest_table(qp: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from vcfilter.entropy.coder import (
     Coder,
     DecodingCoder,
     EncodingCoder,
+    Reader,
     TableSet,
 )
 from vcfilter.errors import ConfigError
@@ -24,16 +25,26 @@ from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
 from vcfilter.model import motion as moving
 from vcfilter.model.inter import Prediction
 from vcfilter.model.keyframe import ImageCodec
-from vcfilter.model.latent import DECAY, lowest_table
-from vcfilter.model.layers import ALIGN, CHANNELS, context, quantiser_step, to_blocks, to_planes
+from vcfilter.model.latent import DECAY, Known, Symbols, lowest_table
+from vcfilter.model.layers import (
+    ALIGN,
+    BLOCK,
+    CHANNELS,
+    chroma_weight,
+    context,
+    quantiser_step,
+    to_blocks,
+    to_planes,
+)
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
 from vcfilter.model.refine import fit, refine
 
-CHROMA_WEIGHT = 1.5  # weight of a chroma plane's squared error: what 6:1:1 PSNR gives on real video
 # A displacement's error e costs about 16 e^2 times the mean squared gradient in squared error per
 # grid position, if nothing mends it; the residual mends most of it, hence a multiple of 1/16
 # (8 times was near the optimum on three development clips, at fine and coarse qp).
 MOTION_LAMBDA = 8.0 / 16.0
+# Of a coefficient u in steps that is coded rather than dropped: its cost at 1, and per doubling.
+CODED_COST, BITS_COST = 0.7, 0.46  # 0.4 to 1 and 0.46 to 0.6 choose alike on training clips
 REFINE_LEVEL = 5  # what `refine` takes motion's error for, coded or inherited
 Planes = tuple[Tensor, Tensor, Tensor]
 
@@ -74,9 +85,14 @@ class CodingStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """An original as planes: y (B, 1, H, W), u and v (B, 1, H/2, W/2), 0 to 255, padded."""
+    """An original as planes: y (B, 1, H, W), u and v (B, 1, H/2, W/2), 0 to 255, padded.
+
+    Args:
+        size: rows and columns of luma that are picture; the rest repeats its border.
+    """
 
     planes: Planes
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +108,19 @@ class MotionField:
     field: Tensor
     texture: Tensor
     apart: Tensor
+
+    def within(self, size: tuple[int, int] | None) -> MotionField:
+        """The same for a picture of so many rows and columns of luma: outside, errors are free."""
+        rows, columns = self.field.shape[2:]
+        inside = (rows, columns) if size is None else (-(-size[0] // BLOCK), -(-size[1] // BLOCK))
+        if inside == (rows, columns):
+            return self
+        missing = (0, columns - inside[1], 0, rows - inside[0])
+        field, texture, apart = (
+            t[..., : inside[0], : inside[1]] for t in (self.field, self.texture, self.apart)
+        )
+        field = F.pad(field, missing, mode="replicate")
+        return MotionField(field, F.pad(texture, missing), F.pad(apart, missing))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,21 +145,52 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Parsed:
+    """All integers of a frame, read before its pixels are made.
+
+    Args:
+        image, motion: the latents' own integers; None where none were coded.
+        symbols, activity, motion_symbols, motion_activity: as of the Reference it becomes.
+    """
+
+    image: Symbols | None
+    motion: Symbols | None
+    symbols: Tensor
+    activity: Tensor
+    motion_symbols: Tensor
+    motion_activity: Tensor
+
+
+Past = Reference | Parsed
+"""What the next frame's parse needs of a reference."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """The numbers of a batch of CodingSteps as tensors (B,), distances (B, 2)."""
+    """The numbers of a batch of CodingSteps as tensors (B,), distances (B, 2).
+
+    Args:
+        size: rows and columns of luma inside the picture; None: all of it.
+    """
 
     qp: Tensor
     layer: Tensor
     distances: Tensor
     level: Tensor
     refine: bool = False
+    size: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, steps: Sequence[CodingStep], device: torch.device) -> Conditions:
+    def of(
+        cls,
+        steps: Sequence[CodingStep],
+        device: torch.device,
+        size: tuple[int, int] | None = None,
+    ) -> Conditions:
         """Tensors on a device from steps."""
         rows = [[s.qp, s.layer, *s.distances, s.motion_level] for s in steps]
         table = torch.tensor(rows, device=device)
-        return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], steps[0].refine)
+        return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], steps[0].refine, size)
 
 
 class VideoNet(nn.Module):
@@ -147,24 +207,80 @@ class VideoNet(nn.Module):
         dtype = self.image.analysis_linear.weight.dtype
         return quantiser_step(given.qp).to(dtype), context(given.qp, given.layer).to(dtype)
 
+    def image_known(
+        self, given: Conditions, ctx: Tensor, past: tuple[Past, Past] | None, grid: torch.Size
+    ) -> Known:
+        """What the image latent (B, 96, h, w) is coded with; past None: a keyframe."""
+        if past is None:
+            none = ctx.new_zeros(grid)
+            seen = none, none
+        else:
+            left, right = past
+            seen = (
+                torch.maximum(left.symbols, right.symbols),
+                torch.maximum(left.activity, right.activity),
+            )
+        rows, columns = given.size or (BLOCK * grid[2], BLOCK * grid[3])
+        inside = (-(-rows // BLOCK), -(-columns // BLOCK))
+        return Known(ctx=ctx, lowest=lowest_table(given.qp), past=seen, inside=inside)
+
+    def motion_known(self, ctx: Tensor, past: tuple[Past, Past]) -> Known:
+        """What the motion latent (B, 80, h/4, w/4) is coded with."""
+        left, right = past
+        seen = (
+            torch.maximum(left.motion_symbols, right.motion_symbols),
+            torch.maximum(left.motion_activity, right.motion_activity),
+        )
+        rows, columns = left.motion_symbols.shape[2:]
+        return Known(ctx=ctx, lowest=torch.zeros_like(ctx[:, 0]), past=seen, inside=(rows, columns))
+
+    def parse(
+        self,
+        mode: MotionMode,
+        residual: bool,
+        given: Conditions,
+        past: tuple[Past, Past] | None,
+        grid: torch.Size,
+        reader: Reader,
+    ) -> Parsed:
+        """Read a frame's integers; past None: a keyframe. grid is (B, 96, H/8, W/8)."""
+        _, ctx = self.conditions(given)
+        known = self.image_known(given, ctx, past, grid)
+        none = ctx.new_zeros(grid[0], MOTION_CHANNELS, grid[2] // 4, grid[3] // 4)
+        motion: Symbols | None = None
+        motion_symbols = motion_activity = none
+        if past is not None and mode is MotionMode.CODED:
+            motion = self.motion.coding.parse(self.motion_known(ctx, past), reader)
+            motion_symbols = self.motion.coding.activation(motion.symbols)
+            motion_activity = motion.activity
+        image: Symbols | None = None
+        symbols, activity = torch.zeros_like(known.past[1]), torch.floor(known.past[1] * DECAY)
+        if past is None or residual:
+            image = self.image.coding.parse(known, reader)
+            symbols, activity = self.image.coding.activation(image.symbols), image.activity
+        return Parsed(image, motion, symbols, activity, motion_symbols, motion_activity)
+
     def keyframe(
-        self, given: Conditions, x: Planes | None, shape: torch.Size, coder: Coder
+        self, given: Conditions, x: Planes | None, grid: torch.Size, coder: Coder | Parsed
     ) -> Reference:
-        """Code keyframes; shape is (B, 96, H/8, W/8)."""
-        device = given.qp.device
+        """Code keyframes, or restore parsed ones; grid is (B, 96, H/8, W/8)."""
         base, ctx = self.conditions(given)
-        zeros = torch.zeros(shape, device=device, dtype=base.dtype)
-        target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
-        quantum = self.image.quantum(base, ctx)
-        lowest = lowest_table(given.qp)
-        coded = self.image.coding.code(target, zeros, quantum, ctx, lowest, (zeros, zeros), coder)
-        blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
-        batch, _, rows, columns = shape
+        known = self.image_known(given, ctx, None, grid)
+        zeros, quantum = known.past[0], self.image.quantum(base, ctx)
+        if isinstance(coder, Parsed):
+            assert coder.image is not None
+            coded = self.image.coding.restore(coder.image, zeros, quantum, known)
+        else:
+            assert x is not None
+            target = self.image.analyse(to_blocks(*x), base, ctx)
+            coded = self.image.coding.code(target, zeros, quantum, known, coder)
+        blocks = self.image.synthesise(coded.value, coded.integers.symbols, base, ctx)
+        batch, _, rows, columns = grid
         none = zeros.new_zeros(batch, MOTION_CHANNELS, rows // 4, columns // 4)
         return Reference(
-            clamp(to_planes(blocks)),
-            self.image.coding.activation(coded.symbols),
-            coded.activity,
+            finish(to_planes(blocks), given.size),
+            self.image.coding.activation(coded.integers.symbols),
+            coded.integers.activity,
             none,
             none,
             zeros.new_zeros(batch, 4, rows, columns),
@@ -177,29 +293,27 @@ class VideoNet(nn.Module):
         estimate: MotionField | None,
         references: tuple[Reference, Reference],
         direct: Tensor,
-        coder: Coder,
+        coder: Coder | Parsed,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Code motion: the field (B, 5, h, w), its symbols' activations and activity."""
         base, ctx = self.conditions(given)
         step = moving.field_step(base, given.level)
-        left, right = references
-        past = (
-            torch.maximum(left.motion_symbols, right.motion_symbols),
-            torch.maximum(left.motion_activity, right.motion_activity),
-        )
-        target: Tensor | None = None
-        scale: Tensor | float = 1.0
-        if estimate is not None:
+        known = self.motion_known(ctx, references)
+        expected = self.motion.analyse(direct, given.distances)
+        quantum = self.motion.quantum(step)
+        if isinstance(coder, Parsed):
+            assert coder.motion is not None
+            coded = self.motion.coding.restore(coder.motion, expected, quantum, known)
+        else:
+            assert estimate is not None
             target = self.motion.analyse(estimate.field, given.distances)
             weight = F.avg_pool2d(torch.cat([estimate.texture, estimate.apart], dim=1), 4) + 1.0
             ratio = (base / step) ** 2 * MOTION_LAMBDA
             scale = (ratio[:, None, None, None] / weight).clamp(0.3, 1000.0)
             scale = scale[:, [0, 0, 0, 0, 1] * moving.GRID**2]
-        expected = self.motion.analyse(direct, given.distances)
-        quantum, lowest = self.motion.quantum(step), torch.zeros_like(base)
-        coded = self.motion.coding.code(target, expected, quantum, ctx, lowest, past, coder, scale)
+            coded = self.motion.coding.code(target, expected, quantum, known, coder, scale)
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
-        return field, self.motion.coding.activation(coded.symbols), coded.activity
+        return field, self.motion.coding.activation(coded.integers.symbols), coded.integers.activity
 
     def predict(
         self,
@@ -229,10 +343,10 @@ class VideoNet(nn.Module):
         given: Conditions,
         x: Planes | None,
         references: tuple[Reference, Reference],
-        coder: Coder,
+        coder: Coder | Parsed,
         estimate: MotionField | None = None,
     ) -> tuple[Reference, Planes]:
-        """Code inter frames: (reconstruction, prediction before the residual)."""
+        """Code inter frames, or restore parsed ones: (reconstruction, its prediction)."""
         left, right = references
         base, ctx = self.conditions(given)
         field: Tensor | None = None
@@ -245,41 +359,70 @@ class VideoNet(nn.Module):
             coded_motion = self.field(given, estimate, references, field, coder)
             field, motion_symbols, motion_activity = coded_motion
         if given.refine and field is not None:
-            known = moving.field_step(base, torch.full_like(given.level, REFINE_LEVEL))
+            known_step = moving.field_step(base, torch.full_like(given.level, REFINE_LEVEL))
             luma = left.planes[0], right.planes[0]
-            field = refine(field, *luma, given.distances, known)
+            field = refine(field, *luma, given.distances, known_step)
         moves = torch.zeros_like(left.moves) if field is None else field[:, :4]
         motion = motion_symbols, motion_activity, moves, given.distances
         predicted, moved_left, moved_right = self.predict(mode, references, field, given.distances)
-        past_symbols = torch.maximum(left.symbols, right.symbols)
-        past_activity = torch.maximum(left.activity, right.activity)
+        known = self.image_known(given, ctx, references, left.symbols.shape)
         if not residual:
-            faded = torch.floor(past_activity * DECAY)
+            faded = torch.floor(known.past[1] * DECAY)
             symbols = torch.zeros_like(faded)
-            planes = clamp(predicted)
-            return Reference(planes, symbols, faded, *motion), predicted
+            return Reference(finish(predicted, given.size), symbols, faded, *motion), predicted
         y_interp = self.image.analyse(to_blocks(*predicted), base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
         y_predicted = self.prediction(y_interp, apart, base, ctx)
-        target = None if x is None else self.image.analyse(to_blocks(*x), base, ctx)
         quantum = self.image.quantum(base, ctx)
-        past = (past_symbols, past_activity)
-        lowest = lowest_table(given.qp)
-        coded = self.image.coding.code(target, y_predicted, quantum, ctx, lowest, past, coder)
-        blocks = self.image.synthesise(coded.value, coded.symbols, base, ctx)
+        if isinstance(coder, Parsed):
+            assert coder.image is not None
+            coded = self.image.coding.restore(coder.image, y_predicted, quantum, known)
+        else:
+            assert x is not None
+            wanted = within(x, predicted, given.size)  # nothing is to be coded outside
+            target = self.image.analyse(to_blocks(*wanted), base, ctx)
+            coded = self.image.coding.code(target, y_predicted, quantum, known, coder)
+        blocks = self.image.synthesise(coded.value, coded.integers.symbols, base, ctx)
         reference = Reference(
-            clamp(to_planes(blocks)),
-            self.image.coding.activation(coded.symbols),
-            coded.activity,
+            finish(to_planes(blocks), given.size),
+            self.image.coding.activation(coded.integers.symbols),
+            coded.integers.activity,
             *motion,
         )
         return reference, predicted
 
 
-def clamp(planes: Planes) -> Planes:
-    """Planes within 0 to 255."""
+def cropped(planes: Planes, size: tuple[int, int] | None) -> Planes:
+    """The part of planes that is picture (size: rows and columns of luma; None: all of it)."""
+    if size is None:
+        return planes
     y, u, v = planes
-    return y.clamp(0, 255), u.clamp(0, 255), v.clamp(0, 255)
+    half = (size[0] + 1) // 2, (size[1] + 1) // 2
+    return y[..., : size[0], : size[1]], u[..., : half[0], : half[1]], v[..., : half[0], : half[1]]
+
+
+def finish(planes: Planes, size: tuple[int, int] | None) -> Planes:
+    """Planes within 0 to 255; outside the picture its border repeats."""
+    results = []
+    for whole, part in zip(planes, cropped(planes, size), strict=True):
+        missing = (0, whole.shape[3] - part.shape[3], 0, whole.shape[2] - part.shape[2])
+        part = part.clamp(0, 255)
+        results.append(F.pad(part, missing, mode="replicate") if any(missing) else part)
+    return results[0], results[1], results[2]
+
+
+def within(x: Planes, others: Planes, size: tuple[int, int] | None) -> Planes:
+    """x inside the picture and others outside."""
+    if size is None:
+        return x
+    results = []
+    for mine, other, part in zip(x, others, cropped(x, size), strict=True):
+        filled = mine
+        if part.shape != mine.shape:
+            filled = other.clone()
+            filled[..., : part.shape[2], : part.shape[3]] = part
+        results.append(filled)
+    return results[0], results[1], results[2]
 
 
 def pair(references: Sequence[Reference]) -> tuple[Reference, Reference]:
@@ -302,11 +445,13 @@ def estimate_motion(
     distances: Tensor,
     scale: int,
     rounds: int = 2,
+    size: tuple[int, int] | None = None,
 ) -> MotionField:
     """Dense motion from x to both references and the blend that fits them best.
 
     Args:
         scale: the search works at 1/scale of the size. rounds: Gauss-Newton steps after it.
+        size: rows and columns of luma that are picture; outside, motion goes on as at the border.
     """
     left, right = references
     start = direct_motion(references, distances)
@@ -314,7 +459,7 @@ def estimate_motion(
     if not bool(distances[0, 1]):
         field = torch.cat([flow_left, torch.zeros_like(flow_left[:, :1]).expand(-1, 3, -1, -1)], 1)
         texture = moving.texture(x[0])
-        return MotionField(field, texture, torch.zeros_like(texture))
+        return MotionField(field, texture, torch.zeros_like(texture)).within(size)
     flow_right = moving.estimate_flow(x[0], right.planes[0], scale, start[:, 2:4])
     moved_left = moving.warp(left.planes, flow_left)[0]
     moved_right = moving.warp(right.planes, flow_right)[0]
@@ -323,7 +468,8 @@ def estimate_motion(
     if rounds:
         field, energy = fit(x[0], left.planes[0], right.planes[0], field, rounds)
     # An error of displacement counts for one reference, which has half the weight: a quarter.
-    return MotionField(field, moving.texture(x[0]), energy * (4 / moving.BLEND_SHARE**2))
+    apart = energy * (4 / moving.BLEND_SHARE**2)
+    return MotionField(field, moving.texture(x[0]), apart).within(size)
 
 
 class VideoModel:
@@ -369,7 +515,7 @@ class VideoModel:
             t = t.to(self.device)[None, None] * unit
             pad = (0, columns // share - t.shape[3], 0, rows // share - t.shape[2])
             planes.append(F.pad(t, pad, mode="replicate"))
-        return Picture((planes[0], planes[1], planes[2]))
+        return Picture((planes[0], planes[1], planes[2]), (video_format.height, video_format.width))
 
     def frame_planes(
         self, reference: Reference, video_format: VideoFormat
@@ -402,52 +548,85 @@ class VideoModel:
     ) -> MotionField:
         """Motion from a picture to its references (encoder only)."""
         distances = torch.tensor([step.distances], device=self.device)
-        return estimate_motion(x.planes, pair(references), distances, flow_scale, rounds)
+        return estimate_motion(x.planes, pair(references), distances, flow_scale, rounds, x.size)
 
     @torch.inference_mode()
     def code(
         self,
         step: CodingStep,
-        x: Picture | None,
+        x: Picture,
         references: Sequence[Reference],
         coder: Coder,
         motion: MotionField | None = None,
-        video_format: VideoFormat | None = None,
     ) -> Reference:
-        """Code one frame either way.
+        """Code one frame with a coder that writes or estimates.
 
         Args:
-            step: what the header says. x: the original, None when decoding.
+            step: what the header says. x: the original.
             references: none for a keyframe, (left,) or (left, right) for an inter frame.
-            coder: an encoding or a decoding coder. motion: the estimate, when encoding CODED.
-            video_format: needed to decode a keyframe.
+            motion: the estimate, for CODED.
+        """
+        given = Conditions.of([step], self.device, x.size)
+        if step.kind is FrameKind.KEY:
+            rows, columns = x.planes[0].shape[2:]
+            return self.net.keyframe(given, x.planes, latent_grid(rows, columns), coder)
+        both, mode = pair(references), step.motion
+        return self.net.inter(mode, step.residual, given, x.planes, both, coder, motion)[0]
+
+    @torch.inference_mode()
+    def parse(
+        self, step: CodingStep, past: Sequence[Past], data: bytes, video_format: VideoFormat
+    ) -> Parsed:
+        """Read one frame's integers; its references may be parsed only, too.
 
         Raises:
-            BitstreamError: the coder's bytes are damaged.
+            BitstreamError: the bytes are damaged.
         """
-        given = Conditions.of([step], self.device)
-        planes = None if x is None else x.planes
+        given = Conditions.of([step], self.device, (video_format.height, video_format.width))
+        both = None if step.kind is FrameKind.KEY else pair(past)
+        grid, reader = latent_grid(*padded(video_format)), self.decoding_coder(data)
+        return self.net.parse(step.motion, step.residual, given, both, grid, reader)
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        step: CodingStep,
+        parsed: Parsed,
+        references: Sequence[Reference],
+        video_format: VideoFormat,
+    ) -> Reference:
+        """The reconstruction of a parsed frame."""
+        given = Conditions.of([step], self.device, (video_format.height, video_format.width))
         if step.kind is FrameKind.KEY:
-            if planes is not None:
-                rows, columns = planes[0].shape[2:]
-            elif video_format is not None:
-                rows, columns = padded(video_format)
-            else:
-                raise ConfigError("decoding a keyframe needs the video format")
-            shape = torch.Size((1, CHANNELS, rows // 8, columns // 8))
-            return self.net.keyframe(given, planes, shape, coder)
+            return self.net.keyframe(given, None, latent_grid(*padded(video_format)), parsed)
         both = pair(references)
-        mode = step.motion
-        return self.net.inter(mode, step.residual, given, planes, both, coder, motion)[0]
+        return self.net.inter(step.motion, step.residual, given, None, both, parsed)[0]
 
     @staticmethod
-    def distortion(x: Picture, reconstruction: Reference) -> float:
-        """Squared error per luma sample, chroma weighted (8-bit units)."""
+    def distortion(x: Picture, reconstruction: Reference, qp: int) -> float:
+        """Squared error per luma sample of the picture, chroma weighted (8-bit units)."""
         y, u, v = (
             float(((a - b) ** 2).sum())
-            for a, b in zip(x.planes, reconstruction.planes, strict=True)
+            for a, b in zip(
+                cropped(x.planes, x.size), cropped(reconstruction.planes, x.size), strict=True
+            )
         )
-        return (y + CHROMA_WEIGHT * (u + v)) / x.planes[0].numel()
+        weight = float(chroma_weight(quantiser_step(torch.tensor(qp))))
+        return (y + weight * (u + v)) / (x.size[0] * x.size[1])
+
+    @torch.inference_mode()
+    def residual_cost(self, step: CodingStep, x: Picture, predicted: Reference) -> float:
+        """What coding the error of a prediction will cost, distortion plus weighted bits.
+
+        An estimate in units of `distortion`: each coefficient of the error, in steps, is dropped
+        or costs its rounding error and bits that grow with its logarithm.
+        """
+        base, ctx = self.net.conditions(Conditions.of([step], self.device))
+        error = to_blocks(*within(x.planes, predicted.planes, x.size))
+        error = self.net.image.analysis_linear(error - to_blocks(*predicted.planes))
+        u = error / self.net.image.quantum(base, ctx)[:, :, None, None]
+        cost = torch.minimum(u * u, CODED_COST + BITS_COST * torch.log2(u.abs().clamp(min=1)))
+        return float(cost.sum() * base**2) / (x.size[0] * x.size[1])
 
     @staticmethod
     def psnr(x: Picture, reconstruction: Reference, video_format: VideoFormat) -> float:
@@ -472,6 +651,11 @@ class VideoModel:
     def rd_weight(qp: int) -> float:
         """Lagrangian: squared error per luma sample that one bit per luma sample is worth."""
         return float(QUANTISER_LAMBDA * 2.0 ** ((qp - 4) / 3))
+
+
+def latent_grid(rows: int, columns: int) -> torch.Size:
+    """The image latent's shape for one picture of so many padded luma samples."""
+    return torch.Size((1, CHANNELS, rows // BLOCK, columns // BLOCK))
 
 
 @lru_cache(maxsize=64)

@@ -12,11 +12,10 @@ from torch import Tensor
 from vcfilter.codec.gop import coding_order
 from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Coder, RateCoder
+from vcfilter.entropy.coder import Coder, RateCoder, Reader
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameKind
 from vcfilter.model.checkpoint import load_model, save_weights
-from vcfilter.model.layers import CHANNELS
 from vcfilter.model.video import (
     CodingStep,
     Conditions,
@@ -26,6 +25,7 @@ from vcfilter.model.video import (
     VideoModel,
     VideoNet,
     estimate_motion,
+    latent_grid,
     pair,
 )
 from vcfilter.train.data import Planes, Samples
@@ -48,7 +48,7 @@ class Histogram(RateCoder):
         super().__init__(bits, batch)
         self._counts = counts
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """As the rate coder; counts."""
         symbols = super().code(u, index, rd_scale)
         table = torch.floor(index + 0.5).long()
@@ -115,21 +115,28 @@ def freeze(
 class Noted:
     """Any coder, remembering which symbols went through under which tables."""
 
-    def __init__(self, coder: Coder) -> None:
+    def __init__(self, coder: Coder | Reader) -> None:
         self.coder = coder
-        self.symbols: list[Tensor] = []
+        self.seen: list[Tensor] = []
         self.tables: list[Tensor] = []
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """As the coder does."""
-        symbols = self.coder.code(u, index, rd_scale)
-        self.symbols.append(symbols.double())
+        return self.note(self.coder.code(u, index, rd_scale), index)  # type: ignore[union-attr]
+
+    def symbols(self, index: Tensor) -> Tensor:
+        """As the coder does."""
+        return self.note(self.coder.symbols(index), index)  # type: ignore[union-attr]
+
+    def note(self, symbols: Tensor, index: Tensor) -> Tensor:
+        """Symbols, remembered with their tables."""
+        self.seen.append(symbols.double())
         self.tables.append(torch.floor(index.double() + 0.5))
         return symbols
 
     def same(self, other: Noted) -> bool:
         """Whether all symbols and tables are equal."""
-        mine, others = (*self.symbols, *self.tables), (*other.symbols, *other.tables)
+        mine, others = (*self.seen, *self.tables), (*other.seen, *other.tables)
         return len(mine) == len(others) and all(map(torch.equal, mine, others))
 
 
@@ -151,7 +158,7 @@ def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
         frames = samples.draw(list(range(span + 1)), 1)
         held: dict[int, tuple[Reference, Reference, Reference]] = {}
         for position, step, between in segment(span, qp):
-            x = Picture(frames[position])
+            x = Picture(frames[position], (frames[position][0].shape[2], frames[position][0].shape[3]))
             past = [held[i] for i in between]
             own = [p[0] for p in past]
             motion = model.estimate_motion(step, x, own) if own else None
@@ -216,14 +223,17 @@ def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]
 
 
 def decode_frame(
-    net: VideoNet, step: CodingStep, past: list[Reference], like: torch.Size, coder: Coder
+    net: VideoNet, step: CodingStep, past: list[Reference], like: torch.Size, reader: Reader
 ) -> Reference:
     """Decode one frame of the size `like` (..., H, W) with networks of any precision."""
     given = Conditions.of([step], torch.device("cpu"))
+    grid = latent_grid(like[-2], like[-1])
     if step.kind is FrameKind.KEY:
-        shape = torch.Size((1, CHANNELS, like[-2] // 8, like[-1] // 8))
-        return net.keyframe(given, None, shape, coder)
-    return net.inter(step.motion, step.residual, given, None, pair(past), coder)[0]
+        parsed = net.parse(step.motion, True, given, None, grid, reader)
+        return net.keyframe(given, None, grid, parsed)
+    both = pair(past)
+    parsed = net.parse(step.motion, step.residual, given, both, grid, reader)
+    return net.inter(step.motion, step.residual, given, None, both, parsed)[0]
 
 
 def apart(a: Reference, b: Reference) -> float:

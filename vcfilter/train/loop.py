@@ -127,8 +127,9 @@ class Trainer:
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(mean log cost, mean bits per sample) of pictures of one layer."""
-        distortion = self.phase.distortion(planes, x) * self.phase.layer_weight(layer)
-        j, bpp = cost(distortion, quantiser_step(qp), bits, x[0][0].numel())
+        base = quantiser_step(qp)
+        distortion = self.phase.distortion(planes, x, base) * self.phase.layer_weight(layer)
+        j, bpp = cost(distortion, base, bits, x[0][0].numel())
         return log_cost(j), bpp.detach().mean()
 
     def keyframes(self, x: Planes, qp: Tensor) -> tuple[Tensor, Reference, Tensor]:

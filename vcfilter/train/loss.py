@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
-from vcfilter.model.video import CHROMA_WEIGHT
+from vcfilter.model.layers import chroma_weight
 from vcfilter.train.data import Planes
 
-# (reconstruction, original) to distortion per luma sample (B,), in squared 8-bit units.
-Distortion = Callable[[Planes, Planes], Tensor]
+# (reconstruction, original, quantiser steps (B,)) to distortion per luma sample (B,), in squared
+# 8-bit units.
+Distortion = Callable[[Planes, Planes, Tensor], Tensor]
 FLOOR = 0.01  # bits per sample: below, a picture's cost no longer counts relative to itself
 
 
-def squared_error(reconstruction: Planes, x: Planes) -> Tensor:
-    """(B,) squared error per luma sample, chroma weighted as 6:1:1 PSNR asks."""
+def squared_error(reconstruction: Planes, x: Planes, base: Tensor) -> Tensor:
+    """(B,) squared error per luma sample, chroma weighted as its steps are."""
     samples = x[0][0].numel()
     parts = [((a - b) ** 2).flatten(1).sum(1) for a, b in zip(reconstruction, x, strict=True)]
-    return (parts[0] + CHROMA_WEIGHT * (parts[1] + parts[2])) / samples
+    return (parts[0] + chroma_weight(base) * (parts[1] + parts[2])) / samples
 
 
 def cost(distortion: Tensor, base: Tensor, bits: Tensor, samples: int) -> tuple[Tensor, Tensor]:

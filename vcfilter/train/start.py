@@ -23,9 +23,8 @@ class Survey:
         self.bits = bits
         self.magnitudes: list[Tensor] = []
 
-    def code(self, u: Tensor | None, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols for u; notes E|u| per channel."""
-        assert u is not None
         whole = torch.full_like(index, 20).long()
         symbols = quantise(u, whole, self.bits, rd_scale)
         self.magnitudes.append(symbols.abs().mean((0, 1)))
