@@ -183,7 +183,8 @@ class FakeModel:
 
     def residual_cost(self, step: CodingStep, x: Planes, predicted: Planes) -> float:
         unit = width(step) ** 2
-        error = np.concatenate([((a - b) ** 2 / unit).ravel() for a, b in zip(x, predicted)])
+        pairs = zip(x, predicted, strict=True)
+        error = np.concatenate([((a - b) ** 2 / unit).ravel() for a, b in pairs])
         return float(unit * np.minimum(error, 1 + np.log2(np.maximum(error, 1))).sum() / x[0].size)
 
     def psnr(self, x: Planes, rec: Planes, fmt: VideoFormat) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from synthetic import clip
 
 from vcfilter.bitstream import MOTION_CODED, PacketInfo, SequenceHeader
 from vcfilter.codec import Decoder, Encoder
+from vcfilter.codec import decoder as decoder_module
 from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.config import PRESETS, EncoderOptions
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
@@ -18,6 +20,14 @@ from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
 from vcfilter.model.video import VideoModel
 
 SMALL = VideoFormat(width=48, height=32)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "ahead"])
+def reading_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Every test holds whether or not symbols are read ahead in a thread."""
+    ahead: bool = request.param
+    monkeypatch.setattr(decoder_module, "spare_core", lambda model: ahead)
+    return ahead
 
 
 def encode(
@@ -71,6 +81,23 @@ def test_each_frame_comes_back_in_order(keyint: int, scenecut: bool) -> None:
         assert error < 600
         if record.header.kind is FrameKind.KEY:
             assert error < 80
+
+
+def test_all_but_a_segments_first_frame_are_read_ahead(
+    reading_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, packets = encode(clip(25, SMALL), keyint=12, scenecut=False)
+    decoder = Decoder(model=FakeModel())
+    parse, threads = decoder._parse, []
+
+    def noted(*args: object) -> object:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoder, "_parse", noted)
+    assert len(decode(packets, decoder)) == 25
+    assert len(threads) == 25
+    assert threads.count(False) == (20 if reading_ahead else 0)  # 3 keys, and one per segment
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 11, 12, 13, 14])

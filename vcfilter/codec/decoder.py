@@ -16,7 +16,7 @@ from vcfilter.bitstream import (
     read_packet,
     reference_check,
 )
-from vcfilter.codec.engine import load_model, parse_frame, restore_frame
+from vcfilter.codec.engine import load_model, parse_frame, restore_frame, spare_core
 from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
 
@@ -51,8 +51,8 @@ class Decoder:
 
     A frame comes out as soon as what it needs is there: a keyframe at once, inter frames
     when the keyframe (or the last frame) that ends their segment has come. At most one
-    segment of packets and a few references are held. While the networks restore one inter frame, a
-    thread reads the symbols of the next.
+    segment of packets and a few references are held. Where the networks leave a core, a
+    thread reads the symbols of the next inter frame while they restore one.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
     and counted; decoding goes on with what can be decoded rightly. A frame that does come
@@ -92,7 +92,8 @@ class Decoder:
         self._strict = strict
         self._model = model if model is not None else load_model(weights, device, threads)
         self._output: list[Frame] = []
-        self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
+        spare = spare_core(self._model)
+        self._parser = ThreadPoolExecutor(1, "vcfilter-parse") if spare else None
         self._start_segment(None)
         if extradata:
             self._read_extradata(extradata)
@@ -129,8 +130,9 @@ class Decoder:
         self._last: int = 0  # position of the newest packet
         self._next: int = 1  # position of the next frame to show
         self._waiting: dict[int, _Coded] = {}
+        self._opened: dict[int, _Coded] = {}  # taken from there, their references not all decoded
         self._decoded: dict[int, _Decoded] = {}
-        self._ahead: tuple[int, Future[Parsed]] | None = None  # a position, and its symbols
+        self._ahead: tuple[_Coded, Future[Parsed]] | None = None  # what is being read ahead
 
     def _read_extradata(self, extradata: bytes) -> None:
         try:
@@ -263,7 +265,9 @@ class Decoder:
         coded = self._waiting.pop(position, None)
         if coded is None:
             return None
+        self._opened[position] = coded
         references = [self._obtain(needed) for needed in coded.header.references]
+        del self._opened[position]
         present = [reference for reference in references if reference is not None]
         if len(present) < len(references):
             self._drop_missing("a reference is missing")
@@ -278,7 +282,7 @@ class Decoder:
             if len(self._decoded) >= REFERENCES_MAX:
                 raise BitstreamError(f"a segment needs more than {REFERENCES_MAX} references")
             ahead, self._ahead = self._ahead, None
-            if ahead is not None and ahead[0] == position:
+            if ahead is not None and ahead[0] is coded:
                 parsed = ahead[1].result()
             else:
                 parsed = self._parse(coded, [reference.reference for reference in present])
@@ -294,9 +298,7 @@ class Decoder:
         assert self.video_format is not None  # a keyframe's header came before
         return parse_frame(self._model, coded.header, coded.payload, past, self.video_format)
 
-    def _restore(
-        self, coded: _Coded, parsed: Parsed, references: Sequence[_Decoded]
-    ) -> Reference:
+    def _restore(self, coded: _Coded, parsed: Parsed, references: Sequence[_Decoded]) -> Reference:
         assert self.video_format is not None  # a keyframe's header came before
         past = [reference.reference for reference in references]
         return restore_frame(self._model, coded.header, parsed, past, self.video_format)
@@ -306,10 +308,9 @@ class Decoder:
 
         What is read ahead is a guess: whether that frame may be decoded is checked when it is.
         """
-        following = self._following()
-        if following is None:
+        coded = self._following() if self._parser is not None else None
+        if self._parser is None or coded is None:
             return
-        coded = self._waiting[following]
         past: list[Past] = []
         for needed in coded.header.references:
             decoded = self._decoded.get(needed)
@@ -323,21 +324,24 @@ class Decoder:
                 past.append(self._right.reference)
             else:
                 return
-        self._ahead = following, self._parser.submit(self._parse, coded, past)
+        self._ahead = coded, self._parser.submit(self._parse, coded, past)
 
-    def _following(self) -> int | None:
-        """The first waiting frame, in display order, or what it must be decoded from first."""
-        for position in range(self._next, self._last + 1):
-            if position in self._waiting:
-                seen: set[int] = set()
-                while True:
-                    seen.add(position)
-                    references = self._waiting[position].header.references
-                    deeper = [p for p in references if p in self._waiting and p not in seen]
-                    if not deeper:
-                        return position
-                    position = deeper[0]
-        return None
+    def _following(self) -> _Coded | None:
+        """What will be restored next: the frame that waits for this one, or the next to be shown,
+        or what either must be decoded from first."""
+        if self._opened:
+            coded: _Coded | None = next(reversed(self._opened.values()))
+        else:
+            waiting = (self._waiting.get(p) for p in range(self._next, self._last + 1))
+            coded = next((found for found in waiting if found is not None), None)
+        seen: set[int] = set()
+        while coded is not None:
+            deeper = [p for p in coded.header.references if p in self._waiting and p not in seen]
+            if not deeper:
+                break
+            seen.add(deeper[0])
+            coded = self._waiting[deeper[0]]
+        return coded
 
     def _release(self, complete: bool) -> None:
         """Forget shown frames that no waiting packet refers to.

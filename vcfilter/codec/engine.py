@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,18 @@ def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
     if threads:
         torch.set_num_threads(threads)
     return VideoModel.load(weights, device)
+
+
+def spare_core(model: VideoModel) -> bool:
+    """Whether the networks leave a core to read symbols on: they run on a GPU, or in few threads.
+
+    Where they fill all cores, a second thread only takes them away (measured: 17 instead of 28
+    frames/s with two threads on two cores, 22 instead of 20.5 with one).
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return torch.device(model.device).type != "cpu" or torch.get_num_threads() < (cores or 1)
 
 
 def coding_step(header: FrameHeader) -> CodingStep:

@@ -1,10 +1,9 @@
 """The three coders of one walk: encoding, decoding and rate-estimating.
 
-The first and the last have `code(u, index, rd_scale)`: u is what is to be quantised, in steps, index
-the table of each symbol; the result are the symbols, the same shape. The second has
-`symbols(index)`. This module is the only
-door to constriction, whose words are part of the bitstream (pinned version, float64
-probabilities, perfect=False, 32-bit range coder).
+The first and the last have `code(u, index, rd_scale)`: u is what is to be quantised, in steps,
+index the table of each symbol; the result are the symbols, the same shape. The second has
+`symbols(index)`. This module is the only door to constriction, whose words are part of the
+bitstream (pinned version, float64 probabilities, perfect=False, 32-bit range coder).
 """
 
 from __future__ import annotations

@@ -583,7 +583,7 @@ class VideoModel:
             BitstreamError: the bytes are damaged.
         """
         given = Conditions.of([step], self.device, (video_format.height, video_format.width))
-        both = None if step.kind is FrameKind.KEY else pair(past)
+        both = None if step.kind is FrameKind.KEY else (past[0], past[-1])
         grid, reader = latent_grid(*padded(video_format)), self.decoding_coder(data)
         return self.net.parse(step.motion, step.residual, given, both, grid, reader)
 

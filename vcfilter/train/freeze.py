@@ -73,7 +73,7 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         qp = torch.from_numpy(random.integers(12, 52, batch))
         one = torch.ones_like(qp)
         coder = Histogram(bits, batch, counts)
-        shape = torch.Size((batch, CHANNELS, samples.size // 8, samples.size // 8))
+        shape = torch.Size((batch, *latent_grid(samples.size, samples.size)[1:]))
         given = Conditions(qp, one * 0, torch.zeros(batch, 2, dtype=torch.int64), one * 0)
         left, right = (net.keyframe(given, frames[i], shape, coder) for i in (0, 2))
         if not spans:  # photographs: tables of inter frames keep their Laplace shape
@@ -158,7 +158,9 @@ def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
         frames = samples.draw(list(range(span + 1)), 1)
         held: dict[int, tuple[Reference, Reference, Reference]] = {}
         for position, step, between in segment(span, qp):
-            x = Picture(frames[position], (frames[position][0].shape[2], frames[position][0].shape[3]))
+            x = Picture(
+                frames[position], (frames[position][0].shape[2], frames[position][0].shape[3])
+            )
             past = [held[i] for i in between]
             own = [p[0] for p in past]
             motion = model.estimate_motion(step, x, own) if own else None
