@@ -11,10 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from fractions import Fraction
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from vcfilter.arguments import add_model, add_part
 from vcfilter.config import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX, EncoderOptions
 from vcfilter.errors import ConfigError, VcfilterError
 from vcfilter.terminal import Terminal, report_lines, time_text
@@ -241,8 +241,7 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
 
 def _add_part(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is coded")
-    group.add_argument("-ss", type=_time, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
-    group.add_argument("-t", type=_time, metavar="TIME", help="so much of it")
+    add_part(group)
     group.add_argument(
         "-map", action="append", metavar="STREAMS", dest="streams",
         help="only these streams: v a s t d (kinds), a:1, 0:2; may be repeated (all)",
@@ -265,9 +264,7 @@ def _add_loudness(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, strict: bool) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
-    group.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    group.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+    add_model(group)
     if strict:
         group.add_argument(
             "--strict", action="store_true", help="damage in a neural film is an error"
@@ -280,19 +277,6 @@ def _bitrate(text: str) -> int:
         return round(float(text[:-1] if factor > 1 else text) * factor)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no bitrate like 800k or 1.5M") from None
-
-
-def _time(text: str) -> Fraction:
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-        if len(parts) > 3 or any(part < 0 for part in parts):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5") from None
-    seconds = Fraction(0)
-    for part in parts:
-        seconds = seconds * 60 + part
-    return seconds
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from vcfilter.arguments import add_model, add_part
+from vcfilter.arguments import seconds as seconds_of
 from vcfilter.errors import ConfigError, MediaError
 
 PLAYERS = ("ffplay", "mpv")
@@ -57,16 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of play to a parser."""
     parser.epilog = _EXAMPLES
     parser.add_argument("source", metavar="FILE", help="a neural film")
-    parser.add_argument("-ss", type=_time, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
-    parser.add_argument("-t", type=_time, metavar="TIME", help="so much of it")
+    add_part(parser)
     parser.add_argument(
         "--player", metavar="COMMAND",
         help=f"{' or '.join(PLAYERS)} or a path to one, its options behind it "
         "(the first that is installed)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
-    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    parser.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -216,9 +215,9 @@ def _leave(process: subprocess.Popen[bytes] | None) -> bool:
 def _place(text: str, now: Fraction) -> Fraction:
     """A typed place: a time, or +time and -time from now."""
     if text[:1] in "+-":
-        step = _time(text[1:])
+        step = seconds_of(text[1:])
         return max(Fraction(0), now + step if text[0] == "+" else now - step)
-    return _time(text)
+    return seconds_of(text)
 
 
 def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
@@ -246,17 +245,3 @@ def _check_source(name: str) -> None:
 
 def _text(seconds: Fraction) -> str:
     return f"{float(seconds):.3f}".rstrip("0").rstrip(".")
-
-
-def _time(text: str) -> Fraction:
-    """Seconds of "90", "1:30" or "0:01:30.5"."""
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-        if len(parts) > 3 or any(part < 0 for part in parts):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5") from None
-    seconds = Fraction(0)
-    for part in parts:
-        seconds = seconds * 60 + part
-    return seconds

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from vcfilter import __version__
+from vcfilter.arguments import add_model
 from vcfilter.errors import ConfigError
 from vcfilter.messages import (
     MAGIC,
@@ -51,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stay warm for many clients of the same user on a Unix socket of this name; "
         "without it, one client speaks through standard input, which it made a socket",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
-    parser.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> NoReturn:

@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from vcfilter.arguments import add_model
 from vcfilter.errors import ConfigError, MediaError
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8350
@@ -40,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the films were coded from (in a folder, files of the same name): "
         "the comparison then codes it with x264",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
-    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    parser.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
