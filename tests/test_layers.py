@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     (
         "__main__",
+        "arguments",
         "cli",
         "demo",
         "play",

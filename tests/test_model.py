@@ -18,7 +18,7 @@ from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Reader, TableSet
 from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import MediaError, ModelMismatchError
-from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.frames import Frame, FrameKind, VideoFormat
 from vcfilter.model.checkpoint import (
     load_model,
     load_weights,
@@ -27,6 +27,7 @@ from vcfilter.model.checkpoint import (
     shipped_weights,
 )
 from vcfilter.model.complexity import complexity
+from vcfilter.model.latent import mirror
 from vcfilter.model.layers import CHANNELS, picture_dct, to_blocks, to_planes
 from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel, VideoNet
 
@@ -123,6 +124,50 @@ def test_decoder_reconstructs_what_the_encoder_did(
 ) -> None:
     payloads, references = coded
     assert_same(decode(model, payloads), references, PIXEL_BOUND)
+
+
+def test_nothing_outside_the_picture_is_coded(model: VideoModel) -> None:
+    small, filled = VideoFormat(width=72, height=40), VideoFormat(width=96, height=64)
+    sizes = []
+    for video_format in (small, filled):
+        frames = clip(5, small, noise=2.0)
+        if video_format is filled:  # what is beyond the border is now part of the picture
+            pads = (((0, 24), (0, 24)), ((0, 12), (0, 12)), ((0, 12), (0, 12)))
+            frames = [
+                Frame(y=y, u=u, v=v, pts=f.pts)
+                for f in frames
+                for y, u, v in [
+                    [np.pad(p, pad, "edge") for p, pad in zip(f.planes, pads, strict=True)]
+                ]
+            ]
+        references, payloads = [], []
+        for number in (0, 4, 2):
+            x = model.picture(frames[number], video_format)
+            step, past = (KEY, []) if number != 2 else (INTER, list(references))
+            motion = model.estimate_motion(step, x, past) if past else None
+            coder = model.encoding_coder()
+            references.append(model.code(step, x, past, coder, motion))
+            payloads.append(coder.finish())
+        for step, past, data, wanted in zip(
+            (KEY, KEY, INTER), ([], [], references[:2]), payloads, references, strict=True
+        ):
+            parsed = model.parse(step, past, data, video_format)
+            assert_same([model.restore(step, parsed, past, video_format)], [wanted], PIXEL_BOUND)
+        if video_format is small:  # outside, the border repeats
+            y = references[2].planes[0][..., : small.height, small.width - 1 :]
+            assert torch.equal(y, y[..., :1].expand_as(y))
+        sizes.append([len(data) for data in payloads])
+    assert sizes[0][0] < sizes[1][0]
+    assert sizes[0][2] < 0.9 * sizes[1][2]
+
+
+def test_lattices_are_mirrored_at_their_borders() -> None:
+    grid = torch.arange(12.0).view(1, 1, 3, 4)
+    found = mirror(grid, 1)[0, 0]
+    assert found[0].tolist() == [5, 4, 5, 6, 7, 6]
+    assert found[:, 0].tolist() == [5, 1, 5, 9, 5]
+    thin = mirror(grid[:, :, :1], 1)[0, 0]  # one row has no mirror image
+    assert thin.tolist() == [[0] * 6, [1, 0, 1, 2, 3, 2], [0] * 6]
 
 
 @pytest.mark.parametrize("motion", list(MotionMode))

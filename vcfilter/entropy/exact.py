@@ -72,7 +72,10 @@ class ExactLinear(ExactLayer):
 
 
 class ExactDepthwise(ExactLayer):
-    """Integer maps (B, channels, H, W) to integer activations: one odd-sized filter per channel."""
+    """Integer maps (B, channels, H, W) to integer activations: one odd-sized filter per channel.
+
+    Only positions with all neighbours have a result: it is size - 1 smaller each way.
+    """
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class ExactDepthwise(ExactLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.integers(x.dtype)
-        return activate(F.conv2d(x, weight, bias, padding=self.size // 2, groups=x.shape[1]))
+        return activate(F.conv2d(x, weight, bias, groups=x.shape[1]))
 
 
 def activate(sums: Tensor) -> Tensor:

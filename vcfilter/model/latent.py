@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
@@ -62,19 +63,27 @@ def checkerboard(low: int, high: int) -> tuple[Step, ...]:
 
 
 @lru_cache(maxsize=512)
-def positions(
-    rows: int, columns: int, sites: tuple[tuple[int, int], ...], inside: tuple[int, int]
-) -> Tensor:
-    """(N,) flat indices of the sites in a rows x columns grid, in raster order.
-
-    Args:
-        inside: sites from these (row, column) on are left out.
-    """
+def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Tensor:
+    """(N,) flat indices of the sites in a rows x columns grid, in raster order."""
     with torch.inference_mode(False):  # kept for later, perhaps for training
         grid = torch.zeros(rows, columns, dtype=torch.bool)
         for row, column in sites:
-            grid[row : inside[0] : 2, column : inside[1] : 2] = True
+            grid[row::2, column::2] = True
         return grid.flatten().nonzero().squeeze(1)
+
+
+def mirror(grid: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) with size more rows and columns on each side, mirrored at the outermost ones.
+
+    What lies beyond the border of a lattice then looks like what lies within: known where its
+    mirror image is known. A side that is too short for it is filled with zeros.
+    """
+    rows, columns = grid.shape[2:]
+    if rows > size and columns > size:
+        return F.pad(grid, (size, size, size, size), mode="reflect")
+    across = "reflect" if columns > size else "constant"
+    down = "reflect" if rows > size else "constant"
+    return F.pad(F.pad(grid, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
 
 
 def take(grid: Tensor, where: Tensor) -> Tensor:
@@ -100,7 +109,8 @@ class StepModel(nn.Module):
         self.index_context = ExactLinear(CONTEXT, count, zero=True, input_max=CONTEXT_MAX)
         # The mean is linear in what is known, times a gain learned per qp and layer.
         self.informing = min(step.high, MEAN_CHANNELS)
-        self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, padding=radius, bias=False)
+        self.radius = radius
+        self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, bias=False)
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
@@ -113,8 +123,9 @@ class StepModel(nn.Module):
             past: (B, 2 * count, h, w) of the references' symbols and their activity.
             ctx: (B, 13). where: (N,) positions.
         """
-        around = self.spatial(magnitudes)
-        parts = [take(around, where), take(self.temporal(past), where)]
+        around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
+        before = self.temporal(mirror(past, self.temporal.size // 2))
+        parts = [take(around, where), take(before, where)]
         if self.known:
             parts.append(take(magnitudes[:, : self.known], where))
         inputs = torch.cat(parts, dim=2)
@@ -124,7 +135,8 @@ class StepModel(nn.Module):
 
     def means(self, values: Tensor, ctx: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
-        predicted = take(self.mean(values[:, : self.informing]), where)
+        known = mirror(values[:, : self.informing], self.radius)
+        predicted = take(self.mean(known), where)
         return predicted * (1 + self.gain(ctx / 32.0))[:, None]
 
 
@@ -164,6 +176,16 @@ class Known:
     lowest: Tensor
     past: tuple[Tensor, Tensor]
     inside: tuple[int, int]
+
+    def crop(self, grid: Tensor) -> Tensor:
+        """The part of a (B, C, h, w) grid that lies in the picture."""
+        return grid[:, :, : self.inside[0], : self.inside[1]]
+
+    def fill(self, part: Tensor) -> Tensor:
+        """Such a part with zeros around it, of the references' size."""
+        rows, columns = self.past[0].shape[2:]
+        missing = (0, columns - part.shape[3], 0, rows - part.shape[2])
+        return F.pad(part, missing) if any(missing) else part
 
 
 class LatentModel(nn.Module):
@@ -210,11 +232,13 @@ class LatentModel(nn.Module):
         Returns:
             The reconstruction (prediction + mean + symbol * step) and the integers for later.
         """
-        difference = target - prediction
-        values = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
+        difference = known.crop(target - prediction)
+        values = torch.zeros_like(difference, memory_format=torch.contiguous_format)
         symbols = torch.zeros_like(values)
+        if isinstance(rd_scale, Tensor):
+            rd_scale = known.crop(rd_scale)
         walk = _IndexWalk(self, known)
-        for step, model, where in self._places(prediction, known.inside):
+        for step, model, where in self._places(values):
             s, low, high = step.stride, step.low, step.high
             index = walk.index(step, model, where)
             mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
@@ -227,41 +251,39 @@ class LatentModel(nn.Module):
             values = put(values, mean + coded * steps, step, where)
             symbols = put(symbols, coded, step, where)
             walk.learn(coded, step, where)
-        integers = Symbols(symbols=symbols, activity=walk.activity())
-        return Coded(value=prediction + values, integers=integers)
+        integers = Symbols(symbols=known.fill(symbols), activity=walk.activity())
+        return Coded(value=prediction + known.fill(values), integers=integers)
 
     def parse(self, known: Known, reader: Reader) -> Symbols:
         """Read the symbols; exact on every machine, no float decides about anything."""
         walk = _IndexWalk(self, known)
-        symbols = torch.zeros_like(known.past[0], memory_format=torch.contiguous_format)
-        for step, model, where in self._places(symbols, known.inside):
+        symbols = torch.zeros_like(known.crop(known.past[0]), memory_format=torch.contiguous_format)
+        for step, model, where in self._places(symbols):
             coded = reader.symbols(walk.index(step, model, where))
             symbols = put(symbols, coded, step, where)
             walk.learn(coded, step, where)
-        return Symbols(symbols=symbols, activity=walk.activity())
+        return Symbols(symbols=known.fill(symbols), activity=walk.activity())
 
     def restore(
         self, integers: Symbols, prediction: Tensor, quantum: Tensor, known: Known
     ) -> Coded:
         """What `code` gave with these symbols, prediction and quantiser steps."""
-        values = torch.zeros_like(prediction, memory_format=torch.contiguous_format)
-        for step, model, where in self._places(prediction, known.inside):
+        symbols = known.crop(integers.symbols)
+        values = torch.zeros_like(symbols, dtype=prediction.dtype)
+        for step, model, where in self._places(values):
             s, low, high = step.stride, step.low, step.high
             mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
-            coded = take(integers.symbols[:, low:high, ::s, ::s], where)
+            coded = take(symbols[:, low:high, ::s, ::s], where)
             values = put(values, mean + coded * quantum[:, None, low:high], step, where)
-        return Coded(value=prediction + values, integers=integers)
+        return Coded(value=prediction + known.fill(values), integers=integers)
 
-    def _places(
-        self, grid: Tensor, inside: tuple[int, int]
-    ) -> Iterator[tuple[Step, StepModel, Tensor]]:
+    def _places(self, grid: Tensor) -> Iterator[tuple[Step, StepModel, Tensor]]:
         """Each step, its model, and its (N,) positions on its lattice."""
         rows, columns = grid.shape[2:]
         for step, model in zip(self.plan, self.steps, strict=True):
             assert isinstance(model, StepModel)
             s = step.stride
-            within = (-(-inside[0] // s), -(-inside[1] // s))
-            where = positions(-(-rows // s), -(-columns // s), step.sites, within)
+            where = positions(-(-rows // s), -(-columns // s), step.sites)
             yield step, model, where.to(grid.device)
 
 
@@ -273,7 +295,7 @@ class _IndexWalk:
         # In float32 CUDA may pick algorithms that are not plain sums of products.
         exact = torch.float64 if known.ctx.is_cuda else torch.float32
         self._ctx = known.ctx.to(exact)
-        self._past = tuple(p.to(exact) for p in known.past)
+        self._past = tuple(known.crop(p).to(exact) for p in known.past)
         shape = self._past[0].shape
         self._magnitudes = torch.zeros(shape, dtype=exact, device=known.ctx.device)
 
@@ -296,7 +318,8 @@ class _IndexWalk:
     def activity(self) -> Tensor:
         """(B, C, h, w) integers, for the frames that refer to this one."""
         faded = torch.floor(self._past[1] * DECAY)
-        return torch.maximum(self._magnitudes, faded).to(self._known.ctx.dtype)
+        activity = torch.maximum(self._magnitudes, faded).to(self._known.ctx.dtype)
+        return self._known.fill(activity)
 
 
 def lowest_table(qp: Tensor) -> Tensor:
