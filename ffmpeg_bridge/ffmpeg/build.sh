@@ -11,7 +11,7 @@
 # VCFILTER_CONFIGURE  in the environment: configure options of `libraries` instead of the
 #            installed ffmpeg's, where not all libraries that those need are at hand
 # Nothing of the system is overwritten. Needs gcc, make, pkg-config, dpkg-dev, apt and, for speed,
-# nasm; `libraries` also what `apt-get build-dep ffmpeg` installs.
+# nasm; `libraries` also what `apt-get build-dep --arch-only SOURCE` installs, about 180 packages.
 set -eu
 
 usage() {
@@ -51,6 +51,7 @@ fetch() {
         package=$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null || true)
     fi
     mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    rm -f "$work"/ffmpeg_*.dsc
     mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
     for release in $suite trixie; do
         echo "deb-src $mirror/debian $release main"
@@ -62,26 +63,27 @@ fetch() {
     if ! (cd "$work" && apt-get "$@" source --download-only "ffmpeg${package:+=$package}"); then
         fail "the source package of ffmpeg ${package:-} is not at $mirror; give --package or --source"
     fi
-    rm -rf "$work/source"
-    (cd "$work" && dpkg-source --no-check -x ffmpeg_*"${package#*:}".dsc source >/dev/null)
     echo "$package" >"$work/package"
-    source=$work/source
 }
 
 if [ -z "$source" ]; then
-    if [ -d "$work/source" ] && [ "$(cat "$work/package" 2>/dev/null)" = \
+    source=$work/source
+    if [ "$(cat "$work/package" 2>/dev/null || echo none)" != \
         "${package:-$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null)}" ]; then
-        source=$work/source
-    else
+        rm -rf "$source" "$work/package"
         fetch
+    fi
+    # A tree that was registered in another way is unpacked anew.
+    if [ ! -d "$source" ] || ! cmp -s "$here/register.sh" "$work/register.sh"; then
+        rm -rf "$source" "$work/register.sh"
+        (cd "$work" && dpkg-source --no-check -x ffmpeg_*.dsc source >/dev/null)
+        cp "$here/register.sh" "$work/register.sh"
     fi
 fi
 [ -x "$source/configure" ] || fail "$source is no source tree of FFmpeg"
 source=$(cd "$source" && pwd)
 sh "$here/register.sh" "$source"
 
-mkdir -p "$work/$what"
-cd "$work/$what"
 if [ "$what" = tools ]; then
     set -- --disable-everything --disable-autodetect --disable-doc --disable-debug \
         --disable-network --enable-zlib \
@@ -105,16 +107,21 @@ else
         --enable-shared --disable-static --disable-doc
 fi
 command -v nasm >/dev/null || set -- "$@" --disable-x86asm
-echo "$*" >options.new
-# Configuring anew would compile everything anew.
-if [ ! -f ffbuild/config.mak ] || ! cmp -s options.new options ||
-    [ "$source/configure" -nt ffbuild/config.mak ]; then
+# Configuring anew compiles everything anew, so only where it has to be.
+if [ "$(cat "$work/$what/options" 2>/dev/null)" != "$source $*" ] ||
+    [ "$source/configure" -nt "$work/$what/ffbuild/config.mak" ]; then
+    rm -rf "${work:?}/$what"
+    mkdir "$work/$what"
+    cd "$work/$what"
     "$source/configure" "$@" >configure.log 2>&1 || {
-        tail -n 5 configure.log >&2
-        fail "configure failed, see $work/$what/ffbuild/config.log ($what need more packages: apt-get build-dep ffmpeg)"
+        grep -m 1 ERROR configure.log >&2 || tail -n 5 configure.log >&2
+        hint="see $work/$what/ffbuild/config.log"
+        [ "$what" = tools ] || hint="run 'apt-get build-dep --arch-only $source' as root first, or $hint"
+        fail "configure failed: $hint"
     }
-    mv options.new options
+    echo "$source $*" >options
 fi
+cd "$work/$what"
 
 compile() {
     make -s -j"${JOBS:-1}" "$@" >make.log 2>&1 || {

@@ -17,7 +17,11 @@ place() {
 
 # insert FILE before|after FIXED-TEXT LINES: puts lines beside the first line with that text.
 insert() {
-    grep -qE 'VCFILTER|libvcfilter|ff_vcf_|CONFIG_VCF_' "$tree/$1" && return 0
+    case $(cat "$tree/$1") in *"$4"*) return 0 ;; esac
+    if grep -qE 'VCFILTER|libvcfilter|ff_vcf_|CONFIG_VCF_' "$tree/$1"; then
+        echo "register.sh: $1 holds lines of another vcfilter: unpack FFmpeg's source anew" >&2
+        exit 1
+    fi
     if ! grep -qF -- "$3" "$tree/$1"; then
         echo "register.sh: $1 has no line with '$3': this version of FFmpeg is not known" >&2
         exit 1
@@ -35,9 +39,8 @@ insert() {
     rm "$tree/$1.new"
 }
 
-for file in libvcfilter.c libvcfilter.h libvcfilterdec.c libvcfilterenc.c \
-    vcf_sequence.h vcf_worker.c vcf_worker.h; do
-    place "$file" libavcodec
+for file in "$here"/libvcfilter*.[ch] "$here"/vcf_*.[ch]; do
+    place "${file##*/}" libavcodec
 done
 place vcfdec.c libavformat
 place vcfenc.c libavformat
@@ -59,8 +62,9 @@ insert libavcodec/allcodecs.c after 'ff_libtwolame_encoder;' \
     'extern const FFCodec ff_libvcfilter_encoder;
 extern const FFCodec ff_libvcfilter_decoder;'
 insert libavcodec/Makefile after 'OBJS-$(CONFIG_LIBTWOLAME_ENCODER)' \
-    'OBJS-$(CONFIG_LIBVCFILTER_DECODER)        += libvcfilterdec.o libvcfilter.o vcf_worker.o
-OBJS-$(CONFIG_LIBVCFILTER_ENCODER)        += libvcfilterenc.o libvcfilter.o vcf_worker.o'
+    'VCFILTER-OBJS = libvcfilter.o vcf_worker.o vcf_pool.o vcf_message.o vcf_stream.o vcf_process.o
+OBJS-$(CONFIG_LIBVCFILTER_DECODER)        += libvcfilterdec.o $(VCFILTER-OBJS)
+OBJS-$(CONFIG_LIBVCFILTER_ENCODER)        += libvcfilterenc.o $(VCFILTER-OBJS)'
 insert configure after 'libtwolame_encoder_deps="libtwolame"' \
     'libvcfilter_decoder_deps="pthreads"
 libvcfilter_encoder_deps="pthreads"'
