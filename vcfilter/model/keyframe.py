@@ -63,12 +63,39 @@ class ImageCodec(nn.Module):
         return linear + scale * self.analysis_branch(compress(linear / scale), ctx)
 
     def synthesise(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
-        """g_s: the latent, and the symbols that refined it, to samples in blocks.
+        """g_s: the latent, and the symbols that refined it, to samples in blocks."""
+        return self.synthesis_linear(latent) + self._learned(latent, symbols, base, ctx) + GREY
+
+    def correct(
+        self,
+        blocks: Tensor,
+        expected: Tensor,
+        latent: Tensor,
+        symbols: Tensor,
+        base: Tensor,
+        ctx: Tensor,
+    ) -> Tensor:
+        """A picture in blocks, changed by the difference of two syntheses.
+
+        Where the latent is as expected, the picture stays as it is: sent through analysis and
+        synthesis it would lose a little each time.
+
+        Args:
+            blocks: the predicted picture. expected: its latent. latent, symbols: what was coded.
+        """
+        batch = len(latent)
+        latents = torch.cat([latent, expected])
+        both = torch.cat([symbols, torch.zeros_like(symbols)])
+        learned = self._learned(latents, both, torch.cat([base, base]), torch.cat([ctx, ctx]))
+        change = self.synthesis_linear(latent - expected)
+        return blocks + change + learned[:batch] - learned[batch:]
+
+    def _learned(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+        """The synthesis branch's part, in samples.
 
         In training no gradient passes back through the branch: what it learns holds at quantised
         values, its slope there says nothing about values between, and the analysis would follow it.
         """
         scale = base[:, None, None, None]
         inputs = torch.cat([compress(latent / scale), compress(symbols)], dim=1).detach()
-        learned = self.synthesis_branch(inputs, ctx)
-        return self.synthesis_linear(latent) + scale * learned + GREY
+        return scale * self.synthesis_branch(inputs, ctx)

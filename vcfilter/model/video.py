@@ -370,7 +370,8 @@ class VideoNet(nn.Module):
             faded = torch.floor(known.past[1] * DECAY)
             symbols = torch.zeros_like(faded)
             return Reference(finish(predicted, given.size), symbols, faded, *motion), predicted
-        y_interp = self.image.analyse(to_blocks(*predicted), base, ctx)
+        interpolated = to_blocks(*predicted)
+        y_interp = self.image.analyse(interpolated, base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
         y_predicted = self.prediction(y_interp, apart, base, ctx)
         quantum = self.image.quantum(base, ctx)
@@ -382,10 +383,11 @@ class VideoNet(nn.Module):
             wanted = within(x, predicted, given.size)  # nothing is to be coded outside
             target = self.image.analyse(to_blocks(*wanted), base, ctx)
             coded = self.image.coding.code(target, y_predicted, quantum, known, coder)
-        blocks = self.image.synthesise(coded.value, coded.integers.symbols, base, ctx)
+        symbols = coded.integers.symbols
+        blocks = self.image.correct(interpolated, y_interp, coded.value, symbols, base, ctx)
         reference = Reference(
             finish(to_planes(blocks), given.size),
-            self.image.coding.activation(coded.integers.symbols),
+            self.image.coding.activation(symbols),
             coded.integers.activity,
             *motion,
         )
