@@ -187,6 +187,11 @@ def mark() -> Iterator[str]:
     assert set(os.listdir("/dev/shm")) <= before
 
 
+def maps_of(folder: Path) -> int:
+    """Maps of shared memory of a worker, from its folder under /proc."""
+    return (folder / "maps").read_text().count("memfd:vcfilter")
+
+
 def run(
     program: Path, *words: object, mark: str = "", command: str = "/no/worker", path: object = ""
 ) -> subprocess.CompletedProcess[str]:
@@ -210,9 +215,8 @@ class Warm:
     def counts(self) -> tuple[int, int, int]:
         """Descriptors, maps of shared memory, resident KiB."""
         folder = Path(f"/proc/{self.process.pid}")
-        maps = (folder / "maps").read_text().count("memfd:vcfilter")
         resident = int((folder / "statm").read_text().split()[1]) * 4
-        return len(os.listdir(folder / "fd")), maps, resident
+        return len(os.listdir(folder / "fd")), maps_of(folder), resident
 
 
 @pytest.fixture(scope="module")
@@ -555,9 +559,11 @@ def test_a_hundred_opens_leave_nothing(plain_client: Path, material: Material, m
     for _ in range(2):
         _, opened, descriptors, resident = process.stdout.readline().split()
         folder = Path(f"/proc/{worker_of(process)}")
+        # What was closed last is taken down by its own thread; then one stream's memory is left.
+        assert wait_until(lambda folder=folder: maps_of(folder) == 1, 5)
         assert wait_until(lambda folder=folder: len(os.listdir(folder / "task")) < 6, 5)
         memory = int((folder / "statm").read_text().split()[1]) * 4
-        maps = (folder / "maps").read_text().count("memfd:vcfilter")
+        maps = maps_of(folder)
         seen.append(
             (int(opened), int(descriptors), len(os.listdir(folder / "fd")), maps,
              int(resident), memory)
