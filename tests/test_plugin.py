@@ -2,14 +2,16 @@
 
 The tests need a build of ffmpeg_bridge/ffmpeg/build.sh in $VCFILTER_FFMPEG (default
 ~/.cache/vcfilter/ffmpeg). Without one they are skipped; VCFILTER_REQUIRE_PLUGIN=1 makes that an
-error.
+error, VCFILTER_REQUIRE_PLUGIN=libraries also that the libraries are missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.plugin
 OPTIONS = EncoderOptions(qp=32, preset="ultrafast", keyint=6)
 FLAGS = ["-c:v", "vcfilter", "-qp", "32", "-preset", "ultrafast", "-g", "6"]
 FRAMES, RATE = 15, 24
+REQUIRED = os.environ.get("VCFILTER_REQUIRE_PLUGIN", "")
 BUILD = Path(os.environ.get("VCFILTER_FFMPEG", "~/.cache/vcfilter/ffmpeg")).expanduser()
 WORKER = f"{shlex.quote(sys.executable)} -m vcfilter worker --threads 1"
 
@@ -83,7 +86,7 @@ def tools() -> Iterator[Tools]:
             f"no FFmpeg with the plugin in {BUILD}: run sh ffmpeg_bridge/ffmpeg/build.sh, "
             "or let VCFILTER_FFMPEG name its folder"
         )
-        if os.environ.get("VCFILTER_REQUIRE_PLUGIN") == "1":
+        if REQUIRED:
             pytest.fail(reason)
         pytest.skip(reason)
     with tempfile.TemporaryDirectory() as folder:  # a socket's path has to be short
@@ -449,16 +452,69 @@ def _is_zombie(pid: int) -> bool:
 # --- the libraries -------------------------------------------------------------------------------
 
 
-def test_installed_ffmpeg_with_the_libraries(tools: Tools, film: Path, expected: list[str]) -> None:
-    """vcfilter-env makes the system's own ffmpeg decode."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Libraries:
+    """Runs the system's own programs with the libraries that know the codec."""
+
+    wrapper: Path
+    environment: dict[str, str]
+
+    def run(self, program: str, *arguments: str | Path) -> str:
+        """What a program that succeeds says, on standard output and error."""
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+        done = subprocess.run(
+            [str(self.wrapper), program, *map(str, arguments)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout.decode()
+        return done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def libraries(tools: Tools) -> Libraries:
     wrapper = BUILD / "bin" / "vcfilter-env"
     if not wrapper.is_file():
-        pytest.skip(f"no libraries in {BUILD}: run sh ffmpeg_bridge/ffmpeg/build.sh libraries")
-    command = [str(wrapper), "ffmpeg", "-v", "error", "-i", str(film), "-map", "0:v"]
-    done = subprocess.run(
-        [*command, "-vsync", "passthrough", "-f", "framemd5", "-"],
-        env=tools.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+        reason = f"no libraries in {BUILD}: run sh ffmpeg_bridge/ffmpeg/build.sh libraries"
+        if REQUIRED == "libraries":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    drivers = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    return Libraries(wrapper=wrapper, environment={**tools.environment, **drivers})
+
+
+def test_installed_ffmpeg(libraries: Libraries, film: Path, expected: list[str]) -> None:
+    out = libraries.run(
+        "ffmpeg", "-v", "error", "-i", film, "-map", "0:v", "-vsync", "passthrough",
+        "-f", "framemd5", "-",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
-    lines = done.stdout.decode().splitlines()
-    assert [line.split(",")[-1].strip() for line in lines if line[0] != "#"] == expected
+    lines = [line for line in out.splitlines() if line[0] != "#"]
+    assert [line.split(",")[-1].strip() for line in lines] == expected
+
+
+def test_installed_ffplay(libraries: Libraries, film: Path) -> None:
+    """Plays picture and sound to the end, every picture once."""
+    out = libraries.run(
+        "ffplay", "-nostats", "-autoexit", "-noframedrop", "-vf", "showinfo", "-af", "ashowinfo",
+        film,
+    )  # fmt: skip
+    assert re.findall(r"_showinfo_.* n: *(\d+) ", out) == [str(n) for n in range(FRAMES)]
+    with vcfilter.open(film) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert sum(map(int, re.findall(r"ashowinfo.* nb_samples:(\d+)", out))) == samples > 0
+
+
+@pytest.mark.parametrize("first", [0, 8])
+def test_installed_mpv(libraries: Libraries, film: Path, tmp_path: Path, first: int) -> None:
+    """Plays picture and sound to the end, from any place; each picture becomes a file."""
+    out = libraries.run(
+        "mpv", "--no-config", "--ao=null", "--framedrop=no", "--vo=image",
+        f"--vo-image-outdir={tmp_path}", f"--start={max(0, first - 0.5) / RATE:.6f}", film,
+    )  # fmt: skip
+    assert "Exiting... (End of file)" in out
+    assert "AO: [null]" in out
+    assert len(list(tmp_path.glob("*.jpg"))) == FRAMES - first
