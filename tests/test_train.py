@@ -15,6 +15,7 @@ from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
 from vcfilter.model.checkpoint import load_model
 from vcfilter.model.latent import StepModel
+from vcfilter.model.video import Conditions
 from vcfilter.train import freeze as freezing
 from vcfilter.train import loop
 from vcfilter.train.data import Clip, Samples
@@ -238,8 +239,9 @@ def test_the_flow_search_is_the_same_in_threads(
 ) -> None:
     left, x, right = Samples([material], 64, 5).draw([0, 2, 4], 3)
     pair = loop.original(left), loop.original(right)
-    distances = torch.tensor([[2, 2]] * 3)
-    alone, shared = (motion(x, pair, distances, n) for n in (1, 2))
+    qp, layer, level = (torch.tensor(t) for t in ([20, 28, 36], [1, 2, 3], [4, 5, 6]))
+    given = Conditions(qp, layer, torch.tensor([[2, 2]] * 3), level)
+    alone, shared = (motion(given, x, pair, n) for n in (1, 2))
     assert torch.equal(alone.field, shared.field)
     assert torch.equal(alone.apart, shared.apart)
 

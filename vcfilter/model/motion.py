@@ -7,8 +7,6 @@ blending map. A learned branch corrects the decoded field (reference: paper, sec
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -140,75 +138,3 @@ def blend(
     full, half = enlarge(alpha, BLOCK), enlarge(alpha, BLOCK // 2)
     y, u, v = (a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True))
     return y, u, v
-
-
-def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Tensor:
-    """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
-
-    Args:
-        x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
-        start: (B, 2, H/8, W/8), where the search begins.
-
-    Returns:
-        (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
-    """
-    fields = []
-    for a, b, c in zip(x[:, 0], reference[:, 0], start, strict=True):
-        now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
-        if scale > 1:
-            size = (now.shape[1] // scale, now.shape[0] // scale)
-            now = cv2.resize(now, size, interpolation=cv2.INTER_AREA)
-            past = cv2.resize(past, size, interpolation=cv2.INTER_AREA)
-        if min(now.shape) < 32:  # the search needs a pyramid of some levels
-            fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
-            continue
-        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        begin = (c.detach().cpu().numpy() / scale).transpose(1, 2, 0)
-        begin = cv2.resize(begin, now.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        flow = search.calc(now, past, begin) * scale
-        flow = cv2.resize(
-            flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
-        )
-        fields.append(np.ascontiguousarray(flow.transpose(2, 0, 1)))
-    flow_tensor = torch.from_numpy(np.stack(fields)).to(x.device)
-    return smooth(flow_tensor, texture(x))
-
-
-def texture(x: Tensor) -> Tensor:
-    """(B, 1, H/8, W/8) mean squared gradient of luma (B, 1, H, W) per block."""
-    dx = F.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1, 0, 0))
-    dy = F.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
-    return F.avg_pool2d(dx**2 + dy**2, BLOCK)
-
-
-def smooth(flow: Tensor, weight: Tensor) -> Tensor:
-    """Each position's flow pulled towards its neighbours' where they have more texture."""
-    kernel = torch.tensor([1.0, 2.0, 1.0], device=flow.device)
-    kernel = torch.outer(kernel, kernel) / 16
-    kernel[1, 1] = 0
-
-    def spread(t: Tensor) -> Tensor:
-        weights = kernel.expand(t.shape[1], 1, 3, 3)
-        return F.conv2d(F.pad(t, (1, 1, 1, 1), mode="replicate"), weights, groups=t.shape[1])
-
-    own = weight + 1.0
-    for _ in range(2):
-        around = spread(own)
-        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * around)
-    return flow
-
-
-def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
-
-    Args:
-        x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
-
-    Returns:
-        (B, 1, H/8, W/8) each: the blend, and the mean squared half difference of left and right.
-    """
-    apart = (right - left) / 2
-    middle = (right + left) / 2
-    gain = F.avg_pool2d(apart * (x - middle), BLOCK)
-    energy = F.avg_pool2d(apart**2, BLOCK)
-    return (gain / (energy + 4.0)).clamp(-1, 1), energy

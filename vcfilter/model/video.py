@@ -23,6 +23,7 @@ from vcfilter.entropy.coder import (
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
 from vcfilter.model import motion as moving
+from vcfilter.model import search
 from vcfilter.model.inter import Prediction
 from vcfilter.model.keyframe import ImageCodec
 from vcfilter.model.latent import DECAY, Known, Symbols, lowest_table
@@ -37,7 +38,7 @@ from vcfilter.model.layers import (
     to_planes,
 )
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
-from vcfilter.model.refine import fit, refine
+from vcfilter.model.refine import refine
 
 # A displacement's error e costs about 16 e^2 times the mean squared gradient in squared error per
 # grid position, if nothing mends it; the residual mends most of it, hence a multiple of 1/16
@@ -442,36 +443,29 @@ def direct_motion(references: tuple[Reference, Reference], distances: Tensor) ->
 
 
 def estimate_motion(
+    given: Conditions,
     x: Planes,
     references: tuple[Reference, Reference],
-    distances: Tensor,
-    scale: int,
+    scale: int = 1,
     rounds: int = 2,
-    size: tuple[int, int] | None = None,
 ) -> MotionField:
-    """Dense motion from x to both references and the blend that fits them best.
+    """Dense motion from x to its references, see `search.estimate_field`.
 
-    Args:
-        scale: the search works at 1/scale of the size. rounds: Gauss-Newton steps after it.
-        size: rows and columns of luma that are picture; outside, motion goes on as at the border.
+    Outside the picture (given.size), motion goes on as at the border.
     """
     left, right = references
-    start = direct_motion(references, distances)
-    flow_left = moving.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
-    if not bool(distances[0, 1]):
-        field = torch.cat([flow_left, torch.zeros_like(flow_left[:, :1]).expand(-1, 3, -1, -1)], 1)
-        texture = moving.texture(x[0])
-        return MotionField(field, texture, torch.zeros_like(texture)).within(size)
-    flow_right = moving.estimate_flow(x[0], right.planes[0], scale, start[:, 2:4])
-    moved_left = moving.warp(left.planes, flow_left)[0]
-    moved_right = moving.warp(right.planes, flow_right)[0]
-    weight, energy = moving.estimate_blend(x[0], moved_left, moved_right)
-    field = torch.cat([flow_left, flow_right, weight], dim=1)
-    if rounds:
-        field, energy = fit(x[0], left.planes[0], right.planes[0], field, rounds)
+    start = direct_motion(references, given.distances)
+    weight = search.texture(x[0])
+    if not bool(given.distances[0, 1]):
+        flow = search.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
+        field = torch.cat([flow, torch.zeros_like(weight).expand(-1, 3, -1, -1)], 1)
+        return MotionField(field, weight, torch.zeros_like(weight)).within(given.size)
+    base = quantiser_step(given.qp)
+    luma = left.planes[0], right.planes[0]
+    field, energy = search.estimate_field(x[0], *luma, start, base, scale, rounds)
     # An error of displacement counts for one reference, which has half the weight: a quarter.
     apart = energy * (4 / moving.BLEND_SHARE**2)
-    return MotionField(field, moving.texture(x[0]), apart).within(size)
+    return MotionField(field, weight, apart).within(given.size)
 
 
 class VideoModel:
@@ -549,8 +543,8 @@ class VideoModel:
         rounds: int = 2,
     ) -> MotionField:
         """Motion from a picture to its references (encoder only)."""
-        distances = torch.tensor([step.distances], device=self.device)
-        return estimate_motion(x.planes, pair(references), distances, flow_scale, rounds, x.size)
+        given = Conditions.of([step], self.device, x.size)
+        return estimate_motion(given, x.planes, pair(references), flow_scale, rounds)
 
     @torch.inference_mode()
     def code(

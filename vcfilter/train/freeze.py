@@ -81,7 +81,7 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         layer = int(random.integers(1, 4))
         distances = torch.full((batch, 2), span // 2)
         given = Conditions((qp + layer).clamp(max=63), one * layer, distances, one * 3)
-        estimate = estimate_motion(frames[1], (left, right), given.distances, 1)
+        estimate = estimate_motion(given, frames[1], (left, right))
         net.inter(MotionMode.CODED, True, given, frames[1], (left, right), coder, estimate)
     prior = laplace * PRIOR
     # The first table stands for "not coded": its counts are zeros by construction.

@@ -164,7 +164,7 @@ class Trainer:
             mode = MotionMode.DIRECT
         estimate: MotionField | None = None
         if mode is MotionMode.CODED:
-            estimate = motion(x, pair, given.distances, self.flow_threads)
+            estimate = motion(given, x, pair, self.flow_threads)
         coder = RateCoder(self.bits, batch)
         reference, _ = self.net.inter(mode, self.phase.residual, given, x, pair, coder, estimate)
         loss, bpp = self.judge(reference.planes, x, qp, layer, coder.total)

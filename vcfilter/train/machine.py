@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 
 import cv2
@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 
 from vcfilter.model.checkpoint import pick_device
 from vcfilter.model.layers import Branch
-from vcfilter.model.video import MotionField, Reference, estimate_motion
+from vcfilter.model.video import Conditions, MotionField, Reference, estimate_motion
 from vcfilter.train.data import Clip, Planes
 
 PATIENCE = timedelta(hours=12)  # others wait while one process decodes the material
@@ -152,21 +152,23 @@ def halve(branch: Branch, device: str) -> None:
 
 
 def motion(
-    x: Planes, pair: tuple[Reference, Reference], distances: Tensor, threads: int
+    given: Conditions, x: Planes, pair: tuple[Reference, Reference], threads: int
 ) -> MotionField:
     """`estimate_motion` of a batch; the flow search runs on the host, in several threads."""
-    batch = len(distances)
+    batch = len(given.qp)
     parts = min(threads, batch)
     if parts <= 1:
         with torch.no_grad():
-            return estimate_motion(x, pair, distances, 1)
+            return estimate_motion(given, x, pair)
 
     def part(number: int) -> MotionField:
         own = slice(number * batch // parts, (number + 1) * batch // parts)
         y, u, v = (plane[own] for plane in x)
+        rows = {name: getattr(given, name)[own] for name in ("qp", "layer", "distances", "level")}
+        some = replace(given, **rows)
         left, right = (select(reference, own) for reference in pair)
         with torch.no_grad():  # holds for one thread only
-            return estimate_motion((y, u, v), (left, right), distances[own], 1)
+            return estimate_motion(some, (y, u, v), (left, right))
 
     with ThreadPoolExecutor(parts) as pool:
         found = list(pool.map(part, range(parts)))

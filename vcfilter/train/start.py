@@ -60,7 +60,7 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
             )
             survey.magnitudes.clear()
             given = condition(qp, layer, distance, batch)
-            estimate = estimate_motion(frames[1], references, given.distances, 1)  # type: ignore[arg-type]
+            estimate = estimate_motion(given, frames[1], references)  # type: ignore[arg-type]
             net.inter(MotionMode.CODED, True, given, frames[1], references, survey, estimate)  # type: ignore[arg-type]
             split = len(net.motion.coding.plan)
             motion[layer, knot] = spread(survey.magnitudes[:split], net.motion.coding)

@@ -1,0 +1,211 @@
+"""The encoder's search for motion: flow, the blend that suits it, and a field from the best parts.
+
+Dense search follows texture that repeats or noise into any direction; the camera's own motion,
+fitted to all of the field, is right in such places and costs next to nothing. Both are brought
+as near to the picture as they come, and each position takes what is cheaper there.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.entropy.coder import QUANTISER_LAMBDA
+from vcfilter.model.layers import BLOCK
+from vcfilter.model.motion import BLEND_SHARE, field_step
+from vcfilter.model.refine import enlarge, fit, moved
+
+LEVEL = 5  # of motion, for which fields are compared
+WINDOW = 5  # positions, each way, whose errors are counted together
+GAIN = 0.97  # a field of two parts has to cost less than this share
+CAMERA_ROUNDS = 6  # of the robust fit
+CAMERA_FITS = 2
+CHOICE_ROUNDS = 3
+
+
+def estimate_field(
+    x: Tensor, left: Tensor, right: Tensor, start: Tensor, base: Tensor, scale: int, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """Motion from a picture to both references, and the blend that fits them best.
+
+    Args:
+        x, left, right: (B, 1, H, W) luma, 0 to 255. start: (B, 5, H/8, W/8), where it begins.
+        base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
+        rounds: Gauss-Newton steps at the end; above 1, the camera's motion is tried as well.
+
+    Returns:
+        The field (B, 5, H/8, W/8), see `MotionCodec`, and (B, 1, H/8, W/8) the mean squared half
+        difference of the moved references.
+    """
+    flow_left = estimate_flow(x, left, scale, start[:, :2])
+    flow_right = estimate_flow(x, right, scale, start[:, 2:4])
+    weight, energy = estimate_blend(
+        x,
+        moved(left, enlarge(flow_left, BLOCK), "bicubic"),
+        moved(right, enlarge(flow_right, BLOCK), "bicubic"),
+    )
+    field = torch.cat([flow_left, flow_right, weight], dim=1)
+    if rounds > 1:
+        field, _ = fit(x, left, right, field, 1)
+        field = with_camera(x, left, right, field, base)
+    if rounds:
+        field, energy = fit(x, left, right, field, rounds)
+    return field, energy
+
+
+def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor) -> Tensor:
+    """A field (B, 5, h, w), replaced by the camera's motion where that is cheaper.
+
+    Cost is the squared error of the prediction plus, weighted as the picture's step asks, bits
+    that grow with the distance from the median of the neighbours.
+    """
+    step = field_step(base, torch.full_like(base, LEVEL))[:, None, None, None]
+    unit = torch.tensor([1.0, 1.0, 1.0, 1.0, BLEND_SHARE], device=x.device)[:, None, None] / step
+    price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
+
+    def bits(field: Tensor, around: Tensor) -> Tensor:
+        return price * torch.log2(1 + (field - around).abs() * unit).sum(1, keepdim=True)
+
+    def gains(cost: Tensor, total: Tensor) -> Tensor:
+        return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
+
+    weight = texture(x)
+    moves = [camera(field[:, :2], weight), camera(field[:, 2:4], weight)]
+    steady = torch.cat([*moves, torch.zeros_like(weight)], dim=1)
+    error = mismatch(x, left, right, field)
+    total = error + bits(field, median(field))
+    least = torch.minimum(over_window(total), over_window(mismatch(x, left, right, steady)))
+    if not bool(gains(least, total).any()):
+        return field
+    steady, _ = fit(x, left, right, steady, CAMERA_FITS)
+    errors = over_window(error), over_window(mismatch(x, left, right, steady))
+    parts = torch.where(
+        errors[1].mean((1, 2, 3), True) < errors[0].mean((1, 2, 3), True), steady, field
+    )
+    for _ in range(CHOICE_ROUNDS):
+        around = median(parts)
+        costs = [e + bits(f, around) for e, f in zip(errors, (field, steady), strict=True)]
+        parts = torch.where(costs[1] < costs[0], steady, field)
+    better = gains(mismatch(x, left, right, parts) + bits(parts, median(parts)), total)
+    return torch.where(better[:, None, None, None], parts, field)
+
+
+def mismatch(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
+    """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
+    a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
+    b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
+    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
+    return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
+
+
+def over_window(error: Tensor) -> Tensor:
+    """Means over WINDOW x WINDOW positions; the border repeats."""
+    return F.avg_pool2d(F.pad(error, (WINDOW // 2,) * 4, mode="replicate"), WINDOW, 1)
+
+
+def median(field: Tensor) -> Tensor:
+    """Medians over 3x3 positions; the border repeats."""
+    rows, columns = field.shape[2:]
+    p = F.pad(field, (1, 1, 1, 1), mode="replicate")
+    shifts = [p[..., i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return torch.stack(shifts).median(0).values
+
+
+def camera(flow: Tensor, weight: Tensor) -> Tensor:
+    """The affine motion that most of a flow (B, 2, h, w) follows, at every position.
+
+    A robust fit: positions that disagree lose their weight, more so from round to round.
+
+    Args:
+        weight: (B, 1, h, w) texture, see `texture`.
+    """
+    rows, columns = flow.shape[2:]
+    y = torch.linspace(-1, 1, rows, device=flow.device)[:, None].expand(rows, columns)
+    x = torch.linspace(-1, 1, columns, device=flow.device).expand(rows, columns)
+    terms = torch.stack([torch.ones_like(x), x, y], dim=-1).flatten(0, 1)  # (hw, 3)
+    wanted = flow.flatten(2).transpose(1, 2)  # (B, hw, 2)
+    trust = (weight / (weight + 20)).flatten(1)[..., None] + 1e-4
+    own, scale = trust, 8.0
+    ridge = 1e-3 * torch.eye(3, device=flow.device)
+    for _ in range(CAMERA_ROUNDS):
+        normal = terms.T @ (own * terms) + ridge
+        affine = torch.linalg.solve(normal, terms.T @ (own * wanted))
+        off = wanted - terms @ affine
+        own = trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
+        scale = max(0.25, scale / 2)
+    return (terms @ affine).transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Tensor:
+    """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
+
+    Args:
+        x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
+        start: (B, 2, H/8, W/8), where the search begins.
+
+    Returns:
+        (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
+    """
+    fields = []
+    for a, b, c in zip(x[:, 0], reference[:, 0], start, strict=True):
+        now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
+        if scale > 1:
+            size = (now.shape[1] // scale, now.shape[0] // scale)
+            now = cv2.resize(now, size, interpolation=cv2.INTER_AREA)
+            past = cv2.resize(past, size, interpolation=cv2.INTER_AREA)
+        if min(now.shape) < 32:  # the search needs a pyramid of some levels
+            fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
+            continue
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        begin = (c.detach().cpu().numpy() / scale).transpose(1, 2, 0)
+        begin = cv2.resize(begin, now.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        flow = search.calc(now, past, begin) * scale
+        flow = cv2.resize(
+            flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
+        )
+        fields.append(np.ascontiguousarray(flow.transpose(2, 0, 1)))
+    flow_tensor = torch.from_numpy(np.stack(fields)).to(x.device)
+    return smooth(flow_tensor, texture(x))
+
+
+def texture(x: Tensor) -> Tensor:
+    """(B, 1, H/8, W/8) mean squared gradient of luma (B, 1, H, W) per block."""
+    dx = F.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1, 0, 0))
+    dy = F.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
+    return F.avg_pool2d(dx**2 + dy**2, BLOCK)
+
+
+def smooth(flow: Tensor, weight: Tensor) -> Tensor:
+    """Each position's flow pulled towards its neighbours' where they have more texture."""
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=flow.device)
+    kernel = torch.outer(kernel, kernel) / 16
+    kernel[1, 1] = 0
+
+    def spread(t: Tensor) -> Tensor:
+        weights = kernel.expand(t.shape[1], 1, 3, 3)
+        return F.conv2d(F.pad(t, (1, 1, 1, 1), mode="replicate"), weights, groups=t.shape[1])
+
+    own = weight + 1.0
+    for _ in range(2):
+        around = spread(own)
+        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * around)
+    return flow
+
+
+def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
+
+    Args:
+        x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
+
+    Returns:
+        (B, 1, H/8, W/8) each: the blend, and the mean squared half difference of left and right.
+    """
+    apart = (right - left) / 2
+    middle = (right + left) / 2
+    gain = F.avg_pool2d(apart * (x - middle), BLOCK)
+    energy = F.avg_pool2d(apart**2, BLOCK)
+    return (gain / (energy + 4.0)).clamp(-1, 1), energy
