@@ -27,6 +27,7 @@ from clips import make_film, video_frame
 import vcfilter
 from vcfilter.cli import main
 from vcfilter.config import EncoderOptions
+from vcfilter.errors import MediaError
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.film import Film
@@ -139,6 +140,30 @@ def test_segments_show_the_decoded_pictures_at_their_times(film: Film) -> None:
         assert time_ == pytest.approx(index / RATE, abs=0.001)
         error = float(np.mean((luma.astype(float) - decoded[index]) ** 2))
         assert error < 12, f"frame {index}"  # x264 at crf 17: above 37 dB
+
+
+def test_vp9_where_there_is_no_x264(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fragments.picture_encoder() == "libx264"
+    create = fragments.Codec
+
+    def without_x264(name: str, mode: str) -> Any:
+        if name == "libx264":
+            raise ValueError(name)  # as PyAV's UnknownCodecError
+        return create(name, mode)
+
+    monkeypatch.setattr(fragments, "Codec", without_x264)
+    monkeypatch.setattr(fragments, "picture_encoder", fragments.picture_encoder.__wrapped__)
+    assert fragments.video_codec(fragments.video_init(film, FULL)).startswith("vp09.00.")
+    decoded = [frame.y for frame in neural_frames(str(film.path))]
+    shown = pictures(film, FULL, [0, 1, 2])
+    assert len(shown) == 30
+    for index, (time_, luma) in enumerate(shown):
+        assert time_ == pytest.approx(index / RATE, abs=0.001)
+        error = float(np.mean((luma.astype(float) - decoded[index]) ** 2))
+        assert error < 26, f"frame {index}"  # above 34 dB
+    monkeypatch.setattr(fragments, "_ENCODERS", {})
+    with pytest.raises(MediaError, match="no encoder for browsers"):
+        fragments.video_init(film, FULL)
 
 
 def test_a_segment_alone_is_the_same_as_among_others(film: Film) -> None:

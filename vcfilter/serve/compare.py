@@ -41,7 +41,7 @@ def compare(film: Film, index: int, stopped: Callable[[], bool]) -> bytes:
         stopped: asked between frames; StoppedError is raised where it says yes.
 
     Raises:
-        MediaError: the original does not fit the film.
+        MediaError: the original does not fit the film, or there is no x264.
     """
     number = film.segment_of(index)
     segment = film.segments[number]
@@ -102,7 +102,10 @@ def _x264_at(
 def _encode(film: Film, sources: Sequence[VideoFrame], crf: float) -> list[bytes]:
     """x264's packets in Annex B, without the unit that tells its settings."""
     fmt = film.video_format
-    context: Any = CodecContext.create("libx264", "w")
+    try:
+        context: Any = CodecContext.create("libx264", "w")
+    except (ValueError, av.error.FFmpegError) as error:
+        raise MediaError("the comparison needs x264, which PyAV's FFmpeg lacks here") from error
     context.width, context.height = (side + side % 2 for side in (fmt.width, fmt.height))
     context.pix_fmt = PIXEL_FORMATS[fmt.bit_depth]
     context.time_base = Fraction(1, 1000)

@@ -1,4 +1,4 @@
-"""Segments for browsers: fragmented MP4 with H.264 and the film's sound, through PyAV.
+"""Segments for browsers: fragmented MP4 with H.264 (or VP9) and the film's sound, through PyAV.
 
 Each segment is made on its own, with an encoder of its own, and carries its time: any of them can
 follow any other, in any quality.
@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
@@ -18,6 +19,7 @@ import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.codec import Codec
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
@@ -39,7 +41,15 @@ _MP4 = {
     "avoid_negative_ts": "disabled",
     "use_editlist": "0",
 }
-_X264 = {"preset": "superfast", "crf": "17", "bf": "0", "g": "9999", "sc_threshold": "0"}
+_ENCODERS = {
+    "libx264": {"preset": "superfast", "crf": "17", "bf": "0", "g": "9999", "sc_threshold": "0"},
+    "libvpx-vp9": {
+        "deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "18", "b": "0",
+        "lag-in-frames": "0", "g": "9999",
+    },
+}  # fmt: skip
+"""What pictures are coded with: the first that PyAV's FFmpeg brings. All wheels bring x264, builds
+without GPL only VP9."""
 _CHUNK_SAMPLES = 4096
 _LEAD_SECONDS = Fraction(1, 2)  # decoders of sound need some packets to settle
 _FLAC_FORMATS = {True: "s16", False: "s32"}  # by whether 16 bits hold all there is
@@ -47,7 +57,7 @@ _SIXTEEN_BITS = ("u8", "u8p", "s16", "s16p")
 
 
 def display_size(film: Film, step: Step) -> tuple[int, int]:
-    """Width and height that a step shows; H.264 needs even ones."""
+    """Width and height that a step shows, even ones: chroma is half of them."""
     fmt = film.video_format
     sides = (fmt.width, fmt.height) if fmt.rotation % 180 == 0 else (fmt.height, fmt.width)
     width, height = (max(16, (side + 2 * step.scale - 1) // (2 * step.scale) * 2) for side in sides)
@@ -96,11 +106,31 @@ def video_segment(film: Film, number: int, step: Step, stopped: Callable[[], boo
 
 
 def video_codec(init: bytes) -> str:
-    """The codec as MSE and HLS name it ("avc1.64000d"), from the init segment."""
+    """The codec as MSE and HLS name it ("avc1.64000d", "vp09.00.11.08"), from the init segment."""
     place = init.find(b"avcC")
+    if place >= 0:
+        return f"avc1.{init[place + 5 : place + 8].hex()}"
+    place = init.find(b"vpcC")
     if place < 0:
-        raise MediaError("the encoder gave no H.264 configuration")
-    return f"avc1.{init[place + 5 : place + 8].hex()}"
+        raise MediaError("the encoder gave neither an H.264 nor a VP9 configuration")
+    profile, level, depth = init[place + 8], init[place + 9], init[place + 10] >> 4
+    return f"vp09.{profile:02}.{level:02}.{depth:02}"
+
+
+@cache
+def picture_encoder() -> str:
+    """The name of the encoder for pictures.
+
+    Raises:
+        MediaError: there is none.
+    """
+    for name in _ENCODERS:
+        try:
+            Codec(name, "w")
+        except (ValueError, av.error.FFmpegError):
+            continue
+        return name
+    raise MediaError(f"PyAV's FFmpeg has no encoder for browsers: {' or '.join(_ENCODERS)}")
 
 
 def sound_codec(sound: Sound) -> str:
@@ -120,12 +150,13 @@ def sound_segment(film: Film, number: int, stopped: Callable[[], bool]) -> bytes
 
 
 class _picture_track:
-    """An MP4 file in memory with one H.264 track, closed at the end of the block."""
+    """An MP4 file in memory with one picture track, closed at the end of the block."""
 
     def __init__(self, film: Film, step: Step, file: io.BytesIO) -> None:
         fmt = film.video_format
         self._container = av.open(file, "w", format="mp4", options=dict(_MP4))
-        stream = self._container.add_stream("libx264", options=dict(_X264))
+        name = picture_encoder()
+        stream: Any = self._container.add_stream(name, options=dict(_ENCODERS[name]))
         stream.width, stream.height = display_size(film, step)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
