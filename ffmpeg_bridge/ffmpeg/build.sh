@@ -10,18 +10,19 @@
 # JOBS       in the environment: compilers at a time, default 1
 # VCFILTER_CONFIGURE  in the environment: configure options of `libraries` instead of the
 #            installed ffmpeg's, where not all libraries that those need are at hand
+# Exit status: 0 built, 1 failed, 2 wrong usage, 3 the source package cannot be had.
 # Nothing of the system is overwritten. Needs gcc, make, pkg-config, dpkg-dev, apt and, for speed,
 # nasm; `libraries` also what `apt-get build-dep --arch-only SOURCE` installs, about 180 packages.
 set -eu
 
 usage() {
-    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
 fail() {
     echo "build.sh: $1" >&2
-    exit 1
+    exit "${2:-1}"
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,7 +45,7 @@ mkdir -p "$work"
 # The package is fetched with an apt of our own, so that no deb-src line need be in the system's.
 fetch() {
     command -v apt-get >/dev/null && command -v dpkg-source >/dev/null ||
-        fail "apt-get and dpkg-source are needed; elsewhere give --source"
+        fail "apt-get and dpkg-source are needed; elsewhere give --source" 3
     # shellcheck disable=SC1091
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
     if [ -z "$package" ]; then
@@ -58,10 +59,11 @@ fetch() {
         echo "deb-src $mirror/debian-security $release-security main"
     done | sort -u >"$work/apt/sources.list"
     set -- -qq -o Dir::Etc::sourcelist="$work/apt/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::State::lists="$work/apt/lists" -o Dir::Cache="$work/apt/cache" -o APT::Sandbox::User=
-    apt-get "$@" update
-    if ! (cd "$work" && apt-get "$@" source --download-only "ffmpeg${package:+=$package}"); then
-        fail "the source package of ffmpeg ${package:-} is not at $mirror; give --package or --source"
+        -o Dir::State::lists="$work/apt/lists" -o Dir::Cache="$work/apt/cache" -o APT::Sandbox::User= \
+        -o Acquire::Retries=1 -o Acquire::http::Timeout=20
+    if ! apt-get "$@" update ||
+        ! (cd "$work" && apt-get "$@" source --download-only "ffmpeg${package:+=$package}"); then
+        fail "the source package of ffmpeg ${package:-} is not at $mirror; give --package or --source" 3
     fi
     echo "$package" >"$work/package"
 }
@@ -70,8 +72,8 @@ if [ -z "$source" ]; then
     source=$work/source
     if [ "$(cat "$work/package" 2>/dev/null || echo none)" != \
         "${package:-$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null)}" ]; then
-        rm -rf "$source" "$work/package"
         fetch
+        rm -rf "$source"
     fi
     # A tree that was registered in another way is unpacked anew.
     if [ ! -d "$source" ] || ! cmp -s "$here/register.sh" "$work/register.sh"; then
