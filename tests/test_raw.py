@@ -19,7 +19,7 @@ from vcfilter.cli import main
 from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.info import inspect_file, verify_file
-from vcfilter.stream.raw import MAGIC, RawDemuxer, RawMuxer
+from vcfilter.stream.raw import MAGIC, RawDemuxer, RawMuxer, open_demuxer
 from vcfilter.stream.reader import neural_frames
 from vcfilter.stream.transcode import decode_file, encode_file
 
@@ -106,6 +106,71 @@ def test_packets_copied_between_containers(folder: Path, tmp_path: Path) -> None
     copied = [p.data for p in RawDemuxer(tmp_path / "copy.vcf")]
     assert copied == [p.data for p in RawDemuxer(folder / "neural.vcf")]
     assert not list(tmp_path.glob("no*"))
+
+
+def test_the_command_line_copies(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Packets, sound and times as they are; the neural stream alone as .vcf, and back."""
+
+    def copy(*arguments: object) -> int:
+        return main(["transcode", *map(str, arguments), "-c:v", "copy"])
+
+    def content(path: Path, kind: str) -> list[tuple[bytes, Fraction]]:
+        with open_demuxer(path) as demuxer:
+            chosen = [info.index for info in demuxer.streams if info.kind == kind]
+            return [
+                (p.data, p.pts * p.time_base)
+                for p in demuxer
+                if p.stream_index in chosen and p.pts is not None and p.data
+            ]
+
+    source = folder / "neural.mkv"
+    assert copy(source, tmp_path / "copy.nut") == 0
+    later = content(tmp_path / "copy.nut", "video")[0][1]  # sound began before zero; NUT cannot
+    for kind in ("video", "audio"):
+        sent, arrived = content(source, kind), content(tmp_path / "copy.nut", kind)
+        assert [data for data, _ in arrived] == [data for data, _ in sent] != []
+        for (_, ours), (_, theirs) in zip(arrived, sent, strict=True):
+            assert abs(ours - later - theirs) <= Fraction(1, 1000)
+    assert copy(source, tmp_path / "copy.vcf") == 0
+    error = capfd.readouterr().err
+    assert "1 other streams are left out" in error
+    assert "9 packets" in error
+    assert (tmp_path / "copy.vcf").read_bytes() == (folder / "neural.vcf").read_bytes()
+    assert copy(tmp_path / "copy.vcf", tmp_path / "back.mkv", "-q") == 0
+    assert content(tmp_path / "back.mkv", "video") == content(source, "video")
+    assert copy(source, tmp_path / "sound.mkv", "-map", "v") == 0
+    assert content(tmp_path / "sound.mkv", "audio") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["neural.mkv", "out.mp4"], 2, "mp4 cannot hold a neural stream"),
+        (["film.mkv", "out.mkv"], 1, "no neural video stream to copy"),
+        (["neural.mkv", "out.vcf", "--qp", "30"], 2, "it takes no options of coding"),
+        (["neural.mkv", "out.vcf", "-ss", "1"], 2, "takes whole films"),
+        (["neural.mkv", "out.vcf", "-map", "a"], 1, "no video stream"),
+        (["neural.mkv", "neural.vcf"], 1, "exists already"),
+    ],
+)
+def test_copies_that_cannot_be(
+    folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    source, target, *rest = arguments
+    goal = (folder if (folder / target).exists() else tmp_path) / target
+    command = ["transcode", str(folder / source), str(goal), "-c:v", "copy", *rest]
+    assert main(command) == status
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_joined_files_play_on(folder: Path, tmp_path: Path) -> None:

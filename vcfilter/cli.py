@@ -61,13 +61,15 @@ examples:
   vcfilter decode film.mkv - -f nut | ffplay -
 """
 _TRANSCODE_EXAMPLES = """\
--c:v vcfilter codes neurally, any other -c:v ordinarily. Without -c:v a neural stream is written
-where the target's container can hold one (mkv, nut, avi, mov), and an ordinary one elsewhere.
+-c:v vcfilter codes neurally, -c:v copy copies a neural stream as it is, any other -c:v codes
+ordinarily. Without -c:v a neural stream is coded where the target's container can hold one (mkv,
+nut, avi, mov, vcf), and an ordinary one elsewhere.
 
 examples:
   vcfilter transcode film.mkv smaller.mkv --qp 40          neural to neural
   vcfilter transcode film.mkv film.mp4                     as decode
   vcfilter transcode film.mp4 film.mkv                     as encode
+  vcfilter transcode film.mkv film.vcf -c:v copy           the neural stream alone
 """
 _DELEGATES = {
     "evaluate": ("vcfilter.evaluate.cli", "compare with x264, x265 and SVT-AV1: one report"),
@@ -367,6 +369,8 @@ def _transcode(args: argparse.Namespace, terminal: Terminal) -> int:
     from vcfilter.stream.transcode import decode_file
     from vcfilter.stream.writer import NEURAL_CONTAINERS, container_of
 
+    if args.codec == "copy":
+        return _copy(args, terminal)
     container = container_of(args.target, args.format, "matroska")
     if args.codec == "vcfilter" or (args.codec is None and container in NEURAL_CONTAINERS):
         return _encode(args, terminal)
@@ -384,6 +388,26 @@ def _transcode(args: argparse.Namespace, terminal: Terminal) -> int:
         warn=terminal.warning,
     )
     _finish(report, terminal)
+    return 0
+
+
+def _copy(args: argparse.Namespace, terminal: Terminal) -> int:
+    from vcfilter.stream.remux import copy_file
+
+    if args.ss is not None or args.t is not None:
+        raise ConfigError("-c:v copy takes whole films; ffmpeg -ss TIME -c copy cuts at keyframes")
+    coding = (args.crf, args.qp, args.quality, args.bitrate, args.pix_fmt)
+    if any(value is not None for value in coding) or args.set or args.two_pass:
+        raise ConfigError("-c:v copy codes nothing: it takes no options of coding")
+    report = copy_file(
+        args.source,
+        args.target,
+        streams=args.streams or "all",
+        overwrite=args.overwrite,
+        container=args.format,
+        warn=terminal.warning,
+    )
+    terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
     return 0
 
 

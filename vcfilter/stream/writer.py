@@ -284,7 +284,7 @@ class MuxerSink:
             metadata = {**self._track.metadata, **info.metadata}
             info = replace(info, metadata=metadata, disposition=self._track.disposition)
         output: Any = sys.stdout.buffer if self._target.is_pipe else self._target.path
-        with _translated(self._target):
+        with translated(self._target):
             self._muxer = muxer = open_muxer(output, self._container)
             muxer.add_stream(info)
             if self._copier:
@@ -296,7 +296,7 @@ class MuxerSink:
 
     def write(self, packet: BridgePacket) -> None:
         assert self._muxer is not None
-        with _translated(self._target):
+        with translated(self._target):
             ticks = packet.dts if packet.dts is not None else packet.pts
             if self._copier and ticks is not None:
                 self._copier.copy_until(self._muxer, ticks * packet.time_base - self._offset)
@@ -306,7 +306,7 @@ class MuxerSink:
 
     def finish(self) -> None:
         assert self._muxer is not None
-        with _translated(self._target):
+        with translated(self._target):
             if self._copier:
                 self._copier.copy_until(self._muxer, None)
             self._muxer.close()
@@ -334,7 +334,7 @@ class PlainSink:
         self.packets = 0
 
     def start(self, info: StreamInfo) -> None:
-        with _translated(self._target):
+        with translated(self._target):
             if self._target.is_pipe:
                 self._file = sys.stdout.buffer
             else:
@@ -343,14 +343,14 @@ class PlainSink:
 
     def write(self, packet: BridgePacket) -> None:
         assert self._file is not None
-        with _translated(self._target):
+        with translated(self._target):
             self._file.write(packet.data)
         self.video_bytes += len(packet.data)
         self.packets += 1
 
     def finish(self) -> None:
         assert self._file is not None
-        with _translated(self._target):
+        with translated(self._target):
             self._file.flush()
             if not self._target.is_pipe:
                 self._file.close()
@@ -364,7 +364,7 @@ class PlainSink:
         return None
 
 
-class _translated:
+class translated:
     """Turns the errors of writing into MediaError that names the target."""
 
     def __init__(self, target: Target) -> None:
