@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.model import motion as moving
-from vcfilter.model.refine import enlarge, fit, moved, refine
+from vcfilter.model.motion import MotionCodec
+from vcfilter.model.refine import enlarge, fit, linearise, moved, refine
+from vcfilter.model.search import camera, with_camera
 
 NOISE = torch.from_numpy(np.random.default_rng(5).normal(128, 400, (1, 1, 264, 264))).float()
 WIDE = F.avg_pool2d(F.avg_pool2d(NOISE, 5, 1), 5, 1)  # structures of a few samples, std about 40
@@ -88,20 +90,78 @@ def test_refinement_trusts_coded_motion_where_references_disagree() -> None:
     assert torch.equal(refined[:, 4:], field[:, 4:])
 
 
-def test_fit_lowers_the_prediction_error() -> None:
+def error(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> float:
+    """Squared error of the prediction, away from the border."""
+    a, b = (
+        moved(left, enlarge(field[:, :2], 8), "bicubic"),
+        moved(right, enlarge(field[:, 2:4], 8), "bicubic"),
+    )
+    alpha = enlarge((field[:, 4:] + 1) / 2, 8)
+    return float(((a + alpha * (b - a) - x)[..., 16:-16, 16:-16] ** 2).sum())
+
+
+def noisy() -> Tensor:
     rng = np.random.default_rng(3)
-    x = shifted(0, 0) + torch.from_numpy(rng.normal(0, 1, (1, 1, 128, 160))).float()
-    left, right = shifted(-2.4, 1.1), shifted(2.0, -1.6)
+    return shifted(0, 0) + torch.from_numpy(rng.normal(0, 1, (1, 1, 128, 160))).float()
+
+
+def test_fit_lowers_the_prediction_error() -> None:
+    x, left, right = noisy(), shifted(-2.4, 1.1), shifted(2.0, -1.6)
     field = constant(1.6, -0.6, -1.4, 1.0, 0.0)
+    fitted, normal = fit(x, left, right, field, 3)
+    assert error(x, left, right, fitted) < 0.3 * error(x, left, right, field)
+    assert normal.shape == (1, 16, 20, 5, 5)
 
-    def error(field: Tensor) -> float:
-        a, b = (
-            moved(left, enlarge(field[:, :2], 8), "bicubic"),
-            moved(right, enlarge(field[:, 2:4], 8), "bicubic"),
-        )
-        alpha = enlarge((field[:, 4:] + 1) / 2, 8)
-        return float(((a + alpha * (b - a) - x)[..., 16:-16, 16:-16] ** 2).mean())
 
-    fitted, energy = fit(x, left, right, field, 3)
-    assert error(fitted) < 0.3 * error(field)
-    assert energy.shape == (1, 1, 16, 20) and energy.min() >= 0
+def test_fit_of_one_reference_leaves_the_other_alone() -> None:
+    x, left = noisy(), shifted(-2.4, 1.1)
+    field = constant(1.6, -0.6, 0.0, 0.0, 0.0)
+    fitted, _ = fit(x, left, None, field, 3)
+    only = constant(0.0, 0.0, 0.0, 0.0, -1.0)
+    only[:, :2] = fitted[:, :2]
+    assert error(x, left, left, only) < 0.3 * error(x, left, left, constant(1.6, -0.6, 0, 0, -1.0))
+    assert not fitted[:, 2:].any()
+
+
+def test_the_derivative_tells_what_an_error_costs() -> None:
+    x, left, right = noisy(), shifted(-2.4, 1.1), shifted(2.0, -1.6)
+    field = constant(2.4, -1.1, -2.0, 1.6, 0.1)
+    normal, wanted = linearise(x, left, right, field)
+    normal, wanted = normal[:, 2:-2, 2:-2].sum((0, 1, 2)), wanted[:, 2:-2, 2:-2].sum((0, 1, 2))
+    change = torch.tensor([0.1, -0.05, 0.05, 0.1, 0.0])
+    cost = error(x, left, right, field + change.view(1, 5, 1, 1)) - error(x, left, right, field)
+    assert float(change @ normal @ change - 2 * change @ wanted) == pytest.approx(cost, rel=0.15)
+
+
+def test_errors_along_the_line_cost_less() -> None:
+    codec = MotionCodec(16, 1)
+    normal, _ = linearise(noisy(), shifted(-2, 1), shifted(2, -1), constant(2, -1, -2, 1, 0.0))
+    cost = codec.cost(normal, torch.tensor([[2, 2]]))
+    assert cost.shape == (1, 80, 4, 5) and cost.min() >= 0
+    inside = cost[:, :, 1:-1, 1:-1].unflatten(1, (16, 5)).mean((0, 1, 3, 4))
+    assert (inside[:2] < 0.5 * inside[2:4]).all()
+
+
+def test_the_camera_is_what_most_of_a_flow_follows() -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 20), torch.linspace(-1, 1, 30), indexing="ij")
+    true = torch.stack([3 + 0.5 * x - 0.2 * y, -1 + 0.2 * x + 0.5 * y])[None]
+    flow = true.clone()
+    flow[:, :, 4:12, 5:16] += 6.0  # an object
+    weight = torch.full((1, 1, 20, 30), 100.0)
+    assert (camera(flow, weight) - true).abs().max() < 0.05
+
+
+def test_the_camera_takes_the_place_of_a_flow_gone_wrong() -> None:
+    x, left, right = shifted(0, 0), shifted(-3, 1), shifted(3, -1)
+    true = constant(3.0, -1.0, -3.0, 1.0, 0.0)
+    field = true.clone()
+    wrong = torch.from_numpy(np.random.default_rng(1).normal(0, 4, (1, 4, 4, 6))).float()
+    field[:, :4, 6:10, 8:14] += wrong
+    mended = with_camera(x, left, right, field, torch.tensor([16.0]))
+    assert error(x, left, right, mended) < 0.1 * error(x, left, right, field)
+
+
+def test_a_field_that_fits_is_kept() -> None:
+    x, left, right = shifted(0, 0), shifted(-3, 1), shifted(3, -1)
+    field = constant(3.0, -1.0, -3.0, 1.0, 0.0)
+    assert torch.equal(with_camera(x, left, right, field, torch.tensor([16.0])), field)

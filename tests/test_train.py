@@ -243,7 +243,7 @@ def test_the_flow_search_is_the_same_in_threads(
     given = Conditions(qp, layer, torch.tensor([[2, 2]] * 3), level)
     alone, shared = (motion(given, x, pair, n) for n in (1, 2))
     assert torch.equal(alone.field, shared.field)
-    assert torch.equal(alone.apart, shared.apart)
+    assert torch.equal(alone.normal, shared.normal)
 
 
 def test_a_process_alone_needs_no_others() -> None:

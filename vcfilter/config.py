@@ -19,7 +19,7 @@ class Preset:
         motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
         free_modes: whether the modes that cost no bits (average, left, right) are tried.
         flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
-        fit_rounds: Gauss-Newton steps after the search.
+        fit_rounds: Gauss-Newton steps after the search, at least 1.
     """
 
     motion_levels: tuple[int, ...]
@@ -29,7 +29,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(5,), free_modes=False, flow_scale=2, fit_rounds=0),
+    "ultrafast": Preset(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1),
     "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, fit_rounds=1),
     "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, fit_rounds=2),
     "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, fit_rounds=4),

@@ -19,7 +19,8 @@ COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
 MOTION_CHANNELS = COMPONENTS * GRID * GRID
 PLAN = (*pyramid(COMPONENTS), *checkerboard(COMPONENTS, MOTION_CHANNELS))
-STEP_SHARE = 0.012  # of the picture's quantiser step, at level 3: see `field_step`
+STEP_SHARE = 0.024  # of the picture's quantiser step, at level 3: see `field_step`
+MISSED = 0.3  # share of the cost across the line that errors along it cost besides their own
 BLEND_SHARE = 8.0  # samples of displacement that weigh as much as the whole range of blending
 
 
@@ -84,6 +85,32 @@ class MotionCodec(nn.Module):
         turned = turned + scale * self.branch((turned / scale).clamp(-64, 64), ctx)
         field = self.turn(turned, distances, back=True)
         return torch.cat([field[:, :4], field[:, 4:].clamp(-1, 1)], dim=1)
+
+    def cost(self, normal: Tensor, distances: Tensor) -> Tensor:
+        """(B, 80, h/4, w/4): squared error of the prediction per squared error of the latent.
+
+        Errors along the line through both references move both to opposite sides, which to first
+        order costs nothing; some of what they cost across it stands for the higher orders.
+
+        Args:
+            normal: (B, h, w, 5, 5), see `linearise`.
+        """
+        along, across = directions(distances)
+        n = normal.permute(0, 3, 4, 1, 2)
+
+        def turned(vector: Tensor) -> Tensor:
+            a, b = vector[:, 0, None, None, None], vector[:, 1, None, None, None]
+            sides = [(i, i + 2) for i in (0, 1)]
+            left = torch.stack([n[:, i, i] for i, _ in sides], dim=1)
+            right = torch.stack([n[:, j, j] for _, j in sides], dim=1)
+            both = torch.stack([n[:, i, j] for i, j in sides], dim=1)
+            return a * a * left + b * b * right + 2 * a * b * both
+
+        with_line, off_line = turned(along), turned(across)
+        parts = [with_line + MISSED * off_line, off_line + MISSED * with_line]
+        costs = torch.cat([*parts, n[:, 4, 4, None] / BLEND_SHARE**2], dim=1)
+        blocks = F.pixel_unshuffle(costs, GRID).unflatten(1, (COMPONENTS, GRID * GRID))
+        return torch.einsum("fs,bcshw->bfchw", self.dct**2, blocks).flatten(1, 2)
 
     def quantum(self, step: Tensor) -> Tensor:
         """(B, 80) quantiser steps."""

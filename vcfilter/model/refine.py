@@ -19,6 +19,7 @@ DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not i
 FIT_DAMPING = (30.0, 30.0, 30.0, 30.0, 500.0)
 # Pull towards the neighbours' mean, likewise: a field that runs smoothly costs fewer bits.
 FIT_PULL = (13.0, 13.0, 13.0, 13.0, 832.0)
+FIELDS = len(FIT_DAMPING)
 FIT_STEP = 1.5  # samples, the largest correction of one step
 
 
@@ -100,39 +101,56 @@ def around(field: Tensor) -> Tensor:
     return F.conv2d(F.pad(field, (1, 1, 1, 1), mode="replicate"), kernel, groups=field.shape[1])
 
 
+def linearise(
+    x: Tensor, left: Tensor, right: Tensor | None, field: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The blend of the moved references as a linear function of the field, against the picture.
+
+    Args:
+        x, left, right: (B, 1, H, W) luma; right is None where there is one reference only.
+        field: (B, 5, h, w).
+
+    Returns:
+        For each position the squared error's second half derivative (B, h, w, 5, 5) by the
+        field's components, and its negative first half derivative (B, h, w, 5).
+    """
+    a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
+    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
+    b = a
+    if right is None:
+        alpha = torch.zeros_like(alpha)
+    else:
+        b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
+    half = (b - a) / 2
+    error = x - a - alpha * 2 * half
+    columns = [(1 - alpha) * s for s in slopes(a)] + [alpha * s for s in slopes(b)] + [half]
+    pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
+    sums = gather([columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns], BLOCK)
+    normal = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], FIELDS, FIELDS)
+    for k, (i, j) in enumerate(pairs):
+        normal[..., i, j] = normal[..., j, i] = sums[:, k]
+    return normal, sums[:, len(pairs) :].permute(0, 2, 3, 1)
+
+
 def fit(
-    x: Tensor, left: Tensor, right: Tensor, field: Tensor, rounds: int
+    x: Tensor, left: Tensor, right: Tensor | None, field: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.
 
     Args:
-        x, left, right: (B, 1, H, W) luma. field: (B, 5, h, w). rounds: at least 1.
+        rounds: at least 1. The rest: see `linearise`.
 
     Returns:
-        The field, and (B, 1, h, w) the mean squared half difference of the moved references.
+        The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
-    count = 5
     damping = torch.tensor(FIT_DAMPING, device=x.device) * BLOCK * BLOCK
     pull = torch.tensor(FIT_PULL, device=x.device) * BLOCK * BLOCK
-    energy = torch.zeros_like(field[:, :1])
     for _ in range(rounds):
-        a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
-        b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
-        alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
-        half = (b - a) / 2
-        error = x - a - alpha * 2 * half
-        columns = [(1 - alpha) * s for s in slopes(a)] + [alpha * s for s in slopes(b)] + [half]
-        pairs = [(i, j) for i in range(count) for j in range(i, count)]
-        products = [columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns]
-        sums = gather(products, BLOCK)
-        normal = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], count, count)
-        for k, (i, j) in enumerate(pairs):
-            normal[..., i, j] = normal[..., j, i] = sums[:, k]
-        normal = normal + torch.diag(damping + pull)
+        normal, wanted = linearise(x, left, right, field)
         drawn = pull[:, None, None] * (around(field) - field)
-        wanted = (sums[:, len(pairs) :] + drawn).permute(0, 2, 3, 1)
-        change = torch.linalg.solve(normal, wanted[..., None])[..., 0].permute(0, 3, 1, 2)
+        wanted = wanted + drawn.permute(0, 2, 3, 1)
+        change = torch.linalg.solve(normal + torch.diag(damping + pull), wanted[..., None])
+        change = change[..., 0].permute(0, 3, 1, 2)
         moves = field[:, :4] + change[:, :4].clamp(-FIT_STEP, FIT_STEP)
         field = torch.cat([moves, (field[:, 4:] + change[:, 4:]).clamp(-1, 1)], dim=1)
-        energy = F.avg_pool2d(half**2, BLOCK)
-    return field, energy
+    return field, normal

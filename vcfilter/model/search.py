@@ -18,7 +18,7 @@ from vcfilter.model.layers import BLOCK
 from vcfilter.model.motion import BLEND_SHARE, field_step
 from vcfilter.model.refine import enlarge, fit, moved
 
-LEVEL = 5  # of motion, for which fields are compared
+LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
 GAIN = 0.97  # a field of two parts has to cost less than this share
 CAMERA_ROUNDS = 6  # of the robust fit
@@ -27,33 +27,40 @@ CHOICE_ROUNDS = 3
 
 
 def estimate_field(
-    x: Tensor, left: Tensor, right: Tensor, start: Tensor, base: Tensor, scale: int, rounds: int
+    x: Tensor,
+    left: Tensor,
+    right: Tensor | None,
+    start: Tensor,
+    base: Tensor,
+    scale: int,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
-    """Motion from a picture to both references, and the blend that fits them best.
+    """Motion from a picture to its references, and the blend that fits them best.
 
     Args:
-        x, left, right: (B, 1, H, W) luma, 0 to 255. start: (B, 5, H/8, W/8), where it begins.
+        x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
+        start: (B, 5, H/8, W/8), where the search begins.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
         rounds: Gauss-Newton steps at the end; above 1, the camera's motion is tried as well.
 
     Returns:
-        The field (B, 5, H/8, W/8), see `MotionCodec`, and (B, 1, H/8, W/8) the mean squared half
-        difference of the moved references.
+        The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    flow_left = estimate_flow(x, left, scale, start[:, :2])
+    flow = estimate_flow(x, left, scale, start[:, :2])
+    if right is None:
+        field = torch.cat([flow, torch.zeros_like(start[:, 2:])], dim=1)
+        return fit(x, left, None, field, rounds)
     flow_right = estimate_flow(x, right, scale, start[:, 2:4])
-    weight, energy = estimate_blend(
+    weight = estimate_blend(
         x,
-        moved(left, enlarge(flow_left, BLOCK), "bicubic"),
+        moved(left, enlarge(flow, BLOCK), "bicubic"),
         moved(right, enlarge(flow_right, BLOCK), "bicubic"),
     )
-    field = torch.cat([flow_left, flow_right, weight], dim=1)
+    field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
         field, _ = fit(x, left, right, field, 1)
         field = with_camera(x, left, right, field, base)
-    if rounds:
-        field, energy = fit(x, left, right, field, rounds)
-    return field, energy
+    return fit(x, left, right, field, rounds)
 
 
 def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor) -> Tensor:
@@ -195,17 +202,15 @@ def smooth(flow: Tensor, weight: Tensor) -> Tensor:
     return flow
 
 
-def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def estimate_blend(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Blend in -1 ... 1 per block by least squares, drawn to 0 where unsure.
 
     Args:
         x, left, right: (B, 1, H, W) luma of the picture and the two moved references.
 
     Returns:
-        (B, 1, H/8, W/8) each: the blend, and the mean squared half difference of left and right.
+        (B, 1, H/8, W/8).
     """
     apart = (right - left) / 2
-    middle = (right + left) / 2
-    gain = F.avg_pool2d(apart * (x - middle), BLOCK)
-    energy = F.avg_pool2d(apart**2, BLOCK)
-    return (gain / (energy + 4.0)).clamp(-1, 1), energy
+    gain = F.avg_pool2d(apart * (x - (right + left) / 2), BLOCK)
+    return (gain / (F.avg_pool2d(apart**2, BLOCK) + 4.0)).clamp(-1, 1)

@@ -40,13 +40,11 @@ from vcfilter.model.layers import (
 from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
 from vcfilter.model.refine import refine
 
-# A displacement's error e costs about 16 e^2 times the mean squared gradient in squared error per
-# grid position, if nothing mends it; the residual mends most of it, hence a multiple of 1/16
-# (8 times was near the optimum on three development clips, at fine and coarse qp).
-MOTION_LAMBDA = 8.0 / 16.0
+# An error of motion counts for half of what it costs the prediction: the residual mends some.
+MOTION_LAMBDA = 2.0
 # Of a coefficient u in steps that is coded rather than dropped: its cost at 1, and per doubling.
 CODED_COST, BITS_COST = 0.7, 0.46  # 0.4 to 1 and 0.46 to 0.6 choose alike on training clips
-REFINE_LEVEL = 5  # what `refine` takes motion's error for, coded or inherited
+REFINE_LEVEL = 3  # what `refine` takes motion's error for, coded or inherited
 Planes = tuple[Tensor, Tensor, Tensor]
 
 
@@ -102,13 +100,11 @@ class MotionField:
 
     Args:
         field: (B, 5, H/8, W/8), see `MotionCodec`.
-        texture: (B, 1, H/8, W/8) squared error per squared error of displacement.
-        apart: (B, 1, H/8, W/8) the same per squared error of the blend, in the latent's units.
+        normal: (B, H/8, W/8, 5, 5) what errors cost, see `refine.linearise`.
     """
 
     field: Tensor
-    texture: Tensor
-    apart: Tensor
+    normal: Tensor
 
     def within(self, size: tuple[int, int] | None) -> MotionField:
         """The same for a picture of so many rows and columns of luma: outside, errors are free."""
@@ -117,11 +113,9 @@ class MotionField:
         if inside == (rows, columns):
             return self
         missing = (0, columns - inside[1], 0, rows - inside[0])
-        field, texture, apart = (
-            t[..., : inside[0], : inside[1]] for t in (self.field, self.texture, self.apart)
-        )
-        field = F.pad(field, missing, mode="replicate")
-        return MotionField(field, F.pad(texture, missing), F.pad(apart, missing))
+        field = F.pad(self.field[..., : inside[0], : inside[1]], missing, mode="replicate")
+        normal = self.normal[:, : inside[0], : inside[1]]
+        return MotionField(field, F.pad(normal, (0, 0, 0, 0, *missing)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,10 +302,9 @@ class VideoNet(nn.Module):
         else:
             assert estimate is not None
             target = self.motion.analyse(estimate.field, given.distances)
-            weight = F.avg_pool2d(torch.cat([estimate.texture, estimate.apart], dim=1), 4) + 1.0
-            ratio = (base / step) ** 2 * MOTION_LAMBDA
-            scale = (ratio[:, None, None, None] / weight).clamp(0.3, 1000.0)
-            scale = scale[:, [0, 0, 0, 0, 1] * moving.GRID**2]
+            cost = self.motion.cost(estimate.normal, given.distances) + 1.0
+            share = base[:, None] / quantum
+            scale = (MOTION_LAMBDA * share[:, :, None, None] ** 2 / cost).clamp(0.1, 1000.0)
             coded = self.motion.coding.code(target, expected, quantum, known, coder, scale)
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
         return field, self.motion.coding.activation(coded.integers.symbols), coded.integers.activity
@@ -453,19 +446,12 @@ def estimate_motion(
 
     Outside the picture (given.size), motion goes on as at the border.
     """
-    left, right = references
+    left, right = (reference.planes[0] for reference in references)
     start = direct_motion(references, given.distances)
-    weight = search.texture(x[0])
-    if not bool(given.distances[0, 1]):
-        flow = search.estimate_flow(x[0], left.planes[0], scale, start[:, :2])
-        field = torch.cat([flow, torch.zeros_like(weight).expand(-1, 3, -1, -1)], 1)
-        return MotionField(field, weight, torch.zeros_like(weight)).within(given.size)
+    alone = not bool(given.distances[0, 1])
     base = quantiser_step(given.qp)
-    luma = left.planes[0], right.planes[0]
-    field, energy = search.estimate_field(x[0], *luma, start, base, scale, rounds)
-    # An error of displacement counts for one reference, which has half the weight: a quarter.
-    apart = energy * (4 / moving.BLEND_SHARE**2)
-    return MotionField(field, weight, apart).within(given.size)
+    found = search.estimate_field(x[0], left, None if alone else right, start, base, scale, rounds)
+    return MotionField(*found).within(given.size)
 
 
 class VideoModel:
