@@ -89,12 +89,13 @@ sh "$here/register.sh" "$source"
 if [ "$what" = tools ]; then
     set -- --disable-everything --disable-autodetect --disable-doc --disable-debug \
         --disable-network --enable-zlib \
-        --enable-decoder=libvcfilter,h264,mpeg4,aac,mp3,flac,opus,pcm_s16le,rawvideo,wrapped_avframe,ffv1 \
+        --enable-decoder=libvcfilter,h264,hevc,vp9,mpeg2video,mpeg4,mjpeg,rawvideo,wrapped_avframe,ffv1,png \
+        --enable-decoder=aac,ac3,mp3,flac,opus,vorbis,pcm_s16le,pcm_s24le,pcm_f32le \
         --enable-encoder=libvcfilter,mpeg4,aac,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
-        --enable-demuxer=vcf,matroska,nut,avi,mov,rawvideo,yuv4mpegpipe,wav,concat \
-        --enable-muxer=vcf,matroska,nut,avi,mov,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
-        --enable-parser=h264,mpeg4video,aac,flac,opus,mpegaudio \
-        --enable-bsf=h264_mp4toannexb,aac_adtstoasc,extract_extradata \
+        --enable-demuxer=vcf,matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
+        --enable-muxer=vcf,matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
+        --enable-parser=h264,hevc,vp9,mpegvideo,mpeg4video,aac,ac3,flac,opus,vorbis,mpegaudio \
+        --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,vp9_superframe_split,aac_adtstoasc,extract_extradata \
         --enable-protocol=file,pipe,fd --enable-indev=lavfi \
         --enable-filter=scale,format,fps,null,trim,setpts,hflip,vflip,transpose,rotate,crop,pad,hstack,overlay,psnr,split,color,testsrc2,aformat,aresample,anull,atrim,asetpts,sine,anullsrc,copy
     pkg-config --exists sdl2 && set -- "$@" --enable-sdl2
