@@ -443,6 +443,20 @@ def test_killed_in_the_middle(tools: Tools, film: Path, victim: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
+def test_valgrind_has_nothing_to_say(tools: Tools, film: Path, tmp_path: Path) -> None:
+    """Decoder with a seek, encoder, raw container: no wrong access, nothing lost."""
+    command = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full",
+               "--errors-for-leak-kinds=definite", str(BUILD / "bin" / "ffmpeg"), "-v", "error",
+               "-threads", "1", "-ss", "0.1", "-i", str(film), "-map", "0:v", *FLAGS,
+               str(tmp_path / "out.vcf")]  # fmt: skip
+    done = subprocess.run(
+        command, env=tools.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=240
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert len(pictures_of(tmp_path / "out.vcf")) == FRAMES - 3
+
+
 def _is_zombie(pid: int) -> bool:
     """Dead, and not yet waited for by whoever inherited it."""
     try:
