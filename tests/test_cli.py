@@ -189,6 +189,22 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"long.mkv", "out.partial.mkv"}
 
 
+def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ImportError("initialisation failed") from None
+
+    monkeypatch.setattr("vcfilter.cli._parser", load)
+    assert main(["info", "film.mkv"]) == 130
+    assert capsys.readouterr().err.strip() == "vcfilter: stopped"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_reader_that_leaves_is_no_error_text(neural: Path) -> None:
     run = subprocess.Popen(
         command("decode", neural, "-", "-q"), stdout=subprocess.PIPE, stderr=subprocess.PIPE

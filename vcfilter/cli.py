@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +23,8 @@ from vcfilter.errors import ConfigError, VcfilterError
 from vcfilter.terminal import Terminal, report_lines, time_text
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from vcfilter.stream.media import MediaCodec
     from vcfilter.stream.reader import DecoderOptions
     from vcfilter.stream.transcode import TranscodeReport
@@ -91,7 +96,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _noted_interrupts() as interrupts:
+        return _run(list(sys.argv[1:] if argv is None else argv), interrupts)
+
+
+def _run(arguments: list[str], interrupts: list[int]) -> int:
     terminal = Terminal()
     verbose = False
     try:
@@ -119,11 +128,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.error("out of memory")
         return EXIT_FAILED
     except Exception as error:
+        if interrupts:  # it came while a library was loading, and was taken for a fault of that
+            terminal.error("stopped")
+            return EXIT_STOPPED
         if verbose:
             raise
         text = str(error).strip().splitlines()
         terminal.error(f"{type(error).__name__}: {text[0] if text else 'no reason given'}")
         return EXIT_FAILED
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """A list that holds something once Ctrl-C was pressed; it still interrupts."""
+    noted: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    former = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or former is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 # --- arguments -----------------------------------------------------------------------------------
