@@ -54,6 +54,17 @@ def test_round_trip(count: int) -> None:
     assert np.array_equal(DecodingCoder(SET, coder.finish()).read(index), symbols)
 
 
+def test_what_one_coder_wrote_another_repeats() -> None:
+    rng = np.random.default_rng(2)
+    first = EncodingCoder(SET)
+    for _ in range(3):
+        u = torch.from_numpy(rng.laplace(0, 3, 400)).float()
+        first.code(u, torch.from_numpy(rng.integers(0, 64, 400)).float())
+    second = EncodingCoder(SET)
+    second.repeat(first.written)
+    assert second.finish() == first.finish() != b""
+
+
 def test_nothing_written_is_no_bytes() -> None:
     coder = EncodingCoder(SET)
     coder.write(np.zeros(50, np.int32), np.zeros(50, np.uint8))

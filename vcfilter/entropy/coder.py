@@ -9,7 +9,7 @@ bitstream (pinned version, float64 probabilities, perfect=False, 32-bit range co
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import constriction
 import numpy as np
@@ -98,6 +98,10 @@ def quantise(u: Tensor, index: Tensor, bits: Tensor, rd_scale: Tensor | float) -
     return level.clamp(max=LEVEL_MAX) * u.sign()
 
 
+Written: TypeAlias = "tuple[Integers, npt.NDArray[np.uint8]]"
+"""Symbols and their tables, as one call wrote them."""
+
+
 class EncodingCoder:
     """Quantises and writes symbols; `finish` gives the bytes."""
 
@@ -105,6 +109,7 @@ class EncodingCoder:
         self._tables = table_set
         self._encoder = constriction.stream.queue.RangeEncoder()
         self._used = False
+        self._written: list[Written] = []
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Quantise u (rate-distortion optimally), write it, return the symbols."""
@@ -130,6 +135,7 @@ class EncodingCoder:
 
     def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
         """Append symbols, grouped by table in rising order, each group in its own order."""
+        self._written.append((symbols, index))
         escapes: list[int] = []
         for table, chosen in groups(index):
             values = symbols[chosen]
@@ -143,6 +149,16 @@ class EncodingCoder:
             self._used = True
         for value in escapes:
             self._write_escape(value)
+
+    @property
+    def written(self) -> list[Written]:
+        """What was written so far: another coder takes it with `repeat`."""
+        return list(self._written)
+
+    def repeat(self, written: list[Written]) -> None:
+        """Append what another coder wrote."""
+        for symbols, index in written:
+            self.write(symbols, index)
 
     def _write_escape(self, value: int) -> None:
         uniform = constriction.stream.model.Uniform

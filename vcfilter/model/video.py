@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +20,7 @@ from vcfilter.entropy.coder import (
     EncodingCoder,
     Reader,
     TableSet,
+    Written,
 )
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
@@ -95,16 +97,30 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CodedField:
+    """Motion as it was coded: the field (B, 5, H/8, W/8), its symbols' activations, activity."""
+
+    field: Tensor
+    symbols: Tensor
+    activity: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MotionField:
     """Estimated motion and what errors in it cost.
 
     Args:
         field: (B, 5, H/8, W/8), see `MotionCodec`.
         normal: (B, H/8, W/8, 5, 5) what errors cost, see `refine.linearise`.
+        coded: filled by `VideoModel.code`, so that trials with the same motion code it once:
+            by qp and level, what it decodes to and what was written.
     """
 
     field: Tensor
     normal: Tensor
+    coded: dict[tuple[int, int], tuple[CodedField, list[Written]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def within(self, size: tuple[int, int] | None) -> MotionField:
         """The same for a picture of so many rows and columns of luma: outside, errors are free."""
@@ -287,13 +303,13 @@ class VideoNet(nn.Module):
         given: Conditions,
         estimate: MotionField | None,
         references: tuple[Reference, Reference],
-        direct: Tensor,
         coder: Coder | Parsed,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Code motion: the field (B, 5, h, w), its symbols' activations and activity."""
+    ) -> CodedField:
+        """Code motion, or restore parsed motion."""
         base, ctx = self.conditions(given)
         step = moving.field_step(base, given.level)
         known = self.motion_known(ctx, references)
+        direct = direct_motion(references, given.distances)
         expected = self.motion.analyse(direct, given.distances)
         quantum = self.motion.quantum(step)
         if isinstance(coder, Parsed):
@@ -307,7 +323,8 @@ class VideoNet(nn.Module):
             scale = (MOTION_LAMBDA * share[:, :, None, None] ** 2 / cost).clamp(0.1, 1000.0)
             coded = self.motion.coding.code(target, expected, quantum, known, coder, scale)
         field = self.motion.synthesise(coded.value, given.distances, step, ctx)
-        return field, self.motion.coding.activation(coded.integers.symbols), coded.integers.activity
+        symbols = self.motion.coding.activation(coded.integers.symbols)
+        return CodedField(field, symbols, coded.integers.activity)
 
     def predict(
         self,
@@ -338,7 +355,7 @@ class VideoNet(nn.Module):
         x: Planes | None,
         references: tuple[Reference, Reference],
         coder: Coder | Parsed,
-        estimate: MotionField | None = None,
+        motion: MotionField | CodedField | None = None,
     ) -> tuple[Reference, Planes]:
         """Code inter frames, or restore parsed ones: (reconstruction, its prediction)."""
         left, right = references
@@ -346,24 +363,24 @@ class VideoNet(nn.Module):
         field: Tensor | None = None
         motion_symbols = torch.zeros_like(left.motion_symbols)
         motion_activity = torch.zeros_like(left.motion_activity)
-        if mode in (MotionMode.DIRECT, MotionMode.CODED):
+        if mode is MotionMode.DIRECT:
             field = direct_motion(references, given.distances)
         if mode is MotionMode.CODED:
-            assert field is not None
-            coded_motion = self.field(given, estimate, references, field, coder)
-            field, motion_symbols, motion_activity = coded_motion
+            if not isinstance(motion, CodedField):
+                motion = self.field(given, motion, references, coder)
+            field, motion_symbols, motion_activity = motion.field, motion.symbols, motion.activity
         if given.refine and field is not None:
             known_step = moving.field_step(base, torch.full_like(given.level, REFINE_LEVEL))
             luma = left.planes[0], right.planes[0]
             field = refine(field, *luma, given.distances, known_step)
         moves = torch.zeros_like(left.moves) if field is None else field[:, :4]
-        motion = motion_symbols, motion_activity, moves, given.distances
+        moved = motion_symbols, motion_activity, moves, given.distances
         predicted, moved_left, moved_right = self.predict(mode, references, field, given.distances)
         known = self.image_known(given, ctx, references, left.symbols.shape)
         if not residual:
             faded = torch.floor(known.past[1] * DECAY)
             symbols = torch.zeros_like(faded)
-            return Reference(finish(predicted, given.size), symbols, faded, *motion), predicted
+            return Reference(finish(predicted, given.size), symbols, faded, *moved), predicted
         interpolated = to_blocks(*predicted)
         y_interp = self.image.analyse(interpolated, base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
@@ -383,7 +400,7 @@ class VideoNet(nn.Module):
             finish(to_planes(blocks), given.size),
             self.image.coding.activation(symbols),
             coded.integers.activity,
-            *motion,
+            *moved,
         )
         return reference, predicted
 
@@ -553,7 +570,16 @@ class VideoModel:
             rows, columns = x.planes[0].shape[2:]
             return self.net.keyframe(given, x.planes, latent_grid(rows, columns), coder)
         both, mode = pair(references), step.motion
-        return self.net.inter(mode, step.residual, given, x.planes, both, coder, motion)[0]
+        known: CodedField | MotionField | None = motion
+        if motion is not None and isinstance(coder, EncodingCoder):
+            key = step.qp, step.motion_level
+            if key in motion.coded:
+                known, written = motion.coded[key]
+                coder.repeat(written)
+            else:
+                known = self.net.field(given, motion, both, coder)
+                motion.coded[key] = known, coder.written
+        return self.net.inter(mode, step.residual, given, x.planes, both, coder, known)[0]
 
     @torch.inference_mode()
     def parse(

@@ -172,7 +172,7 @@ def motion(
 
     with ThreadPoolExecutor(parts) as pool:
         found = list(pool.map(part, range(parts)))
-    return MotionField(*(torch.cat([getattr(f, n.name) for f in found]) for n in fields(found[0])))
+    return MotionField(torch.cat([f.field for f in found]), torch.cat([f.normal for f in found]))
 
 
 def select(reference: Reference, own: slice) -> Reference:
