@@ -168,7 +168,8 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert f"usage: vcfilter {name}" in capsys.readouterr().out
 
 
-def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, number: int) -> None:
     film = make_film(tmp_path / "long.mkv", frames=600, width=96, height=64)
     target = tmp_path / "out.mkv"
     run = subprocess.Popen(
@@ -181,9 +182,9 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
     while not list(tmp_path.glob(".out*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
-    os.kill(run.pid, signal.SIGINT)
+    os.kill(run.pid, number)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1].startswith("vcfilter: stopped")
     assert {path.name for path in tmp_path.iterdir()} <= {"long.mkv", "out.partial.mkv"}

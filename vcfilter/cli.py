@@ -11,25 +11,22 @@ import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from vcfilter.arguments import add_model, add_part
 from vcfilter.config import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX, EncoderOptions
 from vcfilter.errors import ConfigError, VcfilterError
+from vcfilter.interrupts import Interrupts
 from vcfilter.terminal import Terminal, report_lines, time_text
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from vcfilter.stream.media import MediaCodec
     from vcfilter.stream.reader import DecoderOptions
     from vcfilter.stream.transcode import TranscodeReport
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128  # the signal is added
 
 _DESCRIPTION = """\
 A neural video codec that lives in FFmpeg's world: any video becomes a Matroska file whose
@@ -96,11 +93,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    with _noted_interrupts() as interrupts:
+    with Interrupts() as interrupts:
         return _run(list(sys.argv[1:] if argv is None else argv), interrupts)
 
 
-def _run(arguments: list[str], interrupts: list[int]) -> int:
+def _run(arguments: list[str], interrupts: Interrupts) -> int:
     terminal = Terminal()
     verbose = False
     try:
@@ -108,12 +105,14 @@ def _run(arguments: list[str], interrupts: list[int]) -> int:
         args = parser.parse_args(arguments)
         verbose = getattr(args, "verbose", False)
         terminal = Terminal(quiet=getattr(args, "quiet", False), verbose=verbose)
+        if args.delegated:  # training and the worker have their own way with it
+            interrupts.release(signal.SIGTERM)
         return int(args.run(args) if args.delegated else args.run(args, terminal))
     except KeyboardInterrupt as stop:
         partial = getattr(stop, "partial", None)
         kept = f"; what was done is in {partial}" if partial else ""
         terminal.error(f"stopped{kept}")
-        return EXIT_STOPPED
+        return EXIT_SIGNAL + (interrupts.seen or signal.SIGINT)
     except BrokenPipeError:
         # Whoever read the output has seen enough; Python must not complain at its end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,35 +127,16 @@ def _run(arguments: list[str], interrupts: list[int]) -> int:
         terminal.error("out of memory")
         return EXIT_FAILED
     except Exception as error:
-        if interrupts:  # it came while a library was loading, and was taken for a fault of that
+        if (
+            interrupts.seen
+        ):  # it came while a library was loading, and was taken for a fault of that
             terminal.error("stopped")
-            return EXIT_STOPPED
+            return EXIT_SIGNAL + interrupts.seen
         if verbose:
             raise
         text = str(error).strip().splitlines()
         terminal.error(f"{type(error).__name__}: {text[0] if text else 'no reason given'}")
         return EXIT_FAILED
-
-
-@contextmanager
-def _noted_interrupts() -> Iterator[list[int]]:
-    """A list that holds something once Ctrl-C was pressed; it still interrupts."""
-    noted: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        signal.default_int_handler(number, frame)
-
-    former = signal.getsignal(signal.SIGINT)
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or former is not signal.default_int_handler:
-        yield noted
-        return
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, former)
 
 
 # --- arguments -----------------------------------------------------------------------------------
