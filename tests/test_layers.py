@@ -18,6 +18,7 @@ FLOORS = (
         "arguments",
         "cli",
         "demo",
+        "interrupts",
         "play",
         "serve",
         "summary",
