@@ -106,6 +106,7 @@ class FakeModel:
         references: Sequence[Planes],
         coder: FakeEncodingCoder,
         motion: list[tuple[int, int]] | None = None,
+        passes: int = 1,
     ) -> Planes:
         self.calls.append(step)
         shifts = [(0, 0)] * len(references)

@@ -126,6 +126,27 @@ def test_decoder_reconstructs_what_the_encoder_did(
     assert_same(decode(model, payloads), references, PIXEL_BOUND)
 
 
+@pytest.mark.parametrize("step", [KEY, replace(INTER, qp=34)], ids=["key", "inter"])
+def test_a_second_pass_costs_less(
+    model: VideoModel, coded: tuple[list[bytes], list[Reference]], step: CodingStep
+) -> None:
+    x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
+    past = [] if step is KEY else coded[1][:2]
+    motion = model.estimate_motion(step, x, past) if past else None
+    costs = []
+    for passes in (1, 2, 3):
+        coder = model.encoding_coder()
+        reference = model.code(step, x, past, coder, motion, passes)
+        data = coder.finish()
+        bits = 8 * len(data) / (FORMAT.width * FORMAT.height)
+        distortion = model.distortion(x, reference, step.qp)
+        costs.append(distortion + model.rd_weight(step.qp) * bits)
+        parsed = model.parse(step, past, data, FORMAT)
+        assert_same([model.restore(step, parsed, past, FORMAT)], [reference], PIXEL_BOUND)
+    assert costs[1] < 0.995 * costs[0]
+    assert costs[2] < costs[0]
+
+
 def test_nothing_outside_the_picture_is_coded(model: VideoModel) -> None:
     small, filled = VideoFormat(width=72, height=40), VideoFormat(width=96, height=64)
     sizes = []

@@ -81,14 +81,15 @@ class ImageCodec(nn.Module):
         synthesis it would lose a little each time.
 
         Args:
-            blocks: the predicted picture. expected: its latent. latent, symbols: what was coded.
+            blocks: the predicted picture, less what the branch makes of its latent, see
+                `without_learned`. expected: its latent. latent, symbols: what was coded.
         """
-        batch = len(latent)
-        latents = torch.cat([latent, expected])
-        both = torch.cat([symbols, torch.zeros_like(symbols)])
-        learned = self._learned(latents, both, torch.cat([base, base]), torch.cat([ctx, ctx]))
-        change = self.synthesis_linear(latent - expected)
-        return blocks + change + learned[:batch] - learned[batch:]
+        learned = self._learned(latent, symbols, base, ctx)
+        return blocks + self.synthesis_linear(latent - expected) + learned
+
+    def without_learned(self, blocks: Tensor, latent: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+        """A picture in blocks less what the synthesis branch would add to it for its latent."""
+        return blocks - self._learned(latent, torch.zeros_like(latent), base, ctx)
 
     def _learned(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
         """The synthesis branch's part, in samples.

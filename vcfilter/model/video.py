@@ -35,6 +35,7 @@ from vcfilter.model.layers import (
     CHANNELS,
     chroma_weight,
     context,
+    picture_dct,
     quantiser_step,
     to_blocks,
     to_planes,
@@ -272,9 +273,20 @@ class VideoNet(nn.Module):
         return Parsed(image, motion, symbols, activity, motion_symbols, motion_activity)
 
     def keyframe(
-        self, given: Conditions, x: Planes | None, grid: torch.Size, coder: Coder | Parsed
+        self,
+        given: Conditions,
+        x: Planes | None,
+        grid: torch.Size,
+        coder: Coder | Parsed,
+        drafts: Sequence[Coder] = (),
     ) -> Reference:
-        """Code keyframes, or restore parsed ones; grid is (B, 96, H/8, W/8)."""
+        """Code keyframes, or restore parsed ones; grid is (B, 96, H/8, W/8).
+
+        Args:
+            drafts: coders of passes before the one that counts. Each later pass aims at what the
+                synthesis left of the one before: rounding and branches work against each other
+                less.
+        """
         base, ctx = self.conditions(given)
         known = self.image_known(given, ctx, None, grid)
         zeros, quantum = known.past[0], self.image.quantum(base, ctx)
@@ -283,7 +295,13 @@ class VideoNet(nn.Module):
             coded = self.image.coding.restore(coder.image, zeros, quantum, known)
         else:
             assert x is not None
-            target = self.image.analyse(to_blocks(*x), base, ctx)
+            wanted = to_blocks(*x)
+            target = self.image.analyse(wanted, base, ctx)
+            for draft in drafts:
+                with torch.no_grad():
+                    coded = self.image.coding.code(target, zeros, quantum, known, draft)
+                    blocks = self.image.synthesise(coded.value, coded.integers.symbols, base, ctx)
+                    target = coded.value + self.image.analysis_linear(wanted - blocks)
             coded = self.image.coding.code(target, zeros, quantum, known, coder)
         blocks = self.image.synthesise(coded.value, coded.integers.symbols, base, ctx)
         batch, _, rows, columns = grid
@@ -356,8 +374,13 @@ class VideoNet(nn.Module):
         references: tuple[Reference, Reference],
         coder: Coder | Parsed,
         motion: MotionField | CodedField | None = None,
+        drafts: Sequence[Coder] = (),
     ) -> tuple[Reference, Planes]:
-        """Code inter frames, or restore parsed ones: (reconstruction, its prediction)."""
+        """Code inter frames, or restore parsed ones: (reconstruction, its prediction).
+
+        Args:
+            drafts: of the residual, see `keyframe`.
+        """
         left, right = references
         base, ctx = self.conditions(given)
         field: Tensor | None = None
@@ -385,17 +408,25 @@ class VideoNet(nn.Module):
         y_interp = self.image.analyse(interpolated, base, ctx)
         apart = self.image.analysis_linear(to_blocks(*moved_right) - to_blocks(*moved_left))
         y_predicted = self.prediction(y_interp, apart, base, ctx)
+        bare = self.image.without_learned(interpolated, y_interp, base, ctx)
         quantum = self.image.quantum(base, ctx)
         if isinstance(coder, Parsed):
             assert coder.image is not None
             coded = self.image.coding.restore(coder.image, y_predicted, quantum, known)
         else:
             assert x is not None
-            wanted = within(x, predicted, given.size)  # nothing is to be coded outside
-            target = self.image.analyse(to_blocks(*wanted), base, ctx)
+            # Nothing is to be coded outside.
+            wanted = to_blocks(*within(x, predicted, given.size))
+            target = self.image.analyse(wanted, base, ctx)
+            for draft in drafts:
+                with torch.no_grad():
+                    coded = self.image.coding.code(target, y_predicted, quantum, known, draft)
+                    symbols = coded.integers.symbols
+                    blocks = self.image.correct(bare, y_interp, coded.value, symbols, base, ctx)
+                    target = coded.value + self.image.analysis_linear(wanted - blocks)
             coded = self.image.coding.code(target, y_predicted, quantum, known, coder)
         symbols = coded.integers.symbols
-        blocks = self.image.correct(interpolated, y_interp, coded.value, symbols, base, ctx)
+        blocks = self.image.correct(bare, y_interp, coded.value, symbols, base, ctx)
         reference = Reference(
             finish(to_planes(blocks), given.size),
             self.image.coding.activation(symbols),
@@ -483,6 +514,8 @@ class VideoModel:
             torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa: pixels would drift
         self.tables = table_set
         self.model_id = model_id
+        dtype = net.image.analysis_linear.weight.dtype
+        self._dct = picture_dct()[:, :, None, None].to(device, dtype)
         self.device = device
 
     @classmethod
@@ -557,6 +590,7 @@ class VideoModel:
         references: Sequence[Reference],
         coder: Coder,
         motion: MotionField | None = None,
+        passes: int = 1,
     ) -> Reference:
         """Code one frame with a coder that writes or estimates.
 
@@ -564,11 +598,13 @@ class VideoModel:
             step: what the header says. x: the original.
             references: none for a keyframe, (left,) or (left, right) for an inter frame.
             motion: the estimate, for CODED.
+            passes: how often the latent is coded, each time aimed better; the last one counts.
         """
         given = Conditions.of([step], self.device, x.size)
+        drafts = [self.encoding_coder() for _ in range(passes - 1)]
         if step.kind is FrameKind.KEY:
-            rows, columns = x.planes[0].shape[2:]
-            return self.net.keyframe(given, x.planes, latent_grid(rows, columns), coder)
+            grid = latent_grid(*x.planes[0].shape[2:])
+            return self.net.keyframe(given, x.planes, grid, coder, drafts)
         both, mode = pair(references), step.motion
         known: CodedField | MotionField | None = motion
         if motion is not None and isinstance(coder, EncodingCoder):
@@ -579,7 +615,8 @@ class VideoModel:
             else:
                 known = self.net.field(given, motion, both, coder)
                 motion.coded[key] = known, coder.written
-        return self.net.inter(mode, step.residual, given, x.planes, both, coder, known)[0]
+        coded = self.net.inter(mode, step.residual, given, x.planes, both, coder, known, drafts)
+        return coded[0]
 
     @torch.inference_mode()
     def parse(
@@ -626,12 +663,12 @@ class VideoModel:
     def residual_cost(self, step: CodingStep, x: Picture, predicted: Reference) -> float:
         """What coding the error of a prediction will cost, distortion plus weighted bits.
 
-        An estimate in units of `distortion`: each coefficient of the error, in steps, is dropped
-        or costs its rounding error and bits that grow with its logarithm.
+        An estimate in units of `distortion`: each DCT coefficient of the error, in steps, is
+        dropped or costs its rounding error and bits that grow with its logarithm.
         """
         base, ctx = self.net.conditions(Conditions.of([step], self.device))
         error = to_blocks(*within(x.planes, predicted.planes, x.size))
-        error = self.net.image.analysis_linear(error - to_blocks(*predicted.planes))
+        error = F.conv2d(error - to_blocks(*predicted.planes), self._dct)
         u = error / self.net.image.quantum(base, ctx)[:, :, None, None]
         cost = torch.minimum(u * u, CODED_COST + BITS_COST * torch.log2(u.abs().clamp(min=1)))
         return float(cost.sum() * base**2) / (x.size[0] * x.size[1])

@@ -53,6 +53,7 @@ QP_WHOLE_SHARE = 0.2
 JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more or less
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
+DRAFT_SHARE = 0.5  # of the pictures; the analysis learns from the others only
 
 
 def rate_scale(name: str) -> float:
@@ -123,6 +124,11 @@ class Trainer:
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
         return self.part(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
 
+    def drafts(self, batch: int) -> list[RateCoder]:
+        """Coders of passes before the one that counts: one, as in the default preset, or none."""
+        drawn = self.random.random() < DRAFT_SHARE
+        return [RateCoder(self.bits, batch)] if drawn else []
+
     def judge(
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -139,7 +145,7 @@ class Trainer:
         zero = torch.zeros_like(qp)
         given = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
         coder = RateCoder(self.bits, batch)
-        reference = self.net.keyframe(given, x, shape, coder)
+        reference = self.net.keyframe(given, x, shape, coder, self.drafts(batch))
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
@@ -166,7 +172,9 @@ class Trainer:
         if mode is MotionMode.CODED:
             estimate = motion(given, x, pair, self.flow_threads)
         coder = RateCoder(self.bits, batch)
-        reference, _ = self.net.inter(mode, self.phase.residual, given, x, pair, coder, estimate)
+        reference, _ = self.net.inter(
+            mode, self.phase.residual, given, x, pair, coder, estimate, self.drafts(batch)
+        )
         loss, bpp = self.judge(reference.planes, x, qp, layer, coder.total)
         return loss, reference, bpp
 
