@@ -20,6 +20,7 @@ class Preset:
         free_modes: whether the modes that cost no bits (average, left, right) are tried.
         flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
         fit_rounds: Gauss-Newton steps after the search, at least 1.
+        residuals: for how many motions, of those that promise most, the residual is tried.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
             pass before left; that of a keyframe once more.
     """
@@ -28,16 +29,50 @@ class Preset:
     free_modes: bool
     flow_scale: int
     fit_rounds: int
+    residuals: int
     passes: int
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1, passes=1),
-    "fast": Preset(motion_levels=(5,), free_modes=True, flow_scale=1, fit_rounds=1, passes=1),
-    "medium": Preset(motion_levels=(4, 6), free_modes=True, flow_scale=1, fit_rounds=2, passes=2),
-    "slow": Preset(motion_levels=(3, 5, 7), free_modes=True, flow_scale=1, fit_rounds=4, passes=3),
+    "ultrafast": Preset(
+        motion_levels=(4,),
+        free_modes=False,
+        flow_scale=2,
+        fit_rounds=1,
+        residuals=1,
+        passes=1,
+    ),
+    "fast": Preset(
+        motion_levels=(5,),
+        free_modes=True,
+        flow_scale=1,
+        fit_rounds=1,
+        residuals=1,
+        passes=1,
+    ),
+    "medium": Preset(
+        motion_levels=(3, 4, 5, 6),
+        free_modes=True,
+        flow_scale=1,
+        fit_rounds=3,
+        residuals=1,
+        passes=2,
+    ),
+    "slow": Preset(
+        motion_levels=(2, 3, 4, 5, 6, 7),
+        free_modes=True,
+        flow_scale=1,
+        fit_rounds=4,
+        residuals=1,
+        passes=3,
+    ),
     "veryslow": Preset(
-        motion_levels=(1, 2, 3, 4, 5, 6, 7), free_modes=True, flow_scale=1, fit_rounds=8, passes=4
+        motion_levels=(1, 2, 3, 4, 5, 6, 7),
+        free_modes=True,
+        flow_scale=1,
+        fit_rounds=8,
+        residuals=4,
+        passes=5,
     ),
 }
 DEFAULT_PRESET = "medium"

@@ -27,7 +27,7 @@ from vcfilter.codec.rate import (
     SegmentRecord,
     make_rate_control,
 )
-from vcfilter.config import PRESETS, QP_MAX, EncoderOptions, Preset
+from vcfilter.config import PRESETS, QP_MAX, EncoderOptions
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
 
@@ -329,7 +329,7 @@ class Encoder:
             best = min(best, trial, key=lambda t: t.cost)
         found += [(promise, header) for header, promise in promises.items()]
         found.sort(key=lambda pair: pair[0])
-        for _, header in found[: _residual_trials(self._preset)]:
+        for _, header in found[: self._preset.residuals]:
             trial = self._try(replace(header, residual=True), x, references, field)
             best = min(best, trial, key=lambda t: t.cost)
         return best
@@ -369,8 +369,3 @@ class Encoder:
             packet=Packet(data=data, pts=frame.pts, duration=frame.duration, is_keyframe=is_key),
             record=FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=psnr),
         )
-
-
-def _residual_trials(preset: Preset) -> int:
-    """For how many motions the residual is tried: one, and more where more are tried at all."""
-    return 1 + (len(preset.motion_levels) - 1) // 2

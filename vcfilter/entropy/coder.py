@@ -174,6 +174,13 @@ class EncodingCoder:
         return bytes(self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
 
 
+class DraftCoder(EncodingCoder):
+    """Chooses the symbols that an `EncodingCoder` would, and writes nothing."""
+
+    def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
+        """Leave it."""
+
+
 class DecodingCoder:
     """Reads the symbols that an `EncodingCoder` wrote.
 

@@ -17,6 +17,7 @@ from vcfilter.entropy.coder import (
     QUANTISER_LAMBDA,
     Coder,
     DecodingCoder,
+    DraftCoder,
     EncodingCoder,
     Reader,
     TableSet,
@@ -601,7 +602,7 @@ class VideoModel:
             passes: how often the latent is coded, each time aimed better; the last one counts.
         """
         given = Conditions.of([step], self.device, x.size)
-        drafts = [self.encoding_coder() for _ in range(passes - 1)]
+        drafts = [DraftCoder(self.tables) for _ in range(passes - 1)]
         if step.kind is FrameKind.KEY:
             grid = latent_grid(*x.planes[0].shape[2:])
             return self.net.keyframe(given, x.planes, grid, coder, drafts)
