@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 from fake_model import FakeModel
 from synthetic import clip
 
@@ -20,7 +17,7 @@ from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.config import PRESETS, EncoderOptions
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
-from vcfilter.model.video import CodingStep, VideoModel
+from vcfilter.model.video import VideoModel
 
 SMALL = VideoFormat(width=48, height=32)
 
@@ -56,54 +53,6 @@ def segment_of(packets: list[Packet], number: int) -> list[Packet]:
     """The packets of one segment, without the keyframe that follows it."""
     starts = [i for i, packet in enumerate(packets) if packet.is_keyframe] + [len(packets)]
     return packets[starts[number] : starts[number + 1]]
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of the networks' threads for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_frames_coded_beside_each_other(threads: Callable[[int], None], count: int) -> None:
-    frames = clip(30, SMALL, cuts=(8, 21))
-    threads(1)
-    encoder, alone = encode(frames)
-    assert encoder._lanes.count == 1
-    threads(count)
-    encoder, together = encode(frames)
-    assert encoder._lanes.count == count
-    assert together == alone
-    with ThreadPoolExecutor(1) as other:  # threads that begin later are not confined to one
-        assert other.submit(torch.get_num_threads).result() == count
-    assert torch.get_num_threads() == count
-
-
-def test_large_pictures_are_coded_one_by_one(threads: Callable[[int], None]) -> None:
-    threads(2)
-    large = VideoFormat(width=1920, height=1080)
-    assert Encoder(large, EncoderOptions(), model=FakeModel())._lanes.count == 1
-
-
-def test_what_fails_in_a_lane_is_raised(
-    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads(2)
-    model = FakeModel()
-    code = model.code
-
-    def fail(step: CodingStep, *rest: object, **more: object) -> object:
-        if step.layer == 2:
-            raise MemoryError("no more")
-        return code(step, *rest, **more)
-
-    monkeypatch.setattr(model, "code", fail)
-    encoder = Encoder(SMALL, EncoderOptions(scenecut=False), model=model)
-    with pytest.raises(MemoryError, match="no more"):
-        for frame in [*clip(14, SMALL), None]:
-            encoder.encode(frame)
 
 
 @pytest.mark.parametrize("scenecut", [True, False])

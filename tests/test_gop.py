@@ -9,6 +9,7 @@ from vcfilter.codec.gop import (
     Segment,
     Segmenter,
     coding_order,
+    last_uses,
     thumbnail,
 )
 from vcfilter.errors import ConfigError
@@ -36,7 +37,7 @@ def test_every_frame_once_after_its_references(length: int, closed: bool) -> Non
 @pytest.mark.parametrize("length", LENGTHS)
 def test_frames_come_in_display_order_from_few_references(length: int, closed: bool) -> None:
     steps = coding_order(length, closed)
-    uses = {p: index for index, step in enumerate(steps) for p in step.references}
+    uses = last_uses(steps)
     held = {0, length} if closed else {0}
     shown = 1
     for index, step in enumerate(steps):

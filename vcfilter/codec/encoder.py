@@ -18,8 +18,8 @@ from vcfilter.bitstream import (
     reference_check,
     write_packet,
 )
-from vcfilter.codec.engine import Lanes, coding_step, encode_frame, load_model
-from vcfilter.codec.gop import GopStep, Segment, Segmenter, coding_order
+from vcfilter.codec.engine import coding_step, encode_frame, load_model
+from vcfilter.codec.gop import Segment, Segmenter, coding_order, last_uses
 from vcfilter.codec.rate import (
     LAYER_QP_OFFSET,
     KeyTrial,
@@ -145,7 +145,6 @@ class Encoder:
             if model is not None
             else load_model(options.weights, options.device, options.threads)
         )
-        self._lanes = Lanes(self._model, video_format)
         self._sequence = SequenceHeader(model_id=self._model.model_id, video_format=video_format)
         self.extradata = self._sequence.write()
         self._segmenter = Segmenter(options.keyint, options.scenecut)
@@ -250,45 +249,36 @@ class Encoder:
         if following is not None:
             held[segment.length] = following.reference
         coded: dict[int, _Coded] = {}
-        left = list(coding_order(segment.length, segment.closed))
+        steps = coding_order(segment.length, segment.closed)
+        uses = last_uses(steps)
         qps = []
-        while left:
-            ready = [step for step in left if held.keys() >= set(step.references)]
-            base_qp = self._rate.inter_qp(key.trial, [step.layer for step in left])
-            jobs = [
-                (step, segment.length, base_qp, [held[position] for position in step.references])
-                for step in ready[: self._lanes.count]
-            ]
-            results = self._lanes.map(lambda job: self._code_inter(*job), jobs)
-            for (step, *_), (inter, reference) in zip(jobs, results, strict=True):
-                coded[step.position], held[step.position] = inter, reference
-                self._rate.inter_done(step.layer, base_qp, 8 * inter.record.size)
-                qps.append(base_qp)
-                left.remove(step)
-            needed = {position for step in left for position in step.references}
-            held = {position: held[position] for position in held if position in needed}
+        for index, step in enumerate(steps):
+            base_qp = self._rate.inter_qp(key.trial, [later.layer for later in steps[index:]])
+            qps.append(base_qp)
+            frame = self._frames[step.position]
+            x = self._model.picture(frame, self._format)
+            references = [held[position] for position in step.references]
+            header = FrameHeader(
+                kind=FrameKind.INTER,
+                qp=min(base_qp + LAYER_QP_OFFSET[step.layer], QP_MAX),
+                layer=step.layer,
+                position=step.position,
+                segment_length=segment.length,
+                distances=step.distances,
+                residual=False,
+                reference_check=reference_check(*(r.crc for r in references)),
+            )
+            best = self._search(header, x, [r.reference for r in references])
+            inter = self._packet(frame, best.header, best.payload, x, best.reference)
+            coded[step.position] = inter
+            self._rate.inter_done(step.layer, base_qp, 8 * inter.record.size)
+            crc = packet_crc(inter.packet.data)
+            held[step.position] = _Reference(reference=best.reference, crc=crc)
+            for position in (*step.references, step.position):
+                if uses.get(position, -1) <= index:
+                    del held[position]
         mean_qp = round(sum(qps) / len(qps)) if qps else key.trial.qp
         return [coded[position] for position in sorted(coded)], mean_qp
-
-    def _code_inter(
-        self, step: GopStep, length: int, base_qp: int, references: Sequence[_Reference]
-    ) -> tuple[_Coded, _Reference]:
-        """One inter frame of a segment of this length; runs in any thread."""
-        frame = self._frames[step.position]
-        x = self._model.picture(frame, self._format)
-        header = FrameHeader(
-            kind=FrameKind.INTER,
-            qp=min(base_qp + LAYER_QP_OFFSET[step.layer], QP_MAX),
-            layer=step.layer,
-            position=step.position,
-            segment_length=length,
-            distances=step.distances,
-            residual=False,
-            reference_check=reference_check(*(r.crc for r in references)),
-        )
-        best = self._search(header, x, [r.reference for r in references])
-        inter = self._packet(frame, best.header, best.payload, x, best.reference)
-        return inter, _Reference(reference=best.reference, crc=packet_crc(inter.packet.data))
 
     def _search(self, plain: FrameHeader, x: Picture, references: Sequence[Reference]) -> _Trial:
         """The cheapest way to code an inter frame, among those that the preset tries.

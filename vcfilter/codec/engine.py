@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vcfilter.bitstream import FrameHeader
 from vcfilter.errors import BitstreamError
@@ -22,12 +20,6 @@ if TYPE_CHECKING:
         Reference,
         VideoModel,
     )
-
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-LANE_SAMPLES = 1 << 20
-"""Luma samples of the largest picture of which several are coded at a time."""
 
 
 def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
@@ -55,39 +47,6 @@ def spare_core(model: VideoModel) -> bool:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return torch.device(model.device).type != "cpu" or torch.get_num_threads() < (cores or 1)
-
-
-class Lanes:
-    """Threads that code frames beside each other, as many as the networks may use.
-
-    A small picture gains nothing from several threads of the networks (measured at 352x288: 227 ms
-    a frame with two, 224 with one). There is one lane only, the caller's, on a GPU and for large
-    pictures: they fill the threads, and two at a time would take twice the memory.
-
-    Attributes:
-        count: how many frames are coded at a time.
-    """
-
-    def __init__(self, model: VideoModel, video_format: VideoFormat) -> None:
-        import torch
-
-        small = video_format.width * video_format.height <= LANE_SAMPLES
-        on_cpu = torch.device(model.device).type == "cpu"
-        self.count = torch.get_num_threads() if small and on_cpu else 1
-        self._pool: ThreadPoolExecutor | None = None
-        if self.count > 1:
-            pool = ThreadPoolExecutor(self.count, "vcfilter-frame", torch.set_num_threads, (1,))
-            ready = threading.Barrier(self.count + 1)
-            for _ in range(self.count):
-                pool.submit(ready.wait)
-            ready.wait()
-            torch.set_num_threads(self.count)  # or threads that begin later had one, too
-            self._pool = pool
-
-    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-        """The function's results, in order; the first exception in order is raised."""
-        run = map if self._pool is None else self._pool.map
-        return list(run(function, items))
 
 
 def coding_step(header: FrameHeader) -> CodingStep:

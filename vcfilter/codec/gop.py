@@ -95,6 +95,11 @@ def _halve(left: int, right: int, layer: int) -> Iterator[GopStep]:
     yield from _halve(middle, right, layer + 1)
 
 
+def last_uses(steps: tuple[GopStep, ...]) -> dict[int, int]:
+    """For each position that serves as reference, the index of the last step that uses it."""
+    return {position: index for index, step in enumerate(steps) for position in step.references}
+
+
 def thumbnail(y: Plane, bit_depth: int) -> Thumbnail:
     """Luma as means over a grid of at most 32x32 cells, 0 to 255, float32.
 
