@@ -22,7 +22,7 @@ class Preset:
         fit_rounds: Gauss-Newton steps after the search, at least 1.
         residuals: for how many motions, of those that promise most, the residual is tried.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
-            pass before left; that of a keyframe once more.
+            pass before left; that of a keyframe once more, those of deep layers once less.
     """
 
     motion_levels: tuple[int, ...]
@@ -51,7 +51,7 @@ PRESETS: dict[str, Preset] = {
         passes=1,
     ),
     "medium": Preset(
-        motion_levels=(3, 4, 5, 6),
+        motion_levels=(4, 5, 6),
         free_modes=True,
         flow_scale=1,
         fit_rounds=3,

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_BITS = 16 * 8
 """Bits of an inter packet with one word of payload: nothing but an empty one is smaller."""
+_DEEP_LAYER = 3
+"""From here on a pass more gained 0.14 % of the bits, before 0.89 % (ten training clips)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,9 +232,7 @@ class Encoder:
             if qp in tried:
                 return tried[qp]
             header = FrameHeader(kind=FrameKind.KEY, qp=qp)
-            reference, payload = encode_frame(
-                self._model, header, x, (), passes=self._preset.passes + 1
-            )
+            reference, payload = encode_frame(self._model, header, x, (), passes=self._passes(0))
             coded = self._packet(frame, header, payload, x, reference)
             bits, psnr = 8 * coded.record.size, coded.record.psnr
             tried[qp] = _Key(
@@ -298,8 +298,7 @@ class Encoder:
         if self._preset.free_modes and len(references) == 2:
             motions = [replace(plain, motion=MOTION_LEFT), replace(plain, motion=MOTION_RIGHT)]
         if len(references) == 2 and plain.layer > 1:
-            direct = replace(plain, motion=MOTION_DIRECT)
-            motions += [direct, replace(direct, refine=True)]
+            motions.append(replace(plain, motion=MOTION_DIRECT, refine=True))
         coded = [
             replace(plain, motion=MOTION_CODED, motion_level=level)
             for level in self._preset.motion_levels
@@ -332,7 +331,7 @@ class Encoder:
         field: MotionField | None = None,
     ) -> _Trial:
         motion = field if header.motion == MOTION_CODED else None
-        passes = self._preset.passes
+        passes = self._passes(header.layer)
         reference, payload = encode_frame(self._model, header, x, references, motion, passes)
         weight = self._model.rd_weight(header.qp)
         size = len(write_packet(None, header, payload))
@@ -348,6 +347,10 @@ class Encoder:
             reference=reference,
             payload=payload,
         )
+
+    def _passes(self, layer: int) -> int:
+        """One more for keyframes and one less for deep layers, on which little else depends."""
+        return max(1, self._preset.passes + (layer == 0) - (layer >= _DEEP_LAYER))
 
     def _packet(
         self, frame: Frame, header: FrameHeader, payload: bytes, x: Picture, reference: Reference
