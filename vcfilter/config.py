@@ -51,10 +51,10 @@ PRESETS: dict[str, Preset] = {
         passes=1,
     ),
     "medium": Preset(
-        motion_levels=(4, 5, 6),
+        motion_levels=(4, 6),
         free_modes=True,
         flow_scale=1,
-        fit_rounds=3,
+        fit_rounds=2,
         residuals=1,
         passes=2,
     ),
