@@ -107,30 +107,25 @@ def linearise(
     """The blend of the moved references as a linear function of the field, against the picture.
 
     Args:
-        x, left, right: (B, 1, H, W) luma, whole or pooled to a smaller size; right is None where
-            there is one reference only.
-        field: (B, 5, h, w) on the 1/8 grid of the whole picture, displacements in its samples.
+        x, left, right: (B, 1, H, W) luma; right is None where there is one reference only.
+        field: (B, 5, h, w).
 
     Returns:
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    size = x.shape[3] // field.shape[3]
-    scale = size / BLOCK
-    a = moved(left, enlarge(field[:, :2], size) * scale, "bicubic")
-    alpha = enlarge((field[:, 4:] + 1) / 2, size)
+    a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
+    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
     b = a
     if right is None:
         alpha = torch.zeros_like(alpha)
     else:
-        b = moved(right, enlarge(field[:, 2:4], size) * scale, "bicubic")
+        b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
     half = (b - a) / 2
     error = x - a - alpha * 2 * half
-    along = [(1 - alpha) * s for s in slopes(a)] + [alpha * s for s in slopes(b)]
-    columns = [c * scale for c in along] + [half]
+    columns = [(1 - alpha) * s for s in slopes(a)] + [alpha * s for s in slopes(b)] + [half]
     pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
-    sums = gather([columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns], size)
-    sums = sums / scale**2  # as many samples as the whole picture has
+    sums = gather([columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns], BLOCK)
     normal = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], FIELDS, FIELDS)
     for k, (i, j) in enumerate(pairs):
         normal[..., i, j] = normal[..., j, i] = sums[:, k]

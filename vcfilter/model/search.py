@@ -41,8 +41,7 @@ def estimate_field(
         x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
         start: (B, 5, H/8, W/8), where the search begins.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
-        rounds: Gauss-Newton steps at the end; above 1, the camera's motion is tried as well, at
-            half the size.
+        rounds: Gauss-Newton steps at the end; above 1, the camera's motion is tried as well.
 
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
@@ -59,9 +58,8 @@ def estimate_field(
     )
     field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
-        half, half_left, half_right = (F.avg_pool2d(plane, 2) for plane in (x, left, right))
-        field, _ = fit(half, half_left, half_right, field, 1)
-        field = with_camera(half, half_left, half_right, field, base)
+        field, _ = fit(x, left, right, field, 1)
+        field = with_camera(x, left, right, field, base)
     return fit(x, left, right, field, rounds)
 
 
@@ -81,7 +79,7 @@ def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Ten
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
 
-    weight = texture(x, x.shape[3] // field.shape[3])
+    weight = texture(x)
     moves = [camera(field[:, :2], weight), camera(field[:, 2:4], weight)]
     steady = torch.cat([*moves, torch.zeros_like(weight)], dim=1)
     error = mismatch(x, left, right, field)
@@ -103,16 +101,11 @@ def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Ten
 
 
 def mismatch(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
-    """(B, 1, h, w): the prediction's mean squared error around each position, times 64.
-
-    Planes and field are as in `linearise`.
-    """
-    size = x.shape[3] // field.shape[3]
-    scale = size / BLOCK
-    a = moved(left, enlarge(field[:, :2], size) * scale, "bicubic")
-    b = moved(right, enlarge(field[:, 2:4], size) * scale, "bicubic")
-    alpha = enlarge((field[:, 4:] + 1) / 2, size)
-    return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, size) * BLOCK * BLOCK
+    """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
+    a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
+    b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
+    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
+    return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
 
 
 def over_window(error: Tensor) -> Tensor:
@@ -185,11 +178,11 @@ def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Te
     return smooth(flow_tensor, texture(x))
 
 
-def texture(x: Tensor, size: int = BLOCK) -> Tensor:
-    """(B, 1, H/size, W/size) mean squared gradient of luma (B, 1, H, W) per block."""
+def texture(x: Tensor) -> Tensor:
+    """(B, 1, H/8, W/8) mean squared gradient of luma (B, 1, H, W) per block."""
     dx = F.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1, 0, 0))
     dy = F.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
-    return F.avg_pool2d(dx**2 + dy**2, size)
+    return F.avg_pool2d(dx**2 + dy**2, BLOCK)
 
 
 def smooth(flow: Tensor, weight: Tensor) -> Tensor:
