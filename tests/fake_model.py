@@ -70,6 +70,7 @@ class FakeModel:
     def __init__(self, bit_depth: int = 8) -> None:
         self.top = (1 << bit_depth) - 1
         self.calls: list[CodingStep] = []
+        self.passes: dict[int, int] = {}  # by layer
         self.explode: BaseException | None = None  # raised by the next decoding call
 
     def picture(self, frame: Frame, fmt: VideoFormat) -> Planes:
@@ -109,6 +110,7 @@ class FakeModel:
         passes: int = 1,
     ) -> Planes:
         self.calls.append(step)
+        self.passes[step.layer] = passes
         shifts = [(0, 0)] * len(references)
         if step.motion is MotionMode.CODED:
             shifts = motion

@@ -100,6 +100,17 @@ def test_all_but_a_segments_first_frame_are_read_ahead(
     assert threads.count(False) == (20 if reading_ahead else 0)  # 3 keys, and one per segment
 
 
+@pytest.mark.parametrize(
+    ("preset", "passes"), [("fast", [2, 1, 1, 1, 1]), ("medium", [3, 2, 2, 1, 1])]
+)
+def test_passes_go_where_other_frames_depend_on(preset: str, passes: list[int]) -> None:
+    model = FakeModel()
+    encoder = Encoder(SMALL, EncoderOptions(preset=preset, scenecut=False), model=model)
+    for frame in [*clip(13, SMALL), None]:
+        encoder.encode(frame)
+    assert model.passes == dict(enumerate(passes))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 11, 12, 13, 14])
 def test_short_clips(count: int) -> None:
     encoder, packets = encode(clip(count, SMALL))

@@ -26,54 +26,19 @@ class Preset:
     """
 
     motion_levels: tuple[int, ...]
-    free_modes: bool
-    flow_scale: int
+    free_modes: bool = True
+    flow_scale: int = 1
     fit_rounds: int
-    residuals: int
+    residuals: int = 1
     passes: int
 
 
 PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(
-        motion_levels=(4,),
-        free_modes=False,
-        flow_scale=2,
-        fit_rounds=1,
-        residuals=1,
-        passes=1,
-    ),
-    "fast": Preset(
-        motion_levels=(5,),
-        free_modes=True,
-        flow_scale=1,
-        fit_rounds=1,
-        residuals=1,
-        passes=1,
-    ),
-    "medium": Preset(
-        motion_levels=(4, 6),
-        free_modes=True,
-        flow_scale=1,
-        fit_rounds=2,
-        residuals=1,
-        passes=2,
-    ),
-    "slow": Preset(
-        motion_levels=(2, 3, 4, 5, 6, 7),
-        free_modes=True,
-        flow_scale=1,
-        fit_rounds=4,
-        residuals=1,
-        passes=3,
-    ),
-    "veryslow": Preset(
-        motion_levels=(1, 2, 3, 4, 5, 6, 7),
-        free_modes=True,
-        flow_scale=1,
-        fit_rounds=8,
-        residuals=4,
-        passes=5,
-    ),
+    "ultrafast": Preset(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1, passes=1),
+    "fast": Preset(motion_levels=(5,), fit_rounds=1, passes=1),
+    "medium": Preset(motion_levels=(4, 6), fit_rounds=2, passes=2),
+    "slow": Preset(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, passes=3),
+    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
 }
 DEFAULT_PRESET = "medium"
 
