@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -42,7 +41,7 @@ def bridge() -> Extension:
     flags = libav_flags()
     flags["include_dirs"].insert(0, "ffmpeg_bridge")
     return Extension(
-        "ffmpeg_bridge._avformat",
+        "vcfilter._bridge._avformat",
         ["ffmpeg_bridge/_avformat.pyx"],
         depends=sorted(
             str(path.relative_to(ROOT))
@@ -59,15 +58,21 @@ def native() -> list[Extension]:
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/[!_]*.c"))
     return [
         Extension(
-            f"native.{path.stem}",
+            f"vcfilter._native.{path.stem}",
             [str(path.relative_to(ROOT)), *sources],
-            include_dirs=["native", np.get_include()],
+            include_dirs=["native"],
             depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/*.h")),
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=C_FLAGS,
         )
         for path in sorted(ROOT.glob("native/*.pyx"))
     ]
 
 
-setup(ext_modules=cythonize([bridge(), *native()], build_dir="build/cython", language_level=3))
+setup(
+    ext_modules=cythonize(
+        [bridge(), *native()],
+        build_dir="build/cython",
+        include_path=["ffmpeg_bridge"],
+        language_level=3,
+    )
+)

@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from frames import RATE, clip_frames
 
-from vcfilter.config import EncoderOptions
+from vcfilter.options import EncoderOptions
 
 
 def write_source(path: Path, width: int, height: int, count: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from frames import RATE
 from speed import add_common, machine, measure
 
-from vcfilter.config import EncoderOptions
+from vcfilter.options import EncoderOptions
 
 SIZES = ((176, 144), (352, 288), (528, 432), (704, 576), (1056, 864))
 LENGTHS = (13, 25, 49, 97)

@@ -18,8 +18,8 @@ import torch
 from frames import RATE, check_answer, clip_frames
 
 from vcfilter.codec import Decoder, Encoder
-from vcfilter.config import EncoderOptions
 from vcfilter.frames import Frame, Packet, VideoFormat
+from vcfilter.options import EncoderOptions
 
 
 def encode(video_format: VideoFormat, options: EncoderOptions, source: list[Frame]) -> list[Packet]:

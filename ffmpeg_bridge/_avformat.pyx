@@ -16,8 +16,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from ffmpeg_bridge._libav cimport *
-from ffmpeg_bridge.values import (
+from _libav cimport *
+from vcfilter._bridge.values import (
     ERROR_CLASSES,
     BridgeError,
     BridgePacket,

@@ -141,7 +141,7 @@ cdef class Context:
 
     def __repr__(self):
         state = "open" if self.opened else "closed"
-        return f"<ffmpeg_bridge.{type(self).__name__} {self.name!r} {state}>"
+        return f"<vcfilter._bridge.{type(self).__name__} {self.name!r} {state}>"
 
 
 def url_of(name):

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from ffmpeg_bridge import BridgePacket, Demuxer, Muxer, StreamInfo
+from vcfilter._bridge import BridgePacket, Demuxer, Muxer, StreamInfo
 
 RATE = Fraction(25)
 KEYINT = 12

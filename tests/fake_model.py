@@ -1,4 +1,4 @@
-"""A small, fast model with the contract of vcfilter.model.video.VideoModel, for tests.
+"""A small, fast model with the contract of the real one (VideoModel), for tests.
 
 Planes are predicted from the references (shifted as a whole where motion is coded), the
 error is quantised, and zlib stands for the entropy coder. Everything is exact in integers.
@@ -15,7 +15,7 @@ import numpy as np
 
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, FrameKind, VideoFormat
-from vcfilter.model.video import CodingStep, MotionMode
+from vcfilter.models.hierarchical.video import CodingStep, MotionMode
 
 Planes = list[np.ndarray]
 

@@ -30,7 +30,7 @@ from bridge_media import (
     write_sound,
 )
 
-from ffmpeg_bridge import BridgePacket, Chapter, Demuxer, Muxer, StreamInfo, supports
+from vcfilter._bridge import BridgePacket, Chapter, Demuxer, Muxer, StreamInfo, supports
 
 CONTAINERS = ["matroska", "nut", "avi", "mov"]
 SUBTITLES = """1

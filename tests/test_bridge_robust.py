@@ -26,7 +26,7 @@ from bridge_media import (
     write_sound,
 )
 
-from ffmpeg_bridge import (
+from vcfilter._bridge import (
     BridgeError,
     BridgePacket,
     Chapter,
@@ -299,7 +299,7 @@ INTERRUPTED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from bridge_media import NEURAL, neural_packets, write_neural
-from ffmpeg_bridge import Demuxer
+from vcfilter._bridge import Demuxer
 reading, writing = os.pipe()
 print("ready", flush=True)
 try:

@@ -14,8 +14,8 @@ import av
 import pytest
 from clips import make_film
 
-from vcfilter.cli import main
-from vcfilter.terminal import Terminal, size_text, time_text
+from vcfilter.cli.main import main
+from vcfilter.cli.terminal import Terminal, size_text, time_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--preset", "ultrafast", "--qp", "30"]
@@ -200,7 +200,7 @@ def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
         except KeyboardInterrupt:
             raise ImportError("initialisation failed") from None
 
-    monkeypatch.setattr("vcfilter.cli._parser", load)
+    monkeypatch.setattr("vcfilter.cli.main._parser", load)
     assert main(["info", "film.mkv"]) == 130
     assert capsys.readouterr().err.strip() == "vcfilter: stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -14,10 +14,10 @@ from vcfilter.bitstream import MOTION_CODED, PacketInfo, SequenceHeader
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.codec.decoder import REFERENCES_MAX
-from vcfilter.config import PRESETS, EncoderOptions
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
-from vcfilter.model.video import VideoModel
+from vcfilter.models.hierarchical.video import VideoModel
+from vcfilter.options import PRESETS, EncoderOptions
 
 SMALL = VideoFormat(width=48, height=32)
 

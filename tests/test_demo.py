@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
-from vcfilter.demo import CLIP, CLIP_SECONDS, add_arguments, run
+from vcfilter.cli.demo import CLIP, CLIP_SECONDS, add_arguments, run
 from vcfilter.errors import ConfigError, MediaError
 
 

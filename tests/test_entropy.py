@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from native import symbols as native_symbols
+from vcfilter._native import symbols as native_symbols
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import (
     LEVEL_MAX,
@@ -20,7 +20,8 @@ from vcfilter.entropy.coder import (
     TableSet,
     quantise,
 )
-from vcfilter.entropy.exact import (
+from vcfilter.errors import BitstreamError
+from vcfilter.nn.exact import (
     SUM_BOUND,
     ExactDepthwise,
     ExactLinear,
@@ -28,7 +29,6 @@ from vcfilter.entropy.exact import (
     check_bound,
     project,
 )
-from vcfilter.errors import BitstreamError
 
 SET = TableSet(tables.laplace_magnitudes())
 # Words of constriction 0.5.0 (float64 probabilities, perfect=False): they are part of the format.

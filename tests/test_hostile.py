@@ -22,10 +22,10 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec.decoder import REFERENCES_MAX
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
-from vcfilter.model.video import VideoModel
+from vcfilter.models.hierarchical.video import VideoModel
+from vcfilter.options import EncoderOptions
 
 TINY = VideoFormat(width=16, height=16)
 Model = FakeModel | VideoModel

@@ -16,20 +16,27 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Reader, TableSet
-from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import MediaError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, VideoFormat
-from vcfilter.model.checkpoint import (
+from vcfilter.models.checkpoint import (
     load_model,
     load_weights,
     read_card,
     save_weights,
     shipped_weights,
 )
-from vcfilter.model.complexity import complexity
-from vcfilter.model.latent import mirror
-from vcfilter.model.layers import CHANNELS, picture_dct, to_blocks, to_planes
-from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel, VideoNet
+from vcfilter.models.hierarchical.complexity import complexity
+from vcfilter.models.hierarchical.latent import mirror
+from vcfilter.models.hierarchical.layers import CHANNELS, picture_dct, to_blocks, to_planes
+from vcfilter.models.hierarchical.video import (
+    CodingStep,
+    Conditions,
+    MotionMode,
+    Reference,
+    VideoModel,
+    VideoNet,
+)
+from vcfilter.nn.exact import check_bound
 
 FORMAT = VideoFormat(width=112, height=80)
 KEY = CodingStep(kind=FrameKind.KEY, qp=28)

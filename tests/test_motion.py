@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter.model import motion as moving
-from vcfilter.model.motion import MotionCodec
-from vcfilter.model.refine import enlarge, fit, linearise, moved, refine
-from vcfilter.model.search import camera, with_camera
+from vcfilter.models.hierarchical import motion as moving
+from vcfilter.models.hierarchical.motion import MotionCodec
+from vcfilter.models.hierarchical.refine import enlarge, fit, linearise, moved, refine
+from vcfilter.models.hierarchical.search import camera, with_camera
 
 NOISE = torch.from_numpy(np.random.default_rng(5).normal(128, 400, (1, 1, 264, 264))).float()
 WIDE = F.avg_pool2d(F.avg_pool2d(NOISE, 5, 1), 5, 1)  # structures of a few samples, std about 40

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from clips import make_film
 
-from vcfilter.stream.info import verify_file
+from vcfilter.stream.inspect import verify_file
 
 pytestmark = [
     pytest.mark.tools,

@@ -17,8 +17,8 @@ import av
 import pytest
 from clips import make_film
 
-from vcfilter.cli import main
-from vcfilter.play import find_player, player_commands
+from vcfilter.cli.main import main
+from vcfilter.cli.play import find_player, player_commands
 
 QUICK = ["-q", "--preset", "ultrafast", "--qp", "36"]
 

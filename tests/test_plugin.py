@@ -26,8 +26,8 @@ import pytest
 from clips import make_film, planes
 
 import vcfilter
-from ffmpeg_bridge import Demuxer
 from vcfilter import PRESETS, Encoder, EncoderOptions
+from vcfilter._bridge import Demuxer
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.codec import Decoder
 from vcfilter.frames import Frame, Packet

@@ -19,9 +19,9 @@ from vcfilter.codec.rate import (
     TwoPass,
     make_rate_control,
 )
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, VideoFormat
+from vcfilter.options import EncoderOptions
 
 SMALL = VideoFormat(width=48, height=32)
 

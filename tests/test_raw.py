@@ -14,11 +14,11 @@ import pytest
 from clips import make_film
 
 import vcfilter
-from ffmpeg_bridge import BridgeError, BridgePacket, InvalidDataError
-from vcfilter.cli import main
-from vcfilter.config import EncoderOptions
+from vcfilter._bridge import BridgeError, BridgePacket, InvalidDataError
+from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.stream.info import inspect_file, verify_file
+from vcfilter.options import EncoderOptions
+from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.raw import MAGIC, RawDemuxer, RawMuxer, open_demuxer
 from vcfilter.stream.reader import neural_frames
 from vcfilter.stream.transcode import decode_file, encode_file

@@ -25,9 +25,9 @@ from browser import CHROMIUM, Browser
 from clips import make_film, video_frame
 
 import vcfilter
-from vcfilter.cli import main
-from vcfilter.config import EncoderOptions
+from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
+from vcfilter.options import EncoderOptions
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.film import Film

@@ -19,13 +19,13 @@ from av.video.frame import VideoFrame
 from clips import luma_psnr, make_film, picture, planes, times
 
 import vcfilter
-from ffmpeg_bridge import Chapter, Demuxer
 from vcfilter import EncoderOptions
+from vcfilter._bridge import Chapter, Demuxer
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.stream.info import inspect_file, verify_file
+from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.media import Cut
 from vcfilter.stream.pipeline import Ahead, Behind
-from vcfilter.stream.pixel import PictureReader, frame_of, to_picture
+from vcfilter.stream.pixels import PictureReader, frame_of, to_picture
 from vcfilter.stream.source import Source, _Fan
 from vcfilter.stream.streams import StreamSelection, cut_chapters
 from vcfilter.stream.transcode import Interrupted, Progress, decode_file, encode_file

@@ -10,12 +10,12 @@ import pytest
 import torch
 from synthetic import clip
 
-from vcfilter.entropy.exact import ExactLayer
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
-from vcfilter.model.checkpoint import load_model
-from vcfilter.model.latent import StepModel
-from vcfilter.model.video import Conditions
+from vcfilter.models.checkpoint import load_model
+from vcfilter.models.hierarchical.latent import StepModel
+from vcfilter.models.hierarchical.video import Conditions
+from vcfilter.nn.exact import ExactLayer
 from vcfilter.train import freeze as freezing
 from vcfilter.train import loop
 from vcfilter.train.data import Clip, Samples
@@ -283,7 +283,7 @@ def test_a_model_that_fails_is_refused(
             return torch.zeros_like(latent) + 100 + shaky.calls % 7
 
         shaky.calls = 0
-        monkeypatch.setattr("vcfilter.model.keyframe.ImageCodec.synthesise", shaky)
+        monkeypatch.setattr("vcfilter.models.hierarchical.image.ImageCodec.synthesise", shaky)
         message = "decodes other than it coded"
     elif fault == "parse":  # tables that follow from floating point
         exact = StepModel.indices

@@ -17,7 +17,7 @@ import torch
 from clips import make_film
 from safetensors.torch import load_file
 
-from vcfilter import cli
+from vcfilter.cli import main as cli
 from vcfilter.train import cli as train_cli
 from vcfilter.train import plot, watch
 from vcfilter.train.cli import plan_of

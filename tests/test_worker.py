@@ -27,9 +27,9 @@ import torch
 from synthetic import clip
 
 from vcfilter.codec import Decoder, Encoder
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, Packet, VideoFormat
+from vcfilter.options import EncoderOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [ROOT / "tests/c/worker_client.c", *(ROOT / "ffmpeg_bridge/ffmpeg").glob("vcf_*.c")]
@@ -587,7 +587,7 @@ def test_a_hundred_starts_leave_nothing(
     script = tmp_path / "light.py"
     script.write_text(
         "from types import SimpleNamespace\n"
-        "from vcfilter import worker\n"
+        "from vcfilter.worker import server as worker\n"
         "from vcfilter.codec import decoder\n"
         "decoder.spare_core = lambda model: False\n"  # asking costs an import of torch
         f"model = SimpleNamespace(model_id={Decoder(device='cpu')._model.model_id!r})\n"
@@ -648,7 +648,7 @@ def test_a_second_worker_does_not_take_a_socket(warm: Warm) -> None:
 
 def test_a_dead_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     from vcfilter.errors import ConfigError
-    from vcfilter.worker import _bind
+    from vcfilter.worker.server import _bind
 
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -21,12 +21,12 @@ from fake_model import FakeModel
 from synthetic import clip
 
 from vcfilter.codec import Encoder
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
-from vcfilter.messages import Channel, Kind, ProtocolError, read_format, write_format
-from vcfilter.worker import Connection, Models, peer_uid
-from vcfilter.worker_streams import INBOX_MAX, parse_settings
+from vcfilter.options import EncoderOptions
+from vcfilter.worker.protocol import Channel, Kind, ProtocolError, read_format, write_format
+from vcfilter.worker.server import Connection, Models, peer_uid
+from vcfilter.worker.streams import INBOX_MAX, parse_settings
 
 SMALL = VideoFormat(width=48, height=32)
 HELLO = b"VCFW" + struct.pack("<I", 1)

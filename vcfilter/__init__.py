@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from vcfilter.config import PRESETS, EncoderOptions, Preset
 from vcfilter.errors import (
     BitstreamError,
     ConfigError,
@@ -24,12 +23,13 @@ from vcfilter.errors import (
     VcfilterError,
 )
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.options import PRESETS, EncoderOptions, Preset
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
-    from vcfilter.stream.container import InputContainer, OutputContainer, open
+    from vcfilter.stream.input import InputContainer, OutputContainer, open
     from vcfilter.stream.media import MediaCodec
-    from vcfilter.stream.pixel import frame_of, to_picture
+    from vcfilter.stream.pixels import frame_of, to_picture
     from vcfilter.stream.reader import DecoderOptions, neural_frames
     from vcfilter.stream.transcode import Progress, TranscodeReport, decode_file, encode_file
 
@@ -44,17 +44,17 @@ _LATE = {
     "DecoderOptions": "vcfilter.stream.reader",
     "Encoder": "vcfilter.codec",
     "EncoderStatistics": "vcfilter.codec",
-    "InputContainer": "vcfilter.stream.container",
+    "InputContainer": "vcfilter.stream.input",
     "MediaCodec": "vcfilter.stream.media",
-    "OutputContainer": "vcfilter.stream.container",
+    "OutputContainer": "vcfilter.stream.input",
     "Progress": "vcfilter.stream.transcode",
     "TranscodeReport": "vcfilter.stream.transcode",
     "decode_file": "vcfilter.stream.transcode",
     "encode_file": "vcfilter.stream.transcode",
-    "frame_of": "vcfilter.stream.pixel",
+    "frame_of": "vcfilter.stream.pixels",
     "neural_frames": "vcfilter.stream.reader",
-    "open": "vcfilter.stream.container",
-    "to_picture": "vcfilter.stream.pixel",
+    "open": "vcfilter.stream.input",
+    "to_picture": "vcfilter.stream.pixels",
 }
 
 __all__ = [

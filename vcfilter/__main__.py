@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vcfilter.cli import main
+from vcfilter.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

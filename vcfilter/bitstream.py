@@ -10,9 +10,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from vcfilter.config import KEYINT_MAX, QP_MAX
 from vcfilter.errors import BitstreamError, ConfigError
 from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.options import KEYINT_MAX, QP_MAX
 
 MAGIC = b"VCF1"
 VERSION = 1

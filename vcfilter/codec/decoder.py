@@ -21,7 +21,7 @@ from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import Parsed, Past, Reference, VideoModel
+    from vcfilter.models.hierarchical.video import Parsed, Past, Reference, VideoModel
 
 REFERENCES_MAX = 16
 """Inter frames held as references at a time; the encoder's order needs 7 at most."""

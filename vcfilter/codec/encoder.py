@@ -19,7 +19,6 @@ from vcfilter.bitstream import (
     write_packet,
 )
 from vcfilter.codec.engine import coding_step, encode_frame, load_model
-from vcfilter.codec.gop import Segment, Segmenter, coding_order, last_uses
 from vcfilter.codec.rate import (
     LAYER_QP_OFFSET,
     KeyTrial,
@@ -27,12 +26,13 @@ from vcfilter.codec.rate import (
     SegmentRecord,
     make_rate_control,
 )
-from vcfilter.config import PRESETS, QP_MAX, EncoderOptions
+from vcfilter.codec.structure import Segment, Segmenter, coding_order, last_uses
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.options import PRESETS, QP_MAX, EncoderOptions
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import MotionField, Picture, Reference, VideoModel
+    from vcfilter.models.hierarchical.video import MotionField, Picture, Reference, VideoModel
 
 _SMALLEST_BITS = 16 * 8
 """Bits of an inter packet with one word of payload: nothing but an empty one is smaller."""

@@ -11,7 +11,7 @@ from vcfilter.errors import BitstreamError
 from vcfilter.frames import VideoFormat
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import (
+    from vcfilter.models.hierarchical.video import (
         CodingStep,
         MotionField,
         Parsed,
@@ -30,7 +30,7 @@ def load_model(weights: str | None, device: str, threads: int) -> VideoModel:
     """
     import torch  # late: importing the package must stay quick
 
-    from vcfilter.model.video import VideoModel
+    from vcfilter.models.hierarchical.video import VideoModel
 
     if threads:
         torch.set_num_threads(threads)
@@ -51,7 +51,7 @@ def spare_core(model: VideoModel) -> bool:
 
 def coding_step(header: FrameHeader) -> CodingStep:
     """The model's view of a frame header."""
-    from vcfilter.model.video import CodingStep, MotionMode
+    from vcfilter.models.hierarchical.video import CodingStep, MotionMode
 
     return CodingStep(
         kind=header.kind,

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log2
 
-from vcfilter.codec.gop import coding_order
-from vcfilter.config import QP_MAX, EncoderOptions
+from vcfilter.codec.structure import coding_order
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
+from vcfilter.options import QP_MAX, EncoderOptions
 
 DEFAULT_QP = 32
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from native import symbols as native_symbols
+from vcfilter._native import symbols as native_symbols
 from vcfilter.entropy import tables
 from vcfilter.errors import BitstreamError
 

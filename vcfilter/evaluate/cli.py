@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from vcfilter.config import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX
 from vcfilter.errors import ConfigError
 from vcfilter.evaluate.anchors import parse_anchor
 from vcfilter.evaluate.clips import prepare
 from vcfilter.evaluate.report import Evaluation, write_report
 from vcfilter.evaluate.runner import Codec, Neural, run_curves
+from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX
 
 DEFAULT_AGAINST = "libx264:medium,libx265:medium,libsvtav1:8"
 

@@ -15,12 +15,12 @@ from typing import Any
 import av
 import av.error
 
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import MediaError
 from vcfilter.evaluate.anchors import Anchor, encode
 from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
+from vcfilter.options import EncoderOptions
 
 RESULT_VERSION = 1
 """Part of every cache key: raised when the way of measuring changes."""
@@ -162,7 +162,7 @@ def identity(codec: Codec) -> dict[str, object]:
     if isinstance(codec, Anchor):
         build = [".".join(map(str, v)) for v in av.library_versions.values()]
         return {"codec": codec.label, "av": av.__version__, "libraries": build}
-    from vcfilter.model.video import VideoModel
+    from vcfilter.models.hierarchical.video import VideoModel
 
     model = VideoModel.load(codec.weights, device="cpu").model_id.hex()
     return {"codec": codec.label, "model": model, "source": _source_digest()}

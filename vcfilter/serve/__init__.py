@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from vcfilter.arguments import add_model
+from vcfilter.cli.arguments import add_model
 from vcfilter.errors import ConfigError, MediaError
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8350

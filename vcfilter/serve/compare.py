@@ -20,7 +20,7 @@ from vcfilter.metrics import frame_psnr
 from vcfilter.serve.film import Film, Segment
 from vcfilter.serve.steps import STEPS
 from vcfilter.serve.work import StoppedError
-from vcfilter.stream.pixel import PIXEL_FORMATS, describe, frame_of
+from vcfilter.stream.pixels import PIXEL_FORMATS, describe, frame_of
 from vcfilter.stream.source import media_url, reason_of
 
 _FULL = STEPS[0]

@@ -20,9 +20,9 @@ from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameKind, VideoFormat
 from vcfilter.serve.steps import STEPS, Speedometer, Step
 from vcfilter.serve.work import StoppedError
-from vcfilter.stream.container import open as open_film
-from vcfilter.stream.grid import Grid
+from vcfilter.stream.input import open as open_film
 from vcfilter.stream.reader import DecoderOptions
+from vcfilter.stream.timestamps import Grid
 
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first

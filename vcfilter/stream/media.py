@@ -19,12 +19,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ffmpeg_bridge import BridgePacket, StreamInfo
+from vcfilter._bridge import BridgePacket, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
-from vcfilter.stream.grid import Grid
-from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader, convert, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, PictureReader, convert, to_picture
 from vcfilter.stream.source import reason_of
+from vcfilter.stream.timestamps import Grid
 
 Warn = Callable[[str], None]
 

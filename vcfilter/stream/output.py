@@ -17,17 +17,17 @@ from av.codec import CodecContext
 from av.codec.context import Flags
 from av.video.frame import VideoFrame
 
-from ffmpeg_bridge import BridgeError, BridgePacket, StreamInfo, StreamKind
+from vcfilter._bridge import BridgeError, BridgePacket, StreamInfo, StreamKind
 from vcfilter.codec import Encoder, EncoderStatistics
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.stream.pixel import PIXEL_FORMATS, PictureReader
+from vcfilter.options import EncoderOptions
+from vcfilter.stream.pixels import PIXEL_FORMATS, PictureReader
 from vcfilter.stream.raw import MediaMuxer, holds, open_muxer
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.writer import NEURAL_CONTAINERS, Target, container_of, open_encoder
 
 if TYPE_CHECKING:
-    from vcfilter.stream.container import Stream, StreamPacket
+    from vcfilter.stream.input import Stream, StreamPacket
 
 
 class OutputPacket:

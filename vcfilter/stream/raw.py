@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import IO, Any, Self, TypeAlias
 
-from ffmpeg_bridge import (
+from vcfilter._bridge import (
     BridgeError,
     BridgePacket,
     Chapter,
@@ -33,7 +33,7 @@ from ffmpeg_bridge import (
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import MAX_PIXELS
-from vcfilter.stream.grid import Grid
+from vcfilter.stream.timestamps import Grid
 from vcfilter.stream.track import is_neural, neural_track
 
 RAW = "vcf"

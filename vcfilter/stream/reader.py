@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ffmpeg_bridge import BridgeError, BridgePacket, StreamInfo
+from vcfilter._bridge import BridgeError, BridgePacket, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import Frame, Packet, VideoFormat

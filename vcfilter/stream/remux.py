@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ffmpeg_bridge import BridgePacket
+from vcfilter._bridge import BridgePacket
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.media import Cut, Warn
 from vcfilter.stream.raw import RAW, MediaMuxer, holds, open_muxer

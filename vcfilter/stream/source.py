@@ -14,7 +14,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from ffmpeg_bridge import BridgeError
+from vcfilter._bridge import BridgeError
 from vcfilter.errors import MediaError
 from vcfilter.stream.raw import MediaDemuxer, open_demuxer
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ffmpeg_bridge import (
+from vcfilter._bridge import (
     DISPOSITION_ATTACHED_PICTURE,
     DISPOSITION_DEFAULT,
     BridgeError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from ffmpeg_bridge import StreamInfo
+from vcfilter._bridge import StreamInfo
 from vcfilter.frames import VideoFormat
 
 FOURCC = "VCF1"

@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ffmpeg_bridge import BridgeError, StreamInfo
+from vcfilter._bridge import BridgeError, StreamInfo
 from vcfilter.codec import PassLog, first_pass_options
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
+from vcfilter.options import EncoderOptions
 from vcfilter.stream.media import (
     Cut,
     MediaCodec,

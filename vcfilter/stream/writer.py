@@ -15,11 +15,11 @@ from typing import IO, Any, Protocol
 
 import av
 
-from ffmpeg_bridge import BridgePacket, Chapter, StreamInfo
+from vcfilter._bridge import BridgePacket, Chapter, StreamInfo
 from vcfilter.codec import Encoder, EncoderStatistics, PassLog
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
+from vcfilter.options import EncoderOptions
 from vcfilter.stream.raw import RAW, MediaMuxer, open_muxer
 from vcfilter.stream.source import PIPE, reason_of
 from vcfilter.stream.streams import StreamCopier, shifted

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from vcfilter.errors import ConfigError
-from vcfilter.model.checkpoint import load_weights, read_card
-from vcfilter.model.video import VideoNet
+from vcfilter.models.checkpoint import load_weights, read_card
+from vcfilter.models.hierarchical.video import VideoNet
 from vcfilter.train.data import Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcfilter.codec.gop import coding_order
 from vcfilter.codec.rate import LAYER_QP_OFFSET
+from vcfilter.codec.structure import coding_order
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, RateCoder, Reader
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameKind
-from vcfilter.model.checkpoint import load_model, save_weights
-from vcfilter.model.video import (
+from vcfilter.models.checkpoint import load_model, save_weights
+from vcfilter.models.hierarchical.video import (
     CodingStep,
     Conditions,
     MotionMode,

@@ -16,11 +16,17 @@ from torch import Tensor
 from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder
-from vcfilter.entropy.exact import project
 from vcfilter.errors import ConfigError
-from vcfilter.model.layers import CHANNELS, quantiser_step
-from vcfilter.model.motion import MOTION_CHANNELS
-from vcfilter.model.video import Conditions, MotionField, MotionMode, Reference, VideoNet
+from vcfilter.models.hierarchical.layers import CHANNELS, quantiser_step
+from vcfilter.models.hierarchical.motion import MOTION_CHANNELS
+from vcfilter.models.hierarchical.video import (
+    Conditions,
+    MotionField,
+    MotionMode,
+    Reference,
+    VideoNet,
+)
+from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import World, halve_branches, motion, select

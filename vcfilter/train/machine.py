@@ -17,9 +17,9 @@ import cv2
 import torch
 from torch import Tensor, distributed, nn
 
-from vcfilter.model.checkpoint import pick_device
-from vcfilter.model.layers import Branch
-from vcfilter.model.video import Conditions, MotionField, Reference, estimate_motion
+from vcfilter.models.checkpoint import pick_device
+from vcfilter.models.hierarchical.layers import Branch
+from vcfilter.models.hierarchical.video import Conditions, MotionField, Reference, estimate_motion
 from vcfilter.train.data import Clip, Planes
 
 PATIENCE = timedelta(hours=12)  # others wait while one process decodes the material

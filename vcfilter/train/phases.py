@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vcfilter.codec.gop import GopStep, coding_order
+from vcfilter.codec.structure import GopStep, coding_order
 from vcfilter.errors import ConfigError
 from vcfilter.train.data import ALIGNMENT, Augment
 from vcfilter.train.loss import Distortion, squared_error

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from vcfilter.model.keyframe import ImageCodec
-from vcfilter.model.layers import GREY, picture_dct, to_blocks
-from vcfilter.model.video import VideoNet
+from vcfilter.models.hierarchical.image import ImageCodec
+from vcfilter.models.hierarchical.layers import GREY, picture_dct, to_blocks
+from vcfilter.models.hierarchical.video import VideoNet
 from vcfilter.train.data import Samples
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import quantise
-from vcfilter.model.latent import LatentModel, StepModel
-from vcfilter.model.layers import KNOTS, LAYERS
-from vcfilter.model.video import Conditions, MotionMode, VideoNet, estimate_motion
+from vcfilter.models.hierarchical.latent import LatentModel, StepModel
+from vcfilter.models.hierarchical.layers import KNOTS, LAYERS
+from vcfilter.models.hierarchical.video import Conditions, MotionMode, VideoNet, estimate_motion
 from vcfilter.train.data import Planes, Samples
 
 UNITS_PER_INDEX = 8.0  # 32 (a context feature) / 4 (the output's extra shift of two bits)

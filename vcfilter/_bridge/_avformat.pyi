@@ -4,7 +4,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Protocol, Self
 
-from ffmpeg_bridge.values import BridgePacket, Chapter, StreamInfo
+from vcfilter._bridge.values import BridgePacket, Chapter, StreamInfo
 
 class ReadableFile(Protocol):
     def read(self, size: int, /) -> bytes | None: ...

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcfilter.model.latent import LatentModel, checkerboard, pyramid
-from vcfilter.model.layers import BLOCK, Branch, block_dct
-from vcfilter.model.refine import enlarge, moved
+from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
+from vcfilter.models.hierarchical.layers import BLOCK, Branch, block_dct
+from vcfilter.models.hierarchical.refine import enlarge, moved
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import TableSet
-from vcfilter.entropy.exact import check_bound
 from vcfilter.errors import ConfigError, MediaError, ModelMismatchError
-from vcfilter.model.video import VideoModel, VideoNet
+from vcfilter.models.hierarchical.video import VideoModel, VideoNet
+from vcfilter.nn.exact import check_bound
 
 ARCHITECTURE = "vcfilter-2"
 TABLES_NAME = "tables"

@@ -17,12 +17,12 @@ import av.error
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
-from ffmpeg_bridge import BridgeError, BridgePacket, Chapter, StreamInfo
+from vcfilter._bridge import BridgeError, BridgePacket, Chapter, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import VideoFormat
 from vcfilter.stream.output import OutputContainer
-from vcfilter.stream.pixel import PIXEL_FORMATS, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, to_picture
 from vcfilter.stream.raw import MediaDemuxer, open_demuxer
 from vcfilter.stream.reader import DecoderOptions, neural_packet
 from vcfilter.stream.source import media_url, reason_of

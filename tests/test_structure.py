@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcfilter.codec.gop import (
+from vcfilter.codec.structure import (
     GopStep,
     SceneCutDetector,
     Segment,

@@ -10,8 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcfilter.config import DEFAULT_PRESET, PRESETS, QP_MAX, EncoderOptions
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.options import DEFAULT_PRESET, PRESETS, QP_MAX, EncoderOptions
 
 if TYPE_CHECKING:
     from vcfilter.metrics import FramePsnr

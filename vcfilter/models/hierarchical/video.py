@@ -25,12 +25,11 @@ from vcfilter.entropy.coder import (
 )
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
-from vcfilter.model import motion as moving
-from vcfilter.model import search
-from vcfilter.model.inter import Prediction
-from vcfilter.model.keyframe import ImageCodec
-from vcfilter.model.latent import DECAY, Known, Symbols, lowest_table
-from vcfilter.model.layers import (
+from vcfilter.models.hierarchical import motion as moving
+from vcfilter.models.hierarchical import search
+from vcfilter.models.hierarchical.image import ImageCodec
+from vcfilter.models.hierarchical.latent import DECAY, Known, Symbols, lowest_table
+from vcfilter.models.hierarchical.layers import (
     ALIGN,
     BLOCK,
     CHANNELS,
@@ -41,8 +40,9 @@ from vcfilter.model.layers import (
     to_blocks,
     to_planes,
 )
-from vcfilter.model.motion import MOTION_CHANNELS, MotionCodec
-from vcfilter.model.refine import refine
+from vcfilter.models.hierarchical.motion import MOTION_CHANNELS, MotionCodec
+from vcfilter.models.hierarchical.prediction import Prediction
+from vcfilter.models.hierarchical.refine import refine
 
 # An error of motion counts for half of what it costs the prediction: the residual mends some.
 MOTION_LAMBDA = 2.0
@@ -526,7 +526,7 @@ class VideoModel:
         Raises:
             ConfigError: no such device. MediaError, ModelMismatchError: no usable weights file.
         """
-        from vcfilter.model.checkpoint import load_model
+        from vcfilter.models.checkpoint import load_model
 
         return load_model(path, device)
 

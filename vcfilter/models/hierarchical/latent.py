@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
-from vcfilter.entropy.exact import ExactDepthwise, ExactLinear, activate
-from vcfilter.model.layers import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.layers import CONTEXT, CONTEXT_MAX
+from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality

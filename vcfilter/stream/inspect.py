@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from ffmpeg_bridge import BridgeError, StreamInfo
+from vcfilter._bridge import BridgeError, StreamInfo
 from vcfilter.bitstream import PacketInfo, SequenceHeader
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameKind, VideoFormat

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcfilter.config import EncoderOptions
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
-from vcfilter.messages import (
+from vcfilter.options import EncoderOptions
+from vcfilter.worker.protocol import (
     FORMAT_BYTES,
     Channel,
     ClientGone,
@@ -32,7 +32,7 @@ from vcfilter.messages import (
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder
-    from vcfilter.model.video import VideoModel
+    from vcfilter.models.hierarchical.video import VideoModel
 
 INBOX_MAX = 1024  # messages a stream may have waiting; clients stop at a tenth of it
 SETTINGS: dict[str, Callable[[str], Any]] = {

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
-from vcfilter.arguments import add_model, add_part
-from vcfilter.config import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX, EncoderOptions
+from vcfilter.cli.arguments import add_model, add_part
+from vcfilter.cli.interrupts import Interrupts
+from vcfilter.cli.terminal import Terminal, report_lines, time_text
 from vcfilter.errors import ConfigError, VcfilterError
-from vcfilter.interrupts import Interrupts
-from vcfilter.terminal import Terminal, report_lines, time_text
+from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX, EncoderOptions
 
 if TYPE_CHECKING:
     from vcfilter.stream.media import MediaCodec
@@ -76,10 +76,13 @@ examples:
 _DELEGATES = {
     "evaluate": ("vcfilter.evaluate.cli", "compare with x264, x265 and SVT-AV1: one report"),
     "train": ("vcfilter.train.cli", "train a model on a folder of videos"),
-    "play": ("vcfilter.play", "play a neural film in ffplay or mpv, with its sound"),
+    "play": ("vcfilter.cli.play", "play a neural film in ffplay or mpv, with its sound"),
     "serve": ("vcfilter.serve", "a web page that plays neural films in any browser"),
-    "demo": ("vcfilter.demo", "the main job on the clip that comes with the package"),
-    "worker": ("vcfilter.worker", "code for programs without Python, such as FFmpeg's plugin"),
+    "demo": ("vcfilter.cli.demo", "the main job on the clip that comes with the package"),
+    "worker": (
+        "vcfilter.worker.server",
+        "code for programs without Python (FFmpeg's plugin)",
+    ),
 }
 
 
@@ -432,7 +435,7 @@ def _finish(report: TranscodeReport, terminal: Terminal) -> None:
 
 
 def _verify(args: argparse.Namespace, terminal: Terminal) -> int:
-    from vcfilter.stream.info import verify_file
+    from vcfilter.stream.inspect import verify_file
 
     status = 0
     for name in args.files:
@@ -455,8 +458,8 @@ def _verify(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _info(args: argparse.Namespace, terminal: Terminal) -> int:
-    from vcfilter.stream.info import inspect_file
-    from vcfilter.summary import print_model, print_summary
+    from vcfilter.cli.summary import print_model, print_summary
+    from vcfilter.stream.inspect import inspect_file
 
     if not args.files and not args.model:
         raise ConfigError("info needs a FILE, or --model")

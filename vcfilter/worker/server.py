@@ -25,9 +25,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from vcfilter import __version__
-from vcfilter.arguments import add_model
+from vcfilter.cli.arguments import add_model
 from vcfilter.errors import ConfigError
-from vcfilter.messages import (
+from vcfilter.worker.protocol import (
     MAGIC,
     PROTOCOL_VERSION,
     Channel,
@@ -36,10 +36,10 @@ from vcfilter.messages import (
     Message,
     ProtocolError,
 )
-from vcfilter.worker_streams import DecoderStream, EncoderStream, Stream, Surroundings
+from vcfilter.worker.streams import DecoderStream, EncoderStream, Stream, Surroundings
 
 if TYPE_CHECKING:
-    from vcfilter.model.video import VideoModel
+    from vcfilter.models.hierarchical.video import VideoModel
 
 ALIVE_SECONDS = 1.0
 ALIVE_CPU_SECONDS = 0.005  # who worked less in ALIVE_SECONDS hangs, and had better be silent

@@ -13,32 +13,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Top floor first. A package may import those on the floors below it, and itself.
 FLOORS = (
-    (
-        "__main__",
-        "arguments",
-        "cli",
-        "demo",
-        "interrupts",
-        "play",
-        "serve",
-        "summary",
-        "terminal",
-        "worker",
-        "worker_streams",
-        "messages",
-    ),
+    ("__main__", "cli", "serve", "worker"),
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),
     ("codec",),
-    ("model",),
-    ("entropy", "bitstream", "metrics"),
-    ("errors", "config", "frames", "native"),
+    ("models",),
+    ("nn", "entropy", "bitstream", "metrics"),
+    ("errors", "options", "frames", "_native", "_bridge"),
 )
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # The top floor is one piece: __main__ starts cli, cli carries the commands.
 TOGETHER = set(FLOORS[0])
-SMALL = {"frames": {"errors"}, "config": {"errors"}}  # the value classes raise the errors
+SMALL = {"frames": {"errors"}, "options": {"errors"}}  # the value classes raise the errors
 
 MODULES = sorted((ROOT / "vcfilter").rglob("*.py"))
 
@@ -49,7 +36,7 @@ def package_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Names of vcfilter's packages (and native) that a module imports, anywhere in it."""
+    """Names of vcfilter's packages that a module imports, anywhere in it."""
     found: set[str] = set()
     inside = path.relative_to(ROOT).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -62,9 +49,7 @@ def imported(path: Path) -> set[str]:
             names = [f"{module}.{alias.name}" for alias in node.names]
         for name in names:
             parts = name.split(".")
-            if parts[0] == "native":
-                found.add("native")
-            elif parts[0] == "vcfilter" and len(parts) > 1:
+            if parts[0] == "vcfilter" and len(parts) > 1:
                 found.add(parts[1] if parts[1] in LEVEL else "__init__")
     return found
 
@@ -98,7 +83,7 @@ def foreign(path: Path) -> set[str]:
     ("library", "packages"),
     [
         ("constriction", {"entropy"}),  # the only door to it is entropy/coder.py
-        ("ffmpeg_bridge", {"stream"}),  # the only package that knows files
+        ("vcfilter._bridge", {"stream"}),  # the only package that knows files
         ("matplotlib", {"evaluate"}),
         ("starlette", {"serve"}),
     ],

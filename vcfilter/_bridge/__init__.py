@@ -4,8 +4,8 @@ PyAV reads and writes ordinary media; this package writes and reads streams that
 decoder for (FourCC VCF1), and copies any other stream by value.
 """
 
-from ffmpeg_bridge._avformat import Demuxer, Muxer, supports
-from ffmpeg_bridge.values import (
+from vcfilter._bridge._avformat import Demuxer, Muxer, supports
+from vcfilter._bridge.values import (
     DISPOSITION_ATTACHED_PICTURE,
     DISPOSITION_DEFAULT,
     BridgeBrokenPipeError,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vcfilter.config import KEYINT_MAX
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Plane
+from vcfilter.options import KEYINT_MAX
 
 Thumbnail = npt.NDArray[np.float32]
 

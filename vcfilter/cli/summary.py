@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from vcfilter.stream.info import MOTION_NAMES, FileSummary, describe_format
+from vcfilter.cli.terminal import size_text
+from vcfilter.stream.inspect import MOTION_NAMES, FileSummary, describe_format
 from vcfilter.stream.track import is_neural
-from vcfilter.terminal import size_text
 
 
 def print_model(weights: str | None, as_json: bool) -> None:
     """The model's id, what decoding costs, and the card in its weights file."""
-    from vcfilter.model.checkpoint import read_card
-    from vcfilter.model.complexity import complexity
-    from vcfilter.model.video import VideoModel
+    from vcfilter.models.checkpoint import read_card
+    from vcfilter.models.hierarchical.complexity import complexity
+    from vcfilter.models.hierarchical.video import VideoModel
 
     model = VideoModel.load(weights, "cpu")
     costs = complexity(model)

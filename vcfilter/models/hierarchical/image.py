@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vcfilter.model.latent import LatentModel, checkerboard, pyramid
-from vcfilter.model.layers import (
+from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
+from vcfilter.models.hierarchical.layers import (
     CHANNELS,
     CONTEXT,
     GREY,

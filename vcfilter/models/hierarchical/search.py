@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
-from vcfilter.model.layers import BLOCK
-from vcfilter.model.motion import BLEND_SHARE, field_step
-from vcfilter.model.refine import enlarge, fit, moved
+from vcfilter.models.hierarchical.layers import BLOCK
+from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
+from vcfilter.models.hierarchical.refine import enlarge, fit, moved
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together

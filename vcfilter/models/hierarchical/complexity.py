@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vcfilter.entropy.exact import ExactLayer
 from vcfilter.frames import FrameKind
-from vcfilter.model.layers import CHANNELS
-from vcfilter.model.video import CodingStep, Conditions, MotionMode, Reference, VideoModel
+from vcfilter.models.hierarchical.layers import CHANNELS
+from vcfilter.models.hierarchical.video import (
+    CodingStep,
+    Conditions,
+    MotionMode,
+    Reference,
+    VideoModel,
+)
+from vcfilter.nn.exact import ExactLayer
 
 SIDE = 256
 # Interpolation is not a layer: 20 MACs per bicubic and 4 per bilinear sample, two

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from vcfilter.arguments import add_model, add_part
-from vcfilter.arguments import seconds as seconds_of
+from vcfilter.cli.arguments import add_model, add_part
+from vcfilter.cli.arguments import seconds as seconds_of
 from vcfilter.errors import ConfigError, MediaError
 
 PLAYERS = ("ffplay", "mpv")

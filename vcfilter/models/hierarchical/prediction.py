@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vcfilter.model.layers import CHANNELS, Branch, compress
+from vcfilter.models.hierarchical.layers import CHANNELS, Branch, compress
 
 
 class Prediction(nn.Module):

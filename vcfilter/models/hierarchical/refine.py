@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter.model.layers import BLOCK
+from vcfilter.models.hierarchical.layers import BLOCK
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
