@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import Frame, FrameKind, VideoFormat
+from vcfilter.frames import Frame, FrameType, VideoFormat
 from vcfilter.models.hierarchical.video import CodingStep, MotionMode
 
 Planes = list[np.ndarray]
@@ -166,7 +166,7 @@ class FakeModel:
              for i, p in enumerate(reference)]
             for reference, (dy, dx) in zip(references, shifts, strict=True)
         ]  # fmt: skip
-        if step.kind is FrameKind.KEY:
+        if step.kind is FrameType.KEY:
             return [np.full(size, 128, np.int32) for size in sizes]
         if step.motion is MotionMode.RIGHT:
             return shifted[1]

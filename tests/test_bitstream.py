@@ -24,7 +24,7 @@ from vcfilter.bitstream import (
     write_packet,
 )
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.frames import FrameType, VideoFormat
 
 SEQUENCE = SequenceHeader(
     model_id=bytes.fromhex("0123456789abcdef"),
@@ -39,9 +39,9 @@ SEQUENCE = SequenceHeader(
         chroma_location=1,
     ),
 )
-KEY = FrameHeader(kind=FrameKind.KEY, qp=32)
+KEY = FrameHeader(kind=FrameType.KEY, qp=32)
 INTER = FrameHeader(
-    kind=FrameKind.INTER,
+    kind=FrameType.INTER,
     qp=33,
     layer=1,
     position=6,
@@ -73,7 +73,7 @@ def test_documented_bytes() -> None:
     assert len(middle) == 12
 
     header = FrameHeader(
-        kind=FrameKind.INTER,
+        kind=FrameType.INTER,
         qp=34,
         layer=2,
         position=3,
@@ -126,7 +126,7 @@ def test_packet_round_trip(seed: int) -> None:
     right = int(rng.integers(0, length - position + 1))
     motion = int(rng.integers(0, 4)) if right else int(rng.choice([0, MOTION_LEFT, MOTION_CODED]))
     header = FrameHeader(
-        kind=FrameKind.INTER,
+        kind=FrameType.INTER,
         qp=int(rng.integers(0, 64)),
         layer=int(rng.integers(1, 8)),
         position=position,
@@ -242,7 +242,7 @@ def test_crafted_packets_are_refused() -> None:
         {"motion_level": 1},
         {"motion": MOTION_CODED, "motion_level": 8},
         {"reference_check": 65536},
-        {"kind": FrameKind.KEY},
+        {"kind": FrameType.KEY},
     ],
 )
 def test_frame_header_fields_are_checked(fields: dict[str, object]) -> None:

@@ -15,7 +15,7 @@ from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.models.hierarchical.video import VideoModel
 from vcfilter.options import PRESETS, EncoderOptions
 
@@ -72,14 +72,14 @@ def test_each_frame_comes_back_in_order(keyint: int, scenecut: bool) -> None:
     shown = decode(packets, decoder)
     assert [f.pts for f in shown] == [f.pts for f in frames]
     assert [f.duration for f in shown] == [512] * 30
-    assert [f.kind is FrameKind.KEY for f in shown] == [p.is_keyframe for p in packets]
+    assert [f.type is FrameType.KEY for f in shown] == [p.is_keyframe for p in packets]
     for frame, record in zip(
         zip(frames, shown, strict=True), encoder.statistics.records, strict=True
     ):
         error = np.mean((frame[0].y.astype(float) - frame[1].y) ** 2)
         assert record.pts == frame[0].pts
         assert error < 1000
-        if record.header.kind is FrameKind.KEY:
+        if record.header.kind is FrameType.KEY:
             assert error < 80
 
 
@@ -391,7 +391,7 @@ def test_keyframes_hold_the_sequence_header() -> None:
     for packet in packets:
         info = PacketInfo.read(packet.data)
         assert (info.sequence is not None) == packet.is_keyframe
-        assert info.header.kind is (FrameKind.KEY if packet.is_keyframe else FrameKind.INTER)
+        assert info.header.kind is (FrameType.KEY if packet.is_keyframe else FrameType.INTER)
         if packet.is_keyframe:
             assert packet.data.startswith(encoder.extradata)
     assert SequenceHeader.read(encoder.extradata).model_id == b"fakemodl"

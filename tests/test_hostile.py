@@ -23,7 +23,7 @@ from vcfilter.bitstream import (
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.models.hierarchical.video import VideoModel
 from vcfilter.options import EncoderOptions
 
@@ -165,7 +165,7 @@ def crafted(headers: list[FrameHeader], key: Packet, following: Packet) -> list[
 
 def inter(position: int, left: int, right: int, length: int, layer: int) -> FrameHeader:
     return FrameHeader(
-        kind=FrameKind.INTER,
+        kind=FrameType.INTER,
         qp=30,
         layer=layer,
         position=position,
@@ -183,7 +183,7 @@ def test_circles_end() -> None:
     ):
         decoder = Decoder(model=FakeModel())
         shown = decode(crafted(circle, key, following), decoder)
-        assert [f.kind for f in shown] == [FrameKind.KEY] * 2
+        assert [f.type for f in shown] == [FrameType.KEY] * 2
         assert decoder.dropped_damaged + decoder.dropped_missing_reference == len(circle)
 
 

@@ -25,7 +25,10 @@ FLOORS = (
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # The top floor is one piece: __main__ starts cli, cli carries the commands.
 TOGETHER = set(FLOORS[0])
-SMALL = {"frames": {"errors"}, "options": {"errors"}}  # the value classes raise the errors
+SMALL = {
+    "frames": {"errors"},
+    "options": {"errors", "frames"},
+}  # the value classes raise the errors
 
 MODULES = sorted((ROOT / "vcfilter").rglob("*.py"))
 

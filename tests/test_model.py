@@ -17,7 +17,7 @@ from torch import Tensor
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Reader, TableSet
 from vcfilter.errors import MediaError, ModelMismatchError
-from vcfilter.frames import Frame, FrameKind, VideoFormat
+from vcfilter.frames import Frame, FrameType, VideoFormat
 from vcfilter.models.checkpoint import (
     load_model,
     load_weights,
@@ -39,9 +39,9 @@ from vcfilter.models.hierarchical.video import (
 from vcfilter.nn.exact import check_bound
 
 FORMAT = VideoFormat(width=112, height=80)
-KEY = CodingStep(kind=FrameKind.KEY, qp=28)
+KEY = CodingStep(kind=FrameType.KEY, qp=28)
 INTER = CodingStep(
-    kind=FrameKind.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
+    kind=FrameType.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
 )
 GRID = torch.Size((1, CHANNELS, 12, 16))  # of the latent, padded
 PIXEL_BOUND = 0.05  # of 255: rounding of float32 through the networks, measured below 0.01

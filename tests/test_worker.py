@@ -79,7 +79,7 @@ def line(frame: Frame, f: VideoFormat) -> str:
     value = 14695981039346656037
     for byte in b"".join(plane.tobytes() for plane in frame.planes):
         value = (value ^ byte) * 1099511628211 & (1 << 64) - 1
-    key = 1 - int(frame.kind)
+    key = 1 - int(frame.type)
     text = f"{f.width}x{f.height} {f.bit_depth} {'/'.join(map(str, f.sample_aspect_ratio))}"
     rest = " ".join(map(str, format_numbers(f)[5:]))
     return f"frame {frame.pts} {frame.duration} {key} {text} {rest} {value:016x}"

@@ -22,7 +22,7 @@ from vcfilter.errors import (
     ModelMismatchError,
     VcfilterError,
 )
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.options import PRESETS, EncoderOptions, Preset
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ __all__ = [
     "EncoderOptions",
     "EncoderStatistics",
     "Frame",
-    "FrameKind",
+    "FrameType",
     "InputContainer",
     "MediaCodec",
     "MediaError",

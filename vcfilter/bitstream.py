@@ -11,8 +11,8 @@ import zlib
 from dataclasses import dataclass
 
 from vcfilter.errors import BitstreamError, ConfigError
-from vcfilter.frames import FrameKind, VideoFormat
-from vcfilter.options import KEYINT_MAX, QP_MAX
+from vcfilter.frames import QP_MAX, FrameType, VideoFormat
+from vcfilter.options import KEYINT_MAX
 
 MAGIC = b"VCF1"
 VERSION = 1
@@ -145,7 +145,7 @@ class FrameHeader:
         BitstreamError: a field is outside its range, or fields contradict each other.
     """
 
-    kind: FrameKind
+    kind: FrameType
     qp: int
     layer: int = 0
     position: int = 0
@@ -159,7 +159,7 @@ class FrameHeader:
 
     def __post_init__(self) -> None:
         _within("qp", self.qp, 0, QP_MAX)
-        if self.kind is FrameKind.KEY:
+        if self.kind is FrameType.KEY:
             rest = (self.layer, self.position, self.segment_length, *self.distances)
             if any((*rest, self.motion, self.motion_level, self.refine)) or not self.residual:
                 raise BitstreamError(f"a keyframe has inter fields: {self}")
@@ -184,7 +184,7 @@ class FrameHeader:
     @property
     def references(self) -> tuple[int, ...]:
         """Positions of the references in the segment: (), (left,) or (left, right)."""
-        if self.kind is FrameKind.KEY:
+        if self.kind is FrameType.KEY:
             return ()
         left, right = self.distances
         positions = (self.position - left, self.position + right)
@@ -197,7 +197,7 @@ class FrameHeader:
 
     def write(self) -> bytes:
         """One byte for a keyframe, seven for an inter frame."""
-        if self.kind is FrameKind.KEY:
+        if self.kind is FrameType.KEY:
             return bytes((self.qp,))
         bits = 1  # marks an inter frame
         coded = self.motion == MOTION_CODED
@@ -227,7 +227,7 @@ class FrameHeader:
         if not data:
             raise BitstreamError("frame header is missing")
         if not data[0] & 0x80:
-            return cls(kind=FrameKind.KEY, qp=data[0])
+            return cls(kind=FrameType.KEY, qp=data[0])
         if len(data) < _INTER_BYTES:
             raise BitstreamError(f"frame header has {len(data)} bytes, not {_INTER_BYTES}")
         bits = int.from_bytes(data[:_INTER_BYTES], "big")
@@ -235,7 +235,7 @@ class FrameHeader:
         if not coded and mode >= MOTION_CODED:
             raise BitstreamError(f"motion {mode} is not known")
         return cls(
-            kind=FrameKind.INTER,
+            kind=FrameType.INTER,
             motion=MOTION_CODED if coded else mode,
             residual=bool(bits >> 50 & 1),
             motion_level=mode if coded else 0,
@@ -312,7 +312,7 @@ def read_packet(data: bytes) -> tuple[SequenceHeader | None, FrameHeader, bytes]
         sequence = SequenceHeader.read(body)
         start = SEQUENCE_HEADER_BYTES
     header = FrameHeader.read(body[start : start + _INTER_BYTES])
-    start += 1 if header.kind is FrameKind.KEY else _INTER_BYTES
+    start += 1 if header.kind is FrameType.KEY else _INTER_BYTES
     length, start = _read_length(body, start)
     if length != len(body) - start:
         raise BitstreamError(f"payload length {length} is stated, {len(body) - start} is there")
@@ -340,7 +340,7 @@ def reference_check(*crcs: int) -> int:
 
 
 def _check_packet(sequence: SequenceHeader | None, header: FrameHeader, length: int) -> None:
-    if (sequence is not None) != (header.kind is FrameKind.KEY):
+    if (sequence is not None) != (header.kind is FrameType.KEY):
         raise BitstreamError("a keyframe needs a sequence header, an inter frame has none")
     if length and not header.has_payload:
         raise BitstreamError(f"a payload of {length} bytes contradicts the frame header")

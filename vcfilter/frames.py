@@ -15,11 +15,77 @@ MAX_SIDE = 4096
 MAX_PIXELS = 4096 * 2304
 
 
-class FrameKind(IntEnum):
-    """How a frame is coded: on its own, or from one or two decoded references."""
+LAYER_MAX = 7
+QP_MAX = 63
+SLOTS = 8
+"""Places for decoded frames that later ones may refer to (0 is the keyframe's)."""
+REFERENCES_MAX = 3
+DISTANCE_MAX = 1 << 15
+
+
+class FrameType(IntEnum):
+    """How a frame is coded: on its own, or from one to three decoded references."""
 
     KEY = 0
     INTER = 1
+
+
+class FieldOrder(IntEnum):
+    """How a frame's rows were taken; the values are FFmpeg's AVFieldOrder."""
+
+    UNKNOWN = 0
+    PROGRESSIVE = 1
+    TOP_FIRST = 2  # coded and displayed top first
+    BOTTOM_FIRST = 3
+    TOP_CODED_BOTTOM_SHOWN = 4
+    BOTTOM_CODED_TOP_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasteringDisplay:
+    """The display a video was graded on (SMPTE ST 2086), in the units of HEVC's SEI message.
+
+    Args:
+        primaries: x and y of red, green and blue in steps of 0.00002, 0 to 50000 each.
+        white_point: x and y in the same steps.
+        luminance: (min, max) in steps of 0.0001 cd/m2, 32 bits each, min below max.
+
+    Raises:
+        ConfigError: a value is outside these bounds.
+    """
+
+    primaries: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    white_point: tuple[int, int]
+    luminance: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for value in (*(c for xy in self.primaries for c in xy), *self.white_point):
+            if not 0 <= value <= 50000:
+                raise ConfigError(f"chromaticity {value} is outside 0 to 50000 (steps of 0.00002)")
+        low, high = self.luminance
+        if not 0 <= low < high < 1 << 32:
+            raise ConfigError(f"mastering luminance {low} to {high} is out of range")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentLight:
+    """Content light level (CTA-861.3) in cd/m2, 0 to 65535 each.
+
+    Args:
+        max_content: brightest sample (MaxCLL).
+        max_average: brightest frame's average (MaxFALL).
+
+    Raises:
+        ConfigError: a value is outside these bounds.
+    """
+
+    max_content: int
+    max_average: int
+
+    def __post_init__(self) -> None:
+        for value in (self.max_content, self.max_average):
+            if not 0 <= value < 1 << 16:
+                raise ConfigError(f"content light level {value} is outside 0 to 65535")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +100,10 @@ class VideoFormat:
         color_range: 0 unspecified, 1 limited ("tv"), 2 full ("pc").
         chroma_location: FFmpeg's AVChromaLocation (0 unspecified, 1 left, ...).
         rotation: clockwise rotation for display in degrees, one of 0, 90, 180, 270.
+        mirrored: whether the frame is mirrored left to right before it is rotated.
+        field_order: progressive, or which field comes first.
+        mastering: the display it was graded on, if known.
+        content_light: how bright its content is, if known.
 
     Raises:
         ConfigError: a value is outside these bounds.
@@ -49,6 +119,10 @@ class VideoFormat:
     color_range: int = 0
     chroma_location: int = 0
     rotation: int = 0
+    mirrored: bool = False
+    field_order: FieldOrder = FieldOrder.UNKNOWN
+    mastering: MasteringDisplay | None = None
+    content_light: ContentLight | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -73,6 +147,8 @@ class VideoFormat:
             raise ConfigError(f"chroma_location {self.chroma_location} is outside 0 to 6")
         if self.rotation not in (0, 90, 180, 270):
             raise ConfigError(f"rotation {self.rotation} is not 0, 90, 180 or 270")
+        if self.field_order not in set(FieldOrder):
+            raise ConfigError(f"field_order {self.field_order} is outside 0 to 5")
 
     @property
     def chroma_size(self) -> tuple[int, int]:
@@ -92,7 +168,7 @@ class Frame:
         u, v: (ceil(height / 2), ceil(width / 2)) chroma, same dtype.
         pts: presentation time in ticks of the stream's time base.
         duration: in the same ticks; 0 when unknown.
-        kind: how it was coded (decoded frames only).
+        type: how it was coded (decoded frames only).
         corrupt: parts of it are missing (never set by an undamaged stream).
     """
 
@@ -101,7 +177,7 @@ class Frame:
     v: Plane
     pts: int
     duration: int = 0
-    kind: FrameKind | None = None
+    type: FrameType | None = None
     corrupt: bool = False
 
     @property
@@ -136,3 +212,57 @@ class Packet:
     pts: int
     duration: int = 0
     is_keyframe: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameStep:
+    """One frame's place in a reference structure: what plan, header and model all speak of.
+
+    Args:
+        type: key or inter.
+        qp: quantiser parameter of this frame, 0 (finest) to 63.
+        layer: temporal layer: 0 for keyframes, 1 to 7 for inter frames.
+        number: display number since the GOP's keyframe, which has 0.
+        references: signed display distances to 1 to 3 references (negative: the past), none
+            for a keyframe; distinct, not 0, within +-32768. None lies before the keyframe.
+        slot: where it is kept for later frames, 0 to 7, in place of what was kept there before;
+            None: no frame refers to it. A keyframe has 0.
+
+    Raises:
+        ConfigError: a value is outside these bounds, or they contradict each other.
+    """
+
+    type: FrameType
+    qp: int
+    layer: int = 0
+    number: int = 0
+    references: tuple[int, ...] = ()
+    slot: int | None = 0
+
+    def __post_init__(self) -> None:
+        _within("qp", self.qp, 0, QP_MAX)
+        if self.slot is not None:
+            _within("slot", self.slot, 0, SLOTS - 1)
+        if self.type is FrameType.KEY:
+            if self.layer or self.number or self.references or self.slot != 0:
+                raise ConfigError(f"a keyframe has inter fields: {self}")
+            return
+        _within("layer", self.layer, 1, LAYER_MAX)
+        _within("frame number", self.number, 1, 1 << 40)
+        _within("number of references", len(self.references), 1, REFERENCES_MAX)
+        for distance in self.references:
+            _within("reference distance", distance, -DISTANCE_MAX, DISTANCE_MAX)
+            if distance == 0 or self.number + distance < 0:
+                raise ConfigError(f"frame {self.number} cannot refer to a frame {distance} away")
+        if len(set(self.references)) < len(self.references):
+            raise ConfigError(f"frame {self.number} refers to one frame twice: {self.references}")
+
+    @property
+    def reference_numbers(self) -> tuple[int, ...]:
+        """Display numbers of the references, in the same order."""
+        return tuple(self.number + distance for distance in self.references)
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} {value} is outside {low} to {high}")

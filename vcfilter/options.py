@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Rational
+from typing import Any
 
 from vcfilter.errors import ConfigError
+from vcfilter.frames import QP_MAX
 
-QP_MAX = 63
 KEYINT_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Where and how networks run. Changes no bytes of a stream.
+
+    Args:
+        device: a PyTorch device name; "auto" takes CUDA where there is one.
+        threads: threads of the networks; 0 leaves it to PyTorch.
+
+    Raises:
+        ConfigError: threads is negative.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ConfigError(f"threads {self.threads} is negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderOptions:
+    """How a neural stream is decoded.
+
+    Args:
+        strict: damage is an error, not a dropped frame.
+        model: name, id or path of a model; None takes the one that the stream names.
+    """
+
+    strict: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +97,7 @@ class EncoderOptions:
         threads: threads of the networks; 0 leaves it to PyTorch.
         device: a PyTorch device name; "auto" takes CUDA where there is one.
         weights: path of a weights file; None takes the shipped model.
+        model: name, id or path of a model; None takes the default one.
 
     Raises:
         ConfigError: a value is outside what is allowed.
@@ -75,8 +113,13 @@ class EncoderOptions:
     threads: int = 0
     device: str = "auto"
     weights: str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
+        for name in _KINDS:
+            value = getattr(self, name)
+            if value is not None:
+                _check_kind(name, value)
         given = [n for n in ("qp", "quality", "bitrate") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} exclude each other: give one of them")
@@ -94,3 +137,81 @@ class EncoderOptions:
             raise ConfigError(f"frame rate {self.frame_rate} is not positive")
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads} is negative")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:
+        """Options from texts, as the command line, the worker and FFmpeg's plugin have them.
+
+        Args:
+            settings: by the names of the fields; texts as people write them ("800k"), or values.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is not what it must be.
+        """
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name not in _KINDS:
+                raise ConfigError(f"setting {name!r} is not one of {', '.join(_KINDS)}")
+            kind, read = _KINDS[name]
+            try:
+                values[name] = read(value) if isinstance(value, str) else value
+            except (ValueError, ZeroDivisionError, OverflowError):
+                raise ConfigError(f"{name} {value!r} is not {kind}") from None
+        return cls(**values)
+
+
+def bitrate(text: str) -> int:
+    """Bits per second of "800000", "800k" or "1.5M".
+
+    Raises:
+        ValueError: it is none.
+    """
+    factor = {"k": 1000, "m": 1_000_000, "g": 1_000_000_000}.get(text[-1:].lower(), 1)
+    return round(_decimal(text[:-1] if factor > 1 else text) * factor)
+
+
+def _decimal(text: str) -> Fraction:
+    """A number of at most 12 digits, without an exponent, or a ratio of two such integers."""
+    if not re.fullmatch(r"\d{1,12}(\.\d{0,12})?|\.\d{1,12}|\d{1,12}/\d{1,12}", text.strip()):
+        raise ValueError(text)
+    return Fraction(text)
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,12}", text.strip()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    return {
+        "1": True, "true": True, "yes": True, "on": True,
+        "0": False, "false": False, "no": False, "off": False,
+    }[text.strip().lower()]  # fmt: skip
+
+
+def _check_kind(name: str, value: object) -> None:
+    """Raise ConfigError unless an option's value is of the type that its field has."""
+    kind = _KINDS[name][0]
+    fits = {
+        "a whole number": isinstance(value, int) and not isinstance(value, bool),
+        "a number": isinstance(value, int | float | Rational) and not isinstance(value, bool),
+        "a bitrate like 800000 or 800k": isinstance(value, int) and not isinstance(value, bool),
+        "yes or no": isinstance(value, bool),
+        "a text": isinstance(value, str),
+    }
+    if not fits[kind]:
+        raise ConfigError(f"{name} {value!r} is not {kind}")
+
+
+_KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "qp": ("a whole number", _whole),
+    "quality": ("a number", lambda text: float(_decimal(text))),
+    "bitrate": ("a bitrate like 800000 or 800k", bitrate),
+    "keyint": ("a whole number", _whole),
+    "scenecut": ("yes or no", _flag),
+    "preset": ("a text", str),
+    "frame_rate": ("a number", _decimal),
+    "model": ("a text", str),
+}
+"""Of each option that a text may set: what it must be, and how it is read."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.options import DEFAULT_PRESET, PRESETS, QP_MAX, EncoderOptions
+from vcfilter.frames import QP_MAX
+from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions
 
 if TYPE_CHECKING:
     from vcfilter.metrics import FramePsnr

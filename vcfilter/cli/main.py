@@ -19,7 +19,8 @@ from vcfilter.cli.arguments import add_model, add_part
 from vcfilter.cli.interrupts import Interrupts
 from vcfilter.cli.terminal import Terminal, report_lines, time_text
 from vcfilter.errors import ConfigError, VcfilterError
-from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX, EncoderOptions
+from vcfilter.frames import QP_MAX
+from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, EncoderOptions
 
 if TYPE_CHECKING:
     from vcfilter.stream.media import MediaCodec

@@ -18,7 +18,8 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec.engine import load_model, parse_frame, restore_frame, spare_core
 from vcfilter.errors import BitstreamError, ModelMismatchError
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.models.hierarchical.video import Parsed, Past, Reference, VideoModel
@@ -60,6 +61,8 @@ class Decoder:
 
     Args:
         extradata: the track's sequence header; None if unknown (keyframes hold it too).
+        options: see DecoderOptions.
+        runtime: where and how networks run.
         strict: raise BitstreamError instead of dropping.
         device: a PyTorch device name; "auto" takes CUDA where there is one.
         threads: threads of the networks; 0 leaves it to PyTorch.
@@ -79,7 +82,9 @@ class Decoder:
     def __init__(
         self,
         extradata: bytes | None = None,
+        options: DecoderOptions | None = None,
         *,
+        runtime: Runtime | None = None,
         strict: bool = False,
         device: str = "auto",
         threads: int = 0,
@@ -89,6 +94,10 @@ class Decoder:
         self.video_format: VideoFormat | None = None
         self.dropped_damaged = 0
         self.dropped_missing_reference = 0
+        if options is not None:
+            strict, weights = options.strict, options.model
+        if runtime is not None:
+            device, threads = runtime.device, runtime.threads
         self._strict = strict
         self._model = model if model is not None else load_model(weights, device, threads)
         self._output: list[Frame] = []
@@ -192,7 +201,7 @@ class Decoder:
             pts=packet.pts,
             duration=packet.duration,
         )
-        if header.kind is FrameKind.KEY:
+        if header.kind is FrameType.KEY:
             self._accept_key(coded)
         else:
             self._accept_inter(coded)
@@ -364,7 +373,7 @@ class Decoder:
         y, u, v = self._model.frame_planes(decoded.reference, self.video_format)
         coded = decoded.coded
         self._output.append(
-            Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, kind=coded.header.kind)
+            Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.header.kind)
         )
 
     def _drop_damaged(self, error: BitstreamError | str) -> None:

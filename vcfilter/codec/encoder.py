@@ -28,8 +28,8 @@ from vcfilter.codec.rate import (
 )
 from vcfilter.codec.structure import Segment, Segmenter, coding_order, last_uses
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
-from vcfilter.options import PRESETS, QP_MAX, EncoderOptions
+from vcfilter.frames import QP_MAX, Frame, FrameType, Packet, VideoFormat
+from vcfilter.options import PRESETS, EncoderOptions, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.models.hierarchical.video import MotionField, Picture, Reference, VideoModel
@@ -117,6 +117,7 @@ class Encoder:
     Args:
         video_format: what the frames are.
         options: see EncoderOptions.
+        runtime: where and how networks run.
         pass_log: of a first pass over the same frames: this is the second one.
         model: a model that is already loaded, instead of options' device, threads, weights.
 
@@ -133,6 +134,7 @@ class Encoder:
         video_format: VideoFormat,
         options: EncoderOptions | None = None,
         *,
+        runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
         model: VideoModel | None = None,
     ) -> None:
@@ -145,7 +147,11 @@ class Encoder:
         self._model = (
             model
             if model is not None
-            else load_model(options.weights, options.device, options.threads)
+            else load_model(
+                options.model or options.weights,
+                runtime.device if runtime else options.device,
+                runtime.threads if runtime else options.threads,
+            )
         )
         self._sequence = SequenceHeader(model_id=self._model.model_id, video_format=video_format)
         self.extradata = self._sequence.write()
@@ -231,7 +237,7 @@ class Encoder:
             qp = self._rate.key_qp([key.trial for key in tried.values()], length)
             if qp in tried:
                 return tried[qp]
-            header = FrameHeader(kind=FrameKind.KEY, qp=qp)
+            header = FrameHeader(kind=FrameType.KEY, qp=qp)
             reference, payload = encode_frame(self._model, header, x, (), passes=self._passes(0))
             coded = self._packet(frame, header, payload, x, reference)
             bits, psnr = 8 * coded.record.size, coded.record.psnr
@@ -259,7 +265,7 @@ class Encoder:
             x = self._model.picture(frame, self._format)
             references = [held[position] for position in step.references]
             header = FrameHeader(
-                kind=FrameKind.INTER,
+                kind=FrameType.INTER,
                 qp=min(base_qp + LAYER_QP_OFFSET[step.layer], QP_MAX),
                 layer=step.layer,
                 position=step.position,
@@ -355,7 +361,7 @@ class Encoder:
     def _packet(
         self, frame: Frame, header: FrameHeader, payload: bytes, x: Picture, reference: Reference
     ) -> _Coded:
-        is_key = header.kind is FrameKind.KEY
+        is_key = header.kind is FrameType.KEY
         data = write_packet(self._sequence if is_key else None, header, payload)
         psnr = self._model.psnr(x, reference, self._format)
         return _Coded(

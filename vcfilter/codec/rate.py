@@ -15,8 +15,8 @@ from math import log2
 
 from vcfilter.codec.structure import coding_order
 from vcfilter.errors import ConfigError
-from vcfilter.frames import VideoFormat
-from vcfilter.options import QP_MAX, EncoderOptions
+from vcfilter.frames import QP_MAX, VideoFormat
+from vcfilter.options import EncoderOptions
 
 DEFAULT_QP = 32
 

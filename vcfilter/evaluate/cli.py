@@ -12,7 +12,8 @@ from vcfilter.evaluate.anchors import parse_anchor
 from vcfilter.evaluate.clips import prepare
 from vcfilter.evaluate.report import Evaluation, write_report
 from vcfilter.evaluate.runner import Codec, Neural, run_curves
-from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, QP_MAX
+from vcfilter.frames import QP_MAX
+from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS
 
 DEFAULT_AGAINST = "libx264:medium,libx265:medium,libsvtav1:8"
 

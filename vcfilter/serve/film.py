@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 
 from vcfilter.bitstream import PacketInfo, SequenceHeader
 from vcfilter.errors import BitstreamError, MediaError
-from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.frames import FrameType, VideoFormat
 from vcfilter.serve.steps import STEPS, Speedometer, Step
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_film
@@ -44,7 +44,7 @@ class CodedFrame:
 
     pts: int
     size: int
-    kind: FrameKind
+    kind: FrameType
     layer: int
     qp: int
     needs_next: bool
@@ -166,7 +166,7 @@ class Film:
                     continue
                 self.frames.append(self._coded(content.data, content.pts))
                 end = content.pts + content.duration
-        while self.frames and self.frames[0].kind is not FrameKind.KEY:
+        while self.frames and self.frames[0].kind is not FrameType.KEY:
             del self.frames[0]  # nothing to decode them from
         if not self.frames or self._header is None:
             raise MediaError(f"{path.name} has no keyframe that can be read")
@@ -199,7 +199,7 @@ class Film:
     @property
     def keyframe_distance(self) -> int:
         """Frames between keyframes at most."""
-        keys = [i for i, frame in enumerate(self.frames) if frame.kind is FrameKind.KEY]
+        keys = [i for i, frame in enumerate(self.frames) if frame.kind is FrameType.KEY]
         return max(b - a for a, b in pairwise([*keys, len(self.frames)]))
 
     @property
@@ -310,11 +310,11 @@ class Film:
         try:
             info = PacketInfo.read(data)
         except BitstreamError:
-            return CodedFrame(pts, len(data), FrameKind.INTER, 0, -1, False)
+            return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False)
         if self._header is None:
             self._header = info.sequence
         header = info.header
-        needs_next = header.kind is FrameKind.INTER and (header.segment_length in header.references)
+        needs_next = header.kind is FrameType.INTER and (header.segment_length in header.references)
         return CodedFrame(pts, len(data), header.kind, header.layer, header.qp, needs_next)
 
     def _cut(self) -> list[Segment]:
@@ -323,7 +323,7 @@ class Film:
         for index, frame in enumerate(self.frames):
             length = self.time_of(index) - self.time_of(starts[-1])
             enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
-            if frame.kind is FrameKind.KEY and length >= enough:
+            if frame.kind is FrameType.KEY and length >= enough:
                 starts.append(index)
         ends = [*starts[1:], len(self.frames)]
         return [

@@ -12,7 +12,7 @@ from typing import Any
 from vcfilter._bridge import BridgeError, StreamInfo
 from vcfilter.bitstream import PacketInfo, SequenceHeader
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameKind, VideoFormat
+from vcfilter.frames import FrameType, VideoFormat
 from vcfilter.stream.reader import DecoderOptions, neural_packet
 from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.track import is_neural
@@ -89,7 +89,7 @@ class StreamSummary:
         """Frames of each segment of a neural stream."""
         lengths: list[int] = []
         for frame in self.frames:
-            if frame.packet and frame.packet.header.kind is FrameKind.KEY:
+            if frame.packet and frame.packet.header.kind is FrameType.KEY:
                 lengths.append(1)
             elif lengths:
                 lengths[-1] += 1

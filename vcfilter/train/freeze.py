@@ -14,7 +14,7 @@ from vcfilter.codec.structure import coding_order
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, RateCoder, Reader
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameKind
+from vcfilter.frames import FrameType
 from vcfilter.models.checkpoint import load_model, save_weights
 from vcfilter.models.hierarchical.video import (
     CodingStep,
@@ -206,14 +206,14 @@ def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
 
 def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]:
     """(position, step, positions of its references) of two keyframes and all frames between."""
-    key = CodingStep(kind=FrameKind.KEY, qp=qp)
+    key = CodingStep(kind=FrameType.KEY, qp=qp)
     result: list[tuple[int, CodingStep, tuple[int, ...]]] = [(0, key, ())]
     if span == 0:
         return result
     result.append((span, key, ()))
     for place in coding_order(span, closed=True):
         step = CodingStep(
-            kind=FrameKind.INTER,
+            kind=FrameType.INTER,
             qp=min(63, qp + LAYER_QP_OFFSET[place.layer]),
             layer=place.layer,
             distances=place.distances,
@@ -230,7 +230,7 @@ def decode_frame(
     """Decode one frame of the size `like` (..., H, W) with networks of any precision."""
     given = Conditions.of([step], torch.device("cpu"))
     grid = latent_grid(like[-2], like[-1])
-    if step.kind is FrameKind.KEY:
+    if step.kind is FrameType.KEY:
         parsed = net.parse(step.motion, True, given, None, grid, reader)
         return net.keyframe(given, None, grid, parsed)
     both = pair(past)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import Frame, FrameKind, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.options import EncoderOptions
 from vcfilter.worker.protocol import (
     FORMAT_BYTES,
@@ -223,7 +223,7 @@ class DecoderStream(Stream):
         damaged = decoder.dropped_damaged - damaged
         missing = decoder.dropped_missing_reference - missing
         for frame in frames:
-            if frame.kind is FrameKind.KEY:  # what comes before it is of the segment before
+            if frame.type is FrameType.KEY:  # what comes before it is of the segment before
                 self._tell_format(decoder.video_format)
             if not self._show(frame, waiting.epoch):
                 return
@@ -260,7 +260,7 @@ class DecoderStream(Stream):
             self._free.remove(slot)
         for target, plane in zip(self._frames.planes(slot), frame.planes, strict=True):
             np.copyto(target, plane)
-        key = frame.kind is FrameKind.KEY
+        key = frame.type is FrameType.KEY
         body = struct.pack("<IIqqB", epoch, slot, frame.pts, frame.duration, key)
         self._channel.send(Kind.FRAME, self.number, body)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vcfilter.frames import FrameKind
+from vcfilter.frames import FrameType
 from vcfilter.models.hierarchical.layers import CHANNELS
 from vcfilter.models.hierarchical.video import (
     CodingStep,
@@ -42,14 +42,14 @@ class _Zeros:
 
 def complexity(model: VideoModel) -> dict[str, dict[str, float]]:
     """kMAC per luma sample to decode, {"keyframe" | "inter": {part: figure, ..., "total": sum}}."""
-    return {"keyframe": _count(model, FrameKind.KEY), "inter": _count(model, FrameKind.INTER)}
+    return {"keyframe": _count(model, FrameType.KEY), "inter": _count(model, FrameType.INTER)}
 
 
 @torch.inference_mode()
-def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
+def _count(model: VideoModel, kind: FrameType) -> dict[str, float]:
     net, device = model.net, model.device
     shape = torch.Size((1, CHANNELS, SIDE // 8, SIDE // 8))
-    key = Conditions.of([CodingStep(kind=FrameKind.KEY, qp=30)], device)
+    key = Conditions.of([CodingStep(kind=FrameType.KEY, qp=30)], device)
 
     def keyframe() -> Reference:
         parsed = net.parse(MotionMode.NONE, True, key, None, shape, _Zeros())
@@ -70,7 +70,7 @@ def _count(model: VideoModel, kind: FrameKind) -> dict[str, float]:
         if name.startswith(prefix) and isinstance(module, COUNTED)
     ]
     try:
-        if kind is FrameKind.KEY:
+        if kind is FrameType.KEY:
             keyframe()
         else:
             step = CodingStep(kind=kind, qp=32, layer=1, distances=(1, 1), motion=MotionMode.CODED)

@@ -24,7 +24,7 @@ from vcfilter.entropy.coder import (
     Written,
 )
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, FrameKind, Plane, VideoFormat
+from vcfilter.frames import Frame, FrameType, Plane, VideoFormat
 from vcfilter.models.hierarchical import motion as moving
 from vcfilter.models.hierarchical import search
 from vcfilter.models.hierarchical.image import ImageCodec
@@ -76,7 +76,7 @@ class CodingStep:
         residual: whether a latent residual is coded; without it the prediction is the picture.
     """
 
-    kind: FrameKind
+    kind: FrameType
     qp: int
     layer: int = 0
     distances: tuple[int, int] = (0, 0)
@@ -603,7 +603,7 @@ class VideoModel:
         """
         given = Conditions.of([step], self.device, x.size)
         drafts = [DraftCoder(self.tables) for _ in range(passes - 1)]
-        if step.kind is FrameKind.KEY:
+        if step.kind is FrameType.KEY:
             grid = latent_grid(*x.planes[0].shape[2:])
             return self.net.keyframe(given, x.planes, grid, coder, drafts)
         both, mode = pair(references), step.motion
@@ -629,7 +629,7 @@ class VideoModel:
             BitstreamError: the bytes are damaged.
         """
         given = Conditions.of([step], self.device, (video_format.height, video_format.width))
-        both = None if step.kind is FrameKind.KEY else (past[0], past[-1])
+        both = None if step.kind is FrameType.KEY else (past[0], past[-1])
         grid, reader = latent_grid(*padded(video_format)), self.decoding_coder(data)
         return self.net.parse(step.motion, step.residual, given, both, grid, reader)
 
@@ -643,7 +643,7 @@ class VideoModel:
     ) -> Reference:
         """The reconstruction of a parsed frame."""
         given = Conditions.of([step], self.device, (video_format.height, video_format.width))
-        if step.kind is FrameKind.KEY:
+        if step.kind is FrameType.KEY:
             return self.net.keyframe(given, None, latent_grid(*padded(video_format)), parsed)
         both = pair(references)
         return self.net.inter(step.motion, step.residual, given, None, both, parsed)[0]

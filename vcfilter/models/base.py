@@ -1,0 +1,142 @@
+"""What the codec asks of a model, and what a model says of itself.
+
+The rule that every model keeps: **one integer walk, one pixel pass.** `parse` makes table indices
+and symbols from integers alone, in one place that encoding goes through as well; `reconstruct`
+makes pixels from symbols and never decides what is read next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
+
+MODEL_ID_BYTES = 8
+
+Picture = Any
+"""A frame as the model holds it on its device; made by `Model.picture`."""
+Context = Any
+"""The integers of a decoded frame that the symbols of later frames depend on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a model says of itself.
+
+    Args:
+        id: 8 bytes, a hash over architecture, configuration, weights and tables.
+        name: what `--model` finds it by, at most 32 bytes of UTF-8.
+        architecture: name of its folder below vcfilter/models.
+        numerics: generation of its arithmetic; another number may give other symbols.
+        config: what the architecture was built with, from the weights file.
+        efforts: its presets by name, fastest first; the values are the architecture's own.
+        quality_layers: sections per frame that it can code, at least 1 (the base).
+        references: most references of one frame that it uses.
+        card: what the weights file says of training, data and licence.
+    """
+
+    id: bytes
+    name: str
+    architecture: str
+    numerics: int
+    config: Mapping[str, Any]
+    efforts: Mapping[str, Any]
+    quality_layers: int = 1
+    references: int = 2
+    card: Mapping[str, str] = field(default_factory=dict)
+
+
+class Symbols(Protocol):
+    """All integers of one frame, parsed before its pixels are made."""
+
+    @property
+    def context(self) -> Context:
+        """What later frames' symbols depend on; small, without the symbols themselves."""
+
+
+class Reference(Protocol):
+    """A reconstruction that later frames may be predicted from."""
+
+    @property
+    def context(self) -> Context:
+        """The context of the symbols it was made from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CodedFrame:
+    """What encoding one frame gives.
+
+    Args:
+        mode: the model's own bytes of the frame header, at most 3. Empty together with no
+            sections: nothing is coded, the frame repeats its reference (or the average of two).
+        sections: entropy-coded bytes by quality level, the base first; none: nothing is coded.
+        reference: the reconstruction, equal to what `reconstruct` makes of these bytes.
+        psnr: of the frame as it will be shown, dB, Y, U and V weighted 6:1:1.
+    """
+
+    mode: bytes
+    sections: tuple[bytes, ...]
+    reference: Reference
+    psnr: float
+
+
+class Model(Protocol):
+    """One loaded model on one device. Its methods are pure: no state but the weights."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What it is."""
+
+    @property
+    def device(self) -> str:
+        """A PyTorch device name."""
+
+    def picture(self, frame: Frame, video_format: VideoFormat) -> Picture:
+        """A frame on the model's device."""
+
+    def encode(
+        self,
+        picture: Picture,
+        step: FrameStep,
+        references: Sequence[Reference],
+        video_format: VideoFormat,
+        effort: str,
+    ) -> CodedFrame:
+        """Code one frame in the way that is cheapest in rate and distortion.
+
+        Args:
+            references: as in step.references, as many and in the same order.
+            effort: a key of info.efforts.
+        """
+
+    def parse(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        sections: Sequence[bytes],
+        contexts: Sequence[Context],
+        video_format: VideoFormat,
+    ) -> Symbols:
+        """Read a frame's integers. No float decides about anything; safe in another thread.
+
+        Args:
+            contexts: of the references, in their order.
+
+        Raises:
+            BitstreamError: mode or sections are invalid for this model.
+        """
+
+    def reconstruct(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        symbols: Symbols,
+        references: Sequence[Reference],
+        video_format: VideoFormat,
+    ) -> Reference:
+        """The reconstruction of a parsed frame."""
+
+    def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
+        """A reconstruction's (y, u, v) planes at the format's size and depth."""
