@@ -10,6 +10,7 @@ import pytest
 import torch
 from synthetic import clip
 
+from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
 from vcfilter.models.checkpoint import load_model
@@ -21,7 +22,15 @@ from vcfilter.train import loop
 from vcfilter.train.data import Clip, Samples
 from vcfilter.train.freeze import freeze, prove
 from vcfilter.train.machine import World, halve_branches, motion
-from vcfilter.train.phases import PHASES, Group, Phase, group_steps
+from vcfilter.train.phases import (
+    PHASES,
+    Group,
+    Phase,
+    anchor_steps,
+    forward_steps,
+    group_steps,
+    low_delay_steps,
+)
 from vcfilter.train.start import classical
 from vcfilter.train.watch import TrainingError
 
@@ -119,7 +128,9 @@ def test_each_phase_moves_what_it_should(
     }.get(name, {"image", "motion", "prediction"})
     assert moved and moved <= expected
     names = {k.removesuffix("_bpp") for k in figures}
-    assert names <= {"key", "group_key", "inter1", "inter2", "inter3", "inter4"}
+    assert names <= {"key", "group_key"} | {
+        f"{way}{n}" for way in ("inter", "forward") for n in (1, 2, 3, 4)
+    }
     assert ("key" in names) == bool(row.keyframes)
     assert ("group_key" in names) == bool(row.groups and not row.originals)
 
@@ -158,8 +169,9 @@ def test_a_chain_halves_towards_one_side(span: int, near_right: bool) -> None:
     steps = group_steps(Group.CHAIN, span, near_right)
     known = {0, span}
     for number, step in enumerate(steps):
-        assert {step.left, step.right} <= known and step.layer == number + 1
-        assert step.left < step.position < step.right
+        assert set(step.references) <= known and step.layer == number + 1
+        assert step.distances[0] < 0 < step.distances[1]
+        assert step.qp_offset == LAYER_QP_OFFSET[step.layer]
         known.add(step.position)
     distances = [span - s.position if near_right else s.position for s in steps]
     assert distances == {2: [1], 4: [2, 1], 6: [3, 1], 8: [4, 2, 1], 12: [6, 3, 1]}[span]
@@ -168,6 +180,56 @@ def test_a_chain_halves_towards_one_side(span: int, near_right: bool) -> None:
 def test_a_segment_holds_every_frame() -> None:
     steps = group_steps(Group.SEGMENT, 12, False)
     assert sorted(s.position for s in steps) == list(range(1, 12))
+
+
+def test_a_low_delay_chain_refers_to_the_last_frame_and_the_golden_one() -> None:
+    steps = low_delay_steps(9)
+    assert [s.references for s in steps] == [
+        (0,), (1, 0), (2, 0), (3, 0), (4, 0), (5, 4), (6, 4), (7, 4), (8, 4)
+    ]  # fmt: skip
+    assert [s.layer for s in steps] == [3, 2, 3, 1, 3, 2, 3, 1, 3]
+    assert [s.qp_offset for s in steps] == [6, 5, 6, 3, 6, 5, 6, 3, 6]
+    assert steps[0].distances == (-1, 0) and steps[5].distances == (-1, -2)
+    assert all(s.forward for s in steps)
+
+
+def test_anchors_refer_to_those_before_them() -> None:
+    steps = anchor_steps(6, 3, single=False)
+    assert [s.references for s in steps] == [(0,), (6, 0), (12, 6), (12, 18)]
+    assert [s.position for s in steps] == [6, 12, 18, 15]
+    assert [s.forward for s in steps] == [True, True, True, False]
+    assert [s.references for s in anchor_steps(4, 2, single=True)] == [(0,), (4,)]
+
+
+@pytest.mark.parametrize("longest", [2, 3, 5, 13, 25])
+def test_forward_groups_fit_their_shots(longest: int) -> None:
+    random = np.random.default_rng(1)
+    distances = set()
+    for _ in range(300):
+        steps = forward_steps(random, longest)
+        known = {0}
+        for step in steps:
+            assert set(step.references) <= known and 0 < step.position < longest
+            known.add(step.position)
+        distances.add(-steps[0].distances[0])
+    assert min(distances) == 1 and max(distances) <= longest - 1
+    if longest == 25:
+        assert len(distances) > 12
+
+
+@pytest.mark.parametrize("group", [Group.CHAIN, Group.FORWARD])
+def test_forward_groups_are_drawn_where_the_row_says(
+    group: Group, material: Clip, start: dict[str, torch.Tensor]
+) -> None:
+    phase = replace(TINY, group=group, forward=0.4)
+    t = trainer(material, start, phase=phase)
+    found = [t.draw_group() for _ in range(200)]
+    forward = [steps[0].forward for _, steps in found]
+    assert [outer == (0,) for outer, _ in found] == forward
+    if group is Group.FORWARD:
+        assert all(forward)
+    else:
+        assert np.mean(forward) == pytest.approx(0.4, abs=0.1)
 
 
 def test_rates_and_qps() -> None:
@@ -240,7 +302,7 @@ def test_the_flow_search_is_the_same_in_threads(
     left, x, right = Samples([material], 64, 5).draw([0, 2, 4], 3)
     pair = loop.original(left), loop.original(right)
     qp, layer, level = (torch.tensor(t) for t in ([20, 28, 36], [1, 2, 3], [4, 5, 6]))
-    given = Conditions(qp, layer, torch.tensor([[2, 2]] * 3), level)
+    given = Conditions(qp, layer, torch.tensor([[-2, 2]] * 3), level)
     alone, shared = (motion(given, x, pair, n) for n in (1, 2))
     assert torch.equal(alone.field, shared.field)
     assert torch.equal(alone.normal, shared.normal)

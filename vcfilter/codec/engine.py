@@ -57,7 +57,7 @@ def coding_step(header: FrameHeader) -> CodingStep:
         kind=header.kind,
         qp=header.qp,
         layer=header.layer,
-        distances=header.distances,
+        distances=(-header.distances[0], header.distances[1]),
         motion=MotionMode(header.motion),
         motion_level=header.motion_level,
         refine=header.refine,

@@ -16,17 +16,19 @@ from safetensors.torch import save_file
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import TableSet
 from vcfilter.errors import ConfigError, MediaError, ModelMismatchError
+from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.video import VideoModel, VideoNet
 from vcfilter.nn.exact import check_bound
 
-ARCHITECTURE = "vcfilter-2"
+ARCHITECTURE = "hierarchical"
+NUMERICS = 1  # generation of the arithmetic that the symbols depend on
 TABLES_NAME = "tables"
 SHIPPED = "vcfilter.safetensors"
 
 
 def identity(tensors: dict[str, torch.Tensor]) -> bytes:
     """8 bytes that change with any weight, table or the architecture."""
-    digest = hashlib.sha256(ARCHITECTURE.encode())
+    digest = hashlib.sha256(f"{ARCHITECTURE} {NUMERICS}".encode())
     for name in sorted(tensors):
         array = tensors[name].contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -46,7 +48,12 @@ def save_weights(
         raise ConfigError("the weights of an exact layer are too large: its sums may pass 2^24")
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     tensors[TABLES_NAME] = torch.from_numpy(magnitudes)
-    metadata = {"architecture": ARCHITECTURE, **card}
+    metadata = {
+        **card,
+        "architecture": ARCHITECTURE,
+        "config": HierarchicalConfig().to_json(),
+        "numerics": str(NUMERICS),
+    }
     part = Path(f"{path}.part")
     save_file(tensors, part, metadata=metadata)
     mask = os.umask(0)  # reading it means setting it

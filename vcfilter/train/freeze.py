@@ -33,6 +33,7 @@ from vcfilter.train.watch import TrainingError
 
 PRIOR = 400.0  # symbols' worth of trust in the Laplace shape, per table
 ROUNDS = 60  # batches from which the tables' shapes are measured
+BETWEEN_SHARE = 2 / 3  # of the inter frames that they are measured on; the others look back
 SPANS = (2, 4, 6)  # distance of the outer frames in them
 PROOF_QPS = (18, 26, 34, 42)
 PROOF_SPAN = 4  # frames between the proof's keyframes, one coded segment per qp
@@ -79,10 +80,16 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         if not spans:  # photographs: tables of inter frames keep their Laplace shape
             continue
         layer = int(random.integers(1, 4))
-        distances = torch.full((batch, 2), span // 2)
+        # A third of them with past references: the second frame, and the first one behind it.
+        way = (-1, 1) if random.random() < BETWEEN_SHARE else (-1, -2)
+        distances = torch.tensor([way]).repeat(batch, 1) * (span // 2)
         given = Conditions((qp + layer).clamp(max=63), one * layer, distances, one * 3)
-        estimate = estimate_motion(given, frames[1], (left, right))
-        net.inter(MotionMode.CODED, True, given, frames[1], (left, right), coder, estimate)
+        x, both = frames[1], (left, right)
+        if way == (-1, -2):
+            old = Conditions(qp, one * 0, torch.zeros(batch, 2, dtype=torch.int64), one * 0)
+            x, both = frames[2], (net.keyframe(old, frames[1], shape, coder), left)
+        estimate = estimate_motion(given, x, both)
+        net.inter(MotionMode.CODED, True, given, x, both, coder, estimate)
     prior = laplace * PRIOR
     # The first table stands for "not coded": its counts are zeros by construction.
     table = counts.double().numpy() + prior
@@ -216,7 +223,7 @@ def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]
             kind=FrameType.INTER,
             qp=min(63, qp + LAYER_QP_OFFSET[place.layer]),
             layer=place.layer,
-            distances=place.distances,
+            distances=(-place.distances[0], place.distances[1]),
             motion=MotionMode.CODED if place.layer < 2 else MotionMode.DIRECT,
             motion_level=3,
         )

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder
 from vcfilter.errors import ConfigError
@@ -30,7 +29,7 @@ from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import World, halve_branches, motion, select
-from vcfilter.train.phases import PHASES, Phase, group_steps
+from vcfilter.train.phases import PHASES, Group, GroupStep, Phase, forward_steps, group_steps
 from vcfilter.train.precondition import plain, precondition, spread
 from vcfilter.train.watch import Guard, Log, TrainingError, settle_file, stopping
 
@@ -59,6 +58,7 @@ QP_WHOLE_SHARE = 0.2
 JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more or less
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
+FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
 DRAFT_SHARE = 0.5  # of the pictures; the analysis learns from the others only
 
 
@@ -160,19 +160,18 @@ class Trainer:
         x: Planes,
         pair: tuple[Reference, Reference],
         qp: Tensor,
-        layer: int,
-        distances: tuple[int, int],
+        step: GroupStep,
     ) -> tuple[Tensor, Reference, Tensor]:
-        """(mean log cost, reconstruction, bits per sample) of inter frames of one layer."""
+        """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
         batch = len(qp)
         one = torch.ones_like(qp)
         drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
-        apart = torch.tensor([distances], device=qp.device).repeat(batch, 1)
-        refined = bool(self.random.random() < REFINED_SHARE)
-        given = Conditions(qp, one * layer, apart, self.part(drawn), refined)
+        distances = torch.tensor([step.distances], device=qp.device).repeat(batch, 1)
+        refined = bool(self.random.random() < REFINED_SHARE) and not step.forward
+        given = Conditions(qp, one * step.layer, distances, self.part(drawn), refined)
         uniform = self.random.random()
         mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
-        if uniform > (1 + self.phase.coded) / 2 and layer > 1:
+        if uniform > (1 + self.phase.coded) / 2 and step.layer > 1 and not step.forward:
             mode = MotionMode.DIRECT
         estimate: MotionField | None = None
         if mode is MotionMode.CODED:
@@ -181,7 +180,7 @@ class Trainer:
         reference, _ = self.net.inter(
             mode, self.phase.residual, given, x, pair, coder, estimate, self.drafts(batch)
         )
-        loss, bpp = self.judge(reference.planes, x, qp, layer, coder.total)
+        loss, bpp = self.judge(reference.planes, x, qp, step.layer, coder.total)
         return loss, reference, bpp
 
     def run_step(self) -> dict[str, float]:
@@ -228,16 +227,30 @@ class Trainer:
         (loss * self.phase.keyframe_share).backward()
         return {"key": loss, "key_bpp": bpp}
 
-    def group_step(self) -> dict[str, Tensor]:
-        """Two outer frames, and inter frames between them in coding order."""
-        phase, batch = self.phase, self.phase.groups * self.batch
-        fitting = [(s, p) for s, p in phase.spans if s < self.samples.longest]
+    def draw_group(self) -> tuple[tuple[int, ...], tuple[GroupStep, ...]]:
+        """Positions of a group's keyframes, and its inter frames in coding order.
+
+        Raises:
+            ConfigError: no shot is long enough.
+        """
+        phase, longest = self.phase, self.samples.longest
+        fitting = [(s, p) for s, p in phase.spans if s < longest]
         if not fitting:
             raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
+        forward = phase.group is Group.FORWARD or (
+            phase.forward > 0 and self.random.random() < phase.forward
+        )
+        if forward:
+            return (0,), forward_steps(self.random, longest)
         spans, chances = (np.array(column) for column in zip(*fitting, strict=True))
         span = int(self.random.choice(spans, p=chances / chances.sum()))
-        steps = group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
-        shown = sorted({0, span, *(step.position for step in steps)})
+        return (0, span), group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
+
+    def group_step(self) -> dict[str, Tensor]:
+        """Keyframes, and inter frames between or after them in coding order."""
+        phase, batch = self.phase, self.phase.groups * self.batch
+        outer, steps = self.draw_group()
+        shown = sorted({*outer, *(step.position for step in steps)})
         size = min(phase.group_size, self.samples.size)
         drawn = self.samples.draw(shown, batch, size, self.world.own)
         frames = dict(zip(shown, drawn, strict=True))
@@ -254,26 +267,28 @@ class Trainer:
             return each(reference, Tensor.detach)
 
         if phase.originals:
-            held = {at: original(frames[at]) for at in (0, span)}
+            held = {at: original(frames[at]) for at in outer}
         else:
-            y, u, v = (torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
-            loss, keys, _ = self.keyframes((y, u, v), torch.cat([qp, qp]))
-            keys = learn(loss, phase.keyframe_share, keys)
+            planes = zip(*(frames[at] for at in outer), strict=True)
+            y, u, v = (torch.cat(same) for same in planes)
+            loss, keys, _ = self.keyframes((y, u, v), qp.repeat(len(outer)))
+            # One keyframe and long chains after it, or two keyframes and few frames between.
+            keys = learn(loss, phase.keyframe_share * len(outer) / 2, keys)
             own = len(qp)
-            held = {0: select(keys, slice(0, own)), span: select(keys, slice(own, None))}
+            held = {at: select(keys, slice(i * own, (i + 1) * own)) for i, at in enumerate(outer)}
             figures["group_key"] = [loss]
+        share = phase.inter_share * min(1.0, FORWARD_FRAMES / len(steps) if steps[0].forward else 1)
         for step in steps:
-            assert step.right is not None
-            pair = held[step.left], held[step.right]
+            pair = held[step.references[0]], held[step.references[-1]]
             jitter = self.part(self.random.integers(-JITTER, JITTER + 1, batch))
-            lower = (qp + LAYER_QP_OFFSET[step.layer] + jitter).clamp(max=63)
-            left, right = step.distances
+            lower = (qp + step.qp_offset + jitter).clamp(max=63)
             x = frames[step.position]
-            loss, new, bpp = self.inter(x, pair, lower, step.layer, (left, right))
-            new = learn(loss, phase.inter_share, new)
+            loss, new, bpp = self.inter(x, pair, lower, step)
+            new = learn(loss, share, new)
             held[step.position] = original(x) if phase.originals else new
-            figures.setdefault(f"inter{step.layer}", []).append(loss)
-            figures.setdefault(f"inter{step.layer}_bpp", []).append(bpp)
+            name = f"{'forward' if step.forward else 'inter'}{step.layer}"
+            figures.setdefault(name, []).append(loss)
+            figures.setdefault(f"{name}_bpp", []).append(bpp)
         if losses:
             torch.stack(losses).sum().backward()
         return {name: torch.stack(found).mean() for name, found in figures.items()}

@@ -75,7 +75,7 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
             chosen = slice(model.step.low, model.step.high)
             weight = model.index_context.weight
             weight[:, :KNOTS] = knots[:, chosen].T / UNITS_PER_INDEX
-            weight[:, KNOTS:] = layers[:, chosen].T / UNITS_PER_INDEX
+            weight[:, KNOTS : KNOTS + LAYERS] = layers[:, chosen].T / UNITS_PER_INDEX
 
 
 def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
@@ -94,7 +94,7 @@ def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
 def condition(qp: int, layer: int, distance: int, batch: int) -> Conditions:
     """The same frame conditions for a whole batch."""
     one = torch.ones(batch, dtype=torch.int64)
-    return Conditions(one * qp, one * layer, one[:, None].repeat(1, 2) * distance, one * 3)
+    return Conditions(one * qp, one * layer, torch.stack([-one, one], 1) * distance, one * 3)
 
 
 def classical(samples: Samples) -> VideoNet:
@@ -105,7 +105,7 @@ def classical(samples: Samples) -> VideoNet:
     average_neighbours(net.image.coding)
     for model in net.image.coding.steps:  # inter frames' residuals are hardly alike
         assert isinstance(model, StepModel)
-        model.gain.weight.data[:, KNOTS + 1 :] = -0.9
+        model.gain.weight.data[:, KNOTS + 1 : KNOTS + LAYERS] = -0.9
     calibrate(net, samples)
     return net
 

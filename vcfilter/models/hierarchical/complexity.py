@@ -73,7 +73,7 @@ def _count(model: VideoModel, kind: FrameType) -> dict[str, float]:
         if kind is FrameType.KEY:
             keyframe()
         else:
-            step = CodingStep(kind=kind, qp=32, layer=1, distances=(1, 1), motion=MotionMode.CODED)
+            step = CodingStep(kind=kind, qp=32, layer=1, distances=(-1, 1), motion=MotionMode.CODED)
             given = Conditions.of([step], device)
             pair = (reference, reference)
             parsed = net.parse(step.motion, True, given, pair, shape, _Zeros())

@@ -51,7 +51,7 @@ class ImageCodec(nn.Module):
         self.chroma: Tensor
 
     def quantum(self, base: Tensor, ctx: Tensor) -> Tensor:
-        """(B, 96) quantiser steps from the base steps (B,) and the context (B, 13)."""
+        """(B, 96) quantiser steps from the base steps (B,) and the context (B, 16)."""
         shape = 1 + (chroma_step(base)[:, None] - 1) * self.chroma
         return base[:, None] * shape * torch.exp(self.log_step(ctx / 32.0))
 

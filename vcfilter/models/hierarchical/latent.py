@@ -121,7 +121,7 @@ class StepModel(nn.Module):
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
             past: (B, 2 * count, h, w) of the references' symbols and their activity.
-            ctx: (B, 13). where: (N,) positions.
+            ctx: (B, 16). where: (N,) positions.
         """
         around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
         before = self.temporal(mirror(past, self.temporal.size // 2))
@@ -166,7 +166,7 @@ class Known:
     """What a latent's tables follow from, besides its own symbols.
 
     Args:
-        ctx: (B, 13) frame context.
+        ctx: (B, 16) frame context.
         lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
         past: the references' symbol activations and activity, (B, C, h, w) integers each.
         inside: rows and columns of the latent that lie in the picture; the rest is not coded.

@@ -13,8 +13,9 @@ CHANNELS = 96  # 64 of luma, 16 of each chroma plane
 ALIGN = 32  # pictures are padded to multiples of this
 KNOTS = 9  # the hat functions over qp stand at 0, 8 ... 64
 LAYERS = 4  # deeper temporal layers share the last one
-CONTEXT = KNOTS + LAYERS
+CONTEXT = KNOTS + LAYERS + 3  # all references are past, refinement, their distance
 CONTEXT_MAX = 32  # of each feature
+FAR = (2, 3, 4, 6, 8, 12, 16, 24)  # distances at which "how far" rises by an eighth
 GREY = 128.0
 CHROMA_STEP = 0.476  # of luma's, up to qp 24
 CHROMA_KNEE = 2.0 ** (20 / 6)  # base step at qp 24
@@ -76,16 +77,36 @@ def to_planes(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def context(qp: Tensor, layer: Tensor) -> Tensor:
-    """(B, 13) integer-valued features of a frame's qp (hat functions) and temporal layer (one-hot).
+def all_past(distances: Tensor) -> Tensor:
+    """(B,) whether a frame has references and all of them are past.
+
+    Args:
+        distances: (B, 2) signed display distances to the references, 0 = no reference.
+    """
+    return (distances < 0).any(1) & ~(distances > 0).any(1)
+
+
+def context(qp: Tensor, layer: Tensor, distances: Tensor, quality: Tensor | None = None) -> Tensor:
+    """(B, 16) integer-valued features of a frame, 0 to 32 each.
+
+    Hat functions of the qp, the temporal layer one-hot, whether all references are past, the
+    quality layer, and (where all references are past) how far the nearest one is, about 8 log2.
+    The last three are 0 for keyframes and for frames between their references.
 
     Args:
         qp: (B,) 0 to 63. layer: (B,) 0 and up; those from 3 on count as one.
+        distances: (B, 2) signed display distances to the references, 0 = no reference.
+        quality: (B,) 0 for a picture's base, 1 and up for what refines it; None: 0.
     """
     knots = torch.arange(KNOTS, device=qp.device) * 8
     hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * (CONTEXT_MAX // 8)
     layers = F.one_hot(layer.long().clamp(max=LAYERS - 1), LAYERS) * CONTEXT_MAX
-    return torch.cat([hats, layers], dim=1).float()
+    past = all_past(distances)
+    nearest = torch.where(distances == 0, FAR[-1], distances.abs()).amin(1)
+    far = sum((nearest >= limit).long() for limit in FAR) * (CONTEXT_MAX // len(FAR)) * past
+    refined = torch.zeros_like(qp) if quality is None else quality.clamp(max=1) * CONTEXT_MAX
+    rest = torch.stack([past * CONTEXT_MAX, refined, far], dim=1)
+    return torch.cat([hats, layers, rest], dim=1).float()
 
 
 def quantiser_step(qp: Tensor) -> Tensor:

@@ -33,15 +33,16 @@ def field_step(base: Tensor, level: Tensor) -> Tensor:
 
 
 def directions(distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors over (left, right): along constant velocity, and across it; (B, 2) each.
+    """Unit vectors over both displacements: along constant velocity, and across it; (B, 2) each.
 
     Args:
-        distances: (B, 2) display distances to the left and right reference, 0 = no reference.
+        distances: (B, 2) signed display distances to the references, 0 = no reference. Both past:
+            the line runs through both, and the farther one's displacement is the longer.
     """
-    left, right = distances[:, 0].float(), distances[:, 1].float()
-    norm = torch.sqrt(left**2 + right**2).clamp(min=1)
-    along = torch.stack([-left, right], dim=1) / norm[:, None]
-    return along, torch.stack([right, left], dim=1) / norm[:, None]
+    first, second = distances[:, 0].float(), distances[:, 1].float()
+    norm = torch.sqrt(first**2 + second**2).clamp(min=1)
+    along = torch.stack([first, second], dim=1) / norm[:, None]
+    return along, torch.stack([second, -first], dim=1) / norm[:, None]
 
 
 class MotionCodec(nn.Module):
@@ -124,25 +125,27 @@ def inherited(moves: tuple[Tensor, Tensor], spans: Tensor, distances: Tensor) ->
 
     Args:
         moves: (B, 4, h, w) displacements of the left and the right reference to their own ones.
-        spans: (B, 2): distance of the left reference to its right one, and of the right reference
-            to its left one; 0 = there is none.
-        distances: (B, 2) of the picture to its references.
+        spans: (B, 2) signed: distance of the left reference to its second one, and of the right
+            reference to its first one; 0 = there is none.
+        distances: (B, 2) signed, of the picture to its references.
 
     Returns:
-        (B, 5, h, w) field (see `MotionCodec`); zero where neither was coded from the other.
+        (B, 5, h, w) field (see `MotionCodec`); zero where neither was coded from the other, or
+        where the picture does not lie between them.
     """
     left, right = distances[:, :1].float(), distances[:, 1:].float()
-    apart = (left + right).clamp(min=1)
-    fits = (spans == apart) & (distances[:, 1:] > 0)
+    apart = (right - left).clamp(min=1)
+    between = (left < 0) & (right > 0)
+    fits = (spans == torch.cat([apart, -apart], dim=1)) & between
     # Motion over the whole distance from left to right, at the reference that knows it.
     from_left = moves[0][:, 2:] * fits[:, :1, None, None]
     from_right = -moves[1][:, :2] * fits[:, 1:, None, None]
     known = torch.where(fits[:, 1:, None, None], from_right, from_left)
-    share = torch.where(fits[:, 1:], right / apart, -left / apart)  # from the picture to there
+    share = torch.where(fits[:, 1:], right / apart, left / apart)  # from the picture to there
     over = known
     for _ in range(2):
         over = moved(known, over * (share / BLOCK)[:, :, None, None], "bilinear")
-    parts = [over * (-left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
+    parts = [over * (left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
     return torch.cat([*parts, torch.zeros_like(over[:, :1])], dim=1)
 
 

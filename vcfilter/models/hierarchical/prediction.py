@@ -20,7 +20,7 @@ class Prediction(nn.Module):
 
         Args:
             y_interp: latent of the blended picture. apart: linear latent of right minus left.
-            base: (B,) quantiser step. ctx: (B, 13).
+            base: (B,) quantiser step. ctx: (B, 16).
         """
         scale = base[:, None, None, None]
         inputs = torch.cat([compress(y_interp / scale), compress(apart / scale)], dim=1)

@@ -63,19 +63,21 @@ def gather(maps: list[Tensor], size: int) -> Tensor:
 def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: Tensor) -> Tensor:
     """The field, corrected so that both moved references agree better.
 
-    What is at p in the picture moves in a straight line, so one correction vector per position
-    serves both displacements. It is damped by the mismatch that is there: where the references
-    disagree for other reasons (noise, occlusion), the coded field stays. Works at half the size.
+    What is at p in the picture moves in a straight line, so one correction vector per position,
+    of the motion from one reference to the other, serves both displacements. It is damped by the
+    mismatch that is there: where the references disagree for other reasons (noise, occlusion),
+    the coded field stays. Works at half the size.
 
     Args:
         field: (B, 5, h, w), see `MotionCodec`. left, right: (B, 1, H, W) luma of the references.
-        distances: (B, 2), both above 0. step: (B,) the field's expected error in luma samples.
+        distances: (B, 2) signed, neither 0, not equal.
+        step: (B,) the field's expected error in luma samples.
     """
     left, right = F.avg_pool2d(left, 2), F.avg_pool2d(right, 2)
     size = BLOCK // 2
-    apart = distances.sum(1, keepdim=True).to(field.dtype)
+    apart = (distances[:, 1:] - distances[:, :1]).to(field.dtype)
     share = (distances.to(field.dtype) / apart)[:, :, None, None]
-    to_left, to_right = -share[:, :1], share[:, 1:]
+    to_left, to_right = share[:, :1], share[:, 1:]
     doubt = (DOUBT / (step / 2) ** 2)[:, None, None]
     moves, blend = field[:, :4], field[:, 4:]
     for _ in range(ROUNDS):

@@ -33,6 +33,7 @@ from vcfilter.models.hierarchical.layers import (
     ALIGN,
     BLOCK,
     CHANNELS,
+    all_past,
     chroma_weight,
     context,
     picture_dct,
@@ -70,7 +71,7 @@ class CodingStep:
         kind: key or inter.
         qp: 0 to 63, of this frame.
         layer: temporal layer, 0 for keyframes, 1 to 7 for inter frames.
-        distances: display distances to the left and right reference; right 0 = left one only.
+        distances: signed display distances to the references, negative for the past; 0 = none.
         motion: how references are moved; motion_level: precision of coded motion, 0 (finest) to 7.
         refine: whether motion, inherited or coded, is corrected by comparing the references.
         residual: whether a latent residual is coded; without it the prediction is the picture.
@@ -145,7 +146,7 @@ class Reference:
         symbols, activity: (B, 96, H/8, W/8) integers 0 to 255.
         motion_symbols, motion_activity: (B, 80, H/32, W/32) integers 0 to 255.
         moves: (B, 4, H/8, W/8) displacements to its own references, zero where it has none.
-        distances: (B, 2) to its own references.
+        distances: (B, 2) signed, to its own references, 0 where it has none.
     """
 
     planes: Planes
@@ -180,7 +181,7 @@ Past = Reference | Parsed
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """The numbers of a batch of CodingSteps as tensors (B,), distances (B, 2).
+    """The numbers of a batch of CodingSteps as tensors (B,), signed distances (B, 2).
 
     Args:
         size: rows and columns of luma inside the picture; None: all of it.
@@ -216,9 +217,10 @@ class VideoNet(nn.Module):
         self.prediction = Prediction(width=96, blocks=2)
 
     def conditions(self, given: Conditions) -> tuple[Tensor, Tensor]:
-        """(base steps (B,), context (B, 13)) in the networks' own precision."""
+        """(base steps (B,), context (B, 16)) in the networks' own precision."""
         dtype = self.image.analysis_linear.weight.dtype
-        return quantiser_step(given.qp).to(dtype), context(given.qp, given.layer).to(dtype)
+        features = context(given.qp, given.layer, given.distances)
+        return quantiser_step(given.qp).to(dtype), features.to(dtype)
 
     def image_known(
         self, given: Conditions, ctx: Tensor, past: tuple[Past, Past] | None, grid: torch.Size
@@ -237,12 +239,17 @@ class VideoNet(nn.Module):
         inside = (-(-rows // BLOCK), -(-columns // BLOCK))
         return Known(ctx=ctx, lowest=lowest_table(given.qp), past=seen, inside=inside)
 
-    def motion_known(self, ctx: Tensor, past: tuple[Past, Past]) -> Known:
-        """What the motion latent (B, 80, h/4, w/4) is coded with."""
+    def motion_known(self, given: Conditions, ctx: Tensor, past: tuple[Past, Past]) -> Known:
+        """What the motion latent (B, 80, h/4, w/4) is coded with.
+
+        Motion of frames between their references says little of motion that goes on from them:
+        where all references are past, their motion counts as none.
+        """
         left, right = past
+        counts = (~all_past(given.distances)).to(ctx.dtype)[:, None, None, None]
         seen = (
-            torch.maximum(left.motion_symbols, right.motion_symbols),
-            torch.maximum(left.motion_activity, right.motion_activity),
+            torch.maximum(left.motion_symbols, right.motion_symbols) * counts,
+            torch.maximum(left.motion_activity, right.motion_activity) * counts,
         )
         rows, columns = left.motion_symbols.shape[2:]
         return Known(ctx=ctx, lowest=torch.zeros_like(ctx[:, 0]), past=seen, inside=(rows, columns))
@@ -263,7 +270,7 @@ class VideoNet(nn.Module):
         motion: Symbols | None = None
         motion_symbols = motion_activity = none
         if past is not None and mode is MotionMode.CODED:
-            motion = self.motion.coding.parse(self.motion_known(ctx, past), reader)
+            motion = self.motion.coding.parse(self.motion_known(given, ctx, past), reader)
             motion_symbols = self.motion.coding.activation(motion.symbols)
             motion_activity = motion.activity
         image: Symbols | None = None
@@ -327,7 +334,7 @@ class VideoNet(nn.Module):
         """Code motion, or restore parsed motion."""
         base, ctx = self.conditions(given)
         step = moving.field_step(base, given.level)
-        known = self.motion_known(ctx, references)
+        known = self.motion_known(given, ctx, references)
         direct = direct_motion(references, given.distances)
         expected = self.motion.analyse(direct, given.distances)
         quantum = self.motion.quantum(step)
@@ -364,7 +371,8 @@ class VideoNet(nn.Module):
         left, right = moving.warp(left, field[:, :2]), moving.warp(right, field[:, 2:4])
         alone = (distances[:, 1] == 0)[:, None, None, None]
         weight = torch.where(alone, -1.0, field[:, 4:])
-        return moving.blend(left, right, weight), left, right
+        y, u, v = (torch.where(alone, a, b) for a, b in zip(left, right, strict=True))
+        return moving.blend(left, right, weight), left, (y, u, v)
 
     def inter(
         self,
