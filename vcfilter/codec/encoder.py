@@ -138,8 +138,7 @@ class Encoder:
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts
-        job = self._planner.push(frame, force_key)
-        return self._code(job) if job is not None else []
+        return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
     def _code(self, job: SegmentJob) -> list[Packet]:
         """The packets that are ready when this segment is coded, or given to be coded."""

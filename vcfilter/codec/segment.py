@@ -103,7 +103,8 @@ def encode_segment(
     coder = _FrameCoder(model, coding, rate, job.video_format)
     length = job.first + len(job.frames)
     if job.first == 0:
-        key = state.key if state else coder.code_key(job.frames[0], length)
+        ready = state is not None and state.slots is None
+        key = state.key if state and ready else coder.code_key(job.frames[0], length)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
