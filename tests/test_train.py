@@ -10,7 +10,7 @@ import pytest
 import torch
 from synthetic import clip
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
+from vcfilter.codec.structure import LAYER_QP_OFFSET
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
 from vcfilter.models.checkpoint import load_model

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
-from vcfilter.codec.structure import coding_order
+from vcfilter.codec.structure import LAYER_QP_OFFSET, coding_order
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, RateCoder, Reader
 from vcfilter.errors import BitstreamError
@@ -218,16 +217,16 @@ def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]
     if span == 0:
         return result
     result.append((span, key, ()))
-    for place in coding_order(span, closed=True):
+    for place in coding_order(span, open_gop=True):
         step = CodingStep(
             kind=FrameType.INTER,
             qp=min(63, qp + LAYER_QP_OFFSET[place.layer]),
             layer=place.layer,
-            distances=(-place.distances[0], place.distances[1]),
+            distances=(place.references[0] - place.number, place.references[1] - place.number),
             motion=MotionMode.CODED if place.layer < 2 else MotionMode.DIRECT,
             motion_level=3,
         )
-        result.append((place.position, step, place.references))
+        result.append((place.number, step, place.references))
     return result
 
 

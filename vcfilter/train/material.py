@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
-from vcfilter.codec.structure import Thumbnail, thumbnail
+from vcfilter.codec.scenecut import Thumbnail, thumbnail
 from vcfilter.errors import MediaError
 from vcfilter.train.data import Clip
 

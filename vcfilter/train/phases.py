@@ -7,14 +7,11 @@ from enum import Enum
 
 import numpy as np
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
-from vcfilter.codec.structure import coding_order
+from vcfilter.codec.structure import LAYER_QP_OFFSET, chain_step, coding_order
 from vcfilter.errors import ConfigError
 from vcfilter.train.data import ALIGNMENT, Augment
 from vcfilter.train.loss import Distortion, squared_error
 
-LOW_DELAY = ((1, 3), (3, 6), (2, 5), (3, 6))
-"""(layer, qp offset) of frame n of a low-delay GOP, by n modulo 4; the keyframe is frame 0."""
 LOW_DELAY_LENGTHS = (4, 8)  # frames after the keyframe, least and most
 LOW_DELAY_SHARE = 0.6  # of the forward groups; the others are anchors of random access
 SINGLE_SHARE = 0.3  # of the groups of anchors: each has one reference only
@@ -196,8 +193,8 @@ def group_steps(group: Group, span: int, near_right: bool) -> tuple[GroupStep, .
 
     if group is Group.SEGMENT:
         return tuple(
-            step(s.position, s.references[0], s.references[1], s.layer)
-            for s in coding_order(span, closed=True)
+            step(s.number, s.references[0], s.references[1], s.layer)
+            for s in coding_order(span, open_gop=True)
         )
     if group is Group.TRIPLET:
         return (step(span // 2, 0, span, 1 if span >= 8 else 2 if span >= 4 else 3),)
@@ -212,17 +209,11 @@ def group_steps(group: Group, span: int, near_right: bool) -> tuple[GroupStep, .
 
 
 def low_delay_steps(count: int) -> tuple[GroupStep, ...]:
-    """Frames 1 to count of a low-delay GOP: each from the one before and the golden frame.
-
-    Golden is the newest keyframe or frame of layer 1 that is older than the one before.
-    """
-    steps = []
-    for n in range(1, count + 1):
-        layer, offset = LOW_DELAY[n % len(LOW_DELAY)]
-        golden = (n - 2) // len(LOW_DELAY) * len(LOW_DELAY)
-        references = (n - 1,) if n < 2 else (n - 1, golden)
-        steps.append(GroupStep(position=n, references=references, layer=layer, qp_offset=offset))
-    return tuple(steps)
+    """Frames 1 to count of a low-delay GOP, see `codec.structure.chain_step`."""
+    return tuple(
+        GroupStep(position=s.number, references=s.references, layer=s.layer, qp_offset=s.offset)
+        for s in map(chain_step, range(1, count + 1))
+    )
 
 
 def anchor_steps(distance: int, count: int, single: bool) -> tuple[GroupStep, ...]:

@@ -49,9 +49,9 @@ def coding_step(step: FrameStep, mode: bytes) -> CodingStep:
         return CodingStep(kind=step.type, qp=step.qp)
     bits = mode[0] if mode else 0
     coded = bool(bits & 0x80)
-    left = -step.references[0]
+    left = step.references[0]
     right = step.references[1] if len(step.references) > 1 else 0
-    if left < 0 or right < 0 or len(step.references) > 2 or len(mode) > 1:
+    if len(step.references) > 2 or len(mode) > 1:
         raise BitstreamError(f"references {step.references} or mode {mode!r} are invalid")
     motion = MotionMode.CODED if coded else MotionMode(bits >> 4 & 3)
     refine = bool(bits & 2)
@@ -169,7 +169,7 @@ class HierarchicalModel:
             motions = [
                 replace(plain, motion=MotionMode.LEFT), replace(plain, motion=MotionMode.RIGHT)
             ]  # fmt: skip
-        if len(references) == 2 and plain.layer > 1:
+        if len(references) == 2 and plain.layer > 1 and max(plain.distances) > 0:
             motions.append(replace(plain, motion=MotionMode.DIRECT, refine=True))
         coded = [
             replace(plain, motion=MotionMode.CODED, motion_level=level)
@@ -183,7 +183,7 @@ class HierarchicalModel:
             trial = attempt(each, field)
             promises[each] = trial.promise
             best = min(best, trial, key=lambda t: t.cost)
-        if len(references) == 2:
+        if len(references) == 2 and max(plain.distances) > 0:
             each = replace(min(coded, key=lambda h: promises[h]), refine=True)
             trial = attempt(each, field)
             promises[each] = trial.promise
