@@ -7,8 +7,9 @@ from enum import Enum
 
 import numpy as np
 
-from vcfilter.codec.structure import LAYER_QP_OFFSET, chain_step, coding_order
+from vcfilter.codec.structure import LAYER_QP_OFFSET, GopStep, chain_step, coding_order
 from vcfilter.errors import ConfigError
+from vcfilter.models.hierarchical.conditions import signed_pair
 from vcfilter.train.data import ALIGNMENT, Augment
 from vcfilter.train.loss import Distortion, squared_error
 
@@ -27,31 +28,14 @@ class Group(Enum):
     FORWARD = "forward"  # after one keyframe, from the past alone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupStep:
-    """One inter frame of a group.
+def signed_distances(step: GopStep) -> tuple[int, int]:
+    """Signed display distances to the first two references; 0 = none."""
+    return signed_pair([number - step.number for number in step.references])
 
-    Args:
-        position: display position in the group.
-        references: display positions of one or two frames coded before it.
-        layer: temporal layer. qp_offset: added to the keyframes' qp.
-    """
 
-    position: int
-    references: tuple[int, ...]
-    layer: int
-    qp_offset: int
-
-    @property
-    def distances(self) -> tuple[int, int]:
-        """Signed display distances to the references; 0 = none."""
-        first, second = self.references[0], self.references[-1]
-        return first - self.position, second - self.position if len(self.references) > 1 else 0
-
-    @property
-    def forward(self) -> bool:
-        """Whether all references are past."""
-        return max(self.distances) <= 0
+def looks_back(step: GopStep) -> bool:
+    """Whether all references are past."""
+    return max(step.references) < step.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,43 +164,32 @@ PHASES = {
 }
 
 
-def group_steps(group: Group, span: int, near_right: bool) -> tuple[GroupStep, ...]:
+def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...]:
     """The inter frames of a group, in coding order, between outer frames at 0 and span.
 
     Args:
         near_right: a chain's frames lie nearer and nearer to the right outer frame.
     """
-
-    def step(position: int, left: int, right: int, layer: int) -> GroupStep:
-        offset = LAYER_QP_OFFSET[layer]
-        return GroupStep(position=position, references=(left, right), layer=layer, qp_offset=offset)
-
     if group is Group.SEGMENT:
-        return tuple(
-            step(s.number, s.references[0], s.references[1], s.layer)
-            for s in coding_order(span, open_gop=True)
-        )
+        return coding_order(span, open_gop=True)
     if group is Group.TRIPLET:
-        return (step(span // 2, 0, span, 1 if span >= 8 else 2 if span >= 4 else 3),)
-    steps: list[GroupStep] = []
+        return (_step(span // 2, (0, span), 1 if span >= 8 else 2 if span >= 4 else 3),)
+    steps: list[GopStep] = []
     far, distance = span, span // 2
     while len(steps) < 3 and distance >= 1 and distance < far:
-        left, right = (span - far, span) if near_right else (0, far)
-        position = span - distance if near_right else distance
-        steps.append(step(position, left, right, len(steps) + 1))
+        references = (span - far, span) if near_right else (0, far)
+        number = span - distance if near_right else distance
+        steps.append(_step(number, references, len(steps) + 1))
         far, distance = distance, distance // 2
     return tuple(steps)
 
 
-def low_delay_steps(count: int) -> tuple[GroupStep, ...]:
-    """Frames 1 to count of a low-delay GOP, see `codec.structure.chain_step`."""
-    return tuple(
-        GroupStep(position=s.number, references=s.references, layer=s.layer, qp_offset=s.offset)
-        for s in map(chain_step, range(1, count + 1))
-    )
+def low_delay_steps(count: int) -> tuple[GopStep, ...]:
+    """Frames 1 to count of a low-delay GOP."""
+    return tuple(map(chain_step, range(1, count + 1)))
 
 
-def anchor_steps(distance: int, count: int, single: bool) -> tuple[GroupStep, ...]:
+def anchor_steps(distance: int, count: int, single: bool) -> tuple[GopStep, ...]:
     """Anchors of random access, each from one or two before it, and a frame between the last two.
 
     Args:
@@ -225,29 +198,20 @@ def anchor_steps(distance: int, count: int, single: bool) -> tuple[GroupStep, ..
     """
     steps = []
     for n in range(1, count + 1):
-        references = (n - 1,) if single or n < 2 else (n - 1, n - 2)
-        steps.append(
-            GroupStep(
-                position=n * distance,
-                references=tuple(r * distance for r in references),
-                layer=1,
-                qp_offset=LAYER_QP_OFFSET[1],
-            )
-        )
+        before = (n - 1,) if single or n < 2 else (n - 1, n - 2)
+        steps.append(_step(n * distance, tuple(b * distance for b in before), 1))
     if not single and distance > 1:
         right = count * distance
-        steps.append(
-            GroupStep(
-                position=right - distance // 2,
-                references=(right - distance, right),
-                layer=2,
-                qp_offset=LAYER_QP_OFFSET[2],
-            )
-        )
+        steps.append(_step(right - distance // 2, (right - distance, right), 2))
     return tuple(steps)
 
 
-def forward_steps(random: np.random.Generator, longest: int) -> tuple[GroupStep, ...]:
+def _step(number: int, references: tuple[int, ...], layer: int) -> GopStep:
+    offset = LAYER_QP_OFFSET[layer]
+    return GopStep(number=number, references=references, layer=layer, slot=None, offset=offset)
+
+
+def forward_steps(random: np.random.Generator, longest: int) -> tuple[GopStep, ...]:
     """Inter frames after a keyframe, drawn: a low-delay GOP's, or anchors of random access.
 
     Args:
