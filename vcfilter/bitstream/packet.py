@@ -14,7 +14,6 @@ from vcfilter.bitstream.headers import (
     LEVELS_MAX,
     MAGIC,
     MODE_BYTES_MAX,
-    VERSION,
     SequenceHeader,
     VersionError,
 )
