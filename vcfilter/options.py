@@ -92,6 +92,8 @@ class EncoderOptions:
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the picture track, at least 1000.
+        maxrate, bufsize: bits per second that a receiver gets, and bits that its buffer holds: no
+            packet asks for more than has arrived. Both or neither, at least 1000.
         keyint: largest distance between keyframes in frames, 1 (all keyframes) to 2^30.
         min_keyint: smallest distance at which a scene cut makes a keyframe.
         scenecut: a keyframe is set where the scene changes.
@@ -109,6 +111,8 @@ class EncoderOptions:
     qp: int | None = None
     quality: float | None = None
     bitrate: int | None = None
+    maxrate: int | None = None
+    bufsize: int | None = None
     keyint: int = 12
     min_keyint: int = 1
     scenecut: bool = True
@@ -133,6 +137,12 @@ class EncoderOptions:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
             raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        if (self.maxrate is None) != (self.bufsize is None):
+            raise ConfigError("maxrate and bufsize belong together: give both or neither")
+        for name in ("maxrate", "bufsize"):
+            value = getattr(self, name)
+            if value is not None and value < 1000:
+                raise ConfigError(f"{name} {value} is below 1000 bits")
         if not 1 <= self.keyint <= KEYINT_MAX:
             raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
         if not 1 <= self.min_keyint <= self.keyint:
@@ -216,6 +226,8 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "qp": ("a whole number", _whole),
     "quality": ("a number", lambda text: float(_decimal(text))),
     "bitrate": ("a bitrate like 800000 or 800k", bitrate),
+    "maxrate": ("a bitrate like 800000 or 800k", bitrate),
+    "bufsize": ("a bitrate like 800000 or 800k", bitrate),
     "keyint": ("a whole number", _whole),
     "min_keyint": ("a whole number", _whole),
     "scenecut": ("yes or no", _flag),
