@@ -109,7 +109,7 @@ def encode_segment(
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
     else:
-        key, slots = state.key, state.slots
+        key, slots = state.key, state.slots.copy()
     following = coder.code_key(job.next_key, coding.key_length) if job.next_key else None
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
