@@ -267,8 +267,8 @@ class _Blocks:
 def _other_version(data: bytes) -> BitstreamError:
     """The error for extradata of another version, or with nothing but its byte damaged."""
     damaged = BitstreamError("sequence header is damaged (its version and check contradict)")
-    if data[4] == 1:
-        return VersionError(1) if _check(data[:26]) == data[26:28] else damaged
+    if data[4] < VERSION:
+        return VersionError(data[4]) if _check(data[:26]) == data[26:28] else damaged
     try:
         SequenceHeader.read(data[:4] + bytes((VERSION,)) + data[5:])
     except BitstreamError:

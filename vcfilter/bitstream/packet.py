@@ -271,11 +271,12 @@ def packet_size_max(video_format: VideoFormat) -> int:
 
 
 def _other_version(data: bytes) -> BitstreamError:
-    """The error for a keyframe of another version, or with nothing but its byte damaged."""
-    try:
-        read_packet(data[:2] + bytes((VERSION,)) + data[3:])
-    except BitstreamError:
-        return VersionError(data[2])
+    """The error for a keyframe of a later version, or with nothing but its byte damaged."""
+    if data[2] > VERSION:  # those of version 1 begin otherwise
+        try:
+            read_packet(data[:2] + bytes((VERSION,)) + data[3:])
+        except BitstreamError:
+            return VersionError(data[2])
     return BitstreamError(f"a packet of {len(data)} bytes is damaged (its check does not match)")
 
 
