@@ -104,6 +104,7 @@ class Encoder:
             numerics=info.numerics,
             video_format=video_format,
             structure=structure.kind,
+            levels=info.quality_layers,
             slots=structure.slots,
             reorder=structure.reorder,
             reach=structure.reach,
