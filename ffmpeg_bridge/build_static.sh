@@ -67,8 +67,8 @@ muxers=$muxers,m4v,mpeg1video,mpeg2video,rawvideo,yuv4mpegpipe,null,framecrc,fra
 # in Matroska get wrong decoding times, sound has no frame size, and raw video no pixel format.
 decoders=h264,hevc,mpeg1video,mpeg2video,mpeg4,h263,h263p,flv,msmpeg4v1,msmpeg4v2,msmpeg4v3,wmv1,wmv2
 decoders=$decoders,wmv3,vc1,vp6,vp6f,vp8,vp9,theora,mjpeg,prores,dnxhd,ffv1,rawvideo,dvvideo,png
-decoders=$decoders,huffyuv,ffvhuff,utvideo,v210,cinepak,svq3,aac,aac_latm,ac3,eac3,mp1,mp2,mp3,flac
-decoders=$decoders,opus,vorbis,alac,dca,truehd,mlp,wmav1,wmav2,wmapro,adpcm_ima_wav,adpcm_ima_qt
+decoders=$decoders,huffyuv,ffvhuff,utvideo,v210,cinepak,svq3,aac,aac_latm,ac3,eac3,mp1float,mp2float
+decoders=$decoders,mp3float,flac,opus,vorbis,alac,dca,truehd,mlp,wmav1,wmav2,wmapro,adpcm_ima_wav,adpcm_ima_qt
 decoders=$decoders,adpcm_ms,pcm_*
 set -f # no file is meant
 set -- --disable-everything --disable-autodetect --disable-programs --disable-doc --disable-debug \
