@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from fractions import Fraction
@@ -13,11 +12,13 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
+from vcfilter.cli.evaluate import COMMAND
+from vcfilter.cli.parser import command_parser
+from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate import runner
 from vcfilter.evaluate.anchors import encode, parse_anchor
 from vcfilter.evaluate.bdrate import bd_rate, pchip_integral, pchip_slopes
-from vcfilter.evaluate.cli import add_arguments, run
 from vcfilter.evaluate.clips import Clip, pictures, planes_of, prepare
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
@@ -235,9 +236,8 @@ def test_png_keeps_the_picture() -> None:
 
 
 def evaluate(*args: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(args))
+    quiet = "--quiet" in args
+    return COMMAND.run(command_parser(COMMAND).parse(args), Terminal(quiet=quiet))
 
 
 def test_report_of_two_anchors(

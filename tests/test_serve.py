@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         time_base=Fraction(1, 1000), ticks=[500 + 83 * i for i in range(8)],
     )  # fmt: skip
     encode_file(str(odd), str(films / "more" / "odd.mkv"), options)
-    encode_file(str(odd), str(films / "silent.vcf"), options)
+    encode_file(str(odd), str(films / "silent.nut"), options, streams="v")
     (films / "ordinary.mkv").write_bytes(source.read_bytes())
     (films / "notes.txt").write_text("no film")
     (folder / "secret.mkv").write_bytes((films / "a film.mkv").read_bytes())
@@ -93,7 +93,7 @@ def pictures(film: Film, step: Any, numbers: list[int]) -> list[tuple[float, np.
 
 def test_the_list_holds_neural_films_only(library: Library) -> None:
     names = [entry.name for entry in library.entries()]
-    assert names == ["a film.mkv", "more/odd.mkv", "silent.vcf"]
+    assert names == ["a film.mkv", "more/odd.mkv", "silent.nut"]
 
 
 @pytest.mark.parametrize(
@@ -476,9 +476,9 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def test_errors_are_one_sentence(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    taken = Server(folder / "films" / "silent.vcf")
+    taken = Server(folder / "films" / "silent.nut")
     try:
-        assert b"silent.vcf" in taken.get("/")[1]
+        assert b"silent.nut" in taken.get("/")[1]
         for arguments, status, message in (
             ([folder / "none"], 1, "no such file or folder"),
             ([folder / "source.mkv"], 1, "no neural video stream"),
@@ -535,7 +535,7 @@ def test_a_missing_framework_is_a_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(folder / "films")]) == 1
-    assert "pip install 'vcfilter[serve]'" in capfd.readouterr().err
+    assert "install vcfilter with the extra serve" in capfd.readouterr().err
 
 
 # --- other pictures ------------------------------------------------------------------------------
@@ -565,8 +565,8 @@ def test_ten_bit_and_turned_pictures_are_shown_upright(tmp_path: Path) -> None:
     assert picture.shape == (64, 48, 3)
 
 
-def test_a_raw_stream_is_served(library: Library) -> None:
-    film = library.film("silent.vcf")
+def test_a_nut_file_is_served(library: Library) -> None:
+    film = library.film("silent.nut")
     assert film.sound is None
     times = [time_ for time_, _ in pictures(film, FULL, [0, 1])]
     assert times == pytest.approx([i / RATE for i in range(8)], abs=0.003)

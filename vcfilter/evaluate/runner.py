@@ -36,20 +36,20 @@ class Neural:
     Args:
         preset: one of vcfilter's presets.
         qps: quantiser parameters of keyframes, one point each.
-        weights: path of a weights file; None takes the shipped model.
+        model: name, id or path of a model; None takes the default one.
         device: a PyTorch device name or "auto".
     """
 
     preset: str
     qps: tuple[int, ...]
-    weights: str | None = None
+    model: str | None = None
     device: str = "auto"
 
     @property
     def label(self) -> str:
         """What reports call it: "vcfilter medium"."""
         name = f"vcfilter {self.preset}"
-        return f"{name} {Path(self.weights).stem}" if self.weights else name
+        return f"{name} {Path(self.model).stem}" if self.model else name
 
 
 Codec = Neural | Anchor
@@ -118,9 +118,7 @@ def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     # Imported late: comparing ordinary codecs needs no networks.
     from vcfilter.stream.reader import DecoderOptions, neural_frames
 
-    options = DecoderOptions(
-        strict=True, device=codec.device, threads=threads, weights=codec.weights
-    )
+    options = DecoderOptions(strict=True, device=codec.device, threads=threads, weights=codec.model)
     return neural_frames(str(path), options)
 
 
@@ -147,13 +145,15 @@ def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, 
 def _source_digest() -> str:
     """Sha256 over the code that decides what vcfilter's encoder writes."""
     package = Path(__file__).resolve().parent.parent
-    folders = [package / name for name in ("codec", "model", "entropy")]
-    files = [package / "bitstream.py", package / "config.py"]
-    for folder in [*folders, package.parent / "native"]:
-        files += sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".c", ".h", ".pyx"))
+    rooms = ("bitstream", "codec", "entropy", "models", "nn", "options", "_native")
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
+    for room in rooms:
+        module = package / f"{room}.py"
+        files = [module] if module.exists() else sorted((package / room).rglob("*"))
+        content = [file for file in files if file.suffix in (".py", ".so", ".pyd")]
+        assert content, f"{room} has no code"
+        for file in content:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -164,7 +164,7 @@ def identity(codec: Codec) -> dict[str, object]:
         return {"codec": codec.label, "av": av.__version__, "libraries": build}
     from vcfilter.models.hierarchical.video import VideoModel
 
-    model = VideoModel.load(codec.weights, device="cpu").model_id.hex()
+    model = VideoModel.load(codec.model, device="cpu").model_id.hex()
     return {"codec": codec.label, "model": model, "source": _source_digest()}
 
 
@@ -181,7 +181,7 @@ def _encode(
         preset=codec.preset,
         frame_rate=clip.rate,
         threads=threads,
-        weights=codec.weights,
+        weights=codec.model,
         device=codec.device,
     )
     start = time.perf_counter()

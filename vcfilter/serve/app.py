@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -14,14 +17,14 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vcfilter.errors import VcfilterError
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.film import Film
+from vcfilter.serve.guard import Guard, sentence
 from vcfilter.serve.library import ForbiddenError, Library, UnknownFilmError
 from vcfilter.serve.steps import STEPS, Step, advise
 from vcfilter.serve.work import Run, StoppedError, WorkQueue
@@ -32,16 +35,14 @@ _POLL_SECONDS = 0.2
 _VIEWER_SECONDS = 30.0  # a viewer who asks for nothing is forgotten after so long
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
-_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:"
 _STEPS = {step.name: step for step in STEPS}
 
 
-def make_app(library: Library, *, local: bool = True) -> Starlette:
-    """The application for a library.
+def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
+    """The application for a library. `app.state.site.close()` ends its work.
 
     Args:
-        local: it listens on this machine only: requests under any other host's name are refused,
-            so that no page from elsewhere can reach it through a name of its own.
+        hosts: addresses and names that it is reached by besides this machine's own (see Guard).
     """
     site = _Site(library)
     routes = [
@@ -69,41 +70,9 @@ def make_app(library: Library, *, local: bool = True) -> Starlette:
         },
     )
     app.state.site = site
-    app.add_middleware(_Guard, local=local)
-    threading.Thread(target=site.warm_up, name="warm-up", daemon=True).start()
+    app.add_middleware(Guard, hosts=hosts)
+    site.start()
     return app
-
-
-class _Guard:
-    """Refuses what no player of ours asks for, and tells browsers to trust this page alone."""
-
-    def __init__(self, app: ASGIApp, local: bool) -> None:
-        self._app = app
-        self._local = local
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"].replace("\\", "/")
-        if ".." in path.split("/"):
-            await _text(403, "paths outside the folder are refused")(scope, receive, send)
-            return
-        if self._local and not _is_own_name(dict(scope["headers"]).get(b"host", b"")):
-            await _text(403, "this server answers to names of this machine only")(
-                scope, receive, send
-            )
-            return
-
-        async def send_with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] += [
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, send_with_policy)
 
 
 class _Site:
@@ -116,18 +85,25 @@ class _Site:
         self._shares: dict[str, tuple[float, float]] = {}  # viewer: (share, when)
         self._inits: dict[tuple[str, str], bytes] = {}
 
-    def warm_up(self) -> None:
-        """Load networks and libraries before the first viewer comes."""
+    def start(self) -> None:
+        """Load networks and libraries in a thread, before the first viewer comes."""
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def close(self) -> bool:
+        """Give up all work; returns whether its threads have ended within some seconds."""
+        return all([self.pictures.close(), self.sounds.close()])
+
+    def _warm_up(self) -> None:
         name = self._library.single or next((e.name for e in self._library.entries()), None)
-        if name is not None:
-            try:
-                film = self._library.film(name)
-                key = (film.key, STEPS[0].name, 0)
-                work = self.pictures.ask(key, _video_run(film, 0, STEPS[0]))
-                work.future.result()
-                self.pictures.leave(work)
-            except VcfilterError:
-                return  # told when it is asked for
+        if name is None:
+            return
+        # An error is reported when the file is asked for.
+        with suppress(Exception, CancelledError):
+            film = self._library.film(name)
+            key = (film.key, STEPS[0].name, 0)
+            work = self.pictures.ask(key, _video_run(film, 0, STEPS[0]))
+            work.future.result()
+            self.pictures.leave(work)
 
     async def index(self, request: Request) -> Response:
         """The list of films."""
@@ -135,7 +111,7 @@ class _Site:
             return self._watch_page(self._library.single)
         entries = await run_in_threadpool(self._library.entries)
         rows = "".join(
-            f'<li><a href="/watch/{quote(entry.name)}">{html.escape(entry.name)}</a> '
+            f'<li><a href="/watch/{_quoted(entry.name)}">{html.escape(_shown(entry.name))}</a> '
             f"<small>{entry.size / 1000:,.0f} kB</small></li>"
             for entry in entries
         )
@@ -150,21 +126,21 @@ class _Site:
     def _watch_page(self, name: str) -> Response:
         back = "" if self._library.single else '<a href="/">all films</a>'
         text = _page_text("watch.html").replace("{{back}}", back)
-        text = text.replace("{{name}}", html.escape(name, quote=True))
-        return HTMLResponse(text.replace("{{media}}", f"/media/{quote(name)}"))
+        text = text.replace("{{name}}", html.escape(_shown(name), quote=True))
+        return HTMLResponse(text.replace("{{media}}", f"/media/{_quoted(name)}"))
 
     async def page(self, request: Request) -> Response:
         """The player's script and style."""
         types = {"player.js": "text/javascript", "style.css": "text/css"}
         name = request.path_params["name"]
         if name not in types:
-            return _text(404, "there is no such page")
+            return sentence(404, "there is no such page")
         return Response(_page_text(name), media_type=types[name])
 
     async def unknown(self, request: Request) -> Response:
         """An address below a film that means nothing; one outside the folder is refused."""
         await self._film(request)
-        return _text(404, "there is no such address")
+        return sentence(404, "there is no such address")
 
     async def info(self, request: Request) -> Response:
         """What the player must know of a film."""
@@ -178,7 +154,7 @@ class _Site:
         sound = film.sound
         begun = self.pictures.has((film.key, STEPS[0].name, 0))  # then it costs nothing to begin so
         return {
-            "name": film.path.name,
+            "name": _shown(film.path.name),
             "width": width,
             "height": height,
             "coded": f"{fmt.width}x{fmt.height}, {fmt.bit_depth} bit",
@@ -186,7 +162,7 @@ class _Site:
             "seconds": float(film.seconds),
             "frames": len(film.frames),
             "bytes": sum(segment.size for segment in film.segments),
-            "original": film.original.name if film.original else None,
+            "original": _shown(film.original.name) if film.original else None,
             "segments": [[float(s.start), float(s.stop), s.size] for s in film.segments],
             "steps": [
                 {
@@ -235,7 +211,7 @@ class _Site:
         film = await self._film(request)
         index = request.path_params["frame"]
         if not 0 <= index < len(film.frames):
-            return _text(404, f"frame {index} is outside 0 to {len(film.frames) - 1}")
+            return sentence(404, f"frame {index} is outside 0 to {len(film.frames) - 1}")
         key = (film.key, "compare", index)
         made = await self._made(
             request, self.pictures, key, lambda stopped: compare(film, index, stopped), _PATIENT
@@ -261,7 +237,7 @@ class _Site:
             return Response(status_code=204)
         made.media_type = fragments.VIDEO_TYPE
         made.headers["content-type"] = fragments.VIDEO_TYPE
-        speeds = film.speeds()
+        speeds = await run_in_threadpool(film.speeds)
         cached = made.headers["vcfilter-cached"] == "1"
         segment = film.segments[number]
         share = self._share(
@@ -271,6 +247,8 @@ class _Site:
         )
         made.headers["vcfilter-advice"] = advise(speeds, step.name, share)
         made.headers["vcfilter-speed"] = f"{speeds[step.name] or 0:.3f}"
+        quickest = max((speed for speed in speeds.values() if speed), default=0.0)
+        made.headers["vcfilter-quickest"] = f"{quickest:.3f}"
         return made
 
     def _share(self, viewer: str, delivered: float | None, possible: float | None) -> float:
@@ -287,7 +265,7 @@ class _Site:
         """The head of the sound track."""
         film = await self._film(request)
         if film.sound is None:
-            return _text(404, "the film has no sound")
+            return sentence(404, "the film has no sound")
         data = await run_in_threadpool(fragments.sound_init, film)
         return Response(data, media_type=fragments.AUDIO_TYPE)
 
@@ -296,7 +274,7 @@ class _Site:
         film = await self._film(request)
         number = _number(request, film)
         if film.sound is None:
-            return _text(404, "the film has no sound")
+            return sentence(404, "the film has no sound")
         key = (film.key, "sound", number)
         made = await self._made(
             request,
@@ -394,20 +372,21 @@ def _step(request: Request) -> Step:
     return _STEPS[name]
 
 
-def _is_own_name(host: bytes) -> bool:
-    name = host.decode("latin-1").rsplit(":", 1)[0] if not host.endswith(b"]") else host.decode()
-    return name in ("localhost", "[::1]") or name.startswith("127.")
-
-
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return _text(status, str(error))
+        return sentence(status, str(error))
 
     return answer
 
 
-def _text(status: int, text: str) -> Response:
-    return PlainTextResponse(f"{text}\n", status_code=status)
+def _quoted(name: str) -> str:
+    """A file's name in an address, byte by byte."""
+    return quote(os.fsencode(name))
+
+
+def _shown(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 are replaced."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _playlist(lines: list[str]) -> Response:

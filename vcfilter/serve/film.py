@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from vcfilter.stream.timestamps import Grid
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first
 keyframe of all, so that playing starts soon."""
+
+SEGMENT_FRAMES = 240
+"""It also ends at the first keyframe after so many frames: times in a file may be anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class Film:
         self._options = options
         status = path.stat()
         told = f"{path}:{status.st_mtime_ns}:{status.st_size}"
-        self.key = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        self.key = hashlib.blake2b(os.fsencode(told), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
         self.sound: Sound | None = None
         with open_film(str(path), options=options) as container:
@@ -177,6 +181,7 @@ class Film:
             step = float(1 / ((self.rate or 25) * self.time_base))
         self._end = end if end > last else last + max(1, round(step))
         self._pts = [frame.pts for frame in self.frames]
+        self._rates: dict[Step, float] = {}
         self.origin = self._pts[0] * self.time_base
         self.segments = self._cut()
 
@@ -238,10 +243,10 @@ class Film:
 
     def rate_of(self, step: Step) -> float:
         """Frames per second that a step shows, on average."""
-        if step.share == 1:
-            return self.frames_per_second
-        count = sum(len(self.kept(number, step)) for number in range(len(self.segments)))
-        return count / float(self.seconds)
+        if step not in self._rates:
+            count = sum(len(self.kept(number, step)) for number in range(len(self.segments)))
+            self._rates[step] = count / float(self.seconds)
+        return self._rates[step]
 
     def speeds(self) -> dict[str, float | None]:
         """Seconds of film per second of work, of each step."""
@@ -323,7 +328,8 @@ class Film:
         for index, frame in enumerate(self.frames):
             length = self.time_of(index) - self.time_of(starts[-1])
             enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
-            if frame.kind is FrameType.KEY and length >= enough:
+            long = length >= enough or index - starts[-1] >= SEGMENT_FRAMES
+            if frame.kind is FrameType.KEY and long:
                 starts.append(index)
         ends = [*starts[1:], len(self.frames)]
         return [

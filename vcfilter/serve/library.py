@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vcfilter.errors import MediaError
@@ -11,10 +13,11 @@ from vcfilter.serve.film import Film
 from vcfilter.stream.reader import DecoderOptions, neural_stream
 from vcfilter.stream.source import Source
 
-SUFFIXES = (".mkv", ".nut", ".avi", ".mov", ".vcf")
-"""Names that may be neural films; whether they are is seen inside."""
+SUFFIXES = (".mkv", ".nut", ".avi", ".mov")
+"""Extensions of files that may be neural; whether one is stands inside it."""
 
 _FILMS_OPEN = 16  # whose frame lists are held in memory
+_LIST_SECONDS = 3.0  # how long a list of the folder is taken for true
 
 
 class ForbiddenError(MediaError):
@@ -36,6 +39,17 @@ class Entry:
 
     name: str
     size: int
+
+
+_Key = tuple[Path, int, int]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A file whose index is made once, by the first who asks; others wait for that file alone."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    film: Film | None = None
 
 
 class Library:
@@ -61,9 +75,11 @@ class Library:
         self._only = None if source.is_dir() else source.resolve()
         self._options = options
         self._original = original
-        self._films: dict[tuple[Path, int, int], Film] = {}
-        self._neural: dict[tuple[Path, int, int], bool] = {}
+        self._films: dict[_Key, _Slot] = {}
+        self._neural: dict[_Key, bool] = {}
         self._lock = threading.Lock()
+        self._listing = threading.Lock()
+        self._listed: tuple[float, list[Entry]] | None = None
         self.single = None if self._only is None else source.name
         if self._only is not None and not self._is_neural(self._only):
             raise MediaError(f"{source} has no neural video stream: nothing to serve")
@@ -72,10 +88,17 @@ class Library:
         """The films, by name."""
         if self._only is not None:
             return [Entry(name=self._only.name, size=self._only.stat().st_size)]
+        with self._listing:  # one walk at a time
+            if self._listed is None or time.monotonic() - self._listed[0] > _LIST_SECONDS:
+                found = self._walk()
+                self._listed = time.monotonic(), found
+            return list(self._listed[1])
+
+    def _walk(self) -> list[Entry]:
         found = []
         for path in sorted(self._root.rglob("*")):
             inside = path.relative_to(self._root)
-            if path.suffix.lower() not in SUFFIXES or any(p.startswith(".") for p in inside.parts):
+            if not _is_listed(inside):
                 continue
             try:
                 if path.resolve().is_relative_to(self._root) and self._is_neural(path):
@@ -99,15 +122,15 @@ class Library:
             raise UnknownFilmError(f"there is no film {name}") from None
         key = (path, status.st_mtime_ns, status.st_size)
         with self._lock:
-            film = self._films.get(key)
-            if film is None:
+            slot = self._films.setdefault(key, _Slot())
+            while len(self._films) > _FILMS_OPEN:
+                del self._films[next(iter(self._films))]
+        with slot.lock:
+            if slot.film is None:
                 if not path.is_file() or not self._is_neural(path):
                     raise UnknownFilmError(f"{name} is no neural film")
-                film = Film(path, self._options, original=self._original_of(path))
-                self._films[key] = film
-                while len(self._films) > _FILMS_OPEN:
-                    del self._films[next(iter(self._films))]
-            return film
+                slot.film = Film(path, self._options, original=self._original_of(path))
+            return slot.film
 
     def _resolve(self, name: str) -> Path:
         if "\0" in name:
@@ -119,6 +142,8 @@ class Library:
             raise ForbiddenError("paths outside the folder are refused")
         if self._only is not None and path != self._only:
             raise ForbiddenError("only one film is served")
+        if self._only is None and not _is_listed(Path(name)):
+            raise UnknownFilmError(f"there is no film {name}")
         return path
 
     def _is_neural(self, path: Path) -> bool:
@@ -137,5 +162,11 @@ class Library:
         original = self._original
         if original is None or original.is_file():
             return original
-        found = sorted(original.glob(f"{path.stem}.*"))
+        found = sorted(original.glob(f"{glob.escape(path.stem)}.*"))
         return next((each for each in found if each.resolve() != path), None)
+
+
+def _is_listed(inside: Path) -> bool:
+    """Whether a path in the folder may be served: not hidden, and of a container that can be."""
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return not hidden and inside.suffix.lower() in SUFFIXES
