@@ -23,16 +23,16 @@ from starlette.routing import Route
 from vcfilter.errors import VcfilterError
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
-from vcfilter.serve.film import Film
 from vcfilter.serve.guard import Guard, sentence
-from vcfilter.serve.library import ForbiddenError, Library, UnknownFilmError
+from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, Step, advise
+from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import Run, StoppedError, WorkQueue
 
 _CACHE_BYTES = 192 << 20
-_SOUND_CACHE_BYTES = 32 << 20
+_AUDIO_CACHE_BYTES = 32 << 20
 _POLL_SECONDS = 0.2
-_VIEWER_SECONDS = 30.0  # a viewer who asks for nothing is forgotten after so long
+_VIEWER_SECONDS = 30.0  # after which a viewer without requests is dropped
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
 _STEPS = {step.name: step for step in STEPS}
@@ -47,25 +47,25 @@ def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
     site = _Site(library)
     routes = [
         Route("/", site.index),
-        Route("/watch/{film:path}", site.watch),
+        Route("/watch/{video:path}", site.watch),
         Route("/page/{name}", site.page),
-        Route("/media/{film:path}/info.json", site.info),
-        Route("/media/{film:path}/frames/{number:int}.json", site.frames),
-        Route("/media/{film:path}/compare/{frame:int}.json", site.compare),
-        Route("/media/{film:path}/video/{step}/init.mp4", site.video_init),
-        Route("/media/{film:path}/video/{step}/{number:int}.m4s", site.video_segment),
-        Route("/media/{film:path}/video/{step}/index.m3u8", site.playlist),
-        Route("/media/{film:path}/sound/init.mp4", site.sound_init),
-        Route("/media/{film:path}/sound/{number:int}.m4s", site.sound_segment),
-        Route("/media/{film:path}/sound/index.m3u8", site.playlist),
-        Route("/media/{film:path}/master.m3u8", site.master),
-        Route("/media/{film:path}", site.unknown),
+        Route("/media/{video:path}/info.json", site.info),
+        Route("/media/{video:path}/frames/{number:int}.json", site.frames),
+        Route("/media/{video:path}/compare/{frame:int}.json", site.compare),
+        Route("/media/{video:path}/video/{step}/init.mp4", site.video_init),
+        Route("/media/{video:path}/video/{step}/{number:int}.m4s", site.video_segment),
+        Route("/media/{video:path}/video/{step}/index.m3u8", site.playlist),
+        Route("/media/{video:path}/audio/init.mp4", site.audio_init),
+        Route("/media/{video:path}/audio/{number:int}.m4s", site.audio_segment),
+        Route("/media/{video:path}/audio/index.m3u8", site.playlist),
+        Route("/media/{video:path}/master.m3u8", site.master),
+        Route("/media/{video:path}", site.unknown),
     ]
     app = Starlette(
         routes=routes,
         exception_handlers={
             ForbiddenError: _refusal(403),
-            UnknownFilmError: _refusal(404),
+            UnknownVideoError: _refusal(404),
             VcfilterError: _refusal(500),
         },
     )
@@ -80,8 +80,8 @@ class _Site:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self.pictures = WorkQueue(_CACHE_BYTES, "pictures")
-        self.sounds = WorkQueue(_SOUND_CACHE_BYTES, "sounds")
+        self._video_work = WorkQueue(_CACHE_BYTES, "video")
+        self._audio_work = WorkQueue(_AUDIO_CACHE_BYTES, "audio")
         self._shares: dict[str, tuple[float, float]] = {}  # viewer: (share, when)
         self._inits: dict[tuple[str, str], bytes] = {}
 
@@ -91,7 +91,7 @@ class _Site:
 
     def close(self) -> bool:
         """Give up all work; returns whether its threads have ended within some seconds."""
-        return all([self.pictures.close(), self.sounds.close()])
+        return all([self._video_work.close(), self._audio_work.close()])
 
     def _warm_up(self) -> None:
         name = self._library.single or next((e.name for e in self._library.entries()), None)
@@ -99,14 +99,14 @@ class _Site:
             return
         # An error is reported when the file is asked for.
         with suppress(Exception, CancelledError):
-            film = self._library.film(name)
-            key = (film.key, STEPS[0].name, 0)
-            work = self.pictures.ask(key, _video_run(film, 0, STEPS[0]))
+            video = self._library.video(name)
+            key = (video.key, STEPS[0].name, 0)
+            work = self._video_work.ask(key, _video_run(video, 0, STEPS[0]))
             work.future.result()
-            self.pictures.leave(work)
+            self._video_work.leave(work)
 
     async def index(self, request: Request) -> Response:
-        """The list of films."""
+        """The list of videos."""
         if self._library.single is not None:
             return self._watch_page(self._library.single)
         entries = await run_in_threadpool(self._library.entries)
@@ -115,16 +115,16 @@ class _Site:
             f"<small>{entry.size / 1000:,.0f} kB</small></li>"
             for entry in entries
         )
-        text = _page_text("films.html").replace("{{films}}", rows or "<li>no neural film here</li>")
+        text = _page_text("list.html").replace("{{rows}}", rows or "<li>no neural video here</li>")
         return HTMLResponse(text)
 
     async def watch(self, request: Request) -> Response:
         """The player."""
-        await self._film(request)
-        return self._watch_page(request.path_params["film"])
+        await self._video(request)
+        return self._watch_page(request.path_params["video"])
 
     def _watch_page(self, name: str) -> Response:
-        back = "" if self._library.single else '<a href="/">all films</a>'
+        back = "" if self._library.single else '<a href="/">all videos</a>'
         text = _page_text("watch.html").replace("{{back}}", back)
         text = text.replace("{{name}}", html.escape(_shown(name), quote=True))
         return HTMLResponse(text.replace("{{media}}", f"/media/{_quoted(name)}"))
@@ -138,108 +138,108 @@ class _Site:
         return Response(_page_text(name), media_type=types[name])
 
     async def unknown(self, request: Request) -> Response:
-        """An address below a film that means nothing; one outside the folder is refused."""
-        await self._film(request)
+        """An unknown address below a video; one outside the folder is refused."""
+        await self._video(request)
         return sentence(404, "there is no such address")
 
     async def info(self, request: Request) -> Response:
-        """What the player must know of a film."""
-        film = await self._film(request)
-        return JSONResponse(await run_in_threadpool(self._describe, film))
+        """What the player must know of a video."""
+        video = await self._video(request)
+        return JSONResponse(await run_in_threadpool(self._describe, video))
 
-    def _describe(self, film: Film) -> dict[str, Any]:
-        fmt = film.video_format
-        width, height = fragments.display_size(film, STEPS[0])
-        speeds = film.speeds()
-        sound = film.sound
-        begun = self.pictures.has((film.key, STEPS[0].name, 0))  # then it costs nothing to begin so
+    def _describe(self, video: VideoFile) -> dict[str, Any]:
+        fmt = video.video_format
+        width, height = fragments.display_size(video, STEPS[0])
+        speeds = video.speeds()
+        audio = video.audio
+        is_ready = self._video_work.has((video.key, STEPS[0].name, 0))  # full size costs nothing
         return {
-            "name": _shown(film.path.name),
+            "name": _shown(video.path.name),
             "width": width,
             "height": height,
             "coded": f"{fmt.width}x{fmt.height}, {fmt.bit_depth} bit",
-            "model": film.header.model_id.hex(),
-            "seconds": float(film.seconds),
-            "frames": len(film.frames),
-            "bytes": sum(segment.size for segment in film.segments),
-            "original": _shown(film.original.name) if film.original else None,
-            "segments": [[float(s.start), float(s.stop), s.size] for s in film.segments],
+            "model": video.header.model_id.hex(),
+            "seconds": float(video.seconds),
+            "frames": len(video.frames),
+            "bytes": sum(segment.size for segment in video.segments),
+            "original": _shown(video.original.name) if video.original else None,
+            "segments": [[float(s.start), float(s.stop), s.size] for s in video.segments],
             "steps": [
                 {
                     "name": step.name,
-                    "size": "x".join(map(str, fragments.display_size(film, step))),
-                    "rate": round(film.rate_of(step), 2),
-                    "type": self._video_type(film, step),
+                    "size": "x".join(map(str, fragments.display_size(video, step))),
+                    "rate": round(video.rate_of(step), 2),
+                    "type": self._video_type(video, step),
                     "speed": speeds[step.name],
                 }
                 for step in STEPS
             ],
-            "advice": STEPS[0].name if begun else advise(speeds, STEPS[0].name),
-            "sound": None
-            if sound is None
+            "advice": STEPS[0].name if is_ready else advise(speeds, STEPS[0].name),
+            "audio": None
+            if audio is None
             else {
-                "codec": sound.codec,
-                "type": f'{fragments.AUDIO_TYPE}; codecs="{fragments.sound_codec(sound)}"',
+                "codec": audio.codec,
+                "type": f'{fragments.AUDIO_TYPE}; codecs="{fragments.audio_codec(audio)}"',
             },
         }
 
-    def _video_type(self, film: Film, step: Step) -> str:
-        codec = fragments.video_codec(self._video_init(film, step))
+    def _video_type(self, video: VideoFile, step: Step) -> str:
+        codec = fragments.video_codec(self._video_init(video, step))
         return f'{fragments.VIDEO_TYPE}; codecs="{codec}"'
 
-    def _video_init(self, film: Film, step: Step) -> bytes:
-        key = (film.key, step.name)
+    def _video_init(self, video: VideoFile, step: Step) -> bytes:
+        key = (video.key, step.name)
         if key not in self._inits:
             if len(self._inits) > 256:
                 self._inits.clear()
-            self._inits[key] = fragments.video_init(film, step)
+            self._inits[key] = fragments.video_init(video, step)
         return self._inits[key]
 
     async def frames(self, request: Request) -> Response:
         """The packets of one segment: [seconds, bytes, layer (0 keyframe), qp] each."""
-        film = await self._film(request)
-        number = _number(request, film)
-        segment = film.segments[number]
+        video = await self._video(request)
+        number = _number(request, video)
+        segment = video.segments[number]
         rows = [
-            [round(float(film.time_of(i)), 4), frame.size, frame.layer, frame.qp]
-            for i, frame in enumerate(film.frames[segment.first : segment.end], segment.first)
+            [round(float(video.time_of(i)), 4), frame.size, frame.layer, frame.qp]
+            for i, frame in enumerate(video.frames[segment.first : segment.end], segment.first)
         ]
         return JSONResponse({"first": segment.first, "frames": rows})
 
     async def compare(self, request: Request) -> Response:
         """One frame beside x264."""
-        film = await self._film(request)
+        video = await self._video(request)
         index = request.path_params["frame"]
-        if not 0 <= index < len(film.frames):
-            return sentence(404, f"frame {index} is outside 0 to {len(film.frames) - 1}")
-        key = (film.key, "compare", index)
+        if not 0 <= index < len(video.frames):
+            return sentence(404, f"frame {index} is outside 0 to {len(video.frames) - 1}")
+        key = (video.key, "compare", index)
         made = await self._made(
-            request, self.pictures, key, lambda stopped: compare(film, index, stopped), _PATIENT
+            request, self._video_work, key, lambda stopped: compare(video, index, stopped), _PATIENT
         )
         return made or Response(status_code=204)
 
     async def video_init(self, request: Request) -> Response:
-        """The head of a step's picture track."""
-        film, step = await self._film(request), _step(request)
-        data = await run_in_threadpool(self._video_init, film, step)
+        """The head of a step's video stream."""
+        video, step = await self._video(request), _step(request)
+        data = await run_in_threadpool(self._video_init, video, step)
         return Response(data, media_type=fragments.VIDEO_TYPE)
 
     async def video_segment(self, request: Request) -> Response:
         """Pictures of a segment; a header advises the step for the next one."""
-        film, step = await self._film(request), _step(request)
-        number = _number(request, film)
+        video, step = await self._video(request), _step(request)
+        number = _number(request, video)
         began = time.monotonic()
-        key = (film.key, step.name, number)
+        key = (video.key, step.name, number)
         made = await self._made(
-            request, self.pictures, key, _video_run(film, number, step), _URGENT
+            request, self._video_work, key, _video_run(video, number, step), _URGENT
         )
         if made is None:
             return Response(status_code=204)
         made.media_type = fragments.VIDEO_TYPE
         made.headers["content-type"] = fragments.VIDEO_TYPE
-        speeds = await run_in_threadpool(film.speeds)
+        speeds = await run_in_threadpool(video.speeds)
         cached = made.headers["vcfilter-cached"] == "1"
-        segment = film.segments[number]
+        segment = video.segments[number]
         share = self._share(
             request.query_params.get("viewer", ""),
             None if cached else float(segment.stop - segment.start) / (time.monotonic() - began),
@@ -261,26 +261,26 @@ class _Site:
         self._shares[viewer[:64]] = (share, now)
         return share
 
-    async def sound_init(self, request: Request) -> Response:
-        """The head of the sound track."""
-        film = await self._film(request)
-        if film.sound is None:
-            return sentence(404, "the film has no sound")
-        data = await run_in_threadpool(fragments.sound_init, film)
+    async def audio_init(self, request: Request) -> Response:
+        """The head of the audio stream."""
+        video = await self._video(request)
+        if video.audio is None:
+            return sentence(404, "the video has no audio")
+        data = await run_in_threadpool(fragments.audio_init, video)
         return Response(data, media_type=fragments.AUDIO_TYPE)
 
-    async def sound_segment(self, request: Request) -> Response:
-        """Sound of a segment."""
-        film = await self._film(request)
-        number = _number(request, film)
-        if film.sound is None:
-            return sentence(404, "the film has no sound")
-        key = (film.key, "sound", number)
+    async def audio_segment(self, request: Request) -> Response:
+        """Audio of a segment."""
+        video = await self._video(request)
+        number = _number(request, video)
+        if video.audio is None:
+            return sentence(404, "the video has no audio")
+        key = (video.key, "audio", number)
         made = await self._made(
             request,
-            self.sounds,
+            self._audio_work,
             key,
-            lambda stopped: fragments.sound_segment(film, number, stopped),
+            lambda stopped: fragments.audio_segment(video, number, stopped),
             _URGENT,
         )
         if made is not None:
@@ -289,19 +289,19 @@ class _Site:
 
     async def master(self, request: Request) -> Response:
         """HLS: the steps, for players that read it (Safari, VLC, mpv)."""
-        film = await self._film(request)
+        video = await self._video(request)
         lines = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-INDEPENDENT-SEGMENTS"]
         codecs, group = "", ""
-        if film.sound is not None:
+        if video.audio is not None:
             lines.append(
-                '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="sound",NAME="sound",DEFAULT=YES,'
-                'AUTOSELECT=YES,URI="sound/index.m3u8"'
+                '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="audio",DEFAULT=YES,'
+                'AUTOSELECT=YES,URI="audio/index.m3u8"'
             )
-            codecs, group = f",{fragments.sound_codec(film.sound)}", ',AUDIO="sound"'
+            codecs, group = f",{fragments.audio_codec(video.audio)}", ',AUDIO="audio"'
         for step in STEPS:
-            init = await run_in_threadpool(self._video_init, film, step)
-            width, height = fragments.display_size(film, step)
-            rate = film.rate_of(step)
+            init = await run_in_threadpool(self._video_init, video, step)
+            width, height = fragments.display_size(video, step)
+            rate = video.rate_of(step)
             # What x264 makes of it is not known before: a bit and a half per sample at most.
             bandwidth = round(1.5 * width * height * rate)
             lines.append(
@@ -313,10 +313,10 @@ class _Site:
 
     async def playlist(self, request: Request) -> Response:
         """HLS: the segments of one track."""
-        film = await self._film(request)
+        video = await self._video(request)
         if "step" in request.path_params:
             _step(request)
-        longest = max(segment.stop - segment.start for segment in film.segments)
+        longest = max(segment.stop - segment.start for segment in video.segments)
         lines = [
             "#EXTM3U",
             "#EXT-X-VERSION:7",
@@ -324,17 +324,17 @@ class _Site:
             "#EXT-X-PLAYLIST-TYPE:VOD",
             '#EXT-X-MAP:URI="init.mp4"',
         ]
-        for number, segment in enumerate(film.segments):
+        for number, segment in enumerate(video.segments):
             lines += [f"#EXTINF:{float(segment.stop - segment.start):.5f},", f"{number}.m4s"]
         return _playlist([*lines, "#EXT-X-ENDLIST"])
 
-    async def _film(self, request: Request) -> Film:
-        return await run_in_threadpool(self._library.film, request.path_params["film"])
+    async def _video(self, request: Request) -> VideoFile:
+        return await run_in_threadpool(self._library.video, request.path_params["video"])
 
     async def _made(
         self, request: Request, work_queue: WorkQueue, key: Any, run: Run, urgency: int
     ) -> Response | None:
-        """The result of some work; None where who asked is gone before it is there."""
+        """The result of some work; None where the client left before."""
         work = work_queue.ask(key, run, urgency)
         try:
             future = asyncio.wrap_future(work.future)
@@ -354,21 +354,21 @@ class _Site:
         )
 
 
-def _video_run(film: Film, number: int, step: Step) -> Run:
-    return lambda stopped: fragments.video_segment(film, number, step, stopped)
+def _video_run(video: VideoFile, number: int, step: Step) -> Run:
+    return lambda stopped: fragments.video_segment(video, number, step, stopped)
 
 
-def _number(request: Request, film: Film) -> int:
+def _number(request: Request, video: VideoFile) -> int:
     number = int(request.path_params["number"])
-    if number >= len(film.segments):
-        raise UnknownFilmError(f"segment {number} is outside 0 to {len(film.segments) - 1}")
+    if number >= len(video.segments):
+        raise UnknownVideoError(f"segment {number} is outside 0 to {len(video.segments) - 1}")
     return number
 
 
 def _step(request: Request) -> Step:
     name = request.path_params["step"]
     if name not in _STEPS:
-        raise UnknownFilmError(f"step {name!r} is not one of {', '.join(_STEPS)}")
+        raise UnknownVideoError(f"step {name!r} is not one of {', '.join(_STEPS)}")
     return _STEPS[name]
 
 

@@ -99,7 +99,8 @@ def sentence(status: int, text: str) -> Response:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, bracket, _ = host[1:].partition("]")
+        return name if bracket else ""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
 

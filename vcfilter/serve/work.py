@@ -1,4 +1,4 @@
-"""Work that is done while somebody waits for it, once for all who do, and dropped otherwise."""
+"""Work that runs while a request waits for it, once for all that wait, and is dropped otherwise."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CLOSE_SECONDS = 10.0
 _LAST = 1 << 30  # urgency of the end: behind all work, which is then dropped
 
 Run = Callable[[Callable[[], bool]], bytes]
-"""What makes a result; it calls its argument between frames and raises StoppedError when that says
-that nobody waits any longer."""
+"""Makes a result; calls its argument between frames, and raises StoppedError where that is True:
+no request waits any longer."""
 
 
 class StoppedError(Exception):
-    """The work was given up because nobody waits for it."""
+    """The work was stopped because no request waits for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,10 +30,10 @@ class Work:
     """One piece of work.
 
     Attributes:
-        key: what it makes; the same for all who ask for the same.
+        key: of the result; equal keys share one piece of work.
         future: the result, once it is there.
-        waiting: how many wait for it.
-        cached: it was there before it was asked for.
+        waiting: number of requests that wait for it.
+        cached: the result was there before the request.
     """
 
     key: Hashable
@@ -43,7 +43,7 @@ class Work:
     cached: bool = False
 
     def is_unwanted(self) -> bool:
-        """Whether nobody waits any longer."""
+        """Whether no request waits any longer."""
         return self.waiting == 0
 
 
@@ -101,7 +101,7 @@ class WorkQueue:
             return key in self._cache
 
     def leave(self, work: Work) -> None:
-        """Wait no longer; what nobody waits for is stopped, or not begun."""
+        """Wait no longer; work that no request waits for is stopped, or not begun."""
         with self._lock:
             work.waiting -= 1
             if work.is_unwanted() and self._open.get(work.key) is work:
