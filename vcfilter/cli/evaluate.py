@@ -9,6 +9,7 @@ from pathlib import Path
 from vcfilter.cli.arguments import add_model
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
+from vcfilter.errors import MediaError
 from vcfilter.frames import QP_MAX
 from vcfilter.options import DEFAULT_PRESET, PRESETS
 
@@ -77,7 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out evaluate."""
     with terminal.working("loading"):
-        from vcfilter.evaluate.comparison import Comparison, compare_codecs
+        try:
+            from vcfilter.evaluate.comparison import Comparison, compare_codecs
+        except ImportError as error:
+            raise MediaError(
+                f"evaluate needs the package {error.name}: install vcfilter with the extra evaluate"
+            ) from error
 
         comparison = Comparison(
             clips=tuple(map(Path, args.clips)),

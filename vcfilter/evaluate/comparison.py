@@ -9,8 +9,9 @@ from pathlib import Path
 from vcfilter.errors import ConfigError
 from vcfilter.evaluate.anchors import parse_anchor
 from vcfilter.evaluate.clips import prepare
-from vcfilter.evaluate.report import Evaluation, write_report
+from vcfilter.evaluate.report import write_report
 from vcfilter.evaluate.runner import Codec, Neural, run_curves
+from vcfilter.evaluate.tables import Evaluation
 from vcfilter.options import KEYINT_MAX, PRESETS
 
 
