@@ -19,7 +19,7 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate import runner
 from vcfilter.evaluate.anchors import encode, parse_anchor
 from vcfilter.evaluate.bdrate import bd_rate
-from vcfilter.evaluate.clips import Clip, pictures, planes_of, prepare
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
 from vcfilter.frames import Frame
@@ -132,7 +132,7 @@ def test_prepare_keeps_planes_and_counts_frames(tmp_path: Path) -> None:
     assert (clip.width, clip.height, clip.frames, clip.bit_depth) == (97, 65, 4, 8)
     assert clip == prepare(source, tmp_path / "cache", frames=4)
     assert clip.key != prepare(source, tmp_path / "cache").key
-    for a, b in zip(pictures(source, limit=4), pictures(clip.path), strict=True):
+    for a, b in zip(frames_of(source, limit=4), frames_of(clip.path), strict=True):
         for p, q in zip(planes_of(a).planes, planes_of(b).planes, strict=True):
             assert np.array_equal(p, q)
     assert planes_of(a).u.shape == (33, 49)
@@ -146,7 +146,7 @@ def test_prepare_other_formats(tmp_path: Path, pix_fmt: str, depth: int, convert
     source = write_clip(tmp_path / "a.mkv", frames=2, pix_fmt=pix_fmt)
     clip = prepare(source, tmp_path / "cache")
     assert (clip.bit_depth, clip.converted_from) == (depth, converted)
-    planes = planes_of(next(pictures(clip.path)))
+    planes = planes_of(next(frames_of(clip.path)))
     assert planes.y.dtype == (np.uint16 if depth == 10 else np.uint8)
     assert planes.y.max() < 1 << depth
 
@@ -211,7 +211,7 @@ def test_vcfilter_itself_is_measured_alike(clip: Clip, tmp_path: Path) -> None:
 
 
 def test_lost_frames_are_noticed(clip: Clip) -> None:
-    frames = [planes_of(p) for p in pictures(clip.path)]
+    frames = [planes_of(p) for p in frames_of(clip.path)]
     assert runner.compare(clip, iter(frames))[:4] == (100, 100, 100, 100)
     with pytest.raises(MediaError, match="another number"):
         runner.compare(clip, iter(frames[:-1]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import fields
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
-from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, EncoderOptions, Runtime
+from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.stream.media import MediaCodec
@@ -76,27 +77,65 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+_SETTINGS = (
+    (
+        "qp",
+        ("--qp",),
+        "N",
+        f"quantiser parameter, 0 (finest) to {QP_MAX}; 6 more double the step (32)",
+    ),
+    ("quality", ("--quality",), "DB", "constant PSNR, 20 to 60 dB"),
+    ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
+    ("maxrate", ("--maxrate",), "RATE", "bit/s that a receiver gets; goes with --bufsize"),
+    ("bufsize", ("--bufsize",), "SIZE", "bits that a receiver's buffer holds: 2M"),
+    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (12)"),
+    (
+        "min_keyint",
+        ("--min-keyint",),
+        "N",
+        "smallest distance at which a scene cut makes a keyframe (1)",
+    ),
+    (
+        "structure",
+        ("--structure",),
+        "NAME",
+        "random-access, low-delay (no delay) or intra (random-access)",
+    ),
+    (
+        "bframes",
+        ("--bframes",),
+        "N",
+        "B-frames between two anchors: 0, 1, 3, 7, 15, 31 (by content)",
+    ),
+    (
+        "preset",
+        ("--preset",),
+        "NAME",
+        f"{', '.join(PRESETS)}: how much the encoder tries ({DEFAULT_PRESET})",
+    ),
+)
+"""Settings that take a text, as EncoderOptions.from_mapping reads it: name, options, what follows,
+help."""
+
+_SWITCHES = (
+    ("scenecut", "--no-scenecut", "no keyframe where the scene changes"),
+    ("open_gop", "--no-open-gop", "no frame refers to the keyframe after its GOP"),
+)
+"""Settings that an option turns off."""
+
+_KNOWN = {field.name for field in fields(EncoderOptions)}
+
+
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Rate and speed of neural coding; `encoder_options` reads them."""
-    group = parser.add_argument_group("rate and speed (neural coding)")
-    group.add_argument(
-        "--qp", metavar="N",
-        help=f"quantiser parameter, 0 (finest) to {QP_MAX}; 6 more double the step (32)",
-    )  # fmt: skip
-    group.add_argument("--quality", metavar="DB", help="constant PSNR, 20 to 60 dB")
-    group.add_argument("--bitrate", metavar="RATE", help="bit/s: 800k, 1.5M")
+    """Rate, structure and speed of neural coding; `encoder_options` reads them."""
+    group = parser.add_argument_group("rate, structure and speed (neural coding)")
+    for name, flags, metavar, text in _SETTINGS:
+        if name in _KNOWN:
+            group.add_argument(*flags, dest=name, metavar=metavar, help=text)
+    for name, flag, text in _SWITCHES:
+        if name in _KNOWN:
+            group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
     group.add_argument("--two-pass", action="store_true", help="look ahead to meet --bitrate")
-    group.add_argument(
-        "--keyint", "-g", metavar="N",
-        help=f"largest distance of keyframes in frames, 1 to {KEYINT_MAX} (12)",
-    )  # fmt: skip
-    group.add_argument(
-        "--preset", metavar="NAME",
-        help=f"{', '.join(PRESETS)}: how much the encoder tries ({DEFAULT_PRESET})",
-    )  # fmt: skip
-    group.add_argument(
-        "--no-scenecut", action="store_true", help="no keyframe where the scene changes"
-    )
 
 
 def encoder_options(args: argparse.Namespace) -> EncoderOptions:
@@ -105,18 +144,20 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
     Raises:
         ConfigError: a value is not what it must be.
     """
-    names = ("qp", "quality", "bitrate", "keyint", "preset", "model")
-    settings = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if args.no_scenecut:
-        settings["scenecut"] = "no"
+    settings = _settings_of(args)
+    if args.model is not None:
+        settings["model"] = args.model
     return EncoderOptions.from_mapping(settings)
 
 
 def is_rate_given(args: argparse.Namespace) -> bool:
     """Whether any option of `add_rate` is given."""
-    names = ("qp", "quality", "bitrate", "keyint", "preset")
-    given = any(getattr(args, name) is not None for name in names)
-    return given or args.two_pass or args.no_scenecut
+    return bool(_settings_of(args)) or args.two_pass
+
+
+def _settings_of(args: argparse.Namespace) -> dict[str, str]:
+    names = [each[0] for each in (*_SETTINGS, *_SWITCHES)]
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def add_codec(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,7 @@ def _source_stream(seconds: float) -> tuple[int, Fraction, int]:
 
 def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
     """(averages over frames per plane, seconds that decoding took)."""
-    from vcfilter.evaluate.clips import pictures, planes_of
+    from vcfilter.evaluate.clips import frames_of, planes_of
     from vcfilter.metrics import FramePsnr, frame_psnr
     from vcfilter.stream.reader import neural_frames
 
@@ -71,7 +71,7 @@ def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
     seconds = time.perf_counter() - start
     if len(decoded) != frames:
         raise MediaError(f"{frames} frames were encoded, {len(decoded)} decoded")
-    sources = (planes_of(picture) for picture in pictures(CLIP, limit=frames))
+    sources = (planes_of(frame) for frame in frames_of(CLIP, limit=frames))
     psnr = [frame_psnr(a, b) for a, b in zip(sources, decoded, strict=True)]
     y, u, v = (sum(getattr(p, plane) for p in psnr) / len(psnr) for plane in "yuv")
     return FramePsnr(y=y, u=u, v=v), seconds

@@ -234,12 +234,16 @@ def _one_line(text: str) -> str:
 
 
 def _write(output: TextIO, text: str, strict: bool = False) -> None:
-    """Write; what the output's encoding lacks is replaced. Strict: a reader that left is told."""
+    """Write; characters that the output's encoding lacks are replaced.
+
+    Args:
+        strict: raise OSError where the reader closed the output; otherwise it is ignored.
+    """
     encoding = getattr(output, "encoding", None) or "utf-8"
     try:
         output.write(text.encode(encoding, "replace").decode(encoding))
         output.flush()
-    except (OSError, ValueError):  # nobody reads it
+    except (OSError, ValueError):  # the reader closed it
         if strict:
             raise
 

@@ -31,7 +31,7 @@ class BdRate:
             None when the curves share no quality.
         low, high: the quality range that was compared.
         overlap: its length as a share of the narrower curve's range, 0 to 1.
-        note: what a reader has to know about the figure; "" when it is sound.
+        note: what a reader has to know about the figure; "" when it holds.
     """
 
     percent: float | None

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vcfilter.errors import MediaError
-from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.evaluate.plots import NO_MATPLOTLIB, draw_curves, have_matplotlib
 from vcfilter.evaluate.runner import Codec, Curve, Point, decoded_frames
 from vcfilter.evaluate.tables import Evaluation, Table, percent_text, speeds, tables, text_table
@@ -41,17 +41,17 @@ _PLACES = ("original", "tested", "anchor")
 
 
 def to_png(frame: Frame, like: VideoFrame) -> bytes:
-    """A frame's planes as a PNG file, with the colour description of another picture."""
+    """A frame's planes as a PNG file, with the colour description of another frame."""
     deep = frame.y.dtype == np.uint16
     height, width = frame.y.shape
-    picture = VideoFrame(width, height, "yuv420p10le" if deep else "yuv420p")
-    for target, plane in zip(picture.planes, frame.planes, strict=True):
+    image = VideoFrame(width, height, "yuv420p10le" if deep else "yuv420p")
+    for target, plane in zip(image.planes, frame.planes, strict=True):
         stride = target.line_size // plane.dtype.itemsize
         rows = np.frombuffer(memoryview(target), dtype=plane.dtype).reshape(-1, stride)
         rows[: plane.shape[0], : plane.shape[1]] = plane
-    picture.colorspace = like.colorspace
-    picture.color_range = like.color_range
-    rgb = picture.reformat(format="rgb24")
+    image.colorspace = like.colorspace
+    image.color_range = like.color_range
+    rgb = image.reformat(format="rgb24")
     encoder: Any = av.CodecContext.create("png", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "rgb24"
     encoder.time_base = like.time_base or 1
@@ -72,20 +72,20 @@ def side_by_side(evaluation: Evaluation, clip: Clip, keyint: int) -> list[tuple[
     tested = next((c for c in evaluation.codecs if c != evaluation.anchor), evaluation.anchor)
     by_label = {codec.label: codec for codec in evaluation.tested}
     index = clip.frames // 2
-    picture = next(islice(pictures(clip.path), index, None))
-    source = planes_of(picture)
+    original = next(islice(frames_of(clip.path), index, None))
+    source = planes_of(original)
     points = evaluation.curve(clip.name, tested, keyint).points
     ours = points[(len(points) + 1) // 2] if len(points) > 2 else points[-1]
     nearest = min(
         evaluation.curve(clip.name, evaluation.anchor, keyint).points,
         key=lambda p: abs(math.log(p.kbps / ours.kbps)),
     )
-    images = [(f"original, frame {index}", to_png(source, picture))]
+    images = [(f"original, frame {index}", to_png(source, original))]
     for codec, point in ((tested, ours), (evaluation.anchor, nearest)):
         frame = _nth(point, by_label[codec], index)
         here = frame_psnr(source, frame, clip.bit_depth).weighted
         caption = f"{codec}, {point.kbps:.0f} kbit/s, this frame {here:.2f} dB"
-        images.append((caption, to_png(frame, picture)))
+        images.append((caption, to_png(frame, original)))
     return images
 
 

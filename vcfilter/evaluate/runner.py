@@ -17,7 +17,7 @@ import av.error
 
 from vcfilter.errors import MediaError
 from vcfilter.evaluate.anchors import Anchor, encode
-from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
 from vcfilter.options import EncoderOptions
@@ -61,7 +61,7 @@ class Point:
 
     Args:
         setting: crf or qp.
-        bytes: sum of the picture track's packets, demuxed from the real file.
+        bytes: sum of the video stream's packets, demuxed from the real file.
         frames, keyframes: packets of the track, and how many of them carry the key flag.
         bpp: bits per luma sample.
         kbps: 1000 bit/s at the clip's frame rate.
@@ -114,7 +114,7 @@ def track_packets(path: Path) -> tuple[int, int, int]:
 def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     """Frames of a coded file, decoded by the decoder that belongs to the codec."""
     if isinstance(codec, Anchor):
-        return (planes_of(picture) for picture in pictures(path, threads))
+        return (planes_of(frame) for frame in frames_of(path, threads))
     # Imported late: comparing ordinary codecs needs no networks.
     from vcfilter.stream.reader import DecoderOptions, neural_frames
 
@@ -130,10 +130,10 @@ def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, 
     """
     sums = [0.0] * 5
     count = 0
-    for picture, frame in zip_longest(pictures(clip.path), decoded):
-        if picture is None or frame is None:
+    for original, frame in zip_longest(frames_of(clip.path), decoded):
+        if original is None or frame is None:
             raise MediaError(f"{clip.name}: {clip.frames} frames went in, another number came out")
-        source = planes_of(picture)
+        source = planes_of(original)
         psnr = frame_psnr(source, frame, clip.bit_depth)
         values = (psnr.y, psnr.u, psnr.v, psnr.weighted, ms_ssim(source.y, frame.y, clip.bit_depth))
         sums = [a + b for a, b in zip(sums, values, strict=True)]
@@ -229,14 +229,18 @@ def measure(
 def cached_point(
     clip: Clip,
     codec: Codec,
-    known: dict[str, object],
+    codec_identity: dict[str, object],
     setting: float,
     keyint: int,
     cache: Path,
     threads: int = 1,
 ) -> tuple[Point, bool]:
-    """The point, and whether the cache had it. known: identity(codec), asked once per codec."""
-    wanted: dict[str, Any] = known | {
+    """The point, and whether the cache had it.
+
+    Args:
+        codec_identity: the result of `identity(codec)`, made once per codec.
+    """
+    wanted: dict[str, Any] = codec_identity | {
         "version": RESULT_VERSION,
         "clip": clip.key,
         "setting": setting,

@@ -225,7 +225,7 @@ class _Site:
         return Response(data, media_type=fragments.VIDEO_TYPE)
 
     async def video_segment(self, request: Request) -> Response:
-        """Pictures of a segment; a header advises the step for the next one."""
+        """Frames of a segment; a header advises the step for the next one."""
         video, step = await self._video(request), _step(request)
         number = _number(request, video)
         began = time.monotonic()

@@ -163,7 +163,7 @@ def _originals(video: VideoFile, segment: Segment, indices: Sequence[int]) -> li
 
 
 def _timed(container: Any, start: Fraction) -> Iterator[tuple[Fraction, VideoFrame]]:
-    """Pictures with their times from the first one, from a keyframe before start on."""
+    """Frames with their times from the first one, from a keyframe before start on."""
     stream = container.streams.video[0]
     first: Fraction | None = None
     for frame in container.decode(stream):

@@ -178,7 +178,7 @@ class _VideoStream:
 
 
 class _Scaler:
-    """Pictures as they are shown: turned, scaled to the step's size, 8 bit."""
+    """Frames as they are shown: turned, scaled to the step's size, 8 bit."""
 
     def __init__(self, video: VideoFile, step: Step) -> None:
         self._size = display_size(video, step)

@@ -79,7 +79,7 @@ def advise(speeds: dict[str, float | None], current: str, share: float = 1.0) ->
     """The step to go on with: the best that keeps up.
 
     Args:
-        speeds: of each step, as ThroughputMeter.speed tells.
+        speeds: of each step, as ThroughputMeter.speed returns.
         current: the present step's name.
         share: of the machine that this viewer gets, 0 to 1.
     """
