@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     if args.threads < 0:
         raise ConfigError(f"threads {args.threads} is negative")
     keep_memory()
-    models = Models(args.weights, args.device, args.threads)
+    models = Models(args.model, args.device, args.threads)
     if args.listen:
         listen(args.listen, models)
     serve_standard_input(models)
