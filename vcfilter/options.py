@@ -94,9 +94,6 @@ class EncoderOptions:
         scenecut: end a segment early where the scene changes.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
-        threads: threads of the networks; 0 leaves it to PyTorch.
-        device: a PyTorch device name; "auto" takes CUDA where there is one.
-        weights: path of a weights file; None takes the shipped model.
         model: name, id or path of a model; None takes the default one.
 
     Raises:
@@ -110,9 +107,6 @@ class EncoderOptions:
     scenecut: bool = True
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
-    threads: int = 0
-    device: str = "auto"
-    weights: str | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -135,8 +129,6 @@ class EncoderOptions:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if self.frame_rate <= 0:
             raise ConfigError(f"frame rate {self.frame_rate} is not positive")
-        if self.threads < 0:
-            raise ConfigError(f"threads {self.threads} is negative")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:

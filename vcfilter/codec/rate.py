@@ -20,12 +20,6 @@ from vcfilter.options import EncoderOptions
 
 DEFAULT_QP = 32
 
-LAYER_QP_OFFSET = (0, 3, 6, 8, 9, 9, 9, 9)
-"""Added to the segment's qp per temporal layer (0 keyframes to 7). Errors of a frame pass on to
-all frames of higher layers and to none of lower ones, so the lower are worth more bits. BD-rate on
-training clips against (0, 3, 4, 5, 6): -1.4 %; a first layer of 4 saves more on most clips, and
-costs up to 10 % where nothing can be predicted."""
-
 _SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
 _OVERHEAD_BITS = 96  # an inter frame's bytes besides payload
 _MIN_BITS = 32.0

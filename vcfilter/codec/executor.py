@@ -1,0 +1,111 @@
+"""Where segments are coded: beside each other in threads or in processes.
+
+Every segment is coded as if it were alone, so the bytes are those of coding one after the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from vcfilter.codec.plan import SegmentJob
+from vcfilter.codec.rate import ConstantQp
+from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
+from vcfilter.errors import ConfigError
+from vcfilter.models.base import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentTask:
+    """A job with all that coding it anywhere needs. Can be pickled."""
+
+    job: SegmentJob
+    coding: Coding
+    qp: int
+
+
+class Executor(Protocol):
+    """Codes tasks; results may be waited for in any order."""
+
+    @property
+    def workers(self) -> int:
+        """Tasks that are coded at a time."""
+
+    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+        """Start coding a task, now or when a worker is free."""
+
+
+def run_task(model: Model, task: SegmentTask) -> SegmentResult:
+    """Code a task alone."""
+    return encode_segment(model, task.job, task.coding, ConstantQp(task.qp))[0]
+
+
+class ThreadExecutor:
+    """Threads of this process, which share one model.
+
+    Args:
+        model: its methods are called from all threads.
+        workers: at least 1.
+    """
+
+    def __init__(self, model: Model, workers: int) -> None:
+        self.workers = _checked(workers)
+        self._model = model
+        self._pool = ThreadPoolExecutor(workers, "vcfilter-segment")
+
+    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+        """See `Executor`."""
+        return self._pool.submit(run_task, self._model, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ProcessExecutor:
+    """Processes of this machine, each with a model of its own.
+
+    Args:
+        load: makes the model in each process; importable, since it is pickled.
+        workers: at least 1.
+    """
+
+    def __init__(self, load: Callable[[], Model], workers: int) -> None:
+        self.workers = _checked(workers)
+        self._pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), _start_process, (load,)
+        )
+
+    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+        """See `Executor`."""
+        return self._pool.submit(_run_in_process, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+_model_of_process: Model | None = None
+
+
+def _start_process(load: Callable[[], Model]) -> None:
+    global _model_of_process
+    _model_of_process = load()
+
+
+def _run_in_process(task: SegmentTask) -> SegmentResult:
+    assert _model_of_process is not None
+    return run_task(_model_of_process, task)
+
+
+def _checked(workers: int) -> int:
+    if workers < 1:
+        raise ConfigError(f"workers {workers} is below 1")
+    return workers
