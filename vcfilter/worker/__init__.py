@@ -1,0 +1,1 @@
+"""The codec worker: encodes and decodes for programs that hold no Python (docs/worker.md)."""
