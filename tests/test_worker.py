@@ -568,7 +568,7 @@ memory(2, 8192, shared(16384)); say(17, 1, struct.pack('<I', 1) + b'extradata')
         ("frame(1); done(); format(width=4096, height=4096)", 1),
         ("frame(2)", 0),
         ("frame(0, 4)", 0),
-        ("s.sendall(b''.join(struct.pack('<IIIIIqqB', 25, 20, 1, 0, n, 0, 0, 1) for n in (0, 1)))", 1),
+        ("s.sendall(2 * struct.pack('<IIIIIqqB', 25, 20, 1, 0, 1, 0, 0, 1))", 1),
         ("s.sendall(2 * struct.pack('<IIIIIIi', 16, 22, 1, 0, 0, 1, 0))", 0),
         ("done(4096)", 0),
         ("say(21, 1, bytes(40))", 0),
