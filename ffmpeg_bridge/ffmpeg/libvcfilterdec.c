@@ -96,7 +96,13 @@ static av_cold int libvcfilter_decode_init(AVCodecContext *avctx)
             av_log(avctx, AV_LOG_WARNING, "Damaged extradata, waiting for a keyframe\n");
             return 0;
         }
-        avctx->has_b_frames = sequence.reorder;
+        /* has_b_frames stays 0: packets stand in display order, and with another value libavformat
+         * would take away the pts of those that have only one time stamp. */
+        avctx->delay = sequence.reorder;
+        av_log(avctx, AV_LOG_VERBOSE,
+               "Model %s, %d quality levels, %d reference slots, reach %d, %d frames of delay\n",
+               sequence.name, sequence.quality_levels, sequence.slots, sequence.reach,
+               sequence.reorder);
         if (sequence.structure == VCF_LOW_DELAY)
             vcf->inter_type = AV_PICTURE_TYPE_P;
         return libvcfilter_use_format(avctx, &sequence.format);
