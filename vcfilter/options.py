@@ -12,7 +12,9 @@ from typing import Any
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
 
-KEYINT_MAX = 64
+KEYINT_MAX = 1 << 30
+STRUCTURES = ("random-access", "low-delay", "intra")
+BFRAMES = (0, 1, 3, 7, 15, 31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,14 @@ class EncoderOptions:
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the picture track, at least 1000.
-        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 64.
-        scenecut: end a segment early where the scene changes.
+        maxrate, bufsize: bits per second that a receiver gets, and bits that its buffer holds: no
+            packet asks for more than has arrived. Both or neither, at least 1000.
+        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 2^30.
+        min_keyint: smallest distance at which a scene cut makes a keyframe.
+        scenecut: a keyframe is set where the scene changes.
+        open_gop: the last frames of a GOP may refer to the keyframe after it.
+        structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
+        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: by what frames show.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
@@ -103,8 +111,14 @@ class EncoderOptions:
     qp: int | None = None
     quality: float | None = None
     bitrate: int | None = None
+    maxrate: int | None = None
+    bufsize: int | None = None
     keyint: int = 12
+    min_keyint: int = 1
     scenecut: bool = True
+    open_gop: bool = True
+    structure: str = "random-access"
+    bframes: int | None = None
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
     model: str | None = None
@@ -123,8 +137,20 @@ class EncoderOptions:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
             raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        if (self.maxrate is None) != (self.bufsize is None):
+            raise ConfigError("maxrate and bufsize belong together: give both or neither")
+        for name in ("maxrate", "bufsize"):
+            value = getattr(self, name)
+            if value is not None and value < 1000:
+                raise ConfigError(f"{name} {value} is below 1000 bits")
         if not 1 <= self.keyint <= KEYINT_MAX:
             raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
+        if not 1 <= self.min_keyint <= self.keyint:
+            raise ConfigError(f"min_keyint {self.min_keyint} is outside 1 to keyint {self.keyint}")
+        if self.structure not in STRUCTURES:
+            raise ConfigError(f"structure {self.structure!r} is not one of {', '.join(STRUCTURES)}")
+        if self.bframes is not None and self.bframes not in BFRAMES:
+            raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if self.frame_rate <= 0:
@@ -200,8 +226,14 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "qp": ("a whole number", _whole),
     "quality": ("a number", lambda text: float(_decimal(text))),
     "bitrate": ("a bitrate like 800000 or 800k", bitrate),
+    "maxrate": ("a bitrate like 800000 or 800k", bitrate),
+    "bufsize": ("a bitrate like 800000 or 800k", bitrate),
     "keyint": ("a whole number", _whole),
+    "min_keyint": ("a whole number", _whole),
     "scenecut": ("yes or no", _flag),
+    "open_gop": ("yes or no", _flag),
+    "structure": ("a text", str),
+    "bframes": ("a whole number", _whole),
     "preset": ("a text", str),
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),

@@ -31,6 +31,8 @@ class Slots(Generic[T]):
                 return entry[1]
         return None
 
-    def newest(self) -> int:
-        """Display number of the newest frame that is kept."""
-        return max(entry[0] for entry in self._kept if entry is not None)
+    def copy(self) -> Slots[T]:
+        """Another one with the same frames."""
+        other = Slots.__new__(Slots)
+        other._kept = list(self._kept)
+        return other

@@ -1,8 +1,12 @@
 """Reference structures as data: which frame refers to which, in which order they are coded.
 
-A GOP is a keyframe (number 0) and the inter frames up to the next keyframe. Hierarchical
-B-frames are coded from the middle outwards, each from the two nearest frames already coded
-(Djelouah et al., Neural Inter-Frame Compression for Video Coding, ICCV 2019, section 3).
+A GOP is a keyframe (number 0) and the inter frames up to the next keyframe.
+
+- Random access: anchors some frames apart, each coded from the one or two anchors before it, and
+  hierarchical B-frames between them, from the middle outwards, each from the two nearest frames
+  already coded (Djelouah et al., Neural Inter-Frame Compression for Video Coding, ICCV 2019,
+  section 3). A GOP no longer than the distance of two anchors is one hierarchy.
+- Low delay: every frame from the one before it and from a better coded, older one.
 """
 
 from __future__ import annotations
@@ -13,13 +17,19 @@ from dataclasses import dataclass, replace
 from vcfilter.bitstream import StructureKind
 from vcfilter.errors import ConfigError
 from vcfilter.frames import LAYER_MAX, QP_MAX, FrameStep, FrameType
-from vcfilter.options import KEYINT_MAX, EncoderOptions
+from vcfilter.options import EncoderOptions
 
 LAYER_QP_OFFSET = (0, 3, 6, 8, 9, 9, 9, 9)
 """Added to the GOP's qp per temporal layer (0 keyframes to 7). Errors of a frame pass on to
 all frames of higher layers and to none of lower ones, so the lower are worth more bits. BD-rate on
 training clips against (0, 3, 4, 5, 6): -1.4 %; a first layer of 4 saves more on most clips, and
 costs up to 10 % where nothing can be predicted."""
+INTERVAL_MAX = 32
+"""Largest distance between anchors, and the longest GOP that is one hierarchy of B-frames."""
+HIERARCHY_MAX = 64
+CHAIN_PATTERN = ((1, 3), (3, 6), (2, 5), (3, 6))
+"""(layer, qp offset) of a low-delay frame by its number modulo 4: every fourth is coded best, and
+later frames refer to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +41,20 @@ class GopStep:
         references: display numbers of the references.
         layer: temporal layer, 1 to 7.
         slot: where it is kept, None where no frame refers to it.
+        offset: added to the GOP's qp.
     """
 
     number: int
     references: tuple[int, ...]
     layer: int
     slot: int | None
+    offset: int
 
     def step(self, qp: int) -> FrameStep:
-        """The frame's step, at the qp of its GOP plus the layer's offset."""
+        """The frame's step, at the qp of its GOP plus the offset."""
         return FrameStep(
             type=FrameType.INTER,
-            qp=min(qp + LAYER_QP_OFFSET[self.layer], QP_MAX),
+            qp=min(qp + self.offset, QP_MAX),
             layer=self.layer,
             number=self.number,
             references=tuple(number - self.number for number in self.references),
@@ -56,45 +68,85 @@ class GopStructure:
 
     Args:
         kind: in one word, for the sequence header.
-        keyint: most frames from a keyframe to the next, 1 to 64.
+        keyint: most frames from a keyframe to the next.
+        min_keyint: fewest of them before a scene cut makes a keyframe.
         scenecut: a GOP ends before a scene cut.
+        open_gop: the last frames of a GOP may refer to the next keyframe.
+        interval: largest distance between anchors, a power of two, 1 to 32; a GOP of
+            open_gop that is no longer is one hierarchy.
+        adaptive: the distance follows what the frames show.
     """
 
     kind: StructureKind
     keyint: int
+    min_keyint: int
     scenecut: bool
+    open_gop: bool
+    interval: int
+    adaptive: bool
 
     @classmethod
     def of(cls, options: EncoderOptions) -> GopStructure:
         """The structure that the options ask for."""
-        kind = StructureKind.INTRA if options.keyint == 1 else StructureKind.RANDOM_ACCESS
-        return cls(kind=kind, keyint=options.keyint, scenecut=options.scenecut)
+        kind = StructureKind[options.structure.replace("-", "_").upper()]
+        if kind is StructureKind.INTRA or options.keyint == 1:
+            kind = StructureKind.INTRA
+        interval = 1
+        if kind is StructureKind.RANDOM_ACCESS:
+            interval = INTERVAL_MAX if options.bframes is None else options.bframes + 1
+        return cls(
+            kind=kind,
+            keyint=1 if kind is StructureKind.INTRA else options.keyint,
+            min_keyint=options.min_keyint,
+            scenecut=options.scenecut and kind is not StructureKind.INTRA,
+            open_gop=options.open_gop and kind is StructureKind.RANDOM_ACCESS,
+            interval=interval,
+            adaptive=options.bframes is None,
+        )
+
+    @property
+    def one_hierarchy(self) -> bool:
+        """Whether a GOP is one hierarchy between its keyframe and the next."""
+        longest = HIERARCHY_MAX if self.adaptive else self.interval
+        return self.kind is StructureKind.RANDOM_ACCESS and self.keyint <= longest
 
     @property
     def reorder(self) -> int:
         """Most frames that a decoder holds before it can show one."""
-        return self.keyint - 1 and self.keyint
+        if self.kind is not StructureKind.RANDOM_ACCESS:
+            return 0
+        return self.keyint if self.one_hierarchy else self.interval
 
     @property
     def delay(self) -> int:
-        """Most frames that an encoder holds before a packet comes: a GOP, the next keyframe, and
-        the frame that tells whether that is a cut."""
-        return self.keyint + 1 + self.scenecut
+        """Most frames that an encoder holds before a packet comes."""
+        if self.kind is not StructureKind.RANDOM_ACCESS:
+            return 0
+        # The hierarchy, the keyframe behind it, and the frame that tells whether that is a cut.
+        return self.reorder + 1 + self.scenecut
 
     @property
     def reach(self) -> int:
         """Largest display distance to a reference."""
-        return self.keyint - 1
+        if self.kind is StructureKind.INTRA:
+            return 0
+        if self.kind is StructureKind.LOW_DELAY:
+            return min(self.keyint, 0xFFFF)
+        return max(self.keyint - 1, 1) if self.one_hierarchy else 2 * self.interval
 
     @property
     def slots(self) -> int:
         """Places for references."""
-        steps = coding_order(self.keyint, False) + coding_order(self.keyint, True)
-        return 1 + max((step.slot or 0 for step in steps), default=0)
+        if self.kind is StructureKind.INTRA:
+            return 1
+        if self.kind is StructureKind.LOW_DELAY:
+            return 5
+        length = self.keyint if self.one_hierarchy else self.interval + 1
+        return min(2 + length.bit_length(), LAYER_MAX + 1)
 
 
 def coding_order(length: int, open_gop: bool) -> tuple[GopStep, ...]:
-    """The steps of a hierarchical GOP's inter frames, in coding order.
+    """The steps of a GOP that is one hierarchy, in coding order.
 
     Depth first and left first, so that frames become available in display order while at most
     one reference per layer is held: a frame's slot is its layer. In a closed GOP (end of the
@@ -107,14 +159,25 @@ def coding_order(length: int, open_gop: bool) -> tuple[GopStep, ...]:
     Raises:
         ConfigError: length is outside 1 to 64.
     """
-    if not 1 <= length <= KEYINT_MAX:
-        raise ConfigError(f"GOP length {length} is outside 1 to {KEYINT_MAX}")
-    last = length if open_gop else length - 1
-    steps: list[GopStep] = []
-    if not open_gop and last:
-        steps.append(GopStep(number=last, references=(0,), layer=1, slot=1))
-    steps += halve(0, last, 1 if open_gop else 2)
-    return drop_slots(steps)
+    if not 1 <= length <= HIERARCHY_MAX:
+        raise ConfigError(f"GOP length {length} is outside 1 to {HIERARCHY_MAX}")
+    if open_gop or length == 1:
+        return drop_slots(tuple(halve(0, length, 1)))
+    return between_anchors((0,), length - 1)
+
+
+def between_anchors(anchors: Sequence[int], last: int, slot: int = 1) -> tuple[GopStep, ...]:
+    """An anchor and the B-frames before it, in coding order.
+
+    Args:
+        anchors: numbers of the one or two anchors before it, the newest first.
+        last: number of the anchor.
+        slot: the anchor's; anchors take turns in 0, where the keyframe is at first, and 1.
+    """
+    anchor = GopStep(
+        number=last, references=tuple(anchors), layer=1, slot=slot, offset=LAYER_QP_OFFSET[1]
+    )
+    return (anchor, *drop_slots(tuple(halve(anchors[0], last, 2))))
 
 
 def halve(left: int, right: int, layer: int) -> Iterator[GopStep]:
@@ -122,8 +185,14 @@ def halve(left: int, right: int, layer: int) -> Iterator[GopStep]:
     if right - left < 2:
         return
     middle = (left + right) // 2
-    slot = min(layer, LAYER_MAX)
-    yield GopStep(number=middle, references=(left, right), layer=slot, slot=slot)
+    depth = min(layer, LAYER_MAX)
+    yield GopStep(
+        number=middle,
+        references=(left, right),
+        layer=depth,
+        slot=depth,
+        offset=LAYER_QP_OFFSET[depth],
+    )
     yield from halve(left, middle, layer + 1)
     yield from halve(middle, right, layer + 1)
 
@@ -132,3 +201,14 @@ def drop_slots(steps: Sequence[GopStep]) -> tuple[GopStep, ...]:
     """The steps, with no slot for frames that none of them refers to."""
     used = {number for step in steps for number in step.references}
     return tuple(step if step.number in used else replace(step, slot=None) for step in steps)
+
+
+def chain_step(number: int) -> GopStep:
+    """A low-delay frame: from the one before it, and the newest good one older than that."""
+    layer, offset = CHAIN_PATTERN[number % 4]
+    good = (number - 2) // 4 * 4  # a multiple of 4, the keyframe among them
+    references = (number - 1,) if number == 1 else (number - 1, good)
+    slot = layer
+    if layer == 1:  # two of them are needed at a time
+        slot = 1 if number % 8 == 4 else 4
+    return GopStep(number=number, references=references, layer=layer, slot=slot, offset=offset)
