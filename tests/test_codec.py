@@ -10,11 +10,11 @@ import pytest
 from fake_model import FakeModel
 from synthetic import clip
 
-from vcfilter.bitstream import SequenceHeader, StructureKind, VersionError, read_packet, thin
+from vcfilter.bitstream import SequenceHeader, read_packet
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import SLOTS, Frame, FrameStep, FrameType, Packet, VideoFormat
+from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import Model
 from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Runtime

@@ -173,7 +173,7 @@ class EncoderOptions:
             kind, read = _KINDS[name]
             try:
                 values[name] = read(value) if isinstance(value, str) else value
-            except (ValueError, ZeroDivisionError, OverflowError):
+            except (LookupError, ValueError, ZeroDivisionError, OverflowError):
                 raise ConfigError(f"{name} {value!r} is not {kind}") from None
         return cls(**values)
 

@@ -68,9 +68,9 @@ if [ "$what" = tools ]; then
         --disable-network --enable-zlib \
         --enable-decoder=libvcfilter,h264,hevc,vp9,mpeg2video,mpeg4,mjpeg,rawvideo,wrapped_avframe,ffv1,png \
         --enable-decoder=aac,ac3,mp3,flac,opus,vorbis,pcm_s16le,pcm_s24le,pcm_f32le \
-        --enable-encoder=libvcfilter,mpeg4,aac,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
-        --enable-demuxer=vcf,matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
-        --enable-muxer=vcf,matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
+        --enable-encoder=libvcfilter,mpeg4,aac,ac3,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
+        --enable-demuxer=matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
+        --enable-muxer=matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
         --enable-parser=h264,hevc,vp9,mpegvideo,mpeg4video,aac,ac3,flac,opus,vorbis,mpegaudio \
         --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,vp9_superframe_split,aac_adtstoasc,extract_extradata \
         --enable-protocol=file,pipe,fd --enable-indev=lavfi \
