@@ -14,6 +14,20 @@ from vcfilter.frames import QP_MAX
 
 KEYINT_MAX = 1 << 30
 STRUCTURES = ("random-access", "low-delay", "intra")
+TUNES: dict[str, dict[str, Any]] = {
+    "psnr": {},  # what is always aimed at
+    "zerolatency": {"structure": "low-delay"},
+}
+"""Settings that a word stands for; each can be set otherwise beside it."""
+_SYNONYMS = {
+    "g": "keyint",
+    "keyint_min": "min_keyint",
+    "bf": "bframes",
+    "b": "bitrate",
+    "vbv-maxrate": "maxrate",
+    "vbv-bufsize": "bufsize",
+}
+"""Names that FFmpeg, x264 and x265 have for options; "-" may stand for "_"."""
 BFRAMES = (0, 1, 3, 7, 15, 31)
 
 
@@ -161,13 +175,20 @@ class EncoderOptions:
         """Options from texts, as the command line, the worker and FFmpeg's plugin have them.
 
         Args:
-            settings: by the names of the fields; texts as people write them ("800k"), or values.
+            settings: by the names of the fields, or those that x264, x265 and FFmpeg have for
+                them; "tune" stands for several; texts as people write them ("800k"), or values.
 
         Raises:
             ConfigError: a name is unknown, or a value is not what it must be.
         """
         values: dict[str, Any] = {}
-        for name, value in settings.items():
+        named = {_SYNONYMS.get(n, n).replace("-", "_"): value for n, value in settings.items()}
+        tune = named.pop("tune", None)
+        if tune is not None:
+            if tune not in TUNES:
+                raise ConfigError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
+            named = {**TUNES[tune], **named}
+        for name, value in named.items():
             if name not in _KINDS:
                 raise ConfigError(f"setting {name!r} is not one of {', '.join(_KINDS)}")
             kind, read = _KINDS[name]
