@@ -91,6 +91,7 @@ def test_transcode_chooses_by_the_target(neural: Path, tmp_path: Path) -> None:
     assert main(["verify", "-q", str(tmp_path / "b.mkv")]) == 0
 
 
+@pytest.mark.slow
 def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
     y4m = subprocess.run(command("decode", neural, "-"), capture_output=True, check=True).stdout
     assert y4m.startswith(b"YUV4MPEG2 W64 H48 F24:1 ")

@@ -10,14 +10,14 @@ import pytest
 from fake_model import FakeModel
 from synthetic import clip
 
-from vcfilter.bitstream import MOTION_CODED, PacketInfo, SequenceHeader
+from vcfilter.bitstream import SequenceHeader, read_packet
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
-from vcfilter.codec.decoder import REFERENCES_MAX
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.models.hierarchical.video import VideoModel
-from vcfilter.options import PRESETS, EncoderOptions
+from vcfilter.models import store
+from vcfilter.models.base import Model
+from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Runtime
 
 SMALL = VideoFormat(width=48, height=32)
 
@@ -26,21 +26,28 @@ SMALL = VideoFormat(width=48, height=32)
 def reading_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Every test holds whether or not symbols are read ahead in a thread."""
     ahead: bool = request.param
-    monkeypatch.setattr(decoder_module, "spare_core", lambda model: ahead)
+    monkeypatch.setattr(decoder_module, "spare_core", lambda *_: ahead)
     return ahead
 
 
 def encode(
-    frames: list[Frame], video_format: VideoFormat = SMALL, **options: object
+    frames: list[Frame],
+    video_format: VideoFormat = SMALL,
+    model: Model | None = None,
+    **options: object,
 ) -> tuple[Encoder, list[Packet]]:
-    model = FakeModel(video_format.bit_depth)
+    model = model or FakeModel(video_format.bit_depth)
     encoder = Encoder(video_format, EncoderOptions(**options), model=model)
     packets = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
     return encoder, packets
 
 
+def new_decoder(extradata: bytes | None = None, **options: object) -> Decoder:
+    return Decoder(extradata, DecoderOptions(**options), model=FakeModel())
+
+
 def decode(packets: list[Packet], decoder: Decoder | None = None, **options: object) -> list[Frame]:
-    decoder = decoder or Decoder(model=FakeModel(), **options)
+    decoder = decoder or new_decoder(**options)
     return [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
 
 
@@ -67,7 +74,7 @@ def test_each_frame_comes_back_in_order(keyint: int, scenecut: bool) -> None:
     if scenecut:
         assert {0, 8, 21} <= set(keys)
 
-    decoder = Decoder(encoder.extradata, strict=True, model=FakeModel())
+    decoder = new_decoder(encoder.extradata, strict=True)
     assert decoder.video_format == SMALL
     shown = decode(packets, decoder)
     assert [f.pts for f in shown] == [f.pts for f in frames]
@@ -79,7 +86,7 @@ def test_each_frame_comes_back_in_order(keyint: int, scenecut: bool) -> None:
         error = np.mean((frame[0].y.astype(float) - frame[1].y) ** 2)
         assert record.pts == frame[0].pts
         assert error < 1000
-        if record.header.kind is FrameType.KEY:
+        if record.header.step.type is FrameType.KEY:
             assert error < 80
 
 
@@ -87,7 +94,7 @@ def test_all_but_a_segments_first_frame_are_read_ahead(
     reading_ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, packets = encode(clip(25, SMALL), keyint=12, scenecut=False)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     parse, threads = decoder._parse, []
 
     def noted(*args: object) -> object:
@@ -130,7 +137,7 @@ def test_sizes_and_depths(size: tuple[int, int], depth: int) -> None:
     fmt = VideoFormat(width=size[0], height=size[1], bit_depth=depth)
     frames = clip(7, fmt)
     _, packets = encode(frames, fmt, keyint=4, qp=12)
-    shown = decode(packets, Decoder(strict=True, model=FakeModel(depth)))
+    shown = decode(packets, Decoder(options=DecoderOptions(strict=True), model=FakeModel(depth)))
     for frame, result in zip(frames, shown, strict=True):
         result.check(fmt)
         assert np.abs(frame.y.astype(int) - result.y).mean() < 8 * (depth - 7)
@@ -162,7 +169,7 @@ def test_an_encoder_can_be_used_again_after_the_end() -> None:
 
 def test_encoder_and_decoder_hold_one_segment() -> None:
     encoder = Encoder(SMALL, EncoderOptions(keyint=6, scenecut=False), model=FakeModel())
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     inside = behind = 0
     for frame in clip(40, SMALL):
         inside += 1
@@ -176,7 +183,7 @@ def test_encoder_and_decoder_hold_one_segment() -> None:
 
 def test_frames_come_out_as_early_as_they_can() -> None:
     _, packets = encode(clip(18, SMALL), keyint=12, scenecut=False)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     counts = [len(decoder.decode(packet)) for packet in packets]
     # The keyframe at once; the closed segment when the next keyframe is there; the open one
     # when its last frame is there, before the end of the stream is known.
@@ -220,12 +227,12 @@ def test_a_still_picture_costs_twelve_bytes_a_frame(preset: str, qp: int) -> Non
 @pytest.mark.parametrize(("depth", "qp"), [(8, 24), (8, 4), (10, 12)])
 def test_real_model_round_trip(depth: int, qp: int) -> None:
     """The decoder's pictures are the encoder's: it tells their very PSNR."""
-    model = VideoModel.load(None, "cpu")
+    model = store.find(None, Runtime(device="cpu"))
     fmt = VideoFormat(width=62, height=46, bit_depth=depth)
     frames = clip(6, fmt, noise=0)
     encoder = Encoder(fmt, EncoderOptions(keyint=4, qp=qp, preset="fast"), model=model)
     packets = [p for f in [*frames, None] for p in encoder.encode(f)]
-    shown = decode(packets, Decoder(encoder.extradata, strict=True, model=model))
+    shown = decode(packets, Decoder(encoder.extradata, DecoderOptions(strict=True), model=model))
     assert len(shown) == 6
     for frame, result, record in zip(frames, shown, encoder.statistics.records, strict=True):
         result.check(fmt)
@@ -238,7 +245,7 @@ def test_real_model_round_trip(depth: int, qp: int) -> None:
 
 def test_real_model_skips_a_still_picture() -> None:
     fmt = VideoFormat(width=64, height=48)
-    encoder = Encoder(fmt, EncoderOptions(keyint=4), model=VideoModel.load(None, "cpu"))
+    encoder = Encoder(fmt, EncoderOptions(keyint=4), model=store.find(None, Runtime(device="cpu")))
     packets = [p for f in [*clip(6, fmt, still=True), None] for p in encoder.encode(f)]
     assert max(len(p.data) for p in packets if not p.is_keyframe) <= 12
 
@@ -255,7 +262,7 @@ def test_cut_at_keyframes() -> None:
     """A piece decodes to the same frames; what needs a keyframe behind the cut is dropped."""
     _, packets = encode(clip(40, SMALL), keyint=10, scenecut=False)
     whole = decode(packets)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     piece = decode(packets[10:30], decoder)
     assert all(same(a, b) for a, b in zip(piece, whole[10:21], strict=True))
     assert decoder.dropped_missing_reference == 9
@@ -267,7 +274,7 @@ def test_cut_anywhere() -> None:
     whole = {f.pts: f for f in decode(packets)}
     for start in range(24):
         for end in range(start, 25):
-            decoder = Decoder(model=FakeModel())
+            decoder = new_decoder()
             piece = decode(packets[start:end], decoder)
             assert all(same(frame, whole[frame.pts]) for frame in piece)
             assert len(piece) + decoder.dropped_missing_reference == end - start
@@ -280,7 +287,7 @@ def test_joined_pieces() -> None:
     _, b = encode(clip(24, SMALL, seed=2), keyint=8, scenecut=False)
     wholes = [decode(a), decode(b)]
     joined = [*a[:16], *b[8:16], *a[8:]]
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     shown = decode(joined, decoder)
     assert decoder.dropped_missing_reference == 14
     assert len(shown) + 14 == len(joined)
@@ -292,7 +299,7 @@ def test_lost_packets_cost_only_their_dependents() -> None:
     _, packets = encode(clip(25, SMALL), keyint=12, scenecut=False)
     whole = {f.pts: f for f in decode(packets)}
     for lost in range(25):
-        decoder = Decoder(model=FakeModel())
+        decoder = new_decoder()
         shown = decode(packets[:lost] + packets[lost + 1 :], decoder)
         assert all(same(frame, whole[frame.pts]) for frame in shown)
         assert len(shown) + decoder.dropped_missing_reference == 24
@@ -315,7 +322,7 @@ def test_duplicated_and_shuffled_packets_do_no_harm() -> None:
 
 def test_strict_raises_and_goes_on() -> None:
     _, packets = encode(clip(24, SMALL), keyint=8, scenecut=False)
-    decoder = Decoder(strict=True, model=FakeModel())
+    decoder = new_decoder(strict=True)
     with pytest.raises(BitstreamError, match="keyframe before it is missing"):
         decoder.decode(packets[3])
     for packet in packets[:4]:
@@ -332,7 +339,7 @@ def test_strict_raises_and_goes_on() -> None:
 def test_reset_after_a_seek() -> None:
     _, packets = encode(clip(30, SMALL), keyint=6, scenecut=False)
     whole = decode(packets)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     for packet in packets[:4]:
         decoder.decode(packet)
     decoder.reset()
@@ -347,12 +354,12 @@ def test_reset_after_a_seek() -> None:
 def test_extradata_is_optional_and_may_be_damaged() -> None:
     encoder, packets = encode(clip(5, SMALL))
     for extradata in (None, b"", b"junk", encoder.extradata[:-1], bytes(28)):
-        decoder = Decoder(extradata, model=FakeModel())
+        decoder = new_decoder(extradata)
         assert decoder.video_format is None
         assert len(decode(packets, decoder)) == 5
         assert decoder.video_format == SMALL
     with pytest.raises(BitstreamError):
-        Decoder(b"junk", strict=True, model=FakeModel())
+        new_decoder(b"junk", strict=True)
 
 
 def test_another_model_is_named() -> None:
@@ -371,13 +378,13 @@ def test_color_may_change_at_a_join_but_size_may_not() -> None:
     tagged = VideoFormat(width=48, height=32, colorspace=1, sample_aspect_ratio=(4, 3))
     _, a = encode(clip(8, SMALL), keyint=4, scenecut=False)
     _, b = encode(clip(8, tagged), tagged, keyint=4, scenecut=False)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     assert len(decode([*a, *b], decoder)) == 16
     assert decoder.video_format == tagged
 
     wide = VideoFormat(width=64, height=32)
     _, c = encode(clip(8, wide), wide, keyint=4)
-    decoder = Decoder(model=FakeModel())
+    decoder = new_decoder()
     shown = [frame for packet in a for frame in decoder.decode(packet)]
     assert len(shown) == 8
     with pytest.raises(BitstreamError, match="48x32 at 8 bit to 64x32"):
@@ -389,9 +396,9 @@ def test_color_may_change_at_a_join_but_size_may_not() -> None:
 def test_keyframes_hold_the_sequence_header() -> None:
     encoder, packets = encode(clip(9, SMALL), keyint=4)
     for packet in packets:
-        info = PacketInfo.read(packet.data)
+        info = read_packet(packet.data)
         assert (info.sequence is not None) == packet.is_keyframe
-        assert info.header.kind is (FrameType.KEY if packet.is_keyframe else FrameType.INTER)
+        assert info.header.step.type is (FrameType.KEY if packet.is_keyframe else FrameType.INTER)
         if packet.is_keyframe:
             assert packet.data.startswith(encoder.extradata)
     assert SequenceHeader.read(encoder.extradata).model_id == b"fakemodl"

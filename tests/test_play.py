@@ -120,6 +120,7 @@ def test_picture_and_sound_start_together(
         assert f"vcfilter: {sys.executable} -m vcfilter decode" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_player_that_leaves_early_is_no_error(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "mpv", "head -c 100 > /dev/null")
     assert main(["play", str(film), "--player", shlex.quote(str(player))]) == 0
@@ -139,6 +140,7 @@ def test_a_decoder_that_fails_is_told(
     assert "/none" in capfd.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "ffplay", "cat > /dev/null; exec sleep 60")
     ours, theirs = pty.openpty()

@@ -12,7 +12,23 @@ from typing import Any
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
 
-KEYINT_MAX = 64
+KEYINT_MAX = 1 << 30
+STRUCTURES = ("random-access", "low-delay", "intra")
+TUNES: dict[str, dict[str, Any]] = {
+    "psnr": {},  # what is always aimed at
+    "zerolatency": {"structure": "low-delay"},
+}
+"""Settings that a word stands for; each can be set otherwise beside it."""
+_SYNONYMS = {
+    "g": "keyint",
+    "keyint_min": "min_keyint",
+    "bf": "bframes",
+    "b": "bitrate",
+    "vbv-maxrate": "maxrate",
+    "vbv-bufsize": "bufsize",
+}
+"""Names that FFmpeg, x264 and x265 have for options; "-" may stand for "_"."""
+BFRAMES = (0, 1, 3, 7, 15, 31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +106,16 @@ class EncoderOptions:
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the picture track, at least 1000.
-        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 64.
-        scenecut: end a segment early where the scene changes.
+        maxrate, bufsize: bits per second that a receiver gets, and bits that its buffer holds: no
+            packet asks for more than has arrived. Both or neither, at least 1000.
+        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 2^30.
+        min_keyint: smallest distance at which a scene cut makes a keyframe.
+        scenecut: a keyframe is set where the scene changes.
+        open_gop: the last frames of a GOP may refer to the keyframe after it.
+        structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
+        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: by what frames show.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
-        threads: threads of the networks; 0 leaves it to PyTorch.
-        device: a PyTorch device name; "auto" takes CUDA where there is one.
-        weights: path of a weights file; None takes the shipped model.
         model: name, id or path of a model; None takes the default one.
 
     Raises:
@@ -106,13 +125,16 @@ class EncoderOptions:
     qp: int | None = None
     quality: float | None = None
     bitrate: int | None = None
+    maxrate: int | None = None
+    bufsize: int | None = None
     keyint: int = 12
+    min_keyint: int = 1
     scenecut: bool = True
+    open_gop: bool = True
+    structure: str = "random-access"
+    bframes: int | None = None
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
-    threads: int = 0
-    device: str = "auto"
-    weights: str | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -129,33 +151,50 @@ class EncoderOptions:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
             raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        if (self.maxrate is None) != (self.bufsize is None):
+            raise ConfigError("maxrate and bufsize belong together: give both or neither")
+        for name in ("maxrate", "bufsize"):
+            value = getattr(self, name)
+            if value is not None and value < 1000:
+                raise ConfigError(f"{name} {value} is below 1000 bits")
         if not 1 <= self.keyint <= KEYINT_MAX:
             raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
+        if not 1 <= self.min_keyint <= self.keyint:
+            raise ConfigError(f"min_keyint {self.min_keyint} is outside 1 to keyint {self.keyint}")
+        if self.structure not in STRUCTURES:
+            raise ConfigError(f"structure {self.structure!r} is not one of {', '.join(STRUCTURES)}")
+        if self.bframes is not None and self.bframes not in BFRAMES:
+            raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if self.frame_rate <= 0:
             raise ConfigError(f"frame rate {self.frame_rate} is not positive")
-        if self.threads < 0:
-            raise ConfigError(f"threads {self.threads} is negative")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:
         """Options from texts, as the command line, the worker and FFmpeg's plugin have them.
 
         Args:
-            settings: by the names of the fields; texts as people write them ("800k"), or values.
+            settings: by the names of the fields, or those that x264, x265 and FFmpeg have for
+                them; "tune" stands for several; texts as people write them ("800k"), or values.
 
         Raises:
             ConfigError: a name is unknown, or a value is not what it must be.
         """
         values: dict[str, Any] = {}
-        for name, value in settings.items():
+        named = {_SYNONYMS.get(n, n).replace("-", "_"): value for n, value in settings.items()}
+        tune = named.pop("tune", None)
+        if tune is not None:
+            if tune not in TUNES:
+                raise ConfigError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
+            named = {**TUNES[tune], **named}
+        for name, value in named.items():
             if name not in _KINDS:
                 raise ConfigError(f"setting {name!r} is not one of {', '.join(_KINDS)}")
             kind, read = _KINDS[name]
             try:
                 values[name] = read(value) if isinstance(value, str) else value
-            except (ValueError, ZeroDivisionError, OverflowError):
+            except (LookupError, ValueError, ZeroDivisionError, OverflowError):
                 raise ConfigError(f"{name} {value!r} is not {kind}") from None
         return cls(**values)
 
@@ -208,8 +247,14 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "qp": ("a whole number", _whole),
     "quality": ("a number", lambda text: float(_decimal(text))),
     "bitrate": ("a bitrate like 800000 or 800k", bitrate),
+    "maxrate": ("a bitrate like 800000 or 800k", bitrate),
+    "bufsize": ("a bitrate like 800000 or 800k", bitrate),
     "keyint": ("a whole number", _whole),
+    "min_keyint": ("a whole number", _whole),
     "scenecut": ("yes or no", _flag),
+    "open_gop": ("yes or no", _flag),
+    "structure": ("a text", str),
+    "bframes": ("a whole number", _whole),
     "preset": ("a text", str),
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),

@@ -7,7 +7,6 @@ from typing import Any
 
 from vcfilter.cli.terminal import size_text
 from vcfilter.stream.inspect import (
-    MOTION_NAMES,
     FileSummary,
     FrameInfo,
     StreamSummary,
@@ -96,8 +95,8 @@ def _neural_lines(stream: StreamSummary, frames: bool) -> Iterator[str]:
         span = f"{min(segments)} to {max(segments)}" if len(set(segments)) > 1 else segments[0]
         yield f"    {len(segments)} segments of {span} frames"
     known = [(frame.size, frame.packet.header) for frame in stream.frames if frame.packet]
-    for kind in sorted({header.kind for _, header in known}):
-        same = [(size, header.qp) for size, header in known if header.kind is kind]
+    for kind in sorted({header.step.type for _, header in known}):
+        same = [(size, header.step.qp) for size, header in known if header.step.type is kind]
         total, qps = sum(size for size, _ in same), [qp for _, qp in same]
         yield (
             f"    {len(same)} {kind.name.lower()} frames, {size_text(total)}, "
@@ -115,10 +114,11 @@ def _frame_line(number: int, frame: FrameInfo) -> str:
     if frame.packet is None:
         return f"{start}DAMAGED"
     header = frame.packet.header
-    detail = f"qp {header.qp:2}"
-    if header.references:
-        detail += f" layer {header.layer} distances {header.distances[0]}"
-        detail += f"+{header.distances[1]}" if header.distances[1] else ""
-        detail += f" motion {MOTION_NAMES[header.motion]}"
-        detail += "" if header.residual else " no residual"
-    return f"{start}{header.kind.name.lower():5} {detail}"
+    step = header.step
+    coded = frame.packet.sections
+    detail = f"qp {step.qp:2}" if coded else "repeated"
+    if step.references:
+        detail += f" layer {step.layer} from " + ", ".join(f"{d:+}" for d in step.references)
+        detail += "" if step.slot is None else f" slot {step.slot}"
+        detail += f" mode {header.mode.hex()}" if header.mode else ""
+    return f"{start}{step.type.name.lower():5} {detail}"

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
 
-MODEL_ID_BYTES = 8
+ARCHITECTURES = {"test": 0, "hierarchical": 1}
+"""Folders below vcfilter/models by name, and their numbers in sequence headers."""
 
 Picture = Any
 """A frame as the model holds it on its device; made by `Model.picture`."""

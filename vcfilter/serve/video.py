@@ -16,7 +16,7 @@ from typing import Any
 
 from av.video.frame import VideoFrame
 
-from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.bitstream import PacketReader, SequenceHeader
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
 from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
@@ -146,6 +146,7 @@ class VideoFile:
             self.time_base = stream.time_base
             self.rate = stream.average_rate
             self._header = _header(stream.info.extradata)
+            self._reader = PacketReader()
             end = position = block = 0
             for packet in container.demux(stream, *audio_streams):
                 content = packet.content
@@ -313,14 +314,13 @@ class VideoFile:
 
     def _coded(self, data: bytes, pts: int) -> CodedFrame:
         try:
-            info = PacketInfo.read(data)
+            info = self._reader.read(data)
         except BitstreamError:
             return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False)
         if self._header is None:
             self._header = info.sequence
-        header = info.header
-        needs_next = header.kind is FrameType.INTER and (header.segment_length in header.references)
-        return CodedFrame(pts, len(data), header.kind, header.layer, header.qp, needs_next)
+        step, needs_next = info.header.step, info.header.next_key is not None
+        return CodedFrame(pts, len(data), step.type, step.layer, step.qp, needs_next)
 
     def _cut(self) -> list[Segment]:
         """Segments that begin at keyframes, each long enough to be worth a request."""

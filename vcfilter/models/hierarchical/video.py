@@ -156,6 +156,11 @@ class Reference:
     moves: Tensor
     distances: Tensor
 
+    @property
+    def context(self) -> Reference:
+        """What later frames' symbols depend on."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parsed:
