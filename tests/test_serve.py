@@ -29,14 +29,14 @@ from clips import make_film, video_frame
 import vcfilter
 from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, ThroughputMeter, advise
 from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import StoppedError, WorkQueue
-from vcfilter.stream.reader import DecoderOptions, neural_frames
+from vcfilter.stream.decoders import neural_frames
 from vcfilter.stream.transcode import encode_file
 
 pytest.importorskip("starlette", reason="needs the extra serve")
@@ -704,11 +704,11 @@ def test_one_slow_index_does_not_hold_the_others(
 ) -> None:
     began, gate = threading.Event(), threading.Event()
 
-    def index(path: Path, options: Any, *, original: Any) -> VideoFile:
+    def index(path: Path, options: Any, *, runtime: Any, original: Any) -> VideoFile:
         if path.name == "silent.nut":
             began.set()
             assert gate.wait(30)
-        return VideoFile(path, options, original=original)
+        return VideoFile(path, options, runtime=runtime, original=original)
 
     monkeypatch.setattr("vcfilter.serve.library.VideoFile", index)
     library = Library(folder / "videos", DecoderOptions())
