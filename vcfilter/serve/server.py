@@ -50,7 +50,7 @@ def serve(
         import uvicorn
 
         from vcfilter.serve.app import make_app
-        from vcfilter.serve.connection import Connection
+        from vcfilter.serve.connection import Connection, Server
     except ImportError as error:
         raise MediaError(
             f"serve needs the package {error.name}: install vcfilter with the extra serve"
@@ -63,7 +63,7 @@ def serve(
         app,
         http=Connection,
         ws="none",
-        log_level="warning",
+        log_level="critical",  # requests that are cut off are no news
         access_log=False,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -73,7 +73,7 @@ def serve(
     ready(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}/")
     try:
         with listener, suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config, app.state.site.stop).run(sockets=[listener])
     finally:
         ended: bool = app.state.site.close()
     return ended
