@@ -31,7 +31,7 @@ from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
 from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
-from vcfilter.serve.compare import compare
+from vcfilter.serve.compare import compare, part_of
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, ThroughputMeter, advise
 from vcfilter.serve.video import VideoFile
@@ -794,3 +794,15 @@ def test_audio_waits_for_its_frames() -> None:
     done = subprocess.run(["node", "-e", script, str(page)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[0, None], [1, 0], [1, None]]
+
+
+def test_a_comparison_holds_few_frames(video: VideoFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert part_of(video, 15) == video.segments[1]
+    monkeypatch.setattr("vcfilter.serve.compare.MOST_FRAMES", 5)
+    part = part_of(video, 15)  # the keyframe before it is frame 12
+    assert (part.first, part.end) == (12, 17)
+    assert part.size == sum(frame.size for frame in video.frames[12:17])
+    assert (part.start, part.stop) == (video.time_of(12), video.time_of(17))
+    part = part_of(video, 17)
+    assert (part.first, part.end) == (15, 20)
+    assert json.loads(compare(video, 17, never))["frames"] == 5
