@@ -173,9 +173,7 @@ class FakeModel:
         sections, shown = [], planes
         for level in range(1, self.levels):
             size = width(step) / 2**level
-            errors = [
-                np.rint((a - b) / size).astype(">i2") for a, b in zip(x, shown, strict=True)
-            ]
+            errors = [np.rint((a - b) / size).astype(">i2") for a, b in zip(x, shown, strict=True)]
             shown = self.correct(size, shown, errors)
             sections.append(zlib.compress(b"".join(e.tobytes() for e in errors)))
         return sections, shown

@@ -332,7 +332,8 @@ class _Reader:
     def bytes(self, count: int) -> bytes:
         if count > len(self.data) - self.offset:
             raise BitstreamError(
-                f"{count} bytes are stated, {len(self.data) - self.offset} are there"
+                f"a packet of {len(self.data)} bytes is damaged: {count} bytes are stated, "
+                f"{len(self.data) - self.offset} are there"
             )
         self.offset += count
         return self.data[self.offset - count : self.offset]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -365,11 +366,11 @@ class Decoder:
         Args:
             final: no packet of the GOP will come.
         """
-        needed = entry.needed() if entry.open else []
-        for index, each in enumerate(needed):
-            following = needed[index + 1] if index + 1 < len(needed) else None
+        needed = deque(entry.needed() if entry.open else ())
+        while needed:  # none is held for longer than others need it
+            each = needed.popleft()
             try:
-                self._reference(gop, each, following, final)
+                self._reference(gop, each, needed[0] if needed else None, final)
             finally:
                 each.failed = each.reference is None
                 each.references = ()
