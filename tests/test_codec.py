@@ -25,7 +25,7 @@ from vcfilter.bitstream import (
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import SLOTS, Frame, FrameStep, FrameType, Packet, VideoFormat
+from vcfilter.frames import SLOTS, Frame, FrameType, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import CodedFrame, Model, ModelInfo
 from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Runtime
