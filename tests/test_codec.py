@@ -15,13 +15,7 @@ import torch
 from fake_model import FakeModel
 from synthetic import clip
 
-from vcfilter.bitstream import (
-    SequenceHeader,
-    VersionError,
-    read_packet,
-    thin,
-    write_packet,
-)
+from vcfilter.bitstream import SequenceHeader, VersionError, read_packet, thin, write_packet
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError

@@ -249,6 +249,26 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     )
 
 
+class PacketReader:
+    """Reads the packets of a stream one after the other, without decoding them."""
+
+    def __init__(self) -> None:
+        self._identity: int | None = None
+        self._newest = 0
+
+    def read(self, data: bytes) -> PacketInfo:
+        """Check and parse the next packet.
+
+        Raises:
+            VersionError, BitstreamError: as of `read_packet`; the next packet may be read.
+        """
+        info = read_packet(data, key_identity=self._identity, after=self._newest)
+        if info.sequence is not None:
+            self._identity = info.identity
+        self._newest = info.header.step.number
+        return info
+
+
 def thin(data: bytes, levels: int) -> bytes:
     """A packet with its lowest quality levels only: its first bytes, nothing is coded again.
 

@@ -60,8 +60,6 @@ class Planner:
         self._gop: _Placement
         if structure.kind is not StructureKind.RANDOM_ACCESS:
             self._gop = _Chain(video_format, structure)
-        elif structure.one_hierarchy:
-            self._gop = _Hierarchy(video_format, structure)
         else:
             self._gop = _Anchors(video_format, structure)
 
@@ -153,23 +151,9 @@ class _Chain(_Placement):
         return []
 
 
-class _Hierarchy(_Placement):
-    """The whole GOP is one hierarchy of B-frames."""
-
-    def add(self, frame: Frame) -> list[SegmentJob]:
-        self._waiting.append(frame)
-        return []
-
-    def end(self, next_key: Frame | None) -> list[SegmentJob]:
-        count = len(self._waiting)
-        if count == 0:
-            return []
-        used = next_key if count > 1 else None
-        return [self._job(count, coding_order(count, used is not None), False, used)]
-
-
 class _Anchors(_Placement):
-    """Anchors, and a hierarchy of B-frames between each two of them."""
+    """Anchors, and a hierarchy of B-frames between each two of them; a short GOP of which the
+    next keyframe is a reference is one hierarchy."""
 
     def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
         super().__init__(video_format, structure)
@@ -184,12 +168,15 @@ class _Anchors(_Placement):
         self._waiting.append(frame)
         if self._first == 0:
             self._anchor = self._waiting[0]
-        if self._inters() < self._structure.interval:
+        if self._structure.one_hierarchy or self._inters() < self._structure.interval:
             return []
         return [self._next(self._distance(self._structure.interval), True)]
 
     def end(self, next_key: Frame | None) -> list[SegmentJob]:
         jobs = []
+        if self._structure.one_hierarchy and next_key is not None and self._inters():
+            count = len(self._waiting)
+            jobs.append(self._job(count, coding_order(count), False, next_key))
         while (left := self._inters()) > 0:
             if next_key is not None and left < self._distance(left + 1, next_key):
                 last = self._anchors[0] + left + 1

@@ -145,25 +145,22 @@ class GopStructure:
         return min(2 + length.bit_length(), LAYER_MAX + 1)
 
 
-def coding_order(length: int, open_gop: bool) -> tuple[GopStep, ...]:
-    """The steps of a GOP that is one hierarchy, in coding order.
+def coding_order(length: int) -> tuple[GopStep, ...]:
+    """The steps of a GOP that is one hierarchy up to the next keyframe, in coding order.
 
     Depth first and left first, so that frames become available in display order while at most
-    one reference per layer is held: a frame's slot is its layer. In a closed GOP (end of the
-    stream, scene cut) the last frame is coded first, from the keyframe alone.
+    one reference per layer is held: a frame's slot is its layer.
 
     Args:
-        length: frames in the GOP, the keyframe included, 1 to 64.
-        open_gop: whether the next keyframe, number `length`, serves as a reference.
+        length: frames in the GOP, the keyframe included, 1 to 64; number `length` is the next
+            keyframe.
 
     Raises:
         ConfigError: length is outside 1 to 64.
     """
     if not 1 <= length <= HIERARCHY_MAX:
         raise ConfigError(f"GOP length {length} is outside 1 to {HIERARCHY_MAX}")
-    if open_gop or length == 1:
-        return drop_slots(tuple(halve(0, length, 1)))
-    return between_anchors((0,), length - 1)
+    return drop_slots(tuple(halve(0, length, 1)))
 
 
 def between_anchors(anchors: Sequence[int], last: int, slot: int = 1) -> tuple[GopStep, ...]:
