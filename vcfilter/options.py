@@ -125,6 +125,8 @@ class EncoderOptions:
         open_gop: the last frames of a GOP may refer to the keyframe after it.
         structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
         bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: by what frames show.
+        ltr: low delay: every so many frames one is coded from the last such one alone, so that
+            losses heal there; a multiple of 4, 0: never.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
@@ -144,6 +146,7 @@ class EncoderOptions:
     open_gop: bool = True
     structure: str = "random-access"
     bframes: int | None = None
+    ltr: int = 0
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
     model: str | None = None
@@ -176,6 +179,8 @@ class EncoderOptions:
             raise ConfigError(f"structure {self.structure!r} is not one of {', '.join(STRUCTURES)}")
         if self.bframes is not None and self.bframes not in BFRAMES:
             raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
+        if self.ltr < 0 or self.ltr % 4 or self.ltr > 128:
+            raise ConfigError(f"ltr {self.ltr} is no multiple of 4 from 0 to 128")
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if not 0 < self.frame_rate < inf:
@@ -278,6 +283,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "open_gop": ("yes or no", _flag),
     "structure": ("a text", str),
     "bframes": ("a whole number", _whole),
+    "ltr": ("a whole number", _whole),
     "preset": ("a text", str),
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),

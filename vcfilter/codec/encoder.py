@@ -155,6 +155,18 @@ class Encoder:
         self._last_pts = frame.pts
         return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has decoded the frame of this time; see `lost`."""
+        self._planner.acknowledge(pts)
+
+    def lost(self, pts: int) -> None:
+        """A receiver lacks the frame of this time, and so all that was coded from it.
+
+        The next frame is coded from the newest one that was acknowledged and is still kept; if
+        there is none, or the structure is not low delay, it becomes a keyframe.
+        """
+        self._planner.lost(pts)
+
     def _code(self, job: SegmentJob) -> list[Packet]:
         """The packets that are ready when this segment is coded, or given to be coded."""
         if self._executor is None:
