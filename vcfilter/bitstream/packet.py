@@ -166,7 +166,8 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     """Check and parse one packet.
 
     Args:
-        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared.
+        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared, and
+            its number is right modulo 256 only.
         after: number of the newest frame of the GOP; the packet's is 1 to 256 larger.
 
     Raises:
@@ -205,6 +206,9 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
         distances = [
             reader.number(_DISTANCE_BYTES_MAX) for _ in range(code - (not coded) * _REPEAT)
         ]
+        references = tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances)
+        if key_identity is None:
+            number += max(0, -min(references) - number + 255) // 256 * 256
         fields = reader.byte() if coded else 0
         count, kind = fields & 3, "inter" if coded else "repeat"
         try:
@@ -213,7 +217,7 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
                 qp=fields >> 2,
                 layer=first >> 2 & 7,
                 number=number,
-                references=tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances),
+                references=references,
                 slot=slot,
             )
         except ConfigError as error:
@@ -352,7 +356,8 @@ class _Reader:
     def bytes(self, count: int) -> bytes:
         if count > len(self.data) - self.offset:
             raise BitstreamError(
-                f"{count} bytes are stated, {len(self.data) - self.offset} are there"
+                f"a packet of {len(self.data)} bytes is damaged: {count} bytes are stated, "
+                f"{len(self.data) - self.offset} are there"
             )
         self.offset += count
         return self.data[self.offset - count : self.offset]

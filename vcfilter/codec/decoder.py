@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
-from vcfilter.errors import BitstreamError, ModelMismatchError
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import SLOTS, Frame, FrameStep, Packet, VideoFormat
 from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
@@ -184,7 +185,10 @@ class Decoder:
                 unknown version; with strict, also whatever else would be dropped. Decoding
                 may go on with the next packet, and frames that were ready come with it.
             ModelMismatchError: the first keyframe names a model that cannot be found.
+            ConfigError: it is no Packet.
         """
+        if packet is not None and not isinstance(packet, Packet):
+            raise ConfigError(f"a {type(packet).__name__} is no Packet")
         with threads_of(self._runtime):
             if packet is None:
                 self._end_gop(None)
@@ -365,11 +369,11 @@ class Decoder:
         Args:
             final: no packet of the GOP will come.
         """
-        needed = entry.needed() if entry.open else []
-        for index, each in enumerate(needed):
-            following = needed[index + 1] if index + 1 < len(needed) else None
+        needed = deque(entry.needed() if entry.open else ())
+        while needed:  # none is held for longer than others need it
+            each = needed.popleft()
             try:
-                self._reference(gop, each, following, final)
+                self._reference(gop, each, needed[0] if needed else None, final)
             finally:
                 each.failed = each.reference is None
                 each.references = ()
