@@ -34,7 +34,8 @@ from vcfilter.serve.film import Film
 from vcfilter.serve.library import ForbiddenError, Library, UnknownFilmError
 from vcfilter.serve.steps import STEPS, Speedometer, advise
 from vcfilter.serve.work import StoppedError, WorkQueue
-from vcfilter.stream.reader import DecoderOptions, neural_frames
+from vcfilter.options import DecoderOptions
+from vcfilter.stream.decoders import neural_frames
 from vcfilter.stream.transcode import encode_file
 
 pytest.importorskip("starlette", reason="needs the extra serve")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -20,11 +21,17 @@ from vcfilter.cli.interrupts import Interrupts
 from vcfilter.cli.terminal import Terminal, report_lines, time_text
 from vcfilter.errors import ConfigError, VcfilterError
 from vcfilter.frames import QP_MAX
-from vcfilter.options import DEFAULT_PRESET, KEYINT_MAX, PRESETS, EncoderOptions
+from vcfilter.options import (
+    DEFAULT_PRESET,
+    KEYINT_MAX,
+    PRESETS,
+    DecoderOptions,
+    EncoderOptions,
+    Runtime,
+)
 
 if TYPE_CHECKING:
-    from vcfilter.stream.media import MediaCodec
-    from vcfilter.stream.reader import DecoderOptions
+    from vcfilter.stream.encoders import MediaCodec
     from vcfilter.stream.transcode import TranscodeReport
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128  # the signal is added
@@ -72,7 +79,6 @@ examples:
   vcfilter transcode film.mkv smaller.mkv --qp 40          neural to neural
   vcfilter transcode film.mkv film.mp4                     as decode
   vcfilter transcode film.mp4 film.mkv                     as encode
-  vcfilter transcode film.mkv film.vcf -c:v copy           the neural stream alone
 """
 _DELEGATES = {
     "evaluate": ("vcfilter.evaluate.cli", "compare with x264, x265 and SVT-AV1: one report"),
@@ -95,6 +101,17 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(EXIT_USAGE)
 
 
+class _Handler(logging.Handler):
+    """Prints warnings of the library through the terminal."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._terminal.warning(record.getMessage())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     with Interrupts() as interrupts:
@@ -109,6 +126,7 @@ def _run(arguments: list[str], interrupts: Interrupts) -> int:
         args = parser.parse_args(arguments)
         verbose = getattr(args, "verbose", False)
         terminal = Terminal(quiet=getattr(args, "quiet", False), verbose=verbose)
+        logging.getLogger("vcfilter").handlers[:] = [_Handler(terminal)]
         if args.delegated:  # training and the worker have their own way with it
             interrupts.release(signal.SIGTERM)
         return int(args.run(args) if args.delegated else args.run(args, terminal))
@@ -323,15 +341,15 @@ def _encoder_options(args: argparse.Namespace) -> EncoderOptions:
 
 
 def _decoder_options(args: argparse.Namespace) -> DecoderOptions:
-    from vcfilter.stream.reader import DecoderOptions
+    return DecoderOptions(strict=args.strict, model=args.weights)
 
-    return DecoderOptions(
-        strict=args.strict, device=args.device, threads=args.threads, weights=args.weights
-    )
+
+def _runtime(args: argparse.Namespace) -> Runtime:
+    return Runtime(device=args.device, threads=args.threads)
 
 
 def _codec(args: argparse.Namespace) -> MediaCodec | None:
-    from vcfilter.stream.media import MediaCodec
+    from vcfilter.stream.encoders import MediaCodec
 
     if args.codec is None:
         if args.crf is not None or args.pix_fmt or args.set:
@@ -349,6 +367,7 @@ def _encode(args: argparse.Namespace, terminal: Terminal) -> int:
         args.target,
         options,
         decoder=_decoder_options(args),
+        runtime=_runtime(args),
         start=args.ss,
         duration=args.t,
         streams=args.streams or "all",
@@ -356,7 +375,6 @@ def _encode(args: argparse.Namespace, terminal: Terminal) -> int:
         two_pass=args.two_pass,
         container=args.format,
         progress=terminal.progress,
-        warn=terminal.warning,
     )
     _finish(report, terminal)
     return 0
@@ -370,21 +388,21 @@ def _decode(args: argparse.Namespace, terminal: Terminal) -> int:
         args.target,
         codec=_codec(args),
         decoder=_decoder_options(args),
+        runtime=_runtime(args),
         start=args.ss,
         duration=args.t,
         streams=args.streams or "all",
         overwrite=args.overwrite,
         container=args.format,
         progress=terminal.progress,
-        warn=terminal.warning,
     )
     _finish(report, terminal)
     return 0
 
 
 def _transcode(args: argparse.Namespace, terminal: Terminal) -> int:
+    from vcfilter.stream.containers import NEURAL_CONTAINERS, container_of
     from vcfilter.stream.transcode import decode_file
-    from vcfilter.stream.writer import NEURAL_CONTAINERS, container_of
 
     if args.codec == "copy":
         return _copy(args, terminal)
@@ -396,13 +414,13 @@ def _transcode(args: argparse.Namespace, terminal: Terminal) -> int:
         args.target,
         codec=_codec(args),
         decoder=_decoder_options(args),
+        runtime=_runtime(args),
         start=args.ss,
         duration=args.t,
         streams=args.streams or "all",
         overwrite=args.overwrite,
         container=container,
         progress=terminal.progress,
-        warn=terminal.warning,
     )
     _finish(report, terminal)
     return 0
@@ -422,7 +440,6 @@ def _copy(args: argparse.Namespace, terminal: Terminal) -> int:
         streams=args.streams or "all",
         overwrite=args.overwrite,
         container=args.format,
-        warn=terminal.warning,
     )
     terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
     return 0
@@ -444,6 +461,7 @@ def _verify(args: argparse.Namespace, terminal: Terminal) -> int:
             name,
             _decoder_options(args),
             lambda packets, seconds: terminal.status(f"{packets} packets, {time_text(seconds)}"),
+            runtime=_runtime(args),
         )
         terminal.end()
         others = ", ".join(f"{count} {kind}" for kind, count in verdict.other_packets.items())

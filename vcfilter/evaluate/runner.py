@@ -20,7 +20,7 @@ from vcfilter.evaluate.anchors import Anchor, encode
 from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 
 RESULT_VERSION = 1
 """Part of every cache key: raised when the way of measuring changes."""
@@ -116,12 +116,10 @@ def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     if isinstance(codec, Anchor):
         return (planes_of(picture) for picture in pictures(path, threads))
     # Imported late: comparing ordinary codecs needs no networks.
-    from vcfilter.stream.reader import DecoderOptions, neural_frames
+    from vcfilter.stream.decoders import neural_frames
 
-    options = DecoderOptions(
-        strict=True, device=codec.device, threads=threads, weights=codec.weights
-    )
-    return neural_frames(str(path), options)
+    options = DecoderOptions(strict=True, model=codec.weights)
+    return neural_frames(str(path), options, runtime=Runtime(device=codec.device, threads=threads))
 
 
 def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, float, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vcfilter.cli.arguments import add_model
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.options import DecoderOptions, Runtime
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8350
 
@@ -57,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
             f"serve needs the package {error.name}: pip install 'vcfilter[serve]'"
         ) from error
     from vcfilter.serve.library import Library
-    from vcfilter.stream.reader import DecoderOptions
 
     library = Library(
         Path(args.source),
-        DecoderOptions(device=args.device, threads=args.threads, weights=args.weights),
+        DecoderOptions(model=args.weights),
         original=Path(args.original) if args.original else None,
+        runtime=Runtime(device=args.device, threads=args.threads),
     )
     listener = _listen(args.host, args.port)
     host, port = listener.getsockname()[:2]

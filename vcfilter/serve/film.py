@@ -18,10 +18,10 @@ from av.video.frame import VideoFrame
 from vcfilter.bitstream import PacketInfo, SequenceHeader
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.steps import STEPS, Speedometer, Step
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_film
-from vcfilter.stream.reader import DecoderOptions
 from vcfilter.stream.timestamps import Grid
 
 SEGMENT_SECONDS = Fraction(1)
@@ -126,17 +126,25 @@ class Film:
         MediaError: it cannot be read or holds no keyframe.
     """
 
-    def __init__(self, path: Path, options: DecoderOptions, *, original: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: DecoderOptions,
+        *,
+        original: Path | None,
+        runtime: Runtime | None = None,
+    ) -> None:
         self.path = path
         self.original = original
         self.speed = Speedometer()
         self._options = options
+        self._runtime = runtime
         status = path.stat()
         told = f"{path}:{status.st_mtime_ns}:{status.st_size}"
         self.key = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
         self.sound: Sound | None = None
-        with open_film(str(path), options=options) as container:
+        with open_film(str(path), options=options, runtime=runtime) as container:
             stream = container.streams.video[0]
             sounds = container.streams.audio[:1]
             self.time_base = stream.time_base
@@ -149,7 +157,7 @@ class Film:
                     continue
                 if packet.stream is not stream:
                     if self.sound is None:
-                        info = packet.stream.info
+                        info = sounds[0].info
                         self.sound = Sound(
                             index=info.index,
                             codec=info.codec,
@@ -261,7 +269,7 @@ class Film:
         """
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        with open_film(str(self.path), options=self._options) as container:
+        with open_film(str(self.path), options=self._options, runtime=self._runtime) as container:
             stream = container.streams.video[0]
             container.seek(self._pts[segment.first], stream=stream)
             for picture in self._decode(container, stream, segment, wanted, stopped):

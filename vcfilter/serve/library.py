@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcfilter.errors import MediaError
+from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.film import Film
-from vcfilter.stream.reader import DecoderOptions, neural_stream
+from vcfilter.stream.decoders import neural_stream
 from vcfilter.stream.source import Source
 
-SUFFIXES = (".mkv", ".nut", ".avi", ".mov", ".vcf")
+SUFFIXES = (".mkv", ".nut", ".avi", ".mov")
 """Names that may be neural films; whether they are is seen inside."""
 
 _FILMS_OPEN = 16  # whose frame lists are held in memory
@@ -51,7 +52,12 @@ class Library:
     """
 
     def __init__(
-        self, source: Path, options: DecoderOptions, *, original: Path | None = None
+        self,
+        source: Path,
+        options: DecoderOptions,
+        *,
+        original: Path | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         if not source.exists():
             raise MediaError(f"{source} cannot be served: there is no such file or folder")
@@ -60,6 +66,7 @@ class Library:
         self._root = (source if source.is_dir() else source.parent).resolve()
         self._only = None if source.is_dir() else source.resolve()
         self._options = options
+        self._runtime = runtime
         self._original = original
         self._films: dict[tuple[Path, int, int], Film] = {}
         self._neural: dict[tuple[Path, int, int], bool] = {}
@@ -103,7 +110,12 @@ class Library:
             if film is None:
                 if not path.is_file() or not self._is_neural(path):
                     raise UnknownFilmError(f"{name} is no neural film")
-                film = Film(path, self._options, original=self._original_of(path))
+                film = Film(
+                    path,
+                    self._options,
+                    original=self._original_of(path),
+                    runtime=self._runtime,
+                )
                 self._films[key] = film
                 while len(self._films) > _FILMS_OPEN:
                     del self._films[next(iter(self._films))]
@@ -126,7 +138,7 @@ class Library:
         key = (path, status.st_mtime_ns, status.st_size)
         if key not in self._neural:
             try:
-                with Source(str(path), readers=1).demuxer() as demuxer:
+                with Source(str(path)).demuxer() as demuxer:
                     neural_stream(demuxer, path.name)
                 self._neural[key] = True
             except MediaError:
