@@ -11,9 +11,13 @@ from typing import Any
 
 from vcfilter._bridge import BridgeError, StreamInfo
 from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameType, VideoFormat
-from vcfilter.stream.reader import DecoderOptions, neural_packet
+from vcfilter.frames import FieldOrder, FrameType, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.stream.containers import Path
+from vcfilter.stream.decoders import neural_stream
+from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.track import is_neural
 
@@ -168,13 +172,13 @@ class FileSummary:
         }
 
 
-def inspect_file(name: str) -> FileSummary:
+def inspect_file(name: Path) -> FileSummary:
     """Read all packets of a file, neural or not, and sum them up; nothing is decoded.
 
     Raises:
         MediaError: it cannot be read or is no media file.
     """
-    source = Source(name, readers=1)
+    source = Source(name)
     warnings: list[str] = []
     with source.demuxer() as demuxer:
         summaries = {info.index: StreamSummary(info) for info in demuxer.streams}
@@ -228,6 +232,12 @@ def describe_format(fmt: VideoFormat) -> str:
         parts.append(colors[fmt.colorspace])
     if fmt.color_range:
         parts.append(("limited", "full")[fmt.color_range - 1] + " range")
+    if fmt.mastering or fmt.content_light:
+        parts.append("HDR10")
+    if fmt.field_order > FieldOrder.PROGRESSIVE:
+        parts.append("interlaced")
+    if fmt.mirrored:
+        parts.append("mirrored")
     if fmt.rotation:
         parts.append(f"rotated by {fmt.rotation} degrees")
     return ", ".join(parts)
@@ -262,9 +272,11 @@ class Verdict:
 
 
 def verify_file(
-    name: str,
+    name: Path,
     options: DecoderOptions | None = None,
     progress: Callable[[int, float], None] | None = None,
+    *,
+    runtime: Runtime | None = None,
 ) -> Verdict:
     """Check all packets of a neural file and decode it whole.
 
@@ -276,14 +288,12 @@ def verify_file(
         ModelMismatchError: it was coded by another model.
         BitstreamError: damage, where options are strict.
     """
-    from vcfilter.stream.reader import neural_stream
-
     verdict = Verdict()
-    source = Source(name, readers=1)
+    source = Source(name)
     with source.demuxer() as demuxer:
         info = neural_stream(demuxer, source.title)
         kinds = {each.index: each.kind for each in demuxer.streams}
-        decoder = (options or DecoderOptions()).decoder(info.extradata)
+        decoder = Decoder(info.extradata, options, runtime=runtime)
         last: int | None = None
         while True:
             try:
@@ -296,7 +306,7 @@ def verify_file(
             if packet.stream_index != info.index:
                 verdict.other_packets[kinds.get(packet.stream_index, "data")] += 1
                 continue
-            neural = neural_packet(packet)
+            neural = coded_packet(packet)
             if last is not None and neural.pts <= last:
                 verdict.problems.append(f"packet {verdict.packets} is not after the one before it")
             last = neural.pts
