@@ -164,6 +164,7 @@ class VideoFile:
                 if packet.stream is not stream:
                     if self.audio is None:
                         info = packet.stream.info
+                        assert info is not None  # of a container that was opened for reading
                         self.audio = Audio(
                             index=info.index,
                             codec=info.codec,
