@@ -99,6 +99,7 @@ def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
     assert loss() < before - 0.005
 
 
+@pytest.mark.slow
 def test_resume_is_exact(material: Clip, start: dict[str, torch.Tensor], tmp_path: Path) -> None:
     whole = trainer(material, start)
     for _ in range(4):
@@ -169,6 +170,7 @@ def test_a_gradient_passes_through_references_only_where_the_row_says(
     assert not torch.allclose(gradients[True], gradients[False], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_layer_weights_change_the_loss_of_their_layer_alone(
     material: Clip, start: dict[str, torch.Tensor]
 ) -> None:

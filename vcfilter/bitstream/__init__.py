@@ -11,6 +11,7 @@ from vcfilter.bitstream.headers import (
 from vcfilter.bitstream.packet import (
     FrameHeader,
     PacketInfo,
+    PacketReader,
     Section,
     packet_size_max,
     read_packet,
@@ -24,6 +25,7 @@ __all__ = [
     "VERSION",
     "FrameHeader",
     "PacketInfo",
+    "PacketReader",
     "Section",
     "SequenceHeader",
     "StructureKind",

@@ -102,10 +102,12 @@ class SequenceHeader:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BitstreamError(f"{name} {value} is outside {low} to {high}")
-        if len(self.name.encode(errors="replace")) > NAME_BYTES_MAX:
+        try:
+            size = len(self.name.encode())
+        except UnicodeEncodeError as error:
+            raise BitstreamError(f"model name {self.name!r} is no UTF-8: {error}") from error
+        if size > NAME_BYTES_MAX:
             raise BitstreamError(f"model name {self.name!r} has more than {NAME_BYTES_MAX} bytes")
-        if any("\ud800" <= character <= "\udfff" for character in self.name):
-            raise BitstreamError(f"model name {self.name!r} is not valid UTF-8")
 
     def write(self) -> bytes:
         """The bytes of the extradata: magic, body, and a check of 16 bits."""
@@ -167,9 +169,7 @@ class SequenceHeader:
         if data[:4] != MAGIC:
             raise BitstreamError(f"sequence header starts with {data[:4]!r}, not {MAGIC!r}")
         if len(data) > 4 and data[4] != VERSION:
-            if _is_version(data):
-                raise VersionError(data[4])
-            raise BitstreamError("sequence header is damaged (its version's byte is wrong)")
+            raise _other_version(data)
         header, end = cls.read_body(data, 4)
         if _check(data[:end]) != data[end : end + 2]:
             raise BitstreamError("sequence header is damaged (its check does not match)")
@@ -264,16 +264,16 @@ class _Blocks:
         return raw.decode()  # a ValueError is translated by the caller
 
 
-def _is_version(data: bytes) -> bool:
-    """Whether extradata are of the version that they state, not of this one and damaged."""
-    if data[4] == 1:
-        return _check(data[:26]) == data[26:28]
+def _other_version(data: bytes) -> BitstreamError:
+    """The error for extradata of another version, or with nothing but its byte damaged."""
+    damaged = BitstreamError("sequence header is damaged (its version and check contradict)")
+    if data[4] < VERSION:
+        return VersionError(data[4]) if _check(data[:26]) == data[26:28] else damaged
     try:
-        restored = data[:4] + bytes((VERSION,)) + data[5:]
-        _, end = SequenceHeader.read_body(restored, 4)
+        SequenceHeader.read(data[:4] + bytes((VERSION,)) + data[5:])
     except BitstreamError:
-        return True
-    return _check(restored[:end]) != data[end : end + 2]
+        return VersionError(data[4])
+    return damaged
 
 
 def _check(data: bytes) -> bytes:

@@ -165,7 +165,8 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     """Check and parse one packet.
 
     Args:
-        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared.
+        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared, and
+            its number is right modulo 256 only.
         after: number of the newest frame of the GOP; the packet's is 1 to 256 larger.
 
     Raises:
@@ -174,6 +175,8 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     """
     if data[:5] == MAGIC + b"\x01" and data[-4:] == _check(data[:-4], 4):
         raise VersionError(1)  # its keyframe packets began and ended so
+    if data[:1] == bytes((_KEY_BYTE,)) and len(data) > 2 and data[2] != VERSION:
+        raise _other_version(data)
     reader = _Reader(data)
     first = reader.byte()
     sequence, next_key = None, None
@@ -202,6 +205,9 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
         distances = [
             reader.number(_DISTANCE_BYTES_MAX) for _ in range(code - (not coded) * _REPEAT)
         ]
+        references = tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances)
+        if key_identity is None:
+            number += max(0, -min(references) - number + 255) // 256 * 256
         fields = reader.byte() if coded else 0
         count, kind = fields & 3, "inter" if coded else "repeat"
         try:
@@ -210,7 +216,7 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
                 qp=fields >> 2,
                 layer=first >> 2 & 7,
                 number=number,
-                references=tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances),
+                references=references,
                 slot=slot,
             )
         except ConfigError as error:
@@ -242,6 +248,26 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     )
 
 
+class PacketReader:
+    """Reads the packets of a stream one after the other, without decoding them."""
+
+    def __init__(self) -> None:
+        self._identity: int | None = None
+        self._newest = 0
+
+    def read(self, data: bytes) -> PacketInfo:
+        """Check and parse the next packet.
+
+        Raises:
+            VersionError, BitstreamError: as of `read_packet`; the next packet may be read.
+        """
+        info = read_packet(data, key_identity=self._identity, after=self._newest)
+        if info.sequence is not None:
+            self._identity = info.identity
+        self._newest = info.header.step.number
+        return info
+
+
 def thin(data: bytes, levels: int) -> bytes:
     """A packet with its lowest quality levels only: its first bytes, nothing is coded again.
 
@@ -265,6 +291,16 @@ def thin(data: bytes, levels: int) -> bytes:
 def packet_size_max(video_format: VideoFormat) -> int:
     """Largest size in bytes a packet of this format may have."""
     return _BYTES_PER_PIXEL_MAX * video_format.width * video_format.height + _PACKET_SLACK
+
+
+def _other_version(data: bytes) -> BitstreamError:
+    """The error for a keyframe of a later version, or with nothing but its byte damaged."""
+    if data[2] > VERSION:  # those of version 1 begin otherwise
+        try:
+            read_packet(data[:2] + bytes((VERSION,)) + data[3:])
+        except BitstreamError:
+            return VersionError(data[2])
+    return BitstreamError(f"a packet of {len(data)} bytes is damaged (its check does not match)")
 
 
 def _read_levels(reader: _Reader, identity: int) -> tuple[list[Section], bool]:
@@ -319,7 +355,8 @@ class _Reader:
     def bytes(self, count: int) -> bytes:
         if count > len(self.data) - self.offset:
             raise BitstreamError(
-                f"{count} bytes are stated, {len(self.data) - self.offset} are there"
+                f"a packet of {len(self.data)} bytes is damaged: {count} bytes are stated, "
+                f"{len(self.data) - self.offset} are there"
             )
         self.offset += count
         return self.data[self.offset - count : self.offset]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import log2
 
 from vcfilter.bitstream import SequenceHeader
-from vcfilter.codec.executor import Executor, SegmentTask
+from vcfilter.codec.buffer import Buffer
+from vcfilter.codec.executor import Executor, GopTask
 from vcfilter.codec.plan import Planner, SegmentJob
-from vcfilter.codec.rate import ConstantQp, PassLog, SegmentRecord, make_rate_control
+from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
 from vcfilter.codec.runtime import load_model, threads_of
 from vcfilter.codec.segment import Coding, FrameRecord, GopState, SegmentResult, encode_segment
 from vcfilter.codec.structure import GopStructure
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, Packet, VideoFormat
+from vcfilter.frames import QP_MAX, Frame, Packet, VideoFormat
 from vcfilter.models.base import ARCHITECTURES, Model
 from vcfilter.options import EncoderOptions, Runtime
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -74,8 +80,14 @@ class Encoder:
         self._rate = make_rate_control(video_format, options, pass_log)
         if executor is not None and not isinstance(self._rate, ConstantQp):
             raise ConfigError("GOPs can be coded beside each other at a constant qp only")
+        if executor is not None and options.maxrate is not None:
+            raise ConfigError("GOPs that are coded beside each other cannot keep a maxrate")
+        self._buffer = None
+        if options.maxrate is not None and options.bufsize is not None:
+            self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
-        self._pending: deque[Future[SegmentResult]] = deque()
+        self._pending: deque[Future[list[SegmentResult]]] = deque()
+        self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
         self._options = options
         self._model = model if model is not None else load_model(options.model, self._runtime)
@@ -92,6 +104,7 @@ class Encoder:
             numerics=info.numerics,
             video_format=video_format,
             structure=structure.kind,
+            levels=info.quality_layers,
             slots=structure.slots,
             reorder=structure.reorder,
             reach=structure.reach,
@@ -128,8 +141,10 @@ class Encoder:
         """
         if frame is None:
             packets = [packet for job in self._planner.finish() for packet in self._code(job)]
+            if self._executor is not None:
+                packets += self._submit()
             while self._pending:
-                packets += self._done(self._pending.popleft().result())
+                packets += self._take(self._pending.popleft())
             self._last_pts, self._state = None, None
             return packets
         if not isinstance(frame, Frame):
@@ -140,24 +155,69 @@ class Encoder:
         self._last_pts = frame.pts
         return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has decoded the frame of this time; see `lost`."""
+        self._planner.acknowledge(pts)
+
+    def lost(self, pts: int) -> None:
+        """A receiver lacks the frame of this time, and so all that was coded from it.
+
+        The next frame is coded from the newest one that was acknowledged and is still kept; if
+        there is none, or the structure is not low delay, it becomes a keyframe.
+        """
+        self._planner.lost(pts)
+
     def _code(self, job: SegmentJob) -> list[Packet]:
         """The packets that are ready when this segment is coded, or given to be coded."""
         if self._executor is None:
             with threads_of(self._runtime):
-                result, self._state = encode_segment(
-                    self._model, job, self._coding, self._rate, self._state
-                )
-            return self._done(result)
-        qp = self._rate.key_qp((), self._coding.key_length)
-        self._pending.append(
-            self._executor.submit(SegmentTask(job=job, coding=self._coding, qp=qp))
-        )
+                return self._done(self._code_here(job))
+        packets = self._submit() if job.first == 0 else []
+        self._jobs.append(job)
+        if not job.continues:
+            packets += self._submit()
+        return packets
+
+    def _submit(self) -> list[Packet]:
+        """Give the GOP whose jobs are collected to the executor; the packets that are ready."""
+        assert self._executor is not None
+        if self._jobs:
+            qp = self._rate.key_qp((), self._coding.key_length)
+            task = GopTask(jobs=tuple(self._jobs), coding=self._coding, qp=qp)
+            self._pending.append(self._executor.submit(task))
+            self._jobs = []
         packets: list[Packet] = []
         while self._pending and (
             self._pending[0].done() or len(self._pending) > self._executor.workers
         ):
-            packets += self._done(self._pending.popleft().result())
+            packets += self._take(self._pending.popleft())
         return packets
+
+    def _take(self, pending: Future[list[SegmentResult]]) -> list[Packet]:
+        return [packet for result in pending.result() for packet in self._done(result)]
+
+    def _code_here(self, job: SegmentJob) -> SegmentResult:
+        """Code a segment; again and coarser where it asks for more than the buffer holds."""
+        coarser = 0
+        while True:
+            # What it learns counts only if the segment stays.
+            rate = copy.deepcopy(self._rate) if self._buffer else self._rate
+            asked = Coarser(rate, coarser) if coarser else rate
+            result, state = encode_segment(self._model, job, self._coding, asked, self._state)
+            sizes = [8 * len(packet.data) for packet in result.packets]
+            # A keyframe that is coded ahead of its GOP must fit behind them.
+            ahead = [state.key.trial.bits] if state and state.slots is None else []
+            overflow = self._buffer.overflow([*sizes, *ahead]) if self._buffer else 0.0
+            if overflow <= 1 or coarser >= QP_MAX:
+                break
+            coarser = min(coarser + min(max(1, round(6 * log2(overflow))), 4), QP_MAX)
+        if self._buffer:
+            if overflow > 1:
+                logger.warning("maxrate and bufsize cannot be kept: a packet is too large at qp 63")
+            self._buffer.take(sizes)
+            self._rate = rate
+        self._state = state
+        return result
 
     def _done(self, result: SegmentResult) -> list[Packet]:
         for record in result.records:

@@ -31,6 +31,12 @@ class Slots(Generic[T]):
                 return entry[1]
         return None
 
-    def newest(self) -> int:
-        """Display number of the newest frame that is kept."""
-        return max(entry[0] for entry in self._kept if entry is not None)
+    def frames(self) -> list[T]:
+        """All frames that are kept."""
+        return [entry[1] for entry in self._kept if entry is not None]
+
+    def copy(self) -> Slots[T]:
+        """Slots that hold the same frames, and change by themselves."""
+        other: Slots[T] = Slots.__new__(Slots)
+        other._kept = list(self._kept)
+        return other

@@ -104,17 +104,19 @@ def encode_segment(
     length = job.first + len(job.frames)
     if job.first == 0:
         ready = state is not None and state.slots is None
-        key = state.key if state and ready else coder.code_key(job.frames[0], length)
+        gop = coding.key_length if job.continues else length
+        key = state.key if state and ready else coder.code_key(job.frames[0], gop)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
     else:
-        key, slots = state.key, state.slots
+        key, slots = state.key, state.slots.copy()
+    gop = length if job.first == 0 and not job.continues else coding.key_length
     following = coder.code_key(job.next_key, coding.key_length) if job.next_key else None
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
     for index, step in enumerate(job.steps):
-        qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]])
+        qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]], gop)
         qps.append(qp)
         references = []
         for number in step.references:
@@ -135,6 +137,7 @@ def encode_segment(
         key_qp=key.trial.qp,
         inter_qp=round(sum(qps) / len(qps)) if qps else key.trial.qp,
         key_bits=key.trial.bits if job.first == 0 else 0,
+        begins=job.first == 0,
         inter_bits=sum(8 * record.size for record in records),
         key_psnr=key.trial.psnr,
         inter_psnr=sum(r.psnr for r in records) / len(records) if records else 0.0,
