@@ -21,7 +21,6 @@ from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import Model, ModelInfo
 from vcfilter.models.hierarchical.blocks import picture_dct, to_blocks, to_planes
-from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
@@ -481,7 +480,7 @@ def test_odd_sizes_and_depths(model: HierarchicalModel, size: tuple[int, int], d
 
 
 def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
-    figures = complexity(model)
+    figures = model.complexity()
     assert figures["keyframe"]["total"] == pytest.approx(7.2, abs=0.1)
     assert figures["inter"]["total"] == pytest.approx(17.15, abs=0.1)
     assert figures["inter"]["motion"] > 0

@@ -75,6 +75,20 @@ def test_jpeg_photographs_are_stills(tmp_path: Path) -> None:
     assert stills_of(clips) == clips
 
 
+def scene(seed: int, columns: int) -> np.ndarray:
+    """(72, columns) a frame of large blocks, Y above U and V."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (9, columns // 2 + 1), np.uint8)
+    return np.kron(blocks, np.ones((8, 2), np.uint8))[:, :columns].copy()
+
+
+def test_a_change_of_brightness_starts_no_shot(tmp_path: Path) -> None:
+    growing = material.Growing((tmp_path / "x").open("wb"), 48, 64)
+    for number in range(8):
+        growing.add(scene(1, 64) // 2 + (0 if number < 4 else 90), key=False, first=False)
+    growing.file.close()
+    assert growing.all_shots(0) == [0]
+
+
 def test_a_cut_starts_a_shot_and_odd_sizes_are_cut(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -82,10 +96,10 @@ def test_a_cut_starts_a_shot_and_odd_sizes_are_cut(tmp_path: Path) -> None:
     frames = material.video_pictures(with_cut)
     planes, key, first = next(frames)
     assert planes.shape == (72, 66) and key and first
-    dark, bright = np.full((72, 66), 40, np.uint8), np.full((72, 66), 200, np.uint8)
+    one, other = scene(1, 66), scene(2, 66)
     growing = material.Growing((tmp_path / "x").open("wb"), 48, 66)
     for number in range(8):
-        growing.add(dark if number < 5 else bright, key=False, first=False)
+        growing.add(one if number < 5 else other, key=False, first=False)
     growing.file.close()
     assert growing.all_shots(0) == [0, 5]
 
@@ -103,8 +117,8 @@ def test_packed_shards(tmp_path: Path) -> None:
     assert clip.shots == [0, 5, 10, 15]
     growing = material.Growing((tmp_path / "x").open("wb"), 48, 64)
     for number in range(12):  # the second clip begins much like the first
-        level = np.uint8(40 if number < 8 else 180)
-        growing.add(np.full((72, 64), level, np.uint8), key=number % 4 == 0, first=False)
+        frame = scene(1 if number < 8 else 2, 64)
+        growing.add(frame, key=number % 4 == 0, first=False)
     growing.file.close()
     assert growing.all_shots(0) == [0, 4, 8]
 

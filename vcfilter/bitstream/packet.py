@@ -14,6 +14,7 @@ from vcfilter.bitstream.headers import (
     LEVELS_MAX,
     MAGIC,
     MODE_BYTES_MAX,
+    VERSION,
     SequenceHeader,
     VersionError,
 )

@@ -17,6 +17,7 @@ from vcfilter.entropy.coder import DecodingCoder, TableSet
 from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameStep, FrameType, Plane, VideoFormat
 from vcfilter.models.base import CodedFrame, ModelInfo
+from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
@@ -145,6 +146,10 @@ class HierarchicalModel:
         with self._inference():
             conditions = self._conditions(step, found, video_format)
             return self.net.reconstruct(found.motion, conditions, symbols, both)
+
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
+        return complexity(self.net)
 
     def _conditions(
         self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
