@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vcfilter.models.hierarchical import motion as moving
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.motion import MotionCodec
-from vcfilter.models.hierarchical.refine import fit, linearise, refine
+from vcfilter.models.hierarchical.refine import gauss_newton, linearise, refine
 from vcfilter.models.hierarchical.search import global_motion, with_global_motion
 from vcfilter.nn.warp import enlarge, warp
 
@@ -111,7 +111,7 @@ def noisy() -> Tensor:
 def test_fit_lowers_the_prediction_error() -> None:
     x, left, right = noisy(), shifted(-2.4, 1.1), shifted(2.0, -1.6)
     field = constant(1.6, -0.6, -1.4, 1.0, 0.0)
-    fitted, hessian = fit(x, left, right, field, 3)
+    fitted, hessian = gauss_newton(x, left, right, field, 3)
     assert error(x, left, right, fitted) < 0.3 * error(x, left, right, field)
     assert hessian.shape == (1, 16, 20, 5, 5)
 
@@ -119,7 +119,7 @@ def test_fit_lowers_the_prediction_error() -> None:
 def test_fit_of_one_reference_leaves_the_other_alone() -> None:
     x, left = noisy(), shifted(-2.4, 1.1)
     field = constant(1.6, -0.6, 0.0, 0.0, 0.0)
-    fitted, _ = fit(x, left, None, field, 3)
+    fitted, _ = gauss_newton(x, left, None, field, 3)
     only = constant(0.0, 0.0, 0.0, 0.0, -1.0)
     only[:, :2] = fitted[:, :2]
     assert error(x, left, left, only) < 0.3 * error(x, left, left, constant(1.6, -0.6, 0, 0, -1.0))

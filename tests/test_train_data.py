@@ -82,26 +82,26 @@ def scene(seed: int, columns: int) -> np.ndarray:
 
 
 def test_a_change_of_brightness_starts_no_shot(tmp_path: Path) -> None:
-    growing = material.Growing((tmp_path / "x").open("wb"), 48, 64)
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 64)
     for number in range(8):
-        growing.add(scene(1, 64) // 2 + (0 if number < 4 else 90), key=False, first=False)
-    growing.file.close()
-    assert growing.all_shots(0) == [0]
+        writer.add(scene(1, 64) // 2 + (0 if number < 4 else 90), key=False, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0]
 
 
 def test_a_cut_starts_a_shot_and_odd_sizes_are_cut(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with_cut = make_film(data / "a.mkv", frames=16, width=67, height=49)
-    frames = material.video_pictures(with_cut)
+    frames = material.video_frames(with_cut)
     planes, key, first = next(frames)
     assert planes.shape == (72, 66) and key and first
     one, other = scene(1, 66), scene(2, 66)
-    growing = material.Growing((tmp_path / "x").open("wb"), 48, 66)
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 66)
     for number in range(8):
-        growing.add(one if number < 5 else other, key=False, first=False)
-    growing.file.close()
-    assert growing.all_shots(0) == [0, 5]
+        writer.add(one if number < 5 else other, key=False, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0, 5]
 
 
 def test_packed_shards(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_packed_shards(tmp_path: Path) -> None:
     (data / "index.tsv").write_text("\n".join(rows) + "\n")
     (clip,), _ = gather(data, tmp_path / "cache")
     assert clip.shots == [0, 5, 10, 15]
-    growing = material.Growing((tmp_path / "x").open("wb"), 48, 64)
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 64)
     for number in range(12):  # the second clip begins much like the first
         frame = scene(1 if number < 8 else 2, 64)
-        growing.add(frame, key=number % 4 == 0, first=False)
-    growing.file.close()
-    assert growing.all_shots(0) == [0, 4, 8]
+        writer.add(frame, key=number % 4 == 0, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0, 4, 8]
 
 
 def test_what_cannot_be_read_is_left_out_aloud(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ class _Decode(nn.Module):
     def forward(
         self, mode: HierarchicalMode, conditions: Conditions, reference: Reference | None
     ) -> Reference:
-        grid = self.net.grid(1, SIDE, SIDE)
+        shape = self.net.latent_shape(1, SIDE, SIDE)
         pair = None if reference is None else (reference, reference)
         contexts = None if reference is None else (reference.context, reference.context)
-        symbols = self.net.parse(mode.motion, True, conditions, contexts, grid, _Zeros())
+        symbols = self.net.parse(mode.motion, True, conditions, contexts, shape, _Zeros())
         return self.net.reconstruct(mode.motion, conditions, symbols, pair)
 
 

@@ -128,7 +128,7 @@ class HierarchicalModel:
                 found.residual,
                 self._conditions(step, found, video_format),
                 None if key else context_pair(contexts),
-                self.net.grid(1, *self._padded(video_format)),
+                self.net.latent_shape(1, *self._padded(video_format)),
                 DecodingCoder(self.tables, sections[0] if sections else b""),
             )
 
