@@ -11,7 +11,6 @@ from synthetic import clip
 from vcfilter.codec import Encoder, PassLog, first_pass_options
 from vcfilter.codec.rate import (
     DEFAULT_QP,
-    LAYER_QP_OFFSET,
     AverageBitrate,
     ConstantQp,
     ConstantQuality,
@@ -52,12 +51,6 @@ def bits_per_second(encoder: Encoder, options: EncoderOptions) -> float:
     return float(8 * statistics.bytes * options.frame_rate / statistics.frames)
 
 
-def test_offsets_cover_all_layers_and_rise() -> None:
-    assert len(LAYER_QP_OFFSET) == 8
-    assert LAYER_QP_OFFSET[0] == 0
-    assert list(LAYER_QP_OFFSET) == sorted(LAYER_QP_OFFSET)
-
-
 def test_the_options_choose() -> None:
     def control(**options: object) -> object:
         return make_rate_control(SMALL, EncoderOptions(**options))
@@ -76,7 +69,7 @@ def test_constant_quality(quality: float) -> None:
     records = encoder.statistics.records
     mean = sum(record.psnr for record in records) / len(records)
     assert abs(mean - quality) < 1.25  # scenes change every second or third segment
-    assert len({record.header.qp for record in records if record.header.layer == 0}) > 1
+    assert len({record.header.step.qp for record in records if record.header.step.layer == 0}) > 1
 
 
 @pytest.mark.parametrize("aim", [25.0, 40.0, 55.0])
@@ -106,7 +99,7 @@ def test_one_pass_bitrate(bitrate: int, keyint: int) -> None:
 @pytest.mark.parametrize("bitrate", [1000, 50_000_000])
 def test_bitrates_out_of_reach_end_at_the_limits(bitrate: int) -> None:
     encoder = encode(film(24), EncoderOptions(bitrate=bitrate, keyint=6))
-    qps = [record.header.qp for record in encoder.statistics.records[7:]]
+    qps = [record.header.step.qp for record in encoder.statistics.records[7:]]
     assert min(qps) >= 55 if bitrate == 1000 else max(qps) <= 10
 
 
@@ -129,7 +122,7 @@ def test_two_passes_even_out_the_quality() -> None:
     log = encode(frames, first_pass_options(SMALL, options)).pass_log
 
     def spread(encoder: Encoder) -> int:
-        qps = [r.header.qp for r in encoder.statistics.records if r.header.layer == 0][1:]
+        qps = [r.header.step.qp for r in encoder.statistics.records if r.header.step.layer == 0][1:]
         return max(qps) - min(qps)
 
     assert spread(encode(frames, options, log)) <= spread(encode(frames, options))
