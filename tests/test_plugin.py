@@ -17,21 +17,33 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from clips import make_film, planes
+from fake_model import FakeModel
+from synthetic import clip
 
 import vcfilter
 from vcfilter import Encoder, EncoderOptions
-from vcfilter._bridge import Demuxer
+from vcfilter._bridge import BridgePacket, Demuxer, Muxer, StreamInfo
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.codec import Decoder
-from vcfilter.frames import Frame, Packet
+from vcfilter.frames import (
+    ContentLight,
+    FieldOrder,
+    Frame,
+    MasteringDisplay,
+    Packet,
+    VideoFormat,
+)
+from vcfilter.models.base import Model
 
 pytestmark = pytest.mark.plugin
 
@@ -40,6 +52,7 @@ FLAGS = ["-c:v", "vcfilter", "-qp", "32", "-preset", "ultrafast", "-g", "6"]
 FRAMES, RATE = 15, 24
 REQUIRED = os.environ.get("VCFILTER_REQUIRE_PLUGIN", "")
 BUILD = Path(os.environ.get("VCFILTER_FFMPEG", "~/.cache/vcfilter/ffmpeg")).expanduser()
+ROOT = Path(__file__).resolve().parent.parent
 WORKER = f"{shlex.quote(sys.executable)} -m vcfilter worker --threads 1"
 
 
@@ -130,11 +143,11 @@ def md5(*parts: bytes) -> str:
     return hashlib.md5(b"".join(parts)).hexdigest()
 
 
-def python_frames(path: Path) -> list[Frame]:
+def python_frames(path: Path, model: Model | None = None) -> list[Frame]:
     """A file's picture track as vcfilter's own decoder shows it."""
     with Demuxer(str(path)) as demuxer:
         info = next(info for info in demuxer.streams if info.kind == "video")
-        decoder = Decoder(info.extradata)
+        decoder = Decoder(info.extradata, model=model)
         frames: list[Frame] = []
         for packet in demuxer:
             if packet.stream_index == info.index and packet.data:
@@ -145,8 +158,9 @@ def python_frames(path: Path) -> list[Frame]:
         return frames + decoder.decode(None)
 
 
-def python_hashes(path: Path) -> list[str]:
-    return [md5(*(plane.tobytes() for plane in frame.planes)) for frame in python_frames(path)]
+def python_hashes(path: Path, model: Model | None = None) -> list[str]:
+    frames = python_frames(path, model)
+    return [md5(*(plane.tobytes() for plane in frame.planes)) for frame in frames]
 
 
 def pictures(path: Path) -> list[bytes]:
@@ -185,6 +199,92 @@ def test_containers(
     entries = "stream=codec_name,codec_tag_string,width,height,pix_fmt"
     row = tools.probe("-show_entries", entries, copy)[0]
     assert row == ["vcfilter", "VCF1", "66", "50", "yuv420p"]
+
+
+HDR = VideoFormat(
+    width=66, height=50, bit_depth=10, sample_aspect_ratio=(4, 3), color_primaries=9, color_trc=16,
+    colorspace=9, color_range=1, chroma_location=3, field_order=FieldOrder.TOP_FIRST,
+    mastering=MasteringDisplay(
+        primaries=((35400, 14600), (8500, 39850), (6550, 2300)), white_point=(15635, 16450),
+        luminance=(50, 40_000_000),
+    ),
+    content_light=ContentLight(max_content=1000, max_average=400),
+)  # fmt: skip
+
+
+def write(path: Path, fmt: VideoFormat, extradata: bytes | None = None) -> Path:
+    """Some frames of a format, with the right extradata or with others."""
+    encoder = Encoder(fmt, OPTIONS)
+    packets = [p for frame in [*clip(3, fmt, ticks=40), None] for p in encoder.encode(frame)]
+    info = StreamInfo(
+        kind="video", codec="", codec_tag="VCF1", extradata=extradata or encoder.extradata,
+        time_base=Fraction(1, 1000), width=fmt.width, height=fmt.height,
+    )  # fmt: skip
+    with Muxer(str(path)) as muxer:
+        index = muxer.add_stream(info)
+        muxer.write_header()
+        for p in packets:
+            packet = BridgePacket(
+                stream_index=index, data=p.data, pts=p.pts, dts=p.pts, duration=p.duration,
+                is_keyframe=p.is_keyframe, time_base=Fraction(1, 1000),
+            )  # fmt: skip
+            muxer.write_packet(packet)
+    return path
+
+
+def test_everything_in_the_sequence_header_is_told(tools: Tools, tmp_path: Path) -> None:
+    path = write(tmp_path / "hdr.mkv", HDR)
+    done = tools.run("ffprobe", "-of", "flat", "-show_frames", "-show_streams", path)
+    lines = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+    stream = {k.removeprefix("streams.stream.0."): v.strip('"') for k, v in lines.items()}
+    wanted = {
+        "pix_fmt": "yuv420p10le", "color_primaries": "bt2020", "color_transfer": "smpte2084",
+        "color_space": "bt2020nc", "color_range": "tv", "chroma_location": "topleft",
+        "sample_aspect_ratio": "4:3", "field_order": "tt", "has_b_frames": "0",
+    }  # fmt: skip
+    assert {key: stream[key] for key in wanted} == wanted
+    for n in range(3):
+        frame = f"frames.frame.{n}."
+        assert lines[frame + "interlaced_frame"] == lines[frame + "top_field_first"] == "1"
+        values = {
+            k.split(".")[-1]: v.strip('"')
+            for k, v in lines.items() if k.startswith(frame + "side_data_list")
+        }  # fmt: skip
+        assert Fraction(values["red_x"]) == Fraction(35400, 50000)
+        assert Fraction(values["green_y"]) == Fraction(39850, 50000)
+        assert Fraction(values["white_point_x"]) == Fraction(15635, 50000)
+        assert Fraction(values["min_luminance"]) == Fraction(50, 10000)
+        assert Fraction(values["max_luminance"]) == 4000
+        assert (values["max_content"], values["max_average"]) == ("1000", "400")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_rotated_and_mirrored(tools: Tools, tmp_path: Path, rotation: int, mirrored: bool) -> None:
+    """FFmpeg shows what comes of the coded picture: mirrored first, then turned clockwise."""
+    fmt = VideoFormat(width=66, height=50, rotation=rotation, mirrored=mirrored)
+    path = write(tmp_path / "turned.mkv", fmt)
+    flags = ["-i", path, "-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"]
+    shown = np.frombuffer(tools.ffmpeg(*flags), np.uint8)
+    y = python_frames(path)[0].y
+    y = np.rot90(y[:, ::-1] if mirrored else y, -rotation // 90)
+    assert (shown[: y.size].reshape(y.shape) == y).all()
+
+
+def test_other_bitstream_versions_are_refused(tools: Tools, tmp_path: Path) -> None:
+    data = b"VCF1\x01" + bytes(21)
+    first = data + (zlib.crc32(data) & 0xFFFF).to_bytes(2, "big")
+    path = write(tmp_path / "old.mkv", VideoFormat(width=66, height=50), first)
+    done = tools.run("ffmpeg", "-i", path, "-f", "null", "-")
+    assert done.returncode != 0
+    assert b"bitstream version 1, this decoder reads version 2: another release" in done.stderr
+
+
+def test_damaged_extradata_wait_for_a_keyframe(tools: Tools, tmp_path: Path) -> None:
+    fmt = VideoFormat(width=66, height=50)
+    whole = write(tmp_path / "whole.mkv", fmt)
+    damaged = write(tmp_path / "damaged.mkv", fmt, b"VCF1\x02" + bytes(30))
+    assert tools.hashes("-i", damaged) == tools.hashes("-i", whole)
 
 
 def test_times_types_and_colours(tools: Tools, film: Path) -> None:
@@ -303,6 +403,67 @@ def test_sample_aspect_ratio_passes(tools: Tools, source: Path, tmp_path: Path) 
     tools.ffmpeg("-i", source, "-frames:v", "1", *FLAGS, "-an", "-aspect", "2:1", path)
     rows = tools.probe("-show_frames", "-show_entries", "frame=sample_aspect_ratio", path)
     assert rows[0] == ["50:33"]  # 2 * 50 / 66
+
+
+def keyframes(tools: Tools, path: Path) -> list[int]:
+    rows = tools.probe("-show_entries", "packet=flags", "-select_streams", "v", path)
+    return [n for n, (flags,) in enumerate(rows) if "K" in flags]
+
+
+def test_forced_keyframes(tools: Tools, source: Path, tmp_path: Path) -> None:
+    """Where -force_key_frames says, and the encoder goes on from there."""
+    path = tmp_path / "forced.nut"
+    times = f"{4 / RATE:.6f},{5 / RATE:.6f}"
+    tools.ffmpeg("-i", source, *FLAGS, "-an", "-force_key_frames", times, path)
+    assert keyframes(tools, path) == [0, 4, 5, 11]
+    assert tools.hashes("-i", path) == python_hashes(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "keys"),
+    [
+        (["-vcfilter-params", "keyint=4:scenecut=0"], [0, 4, 8, 12]),
+        (["-g", "9", "-vcfilter-params", "keyint=5"], [0, 5, 10]),
+        (["-g", "0"], list(range(FRAMES))),
+        (["-structure", "intra"], list(range(FRAMES))),
+        (["-flags", "+low_delay", "-g", "8"], [0, 8]),
+        (["-g", "8", "-bf", "3", "-flags", "+cgop"], [0, 8]),
+    ],
+)
+def test_settings_of_structure(
+    tools: Tools, source: Path, tmp_path: Path, flags: list[str], keys: list[int]
+) -> None:
+    """With a model that codes every structure, however the real one does."""
+    worker = f"{shlex.quote(sys.executable)} {ROOT / 'tests' / 'fake_worker.py'}"
+    environment = {**tools.environment, "PYTHONPATH": str(ROOT), "VCFILTER_WORKER": worker}
+    del environment["VCFILTER_WORKER_SOCKET"]
+    tools = Tools(environment=environment)
+    path = tmp_path / "out.mkv"
+    fast = ["-c:v", "vcfilter", "-qp", "40", "-preset", "ultrafast", "-an"]
+    tools.ffmpeg("-i", source, *fast, *flags, path)
+    assert keyframes(tools, path) == keys
+    assert tools.hashes("-i", path) == python_hashes(path, FakeModel())
+    types = tools.probe("-show_entries", "frame=pict_type", "-select_streams", "v", path)
+    inter = "P" if "+low_delay" in flags else "B"
+    assert [row[0] for row in types] == ["I" if n in keys else inter for n in range(FRAMES)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["-vcfilter-params", "speed=3"], b"setting 'speed' is not one of qp,"),
+        (["-vcfilter-params", "model=/etc/passwd"], b"the model is chosen by the worker's command"),
+        (["-preset", "placebo"], b"preset 'placebo' is not one of"),
+        (["-maxrate", "100k"], b"maxrate and bufsize belong together"),
+    ],
+)
+def test_settings_are_checked(
+    tools: Tools, source: Path, tmp_path: Path, flags: list[str], sentence: bytes
+) -> None:
+    path = tmp_path / "out.mkv"
+    done = tools.run("ffmpeg", "-y", "-i", source, "-c:v", "vcfilter", *flags, "-an", path)
+    assert done.returncode != 0
+    assert sentence in done.stderr
 
 
 def test_refused_options_are_told(tools: Tools, source: Path, tmp_path: Path) -> None:

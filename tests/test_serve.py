@@ -29,14 +29,14 @@ from clips import make_film, video_frame
 import vcfilter
 from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
-from vcfilter.serve.compare import compare
+from vcfilter.serve.compare import compare, part_of
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, ThroughputMeter, advise
 from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import StoppedError, WorkQueue
-from vcfilter.stream.reader import DecoderOptions, neural_frames
+from vcfilter.stream.decoders import neural_frames
 from vcfilter.stream.transcode import encode_file
 
 pytest.importorskip("starlette", reason="needs the extra serve")
@@ -704,11 +704,11 @@ def test_one_slow_index_does_not_hold_the_others(
 ) -> None:
     began, gate = threading.Event(), threading.Event()
 
-    def index(path: Path, options: Any, *, original: Any) -> VideoFile:
+    def index(path: Path, options: Any, *, runtime: Any, original: Any) -> VideoFile:
         if path.name == "silent.nut":
             began.set()
             assert gate.wait(30)
-        return VideoFile(path, options, original=original)
+        return VideoFile(path, options, runtime=runtime, original=original)
 
     monkeypatch.setattr("vcfilter.serve.library.VideoFile", index)
     library = Library(folder / "videos", DecoderOptions())
@@ -794,3 +794,15 @@ def test_audio_waits_for_its_frames() -> None:
     done = subprocess.run(["node", "-e", script, str(page)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[0, None], [1, 0], [1, None]]
+
+
+def test_a_comparison_holds_few_frames(video: VideoFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert part_of(video, 15) == video.segments[1]
+    monkeypatch.setattr("vcfilter.serve.compare.MOST_FRAMES", 5)
+    part = part_of(video, 15)  # the keyframe before it is frame 12
+    assert (part.first, part.end) == (12, 17)
+    assert part.size == sum(frame.size for frame in video.frames[12:17])
+    assert (part.start, part.stop) == (video.time_of(12), video.time_of(17))
+    part = part_of(video, 17)
+    assert (part.first, part.end) == (15, 20)
+    assert json.loads(compare(video, 17, never))["frames"] == 5

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_model import FakeModel
+from fake_worker import FakeCodecs
 from synthetic import clip
 
 from vcfilter.codec import Decoder, Encoder
@@ -43,28 +44,18 @@ SMALL = VideoFormat(width=48, height=32)
 HELLO = b"VCFW" + struct.pack("<I", 2)
 
 
-class FakeCodecs(Codecs):
-    """Codecs with the fake model, which can be made to take their time."""
+class SlowCodecs(FakeCodecs):
+    """Codecs that can be made to take their time."""
 
-    def __init__(self) -> None:
-        super().__init__(Runtime(device="cpu"))
-        self.model = FakeModel()
-        self.wait = 0.0
-        self.busy = False
+    wait = 0.0
+    busy = False
 
     def decoder(self, extradata: bytes) -> Decoder:
-        self._take_time()
-        return Decoder(extradata or None, model=self.model)
-
-    def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:
-        self._take_time()
-        return Encoder(video_format, options, model=self.model)
-
-    def _take_time(self) -> None:
         end = time.monotonic() + self.wait
         while time.monotonic() < end:
             if not self.busy:
                 time.sleep(0.2)
+        return super().decoder(extradata)
 
 
 class Client:
@@ -73,7 +64,7 @@ class Client:
     def __init__(self) -> None:
         self.socket, served = socket.socketpair()
         self.socket.settimeout(20)
-        self.codecs = FakeCodecs()
+        self.codecs = SlowCodecs()
         self.error: ProtocolError | None = None
         self.descriptors: list[int] = []
         self._thread = threading.Thread(target=self._serve, args=(served,))
@@ -280,6 +271,25 @@ def test_a_slot_that_is_none_ends_the_stream_alone(greeted: Client) -> None:
     assert (status, text) == (-6, b"slot 1048576 is outside 0 to 31")
     greeted.say(Kind.OPEN_DECODER, 2)
     greeted.expect(Kind.OPENED)
+
+
+@pytest.mark.parametrize(
+    ("structure", "encoder_ahead", "decoder_ahead"),
+    [("random-access", 30, 2), ("low-delay", 1, 1), ("intra", 1, 2)],
+)
+def test_how_much_is_sent_ahead(
+    greeted: Client, structure: str, encoder_ahead: int, decoder_ahead: int
+) -> None:
+    """Nothing where each frame leaves at once, else two segments, so that coding never waits."""
+    settings = f"structure={structure}:keyint=13".encode()
+    greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL) + settings)
+    greeted.expect(Kind.MEMORY)
+    opened = greeted.expect(Kind.OPENED)
+    assert struct.unpack_from("<I", opened) == (encoder_ahead,)
+    greeted.say(Kind.OPEN_DECODER, 2, opened[4:])
+    greeted.expect(Kind.FORMAT)
+    greeted.expect(Kind.MEMORY)
+    assert struct.unpack("<I", greeted.expect(Kind.OPENED)) == (decoder_ahead,)
 
 
 def test_an_error_of_the_codec_ends_the_stream_alone(greeted: Client) -> None:

@@ -28,6 +28,7 @@ typedef struct LibVcfilterEncContext {
     int qp;
     float quality;
     int scenecut;
+    char *structure;
     AVDictionary *params;
 
     VcfStream *stream;
@@ -49,6 +50,8 @@ static const AVOption libvcfilter_encode_options[] = {
                                                OFFSET(quality),  AV_OPT_TYPE_FLOAT,  { .dbl = 0 },    0, 60, VE },
     { "scenecut", "Begin a new segment where the scene changes",
                                                OFFSET(scenecut), AV_OPT_TYPE_BOOL,   { .i64 = -1 },  -1,  1, VE },
+    { "structure", "How frames refer to each other: random-access low-delay intra",
+                                               OFFSET(structure), AV_OPT_TYPE_STRING, { .str = NULL }, 0, 0, VE },
     { "vcfilter-params", "Any settings of the encoder: a :-separated list of key=value",
                                                OFFSET(params),   AV_OPT_TYPE_DICT,   { .str = NULL }, 0,  0, VE },
     LIBVCFILTER_WORKER_OPTIONS(LibVcfilterEncContext, VE),
@@ -56,9 +59,13 @@ static const AVOption libvcfilter_encode_options[] = {
 };
 
 /* Options that all encoders have: name, the value that means "not given", setting. */
-#define LIBVCFILTER_COMMON_OPTIONS(X) \
-    X("b", "0",  "bitrate")           \
-    X("g", "-1", "keyint")
+#define LIBVCFILTER_COMMON_OPTIONS(X)  \
+    X("b",          "0",  "bitrate")   \
+    X("maxrate",    "0",  "maxrate")   \
+    X("bufsize",    "0",  "bufsize")   \
+    X("g",          "-1", "keyint")    \
+    X("keyint_min", "-1", "min_keyint")\
+    X("bf",         "-1", "bframes")
 
 #define DEFAULT_ROW(name, unset, setting) { name, unset },
 #define SETTING_ROW(name, unset, setting) { name, unset, setting },
@@ -85,9 +92,12 @@ static int libvcfilter_settings(AVCodecContext *avctx, AVBPrint *settings)
     uint8_t *value;
     int ret;
 
-    if (avctx->framerate.num > 0 && avctx->framerate.den > 0) {
+    if (avctx->framerate.num > 0 && avctx->framerate.den > 0)
         av_bprintf(settings, "frame_rate=%d/%d", avctx->framerate.num, avctx->framerate.den);
-    }
+    if (avctx->flags & AV_CODEC_FLAG_CLOSED_GOP)
+        libvcfilter_add_setting(settings, "open_gop", "0");
+    if (avctx->flags & AV_CODEC_FLAG_LOW_DELAY)
+        libvcfilter_add_setting(settings, "structure", "low-delay");
     for (size_t i = 0; i < FF_ARRAY_ELEMS(libvcfilter_common_options); i++) {
         const char *setting = libvcfilter_common_options[i].setting;
         if ((ret = av_opt_get(avctx, libvcfilter_common_options[i].name, 0, &value)) < 0)

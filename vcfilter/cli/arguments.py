@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import fields
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
-from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions, Runtime
+from vcfilter.options import (
+    DEFAULT_PRESET,
+    PRESETS,
+    TUNES,
+    DecoderOptions,
+    EncoderOptions,
+    Runtime,
+)
 
 if TYPE_CHECKING:
-    from vcfilter.stream.media import MediaCodec
-    from vcfilter.stream.reader import DecoderOptions
+    from vcfilter.stream.encoders import MediaCodec
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
 
@@ -113,6 +118,7 @@ _SETTINGS = (
         "NAME",
         f"{', '.join(PRESETS)}: how much the encoder tries ({DEFAULT_PRESET})",
     ),
+    ("tune", ("--tune",), "NAME", f"settings for an aim: {', '.join(TUNES)}"),
 )
 """Settings that take a text, as EncoderOptions.from_mapping reads it: name, options, what follows,
 help."""
@@ -123,18 +129,14 @@ _SWITCHES = (
 )
 """Settings that an option turns off."""
 
-_KNOWN = {field.name for field in fields(EncoderOptions)}
-
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
     """Rate, structure and speed of neural coding; `encoder_options` reads them."""
     group = parser.add_argument_group("rate, structure and speed (neural coding)")
     for name, flags, metavar, text in _SETTINGS:
-        if name in _KNOWN:
-            group.add_argument(*flags, dest=name, metavar=metavar, help=text)
+        group.add_argument(*flags, dest=name, metavar=metavar, help=text)
     for name, flag, text in _SWITCHES:
-        if name in _KNOWN:
-            group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
+        group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
     group.add_argument("--two-pass", action="store_true", help="look ahead to meet --bitrate")
 
 
@@ -178,7 +180,7 @@ def media_codec(args: argparse.Namespace) -> MediaCodec | None:
     Raises:
         ConfigError: it is unknown, or its options are given without it.
     """
-    from vcfilter.stream.media import MediaCodec
+    from vcfilter.stream.encoders import MediaCodec
 
     if args.codec is None:
         if args.crf is not None or args.pix_fmt or args.set:
@@ -233,15 +235,7 @@ def runtime(args: argparse.Namespace) -> Runtime:
 
 def decoder_options(args: argparse.Namespace) -> DecoderOptions:
     """How neural streams are decoded."""
-    from vcfilter.stream.reader import DecoderOptions
-
-    where = runtime(args)
-    return DecoderOptions(
-        strict=getattr(args, "strict", False),
-        device=where.device,
-        threads=where.threads,
-        weights=args.model,
-    )
+    return DecoderOptions(strict=getattr(args, "strict", False), model=args.model)
 
 
 def _whole(text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,6 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
     with terminal.working("loading"):
         from vcfilter.stream.transcode import encode_file
 
-        where = runtime(args)
-        options = replace(
-            options, threads=where.threads, device=where.device, weights=options.model, model=None
-        )
         report = encode_file(
             source, target, options, two_pass=args.two_pass, **_common(args, terminal)
         )
@@ -51,7 +46,6 @@ def copy(args: argparse.Namespace, terminal: Terminal, source: str, target: str)
         streams=args.streams or "all",
         overwrite=args.overwrite,
         container=args.format,
-        warn=terminal.warning,
     )
     terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
 
@@ -60,13 +54,13 @@ def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Arguments that encode_file and decode_file share."""
     return {
         "decoder": decoder_options(args),
+        "runtime": runtime(args),
         "start": args.ss,
         "duration": duration(args),
         "streams": args.streams or "all",
         "overwrite": args.overwrite,
         "container": args.format,
         "progress": terminal.progress,
-        "warn": terminal.warning,
     }
 
 
@@ -134,7 +128,7 @@ def _pairs(args: argparse.Namespace, default: str) -> list[tuple[str, str]]:
 
 
 def _extension(container: str) -> str:
-    from vcfilter.stream.writer import CONTAINERS, container_of
+    from vcfilter.stream.containers import container_named, container_of
 
-    name = container_of("-", container, container)
-    return next((ext for ext, each in CONTAINERS.items() if each == name), f".{container}")
+    extensions = container_named(container_of("-", container, container)).extensions
+    return extensions[0] if extensions else f".{container}"

@@ -64,7 +64,7 @@ def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
     """(averages over frames per plane, seconds that decoding took)."""
     from vcfilter.evaluate.clips import frames_of, planes_of
     from vcfilter.metrics import FramePsnr, frame_psnr
-    from vcfilter.stream.reader import neural_frames
+    from vcfilter.stream.decoders import neural_frames
 
     start = time.perf_counter()
     decoded = list(neural_frames(str(neural)))

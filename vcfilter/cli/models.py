@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vcfilter.cli.arguments import add_loudness
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
-from vcfilter.models.base import ModelInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,50 +22,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out models."""
     with terminal.working("loading"):
-        found = available()
+        entries = [
+            {
+                "name": entry.name,
+                "id": entry.id.hex(),
+                "architecture": entry.architecture,
+                "file": entry.path,
+            }
+            for entry in available()
+        ]
     if args.json:
-        terminal.result(json.dumps([_values(path, info) for path, info in found], indent=2))
+        terminal.result(json.dumps(entries, indent=2))
         return 0
-    rows = [("name", "id", "architecture", "presets", "file")]
-    rows += [
-        (info.name, info.id.hex(), info.architecture, " ".join(info.efforts), str(path))
-        for path, info in found
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    names = ("name", "id", "architecture", "file")
+    rows = [names, *(tuple(entry[name] for name in names) for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
     for row in rows:
         cells = (f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
         terminal.result("  ".join(cells).rstrip())
     return 0
 
 
-def available() -> Sequence[tuple[Path, ModelInfo]]:
-    """(path, what it is) of each model that `--model` finds by name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A weights file: what vcfilter.models.store.ModelEntry holds."""
+
+    path: str
+    name: str
+    id: bytes
+    architecture: str
+
+
+def available() -> Sequence[_Entry]:
+    """The models that `--model` finds by name."""
     from vcfilter.models.checkpoint import load_weights, read_card, shipped_weights
-    from vcfilter.options import PRESETS
 
     path = shipped_weights()
-    card = read_card(path)
-    info = ModelInfo(
-        id=load_weights(path)[2],
-        name=Path(path).stem,
-        architecture=card.get("architecture", ""),
-        numerics=1,
-        config={},
-        efforts=PRESETS,
-        card=card,
-    )
-    return [(Path(path), info)]
-
-
-def _values(path: Path, info: ModelInfo) -> dict[str, object]:
-    return {
-        "name": info.name,
-        "id": info.id.hex(),
-        "architecture": info.architecture,
-        "presets": list(info.efforts),
-        "file": str(path),
-        "card": dict(info.card),
-    }
+    architecture = read_card(path).get("architecture", "")
+    name = Path(path).stem
+    return [_Entry(path=path, name=name, id=load_weights(path)[2], architecture=architecture)]
 
 
 COMMAND = Command(

@@ -36,7 +36,7 @@ vcfilter COMMAND --help tells more about a command.
 _QUALITY = "--qp N or --quality DB sets the quality of neural coding"
 _FILTER = (
     "filter with ffmpeg and a pipe: "
-    "ffmpeg -i IN -vf ... -c:v rawvideo -f nut - | vcfilter encode - OUT"
+    "ffmpeg -i IN -vf ... -c:v rawvideo -c:a copy -f nut - | vcfilter encode - OUT"
 )
 _COPIED = "audio is copied as it is"
 _HINTS = {
@@ -49,8 +49,6 @@ _HINTS = {
     "-b": "--bitrate RATE",
     "--bit-rate": "--bitrate RATE",
     "-pass": "--two-pass does both",
-    "-tune": "there are no tunings",
-    "--tune": "there are no tunings",
     "-profile:v": "there are no profiles",
     "-pix_fmt": "--pix-fmt NAME where another encoder is used (-c:v); neural coding is 4:2:0",
     "-vf": _FILTER,

@@ -237,12 +237,12 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _check_source(name: str) -> None:
     """Raise MediaError where there is nothing to play, before a player starts."""
-    from vcfilter.stream.reader import neural_stream
+    from vcfilter.stream.decoders import neural_stream
     from vcfilter.stream.source import Source
 
     if name == "-":
         raise ConfigError("play needs a file; a pipe plays with: vcfilter decode - - -f nut | ...")
-    source = Source(name, readers=1)
+    source = Source(name)
     with source.demuxer() as demuxer:
         neural_stream(demuxer, source.title)
 

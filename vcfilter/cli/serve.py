@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_loudness, add_model, decoder_options
+from vcfilter.cli.arguments import add_loudness, add_model, decoder_options, runtime
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.working("loading"):
         from vcfilter.serve.server import serve
 
-        options = decoder_options(args)
     ended = serve(
         Path(args.source),
-        options,
+        decoder_options(args),
+        runtime=runtime(args),
         host=args.host,
         port=args.port,
         names=tuple(args.allow_host),

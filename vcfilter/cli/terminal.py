@@ -97,6 +97,7 @@ class Terminal:
             return
         for line in report_lines(report, target_size):
             self.line(line)
+        self.detail(str(report.video_format))
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _one(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
-    from vcfilter.stream.writer import NEURAL_CONTAINERS, container_of
+    from vcfilter.stream.containers import NEURAL_CONTAINERS, container_of
 
     if args.codec == "copy":
         _check_copy(args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vcfilter.cli.arguments import add_decoder, add_loudness, decoder_options
+from vcfilter.cli.arguments import add_decoder, add_loudness, decoder_options, runtime
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal, time_text
 
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
                 lambda packets, seconds: terminal.status(
                     f"{packets} packets, up to {time_text(seconds)}"
                 ),
+                runtime=runtime(args),
             )
         others = ", ".join(f"{count} {kind}" for kind, count in verdict.other_packets.items())
         counts = f"{verdict.packets} packets ({verdict.keyframes} keyframes), "

@@ -20,7 +20,7 @@ from vcfilter.evaluate.anchors import Anchor, encode
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 
 RESULT_VERSION = 1
 """Part of every cache key: raised when the way of measuring changes."""
@@ -116,10 +116,10 @@ def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     if isinstance(codec, Anchor):
         return (planes_of(frame) for frame in frames_of(path, threads))
     # Imported late: comparing ordinary codecs needs no networks.
-    from vcfilter.stream.reader import DecoderOptions, neural_frames
+    from vcfilter.stream.decoders import neural_frames
 
-    options = DecoderOptions(strict=True, device=codec.device, threads=threads, weights=codec.model)
-    return neural_frames(str(path), options)
+    options = DecoderOptions(strict=True, model=codec.model)
+    return neural_frames(path, options, runtime=Runtime(device=codec.device, threads=threads))
 
 
 def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, float, float]:
@@ -162,9 +162,9 @@ def identity(codec: Codec) -> dict[str, object]:
     if isinstance(codec, Anchor):
         build = [".".join(map(str, v)) for v in av.library_versions.values()]
         return {"codec": codec.label, "av": av.__version__, "libraries": build}
-    from vcfilter.models.hierarchical.video import VideoModel
+    from vcfilter.models import store
 
-    model = VideoModel.load(codec.model, device="cpu").model_id.hex()
+    model = store.find(codec.model, Runtime(device="cpu")).info.id.hex()
     return {"codec": codec.label, "model": model, "source": _source_digest()}
 
 
@@ -180,12 +180,11 @@ def _encode(
         keyint=keyint,
         preset=codec.preset,
         frame_rate=clip.rate,
-        threads=threads,
-        weights=codec.model,
-        device=codec.device,
+        model=codec.model,
     )
+    runtime = Runtime(device=codec.device, threads=threads)
     start = time.perf_counter()
-    encode_file(clip.path, str(target), options, overwrite=True)
+    encode_file(clip.path, target, options, runtime=runtime, overwrite=True)
     return time.perf_counter() - start
 
 

@@ -89,8 +89,13 @@ class _Site:
         """Load networks and libraries in a thread, before the first viewer comes."""
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
+    def stop(self) -> None:
+        """Drop all work; close() still follows."""
+        self._video_work.stop()
+        self._audio_work.stop()
+
     def close(self) -> bool:
-        """Give up all work; returns whether its threads have ended within some seconds."""
+        """Drop all work; returns whether its threads have ended within some seconds."""
         return all([self._video_work.close(), self._audio_work.close()])
 
     def _warm_up(self) -> None:

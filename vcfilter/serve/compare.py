@@ -16,6 +16,7 @@ from av.codec import CodecContext
 from av.video.frame import VideoFrame
 
 from vcfilter.errors import MediaError
+from vcfilter.frames import FrameType
 from vcfilter.metrics import frame_psnr
 from vcfilter.serve.steps import STEPS
 from vcfilter.serve.video import Segment, VideoFile
@@ -26,6 +27,9 @@ from vcfilter.stream.source import media_url, reason_of
 _FULL = STEPS[0]
 _TRIES = 9  # of x264's crf, halving 0 to 51 down to a tenth
 _CRF_MAX = 51.0
+MOST_FRAMES = 64
+"""Frames of a segment that are compared at most."""
+
 _SEI = 6  # NAL unit with x264's name and settings, no part of a frame
 
 
@@ -33,8 +37,8 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
     """A frame as vcfilter and as x264 show it, as JSON with two PNG images.
 
     x264 (medium, B-frames, the same largest keyframe distance) codes the frames of the segment
-    around the frame, at the crf that comes nearest to the neural packets' bytes. It is given the
-    original where one is known, else vcfilter's own frames.
+    around the frame, MOST_FRAMES at most, at the crf that comes nearest to the neural packets'
+    bytes. It is given the original where one is known, else vcfilter's own frames.
 
     Args:
         index: of the frame in video.frames.
@@ -44,8 +48,9 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
         MediaError: the original does not fit the video, or there is no x264.
     """
     number = video.segment_of(index)
-    segment = video.segments[number]
-    ours = dict(video.decoded(number, _FULL, stopped))
+    segment = part_of(video, index)
+    decoded = video.decoded(number, _FULL, stopped)
+    ours = {i: frame for i, frame in decoded if segment.first <= i < segment.end}
     if index not in ours:
         raise MediaError(f"frame {index} is damaged: there is nothing to compare")
     indices = sorted(ours)
@@ -68,6 +73,28 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
         for name, frame in (("vcfilter", shown), ("x264", other)):
             result[name]["psnr"] = round(frame_psnr(reference, frame_of(frame)[0]).weighted, 2)
     return json.dumps(result).encode()
+
+
+def part_of(video: VideoFile, index: int) -> Segment:
+    """The frames that are compared around one: its segment, or MOST_FRAMES of a longer one.
+
+    All of them are held, by both codecs. A part begins with the keyframe before the frame where
+    that is near enough, since x264 codes a keyframe there.
+    """
+    whole = video.segments[video.segment_of(index)]
+    if whole.end - whole.first <= MOST_FRAMES:
+        return whole
+    earliest = max(whole.first, index - MOST_FRAMES + 1)
+    keys = [i for i in range(earliest, index + 1) if video.frames[i].kind is FrameType.KEY]
+    first = keys[-1] if keys else max(whole.first, index - MOST_FRAMES // 2)
+    end = min(whole.end, first + MOST_FRAMES)
+    return Segment(
+        first=first,
+        end=end,
+        start=video.time_of(first),
+        stop=video.time_of(end),
+        size=sum(frame.size for frame in video.frames[first:end]),
+    )
 
 
 def _x264_at(

@@ -1,10 +1,13 @@
-"""A connection that must bring a whole request head in time."""
+"""uvicorn's server with two more rules: request heads are timed, and work stops at a signal."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import FrameType
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 5.0
@@ -43,3 +46,21 @@ class Connection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class Server(uvicorn.Server):
+    """A server that stops work when a signal ends it, so that requests need not wait for it.
+
+    Args:
+        config: see uvicorn.
+        stop: called in the signal's handler.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop work, then answer what is open."""
+        self._stop()
+        super().handle_exit(sig, frame)

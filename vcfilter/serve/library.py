@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vcfilter.errors import MediaError
+from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.video import VideoFile
-from vcfilter.stream.reader import DecoderOptions, neural_stream
+from vcfilter.stream.decoders import neural_stream
 from vcfilter.stream.source import Source
 
 SUFFIXES = (".mkv", ".nut", ".avi", ".mov")
@@ -58,6 +59,7 @@ class Library:
     Args:
         source: a file or a folder.
         options: how videos are decoded.
+        runtime: where the networks run.
         original: what the videos were coded from: a file, or a folder with files of their names.
 
     Raises:
@@ -65,7 +67,12 @@ class Library:
     """
 
     def __init__(
-        self, source: Path, options: DecoderOptions, *, original: Path | None = None
+        self,
+        source: Path,
+        options: DecoderOptions,
+        *,
+        runtime: Runtime | None = None,
+        original: Path | None = None,
     ) -> None:
         if not source.exists():
             raise MediaError(f"{source} cannot be served: there is no such file or folder")
@@ -74,6 +81,7 @@ class Library:
         self._root = (source if source.is_dir() else source.parent).resolve()
         self._only = None if source.is_dir() else source.resolve()
         self._options = options
+        self._runtime = runtime
         self._original = original
         self._videos: dict[_Key, _Slot] = {}
         self._neural: dict[_Key, bool] = {}
@@ -129,7 +137,9 @@ class Library:
             if slot.video is None:
                 if not path.is_file() or not self._is_neural(path):
                     raise UnknownVideoError(f"{name} is no neural video")
-                slot.video = VideoFile(path, self._options, original=self._original_of(path))
+                slot.video = VideoFile(
+                    path, self._options, runtime=self._runtime, original=self._original_of(path)
+                )
             return slot.video
 
     def _resolve(self, name: str) -> Path:
@@ -151,7 +161,7 @@ class Library:
         key = (path, status.st_mtime_ns, status.st_size)
         if key not in self._neural:
             try:
-                with Source(str(path), readers=1).demuxer() as demuxer:
+                with Source(path).demuxer() as demuxer:
                     neural_stream(demuxer, path.name)
                 self._neural[key] = True
             except MediaError:

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.library import Library
-from vcfilter.stream.reader import DecoderOptions
 
 _CONNECTIONS = 256  # a page opens six at most
 _KEEP_ALIVE_SECONDS = 5
@@ -20,6 +20,7 @@ def serve(
     source: Path,
     options: DecoderOptions,
     *,
+    runtime: Runtime | None = None,
     host: str,
     port: int,
     names: tuple[str, ...] = (),
@@ -31,6 +32,8 @@ def serve(
     Returns whether all threads have ended: where not, the networks still compute in one.
 
     Args:
+        options: how files are decoded.
+        runtime: where the networks run.
         host: address or name to listen on.
         port: 0 takes any.
         names: host names that requests may carry besides those of `host` and of this machine.
@@ -47,12 +50,12 @@ def serve(
         import uvicorn
 
         from vcfilter.serve.app import make_app
-        from vcfilter.serve.connection import Connection
+        from vcfilter.serve.connection import Connection, Server
     except ImportError as error:
         raise MediaError(
             f"serve needs the package {error.name}: install vcfilter with the extra serve"
         ) from error
-    library = Library(source, options, original=original)
+    library = Library(source, options, runtime=runtime, original=original)
     listener = _listen(host, port)
     bound, number = listener.getsockname()[:2]
     app = make_app(library, hosts=(host, bound, *names))
@@ -60,7 +63,7 @@ def serve(
         app,
         http=Connection,
         ws="none",
-        log_level="warning",
+        log_level="critical",  # requests that are cut off are no news
         access_log=False,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -70,7 +73,7 @@ def serve(
     ready(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}/")
     try:
         with listener, suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config, app.state.site.stop).run(sockets=[listener])
     finally:
         ended: bool = app.state.site.close()
     return ended

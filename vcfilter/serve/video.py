@@ -19,10 +19,10 @@ from av.video.frame import VideoFrame
 from vcfilter.bitstream import PacketReader, SequenceHeader
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
-from vcfilter.stream.reader import DecoderOptions
 from vcfilter.stream.timestamps import Grid
 
 SEGMENT_SECONDS = Fraction(1)
@@ -119,6 +119,7 @@ class VideoFile:
     Args:
         path: of the file.
         options: how it is decoded.
+        runtime: where the networks run.
         original: what it was coded from, for comparisons.
 
     Attributes:
@@ -130,17 +131,25 @@ class VideoFile:
         MediaError: it cannot be read or holds no keyframe.
     """
 
-    def __init__(self, path: Path, options: DecoderOptions, *, original: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: DecoderOptions,
+        *,
+        runtime: Runtime | None = None,
+        original: Path | None = None,
+    ) -> None:
         self.path = path
         self.original = original
         self.speed = ThroughputMeter()
         self._options = options
+        self._runtime = runtime
         status = path.stat()
         identity = f"{path}:{status.st_mtime_ns}:{status.st_size}"
         self.key = hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
         self.audio: Audio | None = None
-        with open_video(str(path), options=options) as container:
+        with open_video(path, options=options, runtime=runtime) as container:
             stream = container.streams.video[0]
             audio_streams = container.streams.audio[:1]
             self.time_base = stream.time_base
@@ -155,6 +164,7 @@ class VideoFile:
                 if packet.stream is not stream:
                     if self.audio is None:
                         info = packet.stream.info
+                        assert info is not None  # of a container that was opened for reading
                         self.audio = Audio(
                             index=info.index,
                             codec=info.codec,
@@ -267,7 +277,7 @@ class VideoFile:
         """
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        with open_video(str(self.path), options=self._options) as container:
+        with open_video(self.path, options=self._options, runtime=self._runtime) as container:
             stream = container.streams.video[0]
             container.seek(self._pts[segment.first], stream=stream)
             for frame in self._decode(container, stream, segment, wanted, stopped):

@@ -107,13 +107,16 @@ class WorkQueue:
             if work.is_unwanted() and self._open.get(work.key) is work:
                 del self._open[work.key]
 
+    def stop(self) -> None:
+        """Drop all work, that at hand between two frames. Takes no lock: a signal may call it."""
+        self._closed = True
+
     def close(self) -> bool:
-        """Give up all work; returns whether the thread has ended within CLOSE_SECONDS.
+        """Drop all work; returns whether the thread has ended within CLOSE_SECONDS.
 
         A thread that still computes when the interpreter ends brings the process down.
         """
-        with self._lock:
-            self._closed = True
+        self.stop()
         self._queue.put((_LAST, next(self._order), None))
         self._thread.join(CLOSE_SECONDS)
         return not self._thread.is_alive()

@@ -212,7 +212,12 @@ class DecoderStream(Stream):
             raise ProtocolError(f"{message.kind.name} was sent to a decoder")
 
     def _open(self) -> None:
+        from vcfilter.bitstream import SequenceHeader, StructureKind
+
         self._decoder = self._surroundings.decoder(self._extradata)
+        with suppress(BitstreamError):  # damaged, or none: a keyframe tells
+            structure = SequenceHeader.read(self._extradata).structure
+            self._ahead = 1 if structure is StructureKind.LOW_DELAY else self._ahead
         self._tell_format(self._decoder.video_format)
         self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._ahead))
 
@@ -239,7 +244,8 @@ class DecoderStream(Stream):
             if not self._show(frame, waiting.epoch):
                 return
         # As many packets as two segments hold: one is decoded while the other one is shown.
-        self._ahead = min(max(self._ahead, 2 * len(frames)), AHEAD_MAX)
+        if len(frames) > 1:
+            self._ahead = min(max(self._ahead, 2 * len(frames)), AHEAD_MAX)
         if error is None and damaged + missing:
             error = _loss(damaged, missing)
         self._done(waiting.epoch, refused + damaged + missing, self._ahead, error)
