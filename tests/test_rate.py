@@ -9,6 +9,7 @@ from fake_model import FakeModel
 from synthetic import clip
 
 from vcfilter.codec import Encoder, PassLog, first_pass_options
+from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.rate import (
     DEFAULT_QP,
     AverageBitrate,
@@ -170,3 +171,44 @@ def test_first_pass_options() -> None:
     assert more.qp < first.qp
     with pytest.raises(ConfigError, match="bitrate"):
         first_pass_options(SMALL, EncoderOptions())
+
+
+# --- maxrate and bufsize ----------------------------------------------------------------------
+
+
+def test_a_buffer() -> None:
+    buffer = Buffer(25_000, 10_000, Fraction(25))  # 1000 bits a frame
+    assert buffer.fullness == 9000
+    assert buffer.overflow([9000]) == 1
+    assert buffer.overflow([4500, 11_000]) == 2  # 5500 bits are there
+    assert buffer.overflow([0, 0, 20_000]) == 2  # no more than 10000 fit
+    buffer.take([9000, 500])
+    assert buffer.fullness == 1500
+    assert buffer.overflow([]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keyint": 12},
+        {"keyint": 12, "bframes": 3, "bitrate": 50_000},
+        {"structure": "low-delay", "keyint": 60},
+        {"structure": "intra"},
+        {"quality": 38},
+    ],
+    ids=str,
+)
+def test_no_packet_asks_for_more_than_has_arrived(options: dict[str, object]) -> None:
+    chosen = EncoderOptions(maxrate=60_000, bufsize=30_000, **options)
+    encoder = encode(film(60), chosen)
+    free = encode(film(60), EncoderOptions(**options))
+    buffer = Buffer(60_000, 30_000, Fraction(25))
+    for record in encoder.statistics.records:
+        assert 8 * record.size <= buffer.fullness
+        buffer.take([8 * record.size])
+    assert encoder.statistics.bytes <= free.statistics.bytes
+
+
+def test_a_maxrate_that_cannot_be_kept_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    encode(film(12), EncoderOptions(maxrate=1000, bufsize=1000))
+    assert "maxrate and bufsize cannot be kept" in caplog.text
