@@ -23,8 +23,6 @@ def model_values(name: str | None) -> dict[str, Any]:
         name: name, id or path of a model; None takes the default one.
     """
     from vcfilter.models import store
-    from vcfilter.models.hierarchical.complexity import complexity
-    from vcfilter.models.hierarchical.model import HierarchicalModel
 
     model = store.find(name, Runtime(device="cpu"))
     info = model.info
@@ -34,7 +32,7 @@ def model_values(name: str | None) -> dict[str, Any]:
         "architecture": info.architecture,
         "presets": list(info.efforts),
         "card": dict(sorted(info.card.items())),
-        "kmac_per_pixel": complexity(model) if isinstance(model, HierarchicalModel) else {},
+        "kmac_per_pixel": model.complexity(),
     }
 
 
@@ -42,11 +40,10 @@ def model_lines(name: str | None) -> list[str]:
     """The same in words."""
     found = model_values(name)
     lines = [
-        f"model {found['model']} {found['name']}, architecture {found['architecture']}",
+        f"model {found['name']}, {found['architecture']}, id {found['model']}",
         f"presets: {' '.join(found['presets'])}",
+        "cost of decoding, kMAC per luma sample:",
     ]
-    if found["kmac_per_pixel"]:
-        lines.append("cost of decoding, kMAC per luma sample:")
     for kind, parts in found["kmac_per_pixel"].items():
         costs = ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items())
         lines.append(f"  {kind:<9}{costs}")
