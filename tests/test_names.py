@@ -67,7 +67,6 @@ TODO_ROOMS = (
     "_bridge",
     "bitstream",
     "codec",
-    "entropy",
     "frames",
     "metrics",
     "models",
