@@ -52,7 +52,7 @@ def child(args: argparse.Namespace) -> None:
         options = EncoderOptions(qp=args.qp, preset=args.preset, keyint=args.keyint)
         frames = encode_file(args.source, args.target, options, overwrite=True).frames
     else:
-        from vcfilter.stream.reader import neural_frames
+        from vcfilter.stream.decoders import neural_frames
 
         frames = sum(1 for _ in neural_frames(args.source))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

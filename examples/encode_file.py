@@ -12,7 +12,6 @@ def main(source: str, target: str, qp: str = "32") -> None:
         vcfilter.EncoderOptions(qp=int(qp), preset="fast"),
         overwrite=True,
         progress=lambda now: print(f"\r{now.frames} frames", end="", file=sys.stderr),
-        warn=lambda text: print(f"\n{text}", file=sys.stderr),
     )
     print(f"{report.frames} frames, {report.bitrate / 1000:.1f} kbit/s, PSNR {report.psnr:.2f} dB")
 

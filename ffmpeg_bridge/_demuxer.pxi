@@ -1,7 +1,28 @@
 # Reading.
 
+# Containers that are lists of other files: read only where a URL was given.
+cdef tuple PLAYLISTS = ("hls", "applehttp", "concat", "dash", "imf", "webm_dash_manifest", "sdp")
+
+
+cdef str single_file_formats():
+    """Names of all other containers, as libavformat's option format_whitelist takes them."""
+    cdef void *position = NULL
+    cdef const AVInputFormat *each = av_demuxer_iterate(&position)
+    names = []
+    while each != NULL:
+        names += [name for name in text(each.name).split(",") if name not in PLAYLISTS]
+        each = av_demuxer_iterate(&position)
+    return ",".join(names)
+
+
+cdef str SINGLE_FILES = single_file_formats()
+
+
 cdef class Demuxer(Context):
     """Reads a container file: iterate over it for its packets.
+
+    A file opens no other file, whatever it says: playlists and concat scripts are refused. Only
+    URLs, and containers that are sequences of files ("image2"), may open more.
 
     Args:
         source: path, or binary file object (read from its present position; not closed).
@@ -13,6 +34,7 @@ cdef class Demuxer(Context):
     """
 
     cdef tuple known_streams
+    cdef AVIOContext *owned  # of a local file, opened here
 
     def __init__(self, source, format=None, options=None):
         cdef int code
@@ -27,8 +49,11 @@ cdef class Demuxer(Context):
             input_format = av_find_input_format(format.encode())
             if input_format == NULL:
                 raise BridgeError(_errno.EINVAL, f"this FFmpeg reads no container named {format!r}")
-        url_bytes = os.fsencode(url_of(source)) if is_path(source) else b""
+        url = url_of(source) if is_path(source) else ""
+        url_bytes = os.fsencode(url)
         url_text = url_bytes
+        many_files = input_format != NULL and input_format.flags & AVFMT_NOFILE
+        alone = not is_path(source) or (url.startswith("file:") and not many_files)
         self.opened = True
         self.enter()
         try:
@@ -41,12 +66,24 @@ cdef class Demuxer(Context):
             if not is_path(source):
                 self.open_file(source, False)
                 self.ctx.pb = self.pb
+            elif alone:
+                with nogil:
+                    code = avio_open2(
+                        &self.owned, url_text, AVIO_FLAG_READ, &self.ctx.interrupt_callback, NULL
+                    )
+                self.check(code)
+                self.enter()
+                self.ctx.pb = self.owned
             wanted = {str(key): str(value) for key, value in (options or {}).items()}
-            if not is_path(source):  # a hostile playlist in it opens no files; libav's own for paths
+            if alone:
                 wanted.setdefault("protocol_whitelist", "crypto,data")
+                wanted.setdefault("format_whitelist", SINGLE_FILES)
             set_dict(&chosen, wanted)
             with nogil:
                 code = avformat_open_input(&self.ctx, url_text, input_format, &chosen)
+            if code < 0 and alone and self.pending is None and "whitelist" in text(bridge_log_last()):
+                self.busy = False
+                raise InvalidDataError(_errno.EINVAL, "it refers to other files", self.name)
             self.check(code)
             unknown = to_dict(chosen)
             if unknown:
@@ -77,6 +114,7 @@ cdef class Demuxer(Context):
         with nogil:
             av_packet_free(&self.packet)
             avformat_close_input(&self.ctx)
+            avio_closep(&self.owned)
         self.free_file()
         self.file = self.read = None
         return 0
@@ -125,6 +163,29 @@ cdef class Demuxer(Context):
         self.enter()
         self.busy = False
         return text(self.ctx.iformat.name)
+
+    @property
+    def clock_may_jump(self):
+        """Whether times of this container may be discontinuous (AVFMT_TS_DISCONT: MPEG-TS)."""
+        self.enter()
+        self.busy = False
+        return bool(self.ctx.iformat.flags & AVFMT_TS_DISCONT)
+
+    @property
+    def bit_rate(self):
+        """Bit/s of the whole file; 0 when unknown."""
+        self.enter()
+        self.busy = False
+        return max(0, self.ctx.bit_rate)
+
+    @property
+    def size(self):
+        """Bytes of the whole file; None when unknown, as of a pipe."""
+        cdef int64_t size
+        self.enter()
+        size = avio_size(self.ctx.pb) if self.ctx.pb != NULL else -1
+        self.check(0)
+        return size if size >= 0 else None
 
     @property
     def duration(self):
@@ -180,6 +241,7 @@ cdef class Demuxer(Context):
                 dts=to_ticks(packet.dts),
                 duration=packet.duration,
                 is_keyframe=bool(packet.flags & AV_PKT_FLAG_KEY),
+                discard=bool(packet.flags & AV_PKT_FLAG_DISCARD),
                 time_base=time_base or Fraction(1, 1000),
                 side_data=tuple(side_data),
             )

@@ -8,10 +8,10 @@ cdef extern from "compat.h" nogil:
     int64_t AV_NOPTS_VALUE
     int AV_TIME_BASE
     int AV_INPUT_BUFFER_PADDING_SIZE
-    int AV_PKT_FLAG_KEY
+    int AV_PKT_FLAG_KEY, AV_PKT_FLAG_DISCARD
     int AV_PKT_DATA_DISPLAYMATRIX, AV_PKT_DATA_NB
-    int AVFMT_NOFILE
-    int AVIO_FLAG_WRITE, AVIO_SEEKABLE_NORMAL, AVSEEK_SIZE, AVSEEK_FORCE, AVSEEK_FLAG_BACKWARD
+    int AVFMT_NOFILE, AVFMT_TS_DISCONT, AVFMT_TS_NONSTRICT
+    int AVIO_FLAG_READ, AVIO_FLAG_WRITE, AVIO_SEEKABLE_NORMAL, AVSEEK_SIZE, AVSEEK_FORCE, AVSEEK_FLAG_BACKWARD
     int FF_COMPLIANCE_EXPERIMENTAL
     int AV_DICT_IGNORE_SUFFIX
     int AVMEDIA_TYPE_VIDEO, AVMEDIA_TYPE_AUDIO, AVMEDIA_TYPE_SUBTITLE
@@ -85,6 +85,9 @@ cdef extern from "compat.h" nogil:
 
     ctypedef struct AVStream:
         int index
+        int id
+        int64_t nb_frames
+        AVRational r_frame_rate
         AVCodecParameters *codecpar
         AVRational time_base
         int64_t start_time
@@ -115,6 +118,7 @@ cdef extern from "compat.h" nogil:
         pass
     ctypedef struct AVInputFormat:
         const char *name
+        int flags
     ctypedef struct AVOutputFormat:
         const char *name
         int flags
@@ -130,6 +134,7 @@ cdef extern from "compat.h" nogil:
         AVChapter **chapters
         int64_t start_time
         int64_t duration
+        int64_t bit_rate
         AVDictionary *metadata
         AVIOInterruptCB interrupt_callback
 
@@ -150,7 +155,6 @@ cdef extern from "compat.h" nogil:
     const char *av_get_sample_fmt_name(int format)
     int av_get_sample_fmt(const char *name)
     void av_display_rotation_set(int32_t *matrix, double angle)
-    double av_display_rotation_get(const int32_t *matrix)
 
     const AVCodecDescriptor *avcodec_descriptor_get(int id)
     const AVCodecDescriptor *avcodec_descriptor_get_by_name(const char *name)
@@ -164,6 +168,7 @@ cdef extern from "compat.h" nogil:
     void av_packet_rescale_ts(AVPacket *packet, AVRational source, AVRational target)
 
     unsigned int avformat_version()
+    const AVInputFormat *av_demuxer_iterate(void **opaque)
     const AVInputFormat *av_find_input_format(const char *name)
     const AVOutputFormat *av_guess_format(const char *name, const char *file, const char *mime)
     int avformat_query_codec(const AVOutputFormat *format, int id, int compliance)
@@ -185,6 +190,7 @@ cdef extern from "compat.h" nogil:
         const char *file)
     AVStream *avformat_new_stream(AVFormatContext *context, const void *codec)
     int avformat_write_header(AVFormatContext *context, AVDictionary **options)
+    int av_write_frame(AVFormatContext *context, AVPacket *packet)
     int av_interleaved_write_frame(AVFormatContext *context, AVPacket *packet)
     int av_write_trailer(AVFormatContext *context)
 
@@ -195,6 +201,7 @@ cdef extern from "compat.h" nogil:
     int avio_open_dyn_buf(AVIOContext **io)
     int avio_close_dyn_buf(AVIOContext *io, uint8_t **buffer)
     void avio_flush(AVIOContext *io)
+    int64_t avio_size(AVIOContext *io)
     void avio_context_free(AVIOContext **io)
 
     # compat.h

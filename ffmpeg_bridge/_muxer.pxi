@@ -97,6 +97,13 @@ cdef class Muxer(Context):
         self.busy = False
         return text(self.ctx.oformat.name)
 
+    @property
+    def equal_times(self):
+        """Whether two packets of one stream may have one dts (AVFMT_TS_NONSTRICT)."""
+        self.enter()
+        self.busy = False
+        return bool(self.ctx.oformat.flags & AVFMT_TS_NONSTRICT)
+
     def add_stream(self, info):
         """Add a stream before the header is written; returns its index in the file.
 
@@ -261,6 +268,18 @@ cdef class Muxer(Context):
             code = av_interleaved_write_frame(self.ctx, target)
         self.check(code)
 
+    def flush(self):
+        """Hand what the container wrote so far to the file; packets held for interleaving stay."""
+        cdef int code = 0
+        self.enter()
+        with nogil:
+            if self.header_written and self.ctx.pb != NULL:
+                code = av_write_frame(self.ctx, NULL)
+                avio_flush(self.ctx.pb)
+                if code >= 0:
+                    code = self.ctx.pb.error
+        self.check(min(code, 0))
+
     def close(self):
         """Write what is left and the trailer, and release everything.
 
@@ -304,6 +323,11 @@ cdef class Muxer(Context):
             self.close()
         else:
             self.abort()
+
+
+def can_write(format):
+    """Whether this FFmpeg writes a container of that name."""
+    return av_guess_format(format.encode(), NULL, NULL) != NULL
 
 
 def supports(format, info):

@@ -103,7 +103,6 @@ cdef StreamInfo_of(AVStream *stream):
     """Everything libavformat knows of a stream, by value."""
     cdef AVCodecParameters *par = stream.codecpar
     cdef const AVPacketSideData *entry
-    cdef double angle
     cdef int i
     cdef AVRational aspect = stream.sample_aspect_ratio
     if not aspect.num or not aspect.den:
@@ -111,15 +110,14 @@ cdef StreamInfo_of(AVStream *stream):
     is_video = par.codec_type == AVMEDIA_TYPE_VIDEO
     is_audio = par.codec_type == AVMEDIA_TYPE_AUDIO
     metadata = to_dict(stream.metadata)
-    rotation, side_data, has_matrix = 0, [], False
+    rotation, mirrored, side_data, has_matrix = 0, False, [], False
     for i in range(bridge_stream_nb_side_data(stream)):
         entry = bridge_stream_side_data(stream, i)
         if entry.type not in SIDE_DATA_NAMES:
             continue
         side_data.append((SIDE_DATA_NAMES[entry.type], (<char *>entry.data)[:entry.size]))
         if entry.type == AV_PKT_DATA_DISPLAYMATRIX and entry.size >= 36:
-            angle = av_display_rotation_get(<const int32_t *>entry.data)
-            rotation = 0 if math.isnan(angle) else round(-angle) % 360
+            rotation, mirrored = orientation(<const int32_t *>entry.data)
             has_matrix = True
     for key in [key for key in metadata if key.lower() == "rotate"]:
         tagged = metadata.pop(key)
@@ -134,12 +132,15 @@ cdef StreamInfo_of(AVStream *stream):
         time_base=to_fraction(stream.time_base) or Fraction(1, 1000),
         start_time=to_ticks(stream.start_time),
         duration=to_ticks(stream.duration),
+        id=stream.id,
+        frames=stream.nb_frames,
         disposition=stream.disposition,
         metadata=metadata,
         width=par.width,
         height=par.height,
         sample_aspect_ratio=to_fraction(aspect),
         frame_rate=to_fraction(stream.avg_frame_rate),
+        base_rate=to_fraction(stream.r_frame_rate),
         pixel_format=text(av_get_pix_fmt_name(par.format)) if is_video else "",
         color_primaries=par.color_primaries,
         color_trc=par.color_trc,
@@ -147,6 +148,7 @@ cdef StreamInfo_of(AVStream *stream):
         color_range=par.color_range,
         chroma_location=par.chroma_location,
         rotation=rotation,
+        mirrored=mirrored,
         field_order=par.field_order,
         video_delay=par.video_delay,
         sample_rate=par.sample_rate,
@@ -244,10 +246,10 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
     if info.kind == "attachment":  # Matroska's muxer insists on both
         metadata.setdefault("filename", f"attachment{stream.index}")
         metadata.setdefault("mimetype", "application/octet-stream")
-    if info.rotation:
+    if info.rotation or info.mirrored:
         if not any(name == "Display Matrix" for name, _ in side_data):
-            side_data.append(("Display Matrix", rotation_matrix(info.rotation)))
-        if ROTATE_TAG and text(container.name) in ("matroska", "webm"):
+            side_data.append(("Display Matrix", display_matrix(info.rotation, info.mirrored)))
+        if ROTATE_TAG and not info.mirrored and text(container.name) in ("matroska", "webm"):
             metadata["rotate"] = str(info.rotation)
     for name, data in side_data:
         if name not in SIDE_DATA:
@@ -260,7 +262,20 @@ cdef int fill_stream(AVStream *stream, const AVOutputFormat *container, info) ex
     return 0
 
 
-cdef bytes rotation_matrix(double clockwise):
+cdef tuple orientation(const int32_t *matrix):
+    """(clockwise degrees, whether mirrored left to right before that) of a display matrix."""
+    cdef double a = matrix[0], b = matrix[1], c = matrix[3], d = matrix[4]
+    cdef bint mirrored = a * d - b * c < 0
+    if not (a or b) or not (c or d):
+        return 0, False  # it shows nothing: taken as none
+    if mirrored:  # its first row is that of the rotation, negated
+        a, b = -a, -b
+    return round(math.degrees(math.atan2(b, a))) % 360, mirrored
+
+
+cdef bytes display_matrix(double clockwise, bint mirrored):
     cdef int32_t matrix[9]
     av_display_rotation_set(matrix, clockwise)
+    if mirrored:
+        matrix[0], matrix[1] = -matrix[0], -matrix[1]
     return (<char *>matrix)[:sizeof(matrix)]

@@ -3,6 +3,9 @@
 Frames are predicted from the references (shifted as a whole where motion is coded), the error is
 quantised, and zlib stands for the entropy coder. Everything is exact in integers.
 
+Sections above the base sharpen what is shown, each with half the step, and not what later frames
+are predicted from.
+
 Mode byte: bit 0 a residual is coded, bits 1 and 2 the motion mode. Empty: the average of the
 references, or a copy of the only one, without a residual.
 """
@@ -37,6 +40,7 @@ class Motion(IntEnum):
 class FakeReference:
     planes: Planes
     context: int
+    shown: Planes
 
 
 @dataclass
@@ -45,6 +49,7 @@ class FakeSymbols:
     shifts: list[Shift]
     errors: list[np.ndarray]
     context: int
+    finer: list[list[np.ndarray]]
 
 
 class Reader:
@@ -69,6 +74,13 @@ class Reader:
         data, self.rest = self.rest[:size], self.rest[size:]
         return data
 
+    def planes(self, video_format: VideoFormat) -> list[np.ndarray]:
+        found = []
+        for shape in shapes(video_format):
+            plane = np.frombuffer(self.read(2 * shape[0] * shape[1]), ">i2")
+            found.append(plane.reshape(shape))
+        return found
+
     def finish(self) -> None:
         if self.rest:
             raise BitstreamError("section is too long")
@@ -76,11 +88,13 @@ class Reader:
 
 @dataclass
 class FakeModel:
-    """Args: bit_depth of the frames; id and efforts as of ModelInfo; calls: steps encoded or
-    parsed, in order; explode: raised by the next call of parse."""
+    """Args: bit_depth of the frames; id, numerics and levels as of ModelInfo; calls: steps encoded
+    or parsed, in order; explode: raised by the next call of parse."""
 
     bit_depth: int = 8
     id: bytes = b"fakemodl"
+    numerics: int = 1
+    levels: int = 1
     device: str = "cpu"
     calls: list[FrameStep] = field(default_factory=list)
     explode: BaseException | None = None
@@ -89,8 +103,9 @@ class FakeModel:
     def info(self) -> ModelInfo:
         efforts = dict.fromkeys(("ultrafast", "fast", "medium", "slow", "veryslow"))
         return ModelInfo(
-            id=self.id, name="fake", architecture="test", numerics=1, config={}, efforts=efforts
-        )
+            id=self.id, name="fake", architecture="test", numerics=self.numerics, config={},
+            efforts=efforts, quality_layers=self.levels, references=3,
+        )  # fmt: skip
 
     def picture(self, frame: Frame, video_format: VideoFormat) -> Planes:
         return [plane.astype(np.int32) for plane in frame.planes]
@@ -99,7 +114,7 @@ class FakeModel:
         self, reference: FakeReference, video_format: VideoFormat
     ) -> tuple[Plane, Plane, Plane]:
         dtype = np.uint8 if video_format.bit_depth == 8 else np.uint16
-        y, u, v = (plane.astype(dtype) for plane in reference.planes)
+        y, u, v = (plane.astype(dtype) for plane in reference.shown)
         return y, u, v
 
     def encode(
@@ -135,13 +150,16 @@ class FakeModel:
                 section = zlib.compress(b"".join(data)) if data else b""
                 still = motion is Motion.AVERAGE and not residual
                 context = context_of(contexts, section)
-                planes = self.correct(step, prediction, errors) if residual else prediction
+                planes = prediction
+                if residual:
+                    planes = self.correct(width(step), prediction, errors)
                 size = REPEAT_BYTES if still else HEADER_BYTES + len(section)
+                levels, shown = ([], planes) if still else self.sharpen(picture, step, planes)
                 coded = CodedFrame(
                     mode=b"" if still else bytes((motion << 1 | residual,)),
-                    sections=() if still else (section,),
-                    reference=FakeReference(planes, context),
-                    psnr=self.psnr(picture, planes),
+                    sections=() if still else (section, *levels),
+                    reference=FakeReference(planes, context, shown),
+                    psnr=self.psnr(picture, shown),
                 )
                 error = sum(
                     float(((a - b) ** 2).sum()) for a, b in zip(picture, planes, strict=True)
@@ -149,6 +167,16 @@ class FakeModel:
                 weight = 0.1 * width(step) ** 2
                 found.append((error + weight * 8 * size, coded))
         return min(found, key=lambda pair: pair[0])[1]
+
+    def sharpen(self, x: Planes, step: FrameStep, planes: Planes) -> tuple[list[bytes], Planes]:
+        """The sections above the base, and what is shown with all of them."""
+        sections, shown = [], planes
+        for level in range(1, self.levels):
+            size = width(step) / 2**level
+            errors = [np.rint((a - b) / size).astype(">i2") for a, b in zip(x, shown, strict=True)]
+            shown = self.correct(size, shown, errors)
+            sections.append(zlib.compress(b"".join(e.tobytes() for e in errors)))
+        return sections, shown
 
     def parse(
         self,
@@ -173,13 +201,14 @@ class FakeModel:
         shifts = [(0, 0)] * len(contexts)
         if motion is Motion.CODED:
             shifts = [struct.unpack("bb", reader.read(2)) for _ in contexts]
-        errors = []
-        if bits & 1:
-            for shape in shapes(video_format):
-                plane = np.frombuffer(reader.read(2 * shape[0] * shape[1]), ">i2")
-                errors.append(plane.reshape(shape))
+        errors = reader.planes(video_format) if bits & 1 else []
         reader.finish()
-        return FakeSymbols(motion, shifts, errors, context_of(contexts, section))
+        finer = []
+        for above in sections[1:]:
+            reader = Reader(above)
+            finer.append(reader.planes(video_format))
+            reader.finish()
+        return FakeSymbols(motion, shifts, errors, context_of(contexts, section), finer)
 
     def reconstruct(
         self,
@@ -191,13 +220,16 @@ class FakeModel:
     ) -> FakeReference:
         planes = predict(symbols.motion, references, symbols.shifts, shapes(video_format))
         if symbols.errors:
-            planes = self.correct(step, planes, symbols.errors)
-        return FakeReference(planes, symbols.context)
+            planes = self.correct(width(step), planes, symbols.errors)
+        shown = planes
+        for level, errors in enumerate(symbols.finer, 1):
+            shown = self.correct(width(step) / 2**level, shown, errors)
+        return FakeReference(planes, symbols.context, shown)
 
-    def correct(self, step: FrameStep, planes: Planes, errors: list[np.ndarray]) -> Planes:
+    def correct(self, size: float, planes: Planes, errors: list[np.ndarray]) -> Planes:
         top = (1 << self.bit_depth) - 1
         return [
-            np.clip(plane + np.rint(error * width(step)).astype(np.int32), 0, top)
+            np.clip(plane + np.rint(error * size).astype(np.int32), 0, top)
             for plane, error in zip(planes, errors, strict=True)
         ]
 

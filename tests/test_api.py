@@ -187,7 +187,7 @@ def test_bad_arguments(film: Path, tmp_path: Path) -> None:
     with vcfilter.open(io.BytesIO(), "w", format="matroska") as output:
         with pytest.raises(ConfigError, match="not one of qp, quality"):
             output.add_stream("vcfilter", options={"crf": 1})
-        with pytest.raises(ConfigError, match="not a number"):
+        with pytest.raises(ConfigError, match="not a whole number"):
             output.add_stream("vcfilter", options={"qp": "high"})
         with pytest.raises(ConfigError, match="outside 0 to 63"):
             output.add_stream("vcfilter", options={"qp": 64})

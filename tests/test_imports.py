@@ -88,6 +88,8 @@ def foreign(path: Path) -> set[str]:
         ("constriction", {"entropy"}),  # the only door to it is entropy/coder.py
         ("vcfilter._bridge", {"stream"}),  # the only package that knows files
         ("matplotlib", {"evaluate"}),
+        ("scipy", {"evaluate"}),
+        ("jinja2", {"evaluate"}),
         ("starlette", {"serve"}),
     ],
 )

@@ -27,7 +27,15 @@ from vcfilter.models.checkpoint import (
 )
 from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.latent import mirror
-from vcfilter.models.hierarchical.layers import CHANNELS, picture_dct, to_blocks, to_planes
+from vcfilter.models.hierarchical.layers import (
+    CHANNELS,
+    CONTEXT,
+    CONTEXT_MAX,
+    context,
+    picture_dct,
+    to_blocks,
+    to_planes,
+)
 from vcfilter.models.hierarchical.video import (
     CodingStep,
     Conditions,
@@ -41,9 +49,10 @@ from vcfilter.nn.exact import check_bound
 FORMAT = VideoFormat(width=112, height=80)
 KEY = CodingStep(kind=FrameType.KEY, qp=28)
 INTER = CodingStep(
-    kind=FrameType.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
+    kind=FrameType.INTER, qp=30, layer=1, distances=(-2, 2), motion=MotionMode.CODED, motion_level=3
 )
 GRID = torch.Size((1, CHANNELS, 12, 16))  # of the latent, padded
+DISTANCES = {"between": (-2, 2), "alone": (-2, 0), "past": (-1, -3)}
 PIXEL_BOUND = 0.05  # of 255: rounding of float32 through the networks, measured below 0.01
 
 
@@ -83,12 +92,56 @@ def assert_same(found: list[Reference], wanted: list[Reference], bound: float) -
             assert float((p.double() - q.double()).abs().max()) <= bound
 
 
+def test_context_is_as_before_between_references_and_in_keyframes() -> None:
+    qp, layer = torch.tensor([0, 12, 63]), torch.tensor([0, 2, 7])
+    for distances in ([0, 0], [-1, 1], [-6, 12], [24, -32]):
+        found = context(qp, layer, torch.tensor([distances] * 3))
+        assert found.shape == (3, CONTEXT)
+        assert (found[:, :9].sum(1) == CONTEXT_MAX)[1]
+        assert (found[:, 9:13].sum(1) == CONTEXT_MAX).all()
+        assert not found[:, 13:].any()
+
+
+def test_context_tells_past_references_and_how_far_they_are() -> None:
+    rows = torch.tensor([[-1, 0], [-1, -9], [-9, -1], [-2, 0], [-7, -9], [-24, 0], [-300, -400]])
+    qp = torch.full((len(rows),), 30)
+    found = context(qp, qp * 0 + 1, rows)
+    assert (found[:, 13] == CONTEXT_MAX).all()
+    assert not found[:, 14].any()
+    assert found[:, 15].tolist() == [0, 0, 0, 4, 16, 32, 32]
+    refined = context(qp, qp * 0 + 1, rows, torch.ones_like(qp))
+    assert (refined[:, 14] == CONTEXT_MAX).all() and refined.max() <= CONTEXT_MAX
+
+
+def test_motion_of_past_references_tells_nothing_where_all_are_past(
+    model: VideoModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    """One frame of the chain with another motion history: the same bytes."""
+    x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
+    middle = coded[1][2]
+    still = replace(
+        middle,
+        motion_symbols=torch.zeros_like(middle.motion_symbols),
+        motion_activity=torch.zeros_like(middle.motion_activity),
+    )
+    assert middle.motion_activity.any()
+    for distances, equal in (((-1, -3), True), ((-1, 2), False)):
+        step = replace(INTER, distances=distances)
+        payloads = []
+        for first in (middle, still):
+            past = [first, coded[1][0]]
+            coder = model.encoding_coder()
+            model.code(step, x, past, coder, model.estimate_motion(step, x, past))
+            payloads.append(coder.finish())
+        assert (payloads[0] == payloads[1]) == equal
+
+
 def test_transform_starts_as_an_orthonormal_dct() -> None:
     matrix = picture_dct().double()
     assert torch.allclose(matrix @ matrix.T, torch.eye(CHANNELS, dtype=torch.float64), atol=1e-6)
     net = VideoNet()
     planes = (torch.rand(1, 1, 64, 32) * 255, torch.rand(1, 1, 32, 16), torch.rand(1, 1, 32, 16))
-    base, ctx = torch.ones(1), torch.zeros(1, 13)
+    base, ctx = torch.ones(1), torch.zeros(1, CONTEXT)
     with torch.no_grad():
         blocks = to_blocks(*planes)
         latent = net.image.analyse(blocks, base, ctx)
@@ -200,18 +253,18 @@ def test_lattices_are_mirrored_at_their_borders() -> None:
 
 @pytest.mark.parametrize("motion", list(MotionMode))
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("sides", list(DISTANCES))
 def test_every_mode_decodes(
     model: VideoModel,
     coded: tuple[list[bytes], list[Reference]],
     motion: MotionMode,
     residual: bool,
-    alone: bool,
+    sides: str,
 ) -> None:
-    if alone and motion is MotionMode.DIRECT:
-        pytest.skip("inherited motion needs two references")
-    past = coded[1][:1] if alone else coded[1][:2]
-    step = replace(INTER, motion=motion, residual=residual, distances=(2, 0 if alone else 2))
+    if sides != "between" and motion is MotionMode.DIRECT:
+        pytest.skip("inherited motion needs a reference on each side")
+    past = coded[1][:1] if sides == "alone" else coded[1][:2]
+    step = replace(INTER, motion=motion, residual=residual, distances=DISTANCES[sides])
     x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
     coder = model.encoding_coder()
     field = model.estimate_motion(step, x, past) if motion is MotionMode.CODED else None

@@ -42,8 +42,8 @@ def test_inherited_motion_lies_on_the_line_between_the_references(side: int) -> 
         moves[1][:, :2] = torch.tensor([-9.0, 3.0]).view(1, 2, 1, 1)
     else:
         moves[0][:, 2:] = torch.tensor([9.0, -3.0]).view(1, 2, 1, 1)
-    spans[0, side] = 6
-    field = moving.inherited((moves[0], moves[1]), spans, torch.tensor([[2, 4]]))
+    spans[0, side] = -6 if side else 6
+    field = moving.inherited((moves[0], moves[1]), spans, torch.tensor([[-2, 4]]))
     wanted = constant(-3.0, 1.0, 6.0, -2.0, 0.0)
     assert torch.allclose(field, wanted, atol=1e-5)
 
@@ -52,28 +52,29 @@ def test_inherited_motion_is_sampled_where_it_goes() -> None:
     """An object at a place in the right reference is met on the way there, not at that place."""
     moves = torch.zeros(1, 4, 16, 20)
     moves[:, 0, 4:12, 10:16] = -32.0  # 6 x 8 positions have come 32 samples from the left
-    spans = torch.tensor([[0.0, 2.0]])
-    field = moving.inherited((torch.zeros_like(moves), moves), spans, torch.tensor([[1, 1]]))
+    spans = torch.tensor([[0.0, -2.0]])
+    field = moving.inherited((torch.zeros_like(moves), moves), spans, torch.tensor([[-1, 1]]))
     row = field[0, 0, 8]
     assert row[11] == -16.0 and row[13] == -16.0  # inside the object both before and after
     assert row[4] == 0.0 and row[17] == 0.0
 
 
-@pytest.mark.parametrize("distances", [(3, 0), (3, 3), (1, 2)])
+@pytest.mark.parametrize("distances", [(-3, 0), (-3, 3), (-1, 2), (-1, -6), (-5, -12)])
 def test_nothing_is_inherited_from_unrelated_references(distances: tuple[int, int]) -> None:
     moves = torch.ones(1, 4, 16, 20)
-    spans = torch.tensor([[5.0, 7.0]])
+    spans = torch.tensor([[5.0, -7.0]])
     field = moving.inherited((moves, moves), spans, torch.tensor([distances]))
     assert not field.any()
 
 
-@pytest.mark.parametrize("distances", [(1, 1), (1, 3), (4, 2)])
+@pytest.mark.parametrize("distances", [(-1, 1), (-1, 3), (-4, 2), (-1, -4), (-2, -5)])
 def test_refinement_recovers_what_coarse_motion_lost(distances: tuple[int, int]) -> None:
-    left, right = distances
+    first, second = distances
     velocity = torch.tensor([1.3, -0.7])
-    references = [shifted(*(t * velocity)) for t in (-float(left), float(right))]
-    true = torch.cat([left * velocity, -right * velocity, torch.zeros(1)])
-    wrong = true + torch.tensor([-left, 0.5 * left, right, -0.5 * right, 0]) / (left + right)
+    references = [shifted(*(t * velocity)) for t in (float(first), float(second))]
+    true = torch.cat([-first * velocity, -second * velocity, torch.zeros(1)])
+    off = torch.tensor([first, -0.5 * first, second, -0.5 * second, 0])
+    wrong = true + off / (second - first)
     refined = refine(
         constant(*wrong.tolist()), *references, torch.tensor([distances]), torch.tensor([1.0])
     )
@@ -85,7 +86,7 @@ def test_refinement_recovers_what_coarse_motion_lost(distances: tuple[int, int])
 def test_refinement_trusts_coded_motion_where_references_disagree() -> None:
     a, b = shifted(0, 0), 255 - shifted(40, 25)
     field = constant(2.0, 0.0, -2.0, 0.0, 0.3)
-    refined = refine(field, a, b, torch.tensor([[1, 1]]), torch.tensor([0.5]))
+    refined = refine(field, a, b, torch.tensor([[-1, 1]]), torch.tensor([0.5]))
     assert (refined - field).abs().mean() < 0.1
     assert torch.equal(refined[:, 4:], field[:, 4:])
 
@@ -136,7 +137,7 @@ def test_the_derivative_tells_what_an_error_costs() -> None:
 def test_errors_along_the_line_cost_less() -> None:
     codec = MotionCodec(16, 1)
     normal, _ = linearise(noisy(), shifted(-2, 1), shifted(2, -1), constant(2, -1, -2, 1, 0.0))
-    cost = codec.cost(normal, torch.tensor([[2, 2]]))
+    cost = codec.cost(normal, torch.tensor([[-2, 2]]))
     assert cost.shape == (1, 80, 4, 5) and cost.min() >= 0
     inside = cost[:, :, 1:-1, 1:-1].unflatten(1, (16, 5)).mean((0, 1, 3, 4))
     assert (inside[:2] < 0.5 * inside[2:4]).all()
@@ -165,3 +166,30 @@ def test_a_field_that_fits_is_kept() -> None:
     x, left, right = shifted(0, 0), shifted(-3, 1), shifted(3, -1)
     field = constant(3.0, -1.0, -3.0, 1.0, 0.0)
     assert torch.equal(with_camera(x, left, right, field, torch.tensor([16.0])), field)
+
+
+@pytest.mark.parametrize("distances", [(-2, 3), (-1, 0), (-1, -4), (-3, -1)])
+def test_constant_velocity_has_no_part_across_the_line(distances: tuple[int, int]) -> None:
+    codec = MotionCodec(16, 1)
+    given = torch.tensor([distances])
+    velocity = torch.tensor([1.5, -0.5])
+    field = constant(*(distances[0] * velocity), *(distances[1] * velocity), 0.25)
+    turned = codec.turn(field, given)
+    assert turned[:, :2].abs().min() > 0.4
+    assert turned[:, 2:4].abs().max() < 1e-5
+    assert torch.allclose(codec.turn(turned, given, back=True), field, atol=1e-5)
+
+
+def test_of_two_past_references_the_farther_one_is_moved_farther() -> None:
+    along, across = moving.directions(torch.tensor([[-1, -3]]))
+    assert along[0, 1] / along[0, 0] == pytest.approx(3)
+    assert float((along * across).sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_errors_along_the_line_cost_on_one_side() -> None:
+    """Both references on one side: an error along the line moves both alike, nothing cancels."""
+    x = noisy()
+    normal, _ = linearise(x, shifted(-1, 1), shifted(-2, 2), constant(1, -1, 2, -2, 0.0))
+    cost = MotionCodec(16, 1).cost(normal, torch.tensor([[-1, -2]]))
+    inside = cost[:, :, 1:-1, 1:-1].unflatten(1, (16, 5)).mean((0, 1, 3, 4))
+    assert (inside[:2] > 2 * inside[2:4]).all()

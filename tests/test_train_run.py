@@ -79,7 +79,7 @@ def test_from_nothing_to_a_file_that_encode_takes(
     names = {p.name for p in undisturbed.parent.iterdir()}
     assert names == {f"w.safetensors{end}" for end in ("", ".state", ".jsonl", ".svg")}
     coded, back = tmp_path / "a.mkv", tmp_path / "back.mkv"
-    weights = ["--weights", str(undisturbed)]
+    weights = ["--model", str(undisturbed)]
     encode = ["encode", str(films / "a.mkv"), str(coded), "--preset", "ultrafast", "-q"]
     assert cli.main([*encode, *weights]) == 0
     assert cli.main(["decode", str(coded), str(back), "-q", *weights]) == 0
@@ -112,7 +112,7 @@ def test_killed_and_resumed_gives_the_same_weights(
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) -> None:
     out = tmp_path / "w.safetensors"
-    more = ("--weights", str(undisturbed), "--keep", "1000")
+    more = ("--model", str(undisturbed), "--keep", "1000")
     process = start([*command(films, out, *more), "--steps", "500"])
     wait_for_step(Path(f"{out}.jsonl"), process, 2)
     process.send_signal(signal.SIGINT)
@@ -154,7 +154,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
         ),
     ):
         out = tmp_path / f"{name}.safetensors"
-        more = ("--weights", str(undisturbed), "--batch", batch, "--log-every", "1")
+        more = ("--model", str(undisturbed), "--batch", batch, "--log-every", "1")
         arguments = [*command(films, out, *more), "--steps", "3"]
         process = start(arguments, *launcher)
         text, _ = process.communicate(timeout=600)
@@ -180,7 +180,7 @@ def test_a_plan_broken_off_in_its_second_phase_ends_alike(
     ended: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(train_cli, "finish", lambda *given: ended.append(given[3].state_dict()))
     plan = ("--phase", "interpolation", "image", "--steps", "2", "2", "--keep", "0")
-    more = ("--weights", str(undisturbed), *plan)
+    more = ("--model", str(undisturbed), *plan)
     assert cli.main(command(films, tmp_path / "whole", *more)) == 0
     step = Trainer.run_step
 
@@ -260,7 +260,7 @@ def test_a_jump_keeps_the_last_good_state(
 
     monkeypatch.setattr(watch.Guard, "check", broken)
     out = tmp_path / "w.safetensors"
-    assert cli.main(command(films, out, "--keep", "0", "--weights", str(undisturbed))) == 1
+    assert cli.main(command(films, out, "--keep", "0", "--model", str(undisturbed))) == 1
     told = capsys.readouterr().err
     assert "'key' is inf at step 4; the last good state, of step 3, is in" in told
     assert torch.load(f"{out}.state", weights_only=True)["step"] == 3

@@ -461,6 +461,7 @@ def test_a_worker_that_is_killed(client: Path, material: Material, mark: str) ->
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs(client: Path, material: Material, mark: str) -> None:
     process = started(client, material, mark, "-t", "8000")
     worker = worker_of(process)

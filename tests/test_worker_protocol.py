@@ -314,6 +314,7 @@ def test_other_clients_are_told_apart(client: Client, body: bytes) -> None:
         assert "does not speak" in client.failure()
 
 
+@pytest.mark.slow
 def test_who_works_shows_life_and_who_hangs_does_not(greeted: Client) -> None:
     counts = []
     for stream, busy in enumerate((True, False), 1):

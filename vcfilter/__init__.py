@@ -23,14 +23,15 @@ from vcfilter.errors import (
     VcfilterError,
 )
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import PRESETS, EncoderOptions, Preset
+from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Preset, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
-    from vcfilter.stream.input import InputContainer, OutputContainer, open
-    from vcfilter.stream.media import MediaCodec
+    from vcfilter.stream.decoders import neural_frames
+    from vcfilter.stream.encoders import MediaCodec
+    from vcfilter.stream.filters import FrameFilter
+    from vcfilter.stream.input import InputContainer, OutputContainer, StreamPacket, open
     from vcfilter.stream.pixels import frame_of, to_picture
-    from vcfilter.stream.reader import DecoderOptions, neural_frames
     from vcfilter.stream.transcode import Progress, TranscodeReport, decode_file, encode_file
 
 __version__ = "0.1.0"
@@ -41,18 +42,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _LATE = {
     "Decoder": "vcfilter.codec",
-    "DecoderOptions": "vcfilter.stream.reader",
     "Encoder": "vcfilter.codec",
     "EncoderStatistics": "vcfilter.codec",
     "InputContainer": "vcfilter.stream.input",
-    "MediaCodec": "vcfilter.stream.media",
+    "MediaCodec": "vcfilter.stream.encoders",
     "OutputContainer": "vcfilter.stream.input",
+    "FrameFilter": "vcfilter.stream.filters",
     "Progress": "vcfilter.stream.transcode",
+    "StreamPacket": "vcfilter.stream.input",
     "TranscodeReport": "vcfilter.stream.transcode",
     "decode_file": "vcfilter.stream.transcode",
     "encode_file": "vcfilter.stream.transcode",
     "frame_of": "vcfilter.stream.pixels",
-    "neural_frames": "vcfilter.stream.reader",
+    "neural_frames": "vcfilter.stream.decoders",
     "open": "vcfilter.stream.input",
     "to_picture": "vcfilter.stream.pixels",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "EncoderOptions",
     "EncoderStatistics",
     "Frame",
+    "FrameFilter",
     "FrameType",
     "InputContainer",
     "MediaCodec",
@@ -76,6 +79,8 @@ __all__ = [
     "Packet",
     "Preset",
     "Progress",
+    "Runtime",
+    "StreamPacket",
     "TranscodeReport",
     "VcfilterError",
     "VideoFormat",

@@ -4,7 +4,7 @@ PyAV reads and writes ordinary media; this package writes and reads streams that
 decoder for (FourCC VCF1), and copies any other stream by value.
 """
 
-from vcfilter._bridge._avformat import Demuxer, Muxer, supports
+from vcfilter._bridge._avformat import Demuxer, Muxer, can_write, supports
 from vcfilter._bridge.values import (
     DISPOSITION_ATTACHED_PICTURE,
     DISPOSITION_DEFAULT,
@@ -35,5 +35,6 @@ __all__ = [
     "Muxer",
     "StreamInfo",
     "StreamKind",
+    "can_write",
     "supports",
 ]

@@ -71,18 +71,23 @@ class StreamInfo:
         extradata: the codec's out-of-band bytes; of an attachment, its content.
         time_base: seconds per tick; for a muxer a wish (see Muxer.stream_time_base).
         start_time, duration: in ticks of time_base; None when unknown.
+        id: the container's own number of the stream (MPEG-TS: its PID); not written.
+        frames: number of packets as the container states it; 0 when unknown; not written.
         disposition: FFmpeg's AV_DISPOSITION_* bits (1 default, 2 dub, 64 forced, ...).
         metadata: tags; "language", "title", for attachments "filename" and "mimetype".
         width, height: picture size in luma samples.
         sample_aspect_ratio: width of a sample over its height; None when unknown.
         frame_rate: average frames per second; None when unknown or variable. A muxer derives the
             track's default duration from it.
+        base_rate: lowest frame rate that represents all times exactly (FFmpeg's r_frame_rate);
+            None when unknown; not written.
         pixel_format: FFmpeg's name ("yuv420p"); may be empty.
         color_primaries, color_trc, colorspace: code points of ITU-T H.273 (2 = unspecified).
         color_range: 0 unspecified, 1 limited, 2 full.
         chroma_location: FFmpeg's AVChromaLocation (0 unspecified, 1 left, ...).
         rotation: clockwise rotation for display in degrees, 0 to 359. When written, a
-            "Display Matrix" in side_data goes before it.
+            "Display Matrix" in side_data goes before it and before mirrored.
+        mirrored: whether the picture is mirrored left to right before it is rotated.
         field_order: FFmpeg's AVFieldOrder (0 unknown, 1 progressive, ...).
         video_delay: frames of reordering delay.
         sample_rate: audio samples per second.
@@ -106,12 +111,15 @@ class StreamInfo:
     time_base: Fraction = Fraction(1, 1000)
     start_time: int | None = None
     duration: int | None = None
+    id: int = 0
+    frames: int = 0
     disposition: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     width: int = 0
     height: int = 0
     sample_aspect_ratio: Fraction | None = None
     frame_rate: Fraction | None = None
+    base_rate: Fraction | None = None
     pixel_format: str = ""
     color_primaries: int = 2
     color_trc: int = 2
@@ -119,6 +127,7 @@ class StreamInfo:
     color_range: int = 0
     chroma_location: int = 0
     rotation: int = 0
+    mirrored: bool = False
     field_order: int = 0
     video_delay: int = 0
     sample_rate: int = 0
@@ -193,6 +202,7 @@ class BridgePacket:
         pts, dts: presentation and decoding time in ticks of time_base; None when unknown.
         duration: in the same ticks; 0 when unknown.
         is_keyframe: decoding can start here.
+        discard: it is decoded for others' sake but not shown (an edit list says so); not written.
         time_base: seconds per tick.
         side_data: (type name, bytes), as "Skip Samples" or "Matroska BlockAdditional".
     """
@@ -203,5 +213,6 @@ class BridgePacket:
     dts: int | None
     duration: int = 0
     is_keyframe: bool = False
+    discard: bool = False
     time_base: Fraction
     side_data: tuple[tuple[str, bytes], ...] = ()

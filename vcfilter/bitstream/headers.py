@@ -32,7 +32,22 @@ _COLOR, _ASPECT, _MASTERING, _LIGHT, _NAME = 1, 2, 4, 8, 16  # flags of the bloc
 
 
 class VersionError(BitstreamError):
-    """The stream is intact, but of a bitstream version that this release does not know."""
+    """The stream is of a bitstream version that this release does not know.
+
+    Args:
+        version: which one. Version 1 is told by its check; a later one by its number only, since
+            where its check stands is not known.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"the stream has bitstream version {version}; this vcfilter reads version "
+            f"{VERSION}: another release of vcfilter is needed"
+        )
+        self.version = version
+
+    def __reduce__(self) -> tuple[type[VersionError], tuple[int]]:
+        return VersionError, (self.version,)
 
 
 class StructureKind(IntEnum):
@@ -87,7 +102,11 @@ class SequenceHeader:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BitstreamError(f"{name} {value} is outside {low} to {high}")
-        if len(self.name.encode()) > NAME_BYTES_MAX:
+        try:
+            size = len(self.name.encode())
+        except UnicodeEncodeError as error:
+            raise BitstreamError(f"model name {self.name!r} is no UTF-8: {error}") from error
+        if size > NAME_BYTES_MAX:
             raise BitstreamError(f"model name {self.name!r} has more than {NAME_BYTES_MAX} bytes")
 
     def write(self) -> bytes:
@@ -149,6 +168,8 @@ class SequenceHeader:
         """
         if data[:4] != MAGIC:
             raise BitstreamError(f"sequence header starts with {data[:4]!r}, not {MAGIC!r}")
+        if len(data) > 4 and data[4] != VERSION:
+            raise _other_version(data)
         header, end = cls.read_body(data, 4)
         if _check(data[:end]) != data[end : end + 2]:
             raise BitstreamError("sequence header is damaged (its check does not match)")
@@ -162,7 +183,7 @@ class SequenceHeader:
             VersionError, BitstreamError: as of `read`.
         """
         if len(data) > start and data[start] != VERSION:
-            raise version_error(data[start])
+            raise VersionError(data[start])
         if len(data) < start + _FIXED.size:
             raise BitstreamError(f"sequence header has {len(data) - start} bytes: too short")
         (_, flags, model_id, architecture, numerics, width, height, depth, display, structure,
@@ -216,6 +237,8 @@ class SequenceHeader:
             reach=reach,
             name=name,
         )
+        if header.write_body(name) != data[start : blocks.offset]:
+            raise BitstreamError("sequence header holds a block that says nothing")
         return header, blocks.offset
 
 
@@ -241,13 +264,18 @@ class _Blocks:
         return raw.decode()  # a ValueError is translated by the caller
 
 
-def version_error(version: int) -> VersionError:
-    """The error that another bitstream version gives."""
-    return VersionError(
-        f"the stream has bitstream version {version}; this vcfilter reads version "
-        f"{VERSION}: another release of vcfilter is needed"
-    )
+def _other_version(data: bytes) -> BitstreamError:
+    """The error for extradata of another version, or with nothing but its byte damaged."""
+    damaged = BitstreamError("sequence header is damaged (its version and check contradict)")
+    if data[4] < VERSION:
+        return VersionError(data[4]) if _check(data[:26]) == data[26:28] else damaged
+    try:
+        SequenceHeader.read(data[:4] + bytes((VERSION,)) + data[5:])
+    except BitstreamError:
+        return VersionError(data[4])
+    return damaged
 
 
 def _check(data: bytes) -> bytes:
+    """The low 16 bits of the CRC-32, big-endian."""
     return (zlib.crc32(data) & 0xFFFF).to_bytes(2, "big")

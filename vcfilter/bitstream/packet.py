@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vcfilter.bitstream.headers import (
     LEVELS_MAX,
     MAGIC,
     MODE_BYTES_MAX,
+    VERSION,
     SequenceHeader,
-    version_error,
+    VersionError,
 )
 from vcfilter.errors import BitstreamError, ConfigError
-from vcfilter.frames import FrameStep, FrameType, VideoFormat
+from vcfilter.frames import QP_MAX, FrameStep, FrameType, VideoFormat
 
 _KEY_BYTE = 0x02  # a keyframe's first byte: code 0, layer 0, referred to
 _REPEAT = 3  # added to the number of references in the code of a frame with nothing coded
@@ -66,11 +67,18 @@ class Section:
         level: 0 the base, 1 to 7.
         qp: of the level, 0 to 63; the base's is the frame's.
         data: its bytes; may be empty.
+
+    Raises:
+        BitstreamError: a value is outside these bounds.
     """
 
     level: int
     qp: int
     data: bytes
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.level < LEVELS_MAX and 0 <= self.qp <= QP_MAX):
+            raise BitstreamError(f"level {self.level} or its qp {self.qp} is out of range")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +90,9 @@ class PacketInfo:
         header: the frame header.
         sections: by level, the base first; empty: nothing is coded.
         size: bytes of the whole packet.
-        identity: CRC-32 of the base, which names a keyframe in the checks of its GOP.
+        base_size: bytes of it up to the end of the base, the check included.
+        identity: CRC-32 of the bytes before the check. It names a keyframe in the checks of its
+            GOP, and the base in those of its levels.
         lost_levels: whether something behind the base is damaged or cut short.
     """
 
@@ -90,6 +100,7 @@ class PacketInfo:
     header: FrameHeader
     sections: tuple[Section, ...]
     size: int
+    base_size: int
     identity: int
     lost_levels: bool = False
 
@@ -119,8 +130,8 @@ def write_packet(
     if not sections and (key or header.mode or len(step.references) > 2):
         raise BitstreamError("a frame with nothing coded has one or two references and no mode")
     levels = [section.level for section in sections]
-    if levels and (levels[0] != 0 or levels != sorted(set(levels)) or levels[-1] >= LEVELS_MAX):
-        raise BitstreamError(f"levels {levels} do not rise from 0 to at most {LEVELS_MAX - 1}")
+    if levels and (levels[0] != 0 or levels != sorted(set(levels))):
+        raise BitstreamError(f"levels {levels} do not rise from 0 on")
     body = bytearray()
     if sequence is not None:
         body.append(_KEY_BYTE)
@@ -141,9 +152,9 @@ def write_packet(
             body.append(step.qp << 2 | len(header.mode))
     if sections:
         body += header.mode + _write_length(sections[0].data)
+    identity = zlib.crc32(body)  # without the check: with it half of the bits would cancel out
     seed = b"" if key else _seed(key_identity, step.number)
     body += _check(seed + body, _CHECK_BYTES["key" if key else "inter" if sections else "repeat"])
-    identity = zlib.crc32(body)
     for section in sections[1:]:
         head = (section.level << 13 | section.qp << 7).to_bytes(2, "big")
         part = head + _write_length(section.data)
@@ -155,15 +166,18 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     """Check and parse one packet.
 
     Args:
-        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared.
+        key_identity: of the GOP's keyframe; None: an inter frame's check is not compared, and
+            its number is right modulo 256 only.
         after: number of the newest frame of the GOP; the packet's is 1 to 256 larger.
 
     Raises:
         VersionError: it is of another bitstream version.
         BitstreamError: it is damaged, cut short, invalid or of another GOP.
     """
-    if data[:5] == MAGIC + b"\x01":
-        raise version_error(1)  # its keyframe packets began so
+    if data[:5] == MAGIC + b"\x01" and data[-4:] == _check(data[:-4], 4):
+        raise VersionError(1)  # its keyframe packets began and ended so
+    if data[:1] == bytes((_KEY_BYTE,)) and len(data) > 2 and data[2] != VERSION:
+        raise _other_version(data)
     reader = _Reader(data)
     first = reader.byte()
     sequence, next_key = None, None
@@ -171,6 +185,8 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     if first == _KEY_BYTE:
         fields = reader.byte()
         sequence, reader.offset = SequenceHeader.read_body(data, reader.offset)
+        if sequence.name:
+            raise BitstreamError("a keyframe's sequence header holds a name")
         step = FrameStep(type=FrameType.KEY, qp=fields >> 2)
         count, kind, seed = fields & 3, "key", b""
     else:
@@ -183,11 +199,16 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
             slot = _explicit_slot(extension, slot)
             if extension & 0x80:
                 next_key = reader.byte() << 8 | reader.byte()
+            elif slot in (None, first >> 2 & 7):
+                raise BitstreamError("a frame header's extension says nothing")
         number = after + 1 + (reader.byte() - after - 1) % 256
         coded = code <= _REPEAT
         distances = [
             reader.number(_DISTANCE_BYTES_MAX) for _ in range(code - (not coded) * _REPEAT)
         ]
+        references = tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances)
+        if key_identity is None:
+            number += max(0, -min(references) - number + 255) // 256 * 256
         fields = reader.byte() if coded else 0
         count, kind = fields & 3, "inter" if coded else "repeat"
         try:
@@ -196,7 +217,7 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
                 qp=fields >> 2,
                 layer=first >> 2 & 7,
                 number=number,
-                references=tuple(-(d + 1) // 2 if d & 1 else d // 2 for d in distances),
+                references=references,
                 slot=slot,
             )
         except ConfigError as error:
@@ -208,7 +229,8 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
     check = reader.bytes(_CHECK_BYTES[kind])
     if seed is not None and check != _check(seed + data[:end], len(check)):
         raise BitstreamError(f"a packet of {len(data)} bytes is damaged (its check does not match)")
-    identity = zlib.crc32(data[: reader.offset])
+    identity = zlib.crc32(data[:end])
+    base_size = reader.offset
     sections: tuple[Section, ...] = ()
     lost = False
     if base is not None:
@@ -221,9 +243,30 @@ def read_packet(data: bytes, *, key_identity: int | None = None, after: int = 0)
         header=header,
         sections=sections,
         size=len(data),
+        base_size=base_size,
         identity=identity,
         lost_levels=lost,
     )
+
+
+class PacketReader:
+    """Reads the packets of a stream one after the other, without decoding them."""
+
+    def __init__(self) -> None:
+        self._identity: int | None = None
+        self._newest = 0
+
+    def read(self, data: bytes) -> PacketInfo:
+        """Check and parse the next packet.
+
+        Raises:
+            VersionError, BitstreamError: as of `read_packet`; the next packet may be read.
+        """
+        info = read_packet(data, key_identity=self._identity, after=self._newest)
+        if info.sequence is not None:
+            self._identity = info.identity
+        self._newest = info.header.step.number
+        return info
 
 
 def thin(data: bytes, levels: int) -> bytes:
@@ -239,22 +282,11 @@ def thin(data: bytes, levels: int) -> bytes:
     if levels < 1:
         raise BitstreamError(f"levels {levels}: at least the base stays")
     info = read_packet(data)
-    if len(info.sections) <= 1 and not info.lost_levels:
-        return data
-    above = [section for section in info.sections[1:] if section.level < levels]
-    size = packet_size(info.header, [len(info.sections[0].data)], sequence=info.sequence)
-    for section in above:
-        size += 2 + len(_write_length(section.data)) + _CHECK_BYTES["level"]
+    size = info.base_size
+    for section in info.sections[1:]:
+        if section.level < levels:
+            size += 2 + len(_write_length(section.data)) + _CHECK_BYTES["level"]
     return data[:size]
-
-
-def packet_size(
-    header: FrameHeader, lengths: Sequence[int], *, sequence: SequenceHeader | None = None
-) -> int:
-    """Bytes of a packet whose base has so many bytes; lengths empty: nothing is coded."""
-    sections = [Section(level=0, qp=header.step.qp, data=b"")] if lengths else []
-    empty = len(write_packet(header, sections, sequence=sequence))
-    return empty - 1 + len(_write_number(lengths[0])) + lengths[0] if lengths else empty
 
 
 def packet_size_max(video_format: VideoFormat) -> int:
@@ -262,9 +294,14 @@ def packet_size_max(video_format: VideoFormat) -> int:
     return _BYTES_PER_PIXEL_MAX * video_format.width * video_format.height + _PACKET_SLACK
 
 
-def repeated(header: FrameHeader) -> FrameHeader:
-    """The header as it reads where nothing is coded: without a qp."""
-    return replace(header, step=replace(header.step, qp=0))
+def _other_version(data: bytes) -> BitstreamError:
+    """The error for a keyframe of a later version, or with nothing but its byte damaged."""
+    if data[2] > VERSION:  # those of version 1 begin otherwise
+        try:
+            read_packet(data[:2] + bytes((VERSION,)) + data[3:])
+        except BitstreamError:
+            return VersionError(data[2])
+    return BitstreamError(f"a packet of {len(data)} bytes is damaged (its check does not match)")
 
 
 def _read_levels(reader: _Reader, identity: int) -> tuple[list[Section], bool]:
@@ -319,7 +356,8 @@ class _Reader:
     def bytes(self, count: int) -> bytes:
         if count > len(self.data) - self.offset:
             raise BitstreamError(
-                f"{count} bytes are stated, {len(self.data) - self.offset} are there"
+                f"a packet of {len(self.data)} bytes is damaged: {count} bytes are stated, "
+                f"{len(self.data) - self.offset} are there"
             )
         self.offset += count
         return self.data[self.offset - count : self.offset]
@@ -357,6 +395,6 @@ def _seed(key_identity: int, number: int) -> bytes:
     return key_identity.to_bytes(4, "big") + number.to_bytes(8, "big")
 
 
-def _check(data: bytes | bytearray, size: int) -> bytes:
+def _check(data: bytes, size: int) -> bytes:
     """The low bytes of the CRC-32, big-endian."""
     return zlib.crc32(data).to_bytes(4, "big")[4 - size :]

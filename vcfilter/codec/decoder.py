@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from vcfilter.bitstream import (
+    VERSION,
     FrameHeader,
     PacketInfo,
     SequenceHeader,
@@ -16,10 +19,16 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
-from vcfilter.errors import BitstreamError, ModelMismatchError
-from vcfilter.frames import Frame, FrameStep, Packet, VideoFormat
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
+from vcfilter.frames import SLOTS, Frame, FrameStep, Packet, VideoFormat
 from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
+
+_PICTURES_MAX = 3 * SLOTS
+"""Most decoded pictures that are held: those in slots, those that wait to be shown, and those that
+frames not decoded yet refer to. What vcfilter encodes needs 16 at most."""
+_SKIPPED_MAX = 64
+"""Most frames that are passed by before what is kept of them is decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,12 +53,37 @@ class _Coded:
         return tuple(section.data for section in self.info.sections)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Decoded:
-    """A reconstruction, for output and as reference."""
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class _Entry:
+    """A frame in its place in coding order: its references are known, its pixels not yet needed.
 
-    reference: Reference
+    Args:
+        coded: its packet.
+        place: in coding order.
+        references: until it is decoded.
+        reference: its reconstruction; None: it is not decoded yet, or cannot be.
+        failed: it cannot be decoded.
+    """
+
     coded: _Coded
+    place: int = 0
+    references: tuple[_Entry, ...] = ()
+    reference: Reference | None = None
+    failed: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still be decoded."""
+        return self.reference is None and not self.failed
+
+    def needed(self) -> list[_Entry]:
+        """What is still to be decoded for it, in coding order, itself last."""
+        found, stack = {self}, [self]
+        while stack:
+            deeper = [e for e in stack.pop().references if e.open and e not in found]
+            found.update(deeper)
+            stack += deeper
+        return sorted(found, key=lambda entry: entry.place)
 
 
 class _Gop:
@@ -59,16 +93,17 @@ class _Gop:
         key: its keyframe, decoded.
     """
 
-    def __init__(self, key: _Decoded) -> None:
-        self.key = key
+    def __init__(self, key: _Entry) -> None:
         self.identity = key.coded.info.identity
-        self.slots: Slots[_Decoded] = Slots(key)
-        self.next_key: _Decoded | None = None
+        self.slots: Slots[_Entry] = Slots(key)
+        self.next_key: _Entry | None = None
         self.newest = 0  # number of the newest packet
         self.next = 1  # number of the next frame to show
-        self.waiting: dict[int, _Coded] = {}
-        self.opened: dict[int, _Coded] = {}  # taken from there, their references not all decoded
-        self.hidden: dict[int, _Decoded] = {}  # decoded, and not shown yet
+        self.waiting: dict[int, _Coded] = {}  # packets, by number
+        # Out of these, and not their turn to be shown; None where a reference is missing.
+        self.placed: dict[int, _Entry | None] = {}
+        self.places = 0  # frames that were placed
+        self.skipped = 0  # frames that were not shown since all slots were decoded
 
 
 class Decoder:
@@ -76,8 +111,8 @@ class Decoder:
 
     A frame comes out as soon as what it needs is there: a keyframe at once, an inter frame when
     the newest of its references has come. At most the packets that the sequence header promises
-    and a few references are held. Where the networks leave a core, a thread reads the symbols of
-    the next inter frame while they make the pixels of one.
+    and 24 pictures are held. Where the networks leave a core, a thread reads the symbols of the
+    next inter frame while they make the pixels of one.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
     and counted; decoding goes on with what can be decoded rightly. A frame that does come
@@ -121,7 +156,8 @@ class Decoder:
         self._output: list[Frame] = []
         self._parser: ThreadPoolExecutor | None = None
         self._gop: _Gop | None = None
-        self._ahead: tuple[_Coded, Future[Symbols]] | None = None  # what is being read ahead
+        self._ahead: tuple[_Entry, Future[Symbols]] | None = None  # what is being read ahead
+        self._pictures: WeakSet[_Entry] = WeakSet()  # decoded, and held somewhere
         if extradata:
             try:
                 self._use(SequenceHeader.read(extradata))
@@ -149,7 +185,10 @@ class Decoder:
                 unknown version; with strict, also whatever else would be dropped. Decoding
                 may go on with the next packet, and frames that were ready come with it.
             ModelMismatchError: the first keyframe names a model that cannot be found.
+            ConfigError: it is no Packet.
         """
+        if packet is not None and not isinstance(packet, Packet):
+            raise ConfigError(f"a {type(packet).__name__} is no Packet")
         with threads_of(self._runtime):
             if packet is None:
                 self._end_gop(None)
@@ -168,10 +207,12 @@ class Decoder:
         fmt, known = sequence.video_format, self.video_format
         if self._model is None:
             self._model = find_model(sequence.model_id, self._runtime)
-        if sequence.model_id != self._model.info.id:
+        info = self._model.info
+        needed, used = (sequence.model_id, sequence.numerics), (info.id, info.numerics)
+        if needed != used:
             text = (
-                f"the stream needs the model {sequence.model_id.hex()}, "
-                f"in use is {self._model.info.id.hex()}: give the model it was coded with"
+                f"the stream needs the model {needed[0].hex()} with arithmetic {needed[1]}, "
+                f"in use is {used[0].hex()} with {used[1]}: give the model it was coded with"
             )
             raise ModelMismatchError(text) if known is None else BitstreamError(text)
         if known is not None and (known.width, known.height, known.bit_depth) != (
@@ -196,14 +237,15 @@ class Decoder:
                 key_identity=gop.identity if gop else None,
                 after=gop.newest if gop else 0,
             )
-            if info.sequence is None and self.video_format is not None:
-                self._check_bounds(info)
-        except VersionError:
-            self._end_gop(None)
-            raise
+            if info.sequence is None and self._sequence is not None:
+                _check_bounds(info, self._sequence)
         except BitstreamError as error:
             if packet.is_keyframe:
                 self._end_gop(None)
+            # Later versions are known by one byte only: in a stream of this one it is damage.
+            later = isinstance(error, VersionError) and error.version > VERSION
+            if isinstance(error, VersionError) and not (later and self._sequence is not None):
+                raise
             self._drop_damaged(error)
             return
         coded = _Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
@@ -216,23 +258,6 @@ class Decoder:
             gop.waiting[gop.newest] = coded
             self._advance(gop, final=False)
 
-    def _check_bounds(self, info: PacketInfo) -> None:
-        """Raise BitstreamError unless an inter packet keeps what the sequence header promises."""
-        sequence, step = self._sequence, info.header.step
-        assert sequence is not None
-        reach = max(abs(distance) for distance in step.references)
-        if reach > sequence.reach:
-            raise BitstreamError(f"a reference lies {reach} frames away, {sequence.reach} may be")
-        if max(step.references) > sequence.reorder:
-            raise BitstreamError(
-                f"a reference comes {max(step.references)} frames later, {sequence.reorder} may be"
-            )
-        if step.slot is not None and step.slot >= sequence.slots:
-            raise BitstreamError(f"slot {step.slot} is named, there are {sequence.slots}")
-        limit = packet_size_max(sequence.video_format)
-        if info.size > limit:
-            raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")
-
     def _accept_key(self, sequence: SequenceHeader, coded: _Coded) -> None:
         try:
             self._use(sequence)
@@ -240,22 +265,21 @@ class Decoder:
             self._end_gop(None)
             raise
         try:
-            limit = packet_size_max(sequence.video_format)
-            if coded.info.size > limit:
-                raise BitstreamError(f"a packet has {coded.info.size} bytes, {limit} are allowed")
+            _check_bounds(coded.info, sequence)
             reference = self._reconstruct(coded, self._parse(coded, ()), ())
         except BitstreamError as error:
             self._end_gop(None)
             self._drop_damaged(error)
             return
-        key = _Decoded(reference=reference, coded=coded)
+        key = _Entry(coded=coded, reference=reference)
+        self._pictures.add(key)
         try:
             self._end_gop(key)
         finally:
             self._gop = _Gop(key)
             self._show(key)
 
-    def _end_gop(self, next_key: _Decoded | None) -> None:
+    def _end_gop(self, next_key: _Entry | None) -> None:
         """Decode what can be decoded, now that no packet of the GOP will come."""
         gop, self._gop = self._gop, None
         if gop is None:
@@ -272,79 +296,153 @@ class Decoder:
         while gop.next <= gop.newest:
             number = gop.next
             overdue = gop.newest - number > self._sequence.reorder
-            if not (final or overdue) and self._must_wait(gop, number, set()):
+            if not (final or overdue) and self._must_wait(gop, number):
                 return
             gop.next += 1
-            coded = gop.waiting.get(number)
-            if coded is not None and not coded.shown:
-                self._pass_by(gop, coded)
+            self._place(gop, number)
+            if number not in gop.placed:
                 continue
-            decoded = gop.hidden.pop(number, None) or self._obtain(gop, number)
-            if decoded is not None and decoded.coded.shown:
-                self._show(decoded)
+            entry = gop.placed.pop(number)
+            if entry is None:
+                self._drop_missing()
+            elif entry.coded.shown:
+                self._decode(gop, entry, final)
+                self._show(entry)
+            else:
+                self._skip(gop)
 
-    def _pass_by(self, gop: _Gop, coded: _Coded) -> None:
-        """Leave a frame that is not shown undecoded for as long as no other may need it."""
-        if coded.step.slot is None:
-            del gop.waiting[coded.step.number]
-        elif coded.step.layer == 1:  # later ones of layer 1 refer to it, and it to earlier ones
-            self._obtain(gop, coded.step.number)
-            for number in [n for n in gop.waiting if n < coded.step.number]:
-                del gop.waiting[number]
+    def _skip(self, gop: _Gop) -> None:
+        """A frame is not shown: it is decoded when another needs it, but packets that wait for
+        that must not pile up."""
+        gop.skipped += 1
+        if gop.skipped >= _SKIPPED_MAX:
+            gop.skipped = 0
+            for entry in gop.slots.frames():
+                self._decode(gop, entry, False)
 
-    def _must_wait(self, gop: _Gop, number: int, seen: set[int]) -> bool:
+    def _must_wait(self, gop: _Gop, number: int) -> bool:
         """Whether something that this frame needs, directly or not, may still come."""
-        seen.add(number)
-        coded = gop.waiting.get(number)
-        if coded is None:
-            return False
-        return any(
-            needed > gop.newest or (needed not in seen and self._must_wait(gop, needed, seen))
-            for needed in coded.step.reference_numbers
-        )
+        seen, stack = {number}, [number]
+        while stack:
+            coded = gop.waiting.get(stack.pop())
+            for needed in coded.step.reference_numbers if coded is not None else ():
+                if needed > gop.newest:
+                    return True
+                if needed not in seen:
+                    seen.add(needed)
+                    stack.append(needed)
+        return False
 
-    def _held(self, gop: _Gop, coded: _Coded, number: int) -> _Decoded | None:
-        """A reference of a frame, if it is decoded and the right one."""
+    def _held(self, gop: _Gop, coded: _Coded, number: int) -> _Entry | None:
+        """A reference of a frame, if it is there and the right one."""
         check, numbers = coded.header.next_key, coded.step.reference_numbers
         if check is not None and number == max(numbers):
             key = gop.next_key
             return key if key and key.coded.info.identity & 0xFFFF == check else None
         return gop.slots.get(number)
 
-    def _obtain(self, gop: _Gop, number: int) -> _Decoded | None:
-        """The frame of this number, decoded now; None if it cannot be had."""
+    def _place(self, gop: _Gop, number: int) -> None:
+        """Put a frame that waits in its place in coding order: behind all that it refers to."""
         # Taken out first: should frames refer to each other in a circle, it ends here.
         coded = gop.waiting.pop(number, None)
         if coded is None:
-            return None
-        gop.opened[number] = coded
+            return
         references = []
         for needed in coded.step.reference_numbers:
             found = self._held(gop, coded, needed)
-            if found is None and self._obtain(gop, needed) is not None:
+            if found is None and needed in gop.waiting:
+                self._place(gop, needed)
                 found = self._held(gop, coded, needed)
-            references.append(found)
-        del gop.opened[number]
-        present = [reference for reference in references if reference is not None]
-        if len(present) < len(references):
-            self._drop_missing("a reference is missing or not the one it was coded from")
-            return None
+            if found is not None:
+                references.append(found)
+        if len(references) < len(coded.step.references):
+            gop.placed[number] = None
+            return
+        gop.places += 1
+        entry = _Entry(coded=coded, place=gop.places, references=tuple(references))
+        gop.slots.store(coded.step, entry)
+        gop.placed[number] = entry
+
+    def _decode(self, gop: _Gop, entry: _Entry, final: bool) -> None:
+        """Decode a frame and what it needs, as far as it is not decoded yet.
+
+        Args:
+            final: no packet of the GOP will come.
+        """
+        needed = deque(entry.needed() if entry.open else ())
+        while needed:  # none is held for longer than others need it
+            each = needed.popleft()
+            try:
+                self._reference(gop, each, needed[0] if needed else None, final)
+            finally:
+                each.failed = each.reference is None
+                each.references = ()
+
+    def _reference(self, gop: _Gop, entry: _Entry, following: _Entry | None, final: bool) -> None:
+        """Decode one frame whose references were tried before.
+
+        Args:
+            following: what is decoded after it; None: what the next frame to show needs.
+        """
+        ahead, self._ahead = self._ahead, None
+        references = [e.reference for e in entry.references if e.reference is not None]
+        if len(references) < len(entry.references):
+            self._drop_missing()
+            return
         try:
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None and ahead[0] is coded:
+            if len(self._pictures) >= _PICTURES_MAX:
+                raise BitstreamError(f"more than {_PICTURES_MAX} pictures would have to be held")
+            if ahead is not None and ahead[0] is entry:
                 symbols = ahead[1].result()
             else:
-                symbols = self._parse(coded, [r.reference.context for r in present])
-            self._look_ahead(gop, number, symbols)
-            reference = self._reconstruct(coded, symbols, [r.reference for r in present])
+                symbols = self._parse(entry.coded, [r.context for r in references])
+            if self._parser is not None:
+                following = following or self._upcoming(gop, entry, final)
+                self._look_ahead(self._parser, following, entry, symbols)
+            entry.reference = self._reconstruct(entry.coded, symbols, references)
         except BitstreamError as error:
             self._drop_damaged(error)
-            return None
-        decoded = _Decoded(reference=reference, coded=coded)
-        gop.slots.store(coded.step, decoded)
-        if number >= gop.next:
-            gop.hidden[number] = decoded
-        return decoded
+            return
+        self._pictures.add(entry)
+
+    def _upcoming(self, gop: _Gop, current: _Entry, final: bool) -> _Entry | None:
+        """The first frame that will be decoded after `current`, which is the last of those that
+        a frame needs; None: not known yet."""
+        for number in range(gop.next, gop.newest + 1):
+            if number in gop.waiting:
+                if not final and self._must_wait(gop, number):
+                    return None
+                self._place(gop, number)
+            entry = gop.placed.get(number)
+            if entry is not None and entry.coded.shown:
+                needed = [each for each in entry.needed() if each.open and each is not current]
+                if needed:
+                    return needed[0]
+        return None
+
+    def _look_ahead(
+        self, parser: ThreadPoolExecutor, entry: _Entry | None, current: _Entry, symbols: Symbols
+    ) -> None:
+        """Start reading the symbols of the frame that will be decoded next.
+
+        Args:
+            current: the frame whose pixels are being made; symbols: its.
+        """
+        if entry is None:
+            return
+        contexts: list[Context] = []
+        for needed in entry.references:
+            if needed is current:
+                contexts.append(symbols.context)
+            elif needed.reference is not None:
+                contexts.append(needed.reference.context)
+            else:
+                return
+        self._ahead = entry, parser.submit(self._parse_ahead, entry.coded, contexts)
+
+    def _parse_ahead(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
+        with threads_of(self._runtime):
+            return self._parse(coded, contexts)
 
     def _parse(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
         """The symbols of a packet; safe in another thread.
@@ -354,6 +452,9 @@ class Decoder:
         """
         assert self._model is not None and self.video_format is not None  # a keyframe came
         header, size = coded.header, coded.info.size
+        most = self._model.info.references
+        if len(contexts) > most:
+            raise BitstreamError(f"a frame has {len(contexts)} references, the model uses {most}")
         try:
             return self._model.parse(
                 header.step, header.mode, coded.sections, contexts, self.video_format
@@ -377,56 +478,12 @@ class Decoder:
             header.step, header.mode, symbols, references, self.video_format
         )
 
-    def _look_ahead(self, gop: _Gop, number: int, symbols: Symbols) -> None:
-        """Start reading the symbols of the frame that will be decoded after this one.
-
-        What is read ahead is a guess: whether that frame may be decoded is checked when it is.
-
-        Args:
-            number: of the frame whose pixels are being made. symbols: its.
-        """
-        coded = self._following(gop) if self._parser is not None else None
-        if self._parser is None or coded is None:
-            return
-        contexts: list[Context] = []
-        for needed in coded.step.reference_numbers:
-            held = self._held(gop, coded, needed)
-            if needed == number:
-                contexts.append(symbols.context)
-            elif held is not None:
-                contexts.append(held.reference.context)
-            else:
-                return
-        self._ahead = coded, self._parser.submit(self._parse_ahead, coded, contexts)
-
-    def _parse_ahead(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
-        with threads_of(self._runtime):
-            return self._parse(coded, contexts)
-
-    def _following(self, gop: _Gop) -> _Coded | None:
-        """What will be decoded next: the frame that waits for this one, or the next to be shown,
-        or what either must be decoded from first."""
-        if gop.opened:
-            coded: _Coded | None = next(reversed(gop.opened.values()))
-        else:
-            waiting = (gop.waiting.get(n) for n in range(gop.next, gop.newest + 1))
-            coded = next((found for found in waiting if found is not None), None)
-        seen: set[int] = set()
-        while coded is not None:
-            numbers = coded.step.reference_numbers
-            deeper = [n for n in numbers if n in gop.waiting and n not in seen]
-            if not deeper:
-                break
-            seen.add(deeper[0])
-            coded = gop.waiting[deeper[0]]
-        return coded
-
-    def _show(self, decoded: _Decoded) -> None:
-        if not decoded.coded.shown:
+    def _show(self, entry: _Entry) -> None:
+        coded = entry.coded
+        if not coded.shown or entry.reference is None:
             return
         assert self._model is not None and self.video_format is not None  # a keyframe came
-        y, u, v = self._model.planes(decoded.reference, self.video_format)
-        coded = decoded.coded
+        y, u, v = self._model.planes(entry.reference, self.video_format)
         self.lost_levels += coded.info.lost_levels
         self._output.append(
             Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.step.type)
@@ -437,7 +494,26 @@ class Decoder:
         if self._options.strict:
             raise error
 
-    def _drop_missing(self, reason: str) -> None:
+    def _drop_missing(self, reason: str = "a reference is missing or damaged") -> None:
         self.dropped_missing_reference += 1
         if self._options.strict:
             raise BitstreamError(f"an inter frame cannot be decoded: {reason}")
+
+
+def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
+    """Raise BitstreamError unless a packet keeps what the sequence header promises."""
+    step = info.header.step
+    reach = max((abs(distance) for distance in step.references), default=0)
+    if reach > sequence.reach:
+        raise BitstreamError(f"a reference lies {reach} frames away, {sequence.reach} may be")
+    later = max(step.references, default=0)
+    if later > sequence.reorder:
+        raise BitstreamError(f"a reference comes {later} frames later, {sequence.reorder} may be")
+    if step.slot is not None and step.slot >= sequence.slots:
+        raise BitstreamError(f"slot {step.slot} is named, there are {sequence.slots}")
+    level = info.sections[-1].level if info.sections else 0
+    if level >= sequence.levels:
+        raise BitstreamError(f"quality level {level} is there, {sequence.levels} may be")
+    limit = packet_size_max(sequence.video_format)
+    if info.size > limit:
+        raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")

@@ -11,7 +11,7 @@ from math import log2
 
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.codec.buffer import Buffer
-from vcfilter.codec.executor import Executor, SegmentTask
+from vcfilter.codec.executor import Executor, GopTask
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
 from vcfilter.codec.runtime import load_model, threads_of
@@ -86,7 +86,8 @@ class Encoder:
         if options.maxrate is not None and options.bufsize is not None:
             self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
-        self._pending: deque[Future[SegmentResult]] = deque()
+        self._pending: deque[Future[list[SegmentResult]]] = deque()
+        self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
         self._options = options
         self._model = model if model is not None else load_model(options.model, self._runtime)
@@ -103,6 +104,7 @@ class Encoder:
             numerics=info.numerics,
             video_format=video_format,
             structure=structure.kind,
+            levels=info.quality_layers,
             slots=structure.slots,
             reorder=structure.reorder,
             reach=structure.reach,
@@ -139,8 +141,10 @@ class Encoder:
         """
         if frame is None:
             packets = [packet for job in self._planner.finish() for packet in self._code(job)]
+            if self._executor is not None:
+                packets += self._submit()
             while self._pending:
-                packets += self._done(self._pending.popleft().result())
+                packets += self._take(self._pending.popleft())
             self._last_pts, self._state = None, None
             return packets
         if not isinstance(frame, Frame):
@@ -151,21 +155,46 @@ class Encoder:
         self._last_pts = frame.pts
         return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has decoded the frame of this time; see `lost`."""
+        self._planner.acknowledge(pts)
+
+    def lost(self, pts: int) -> None:
+        """A receiver lacks the frame of this time, and so all that was coded from it.
+
+        The next frame is coded from the newest one that was acknowledged and is still kept; if
+        there is none, or the structure is not low delay, it becomes a keyframe.
+        """
+        self._planner.lost(pts)
+
     def _code(self, job: SegmentJob) -> list[Packet]:
         """The packets that are ready when this segment is coded, or given to be coded."""
         if self._executor is None:
             with threads_of(self._runtime):
                 return self._done(self._code_here(job))
-        qp = self._rate.key_qp((), self._coding.key_length)
-        self._pending.append(
-            self._executor.submit(SegmentTask(job=job, coding=self._coding, qp=qp))
-        )
+        packets = self._submit() if job.first == 0 else []
+        self._jobs.append(job)
+        if not job.continues:
+            packets += self._submit()
+        return packets
+
+    def _submit(self) -> list[Packet]:
+        """Give the GOP whose jobs are collected to the executor; the packets that are ready."""
+        assert self._executor is not None
+        if self._jobs:
+            qp = self._rate.key_qp((), self._coding.key_length)
+            task = GopTask(jobs=tuple(self._jobs), coding=self._coding, qp=qp)
+            self._pending.append(self._executor.submit(task))
+            self._jobs = []
         packets: list[Packet] = []
         while self._pending and (
             self._pending[0].done() or len(self._pending) > self._executor.workers
         ):
-            packets += self._done(self._pending.popleft().result())
+            packets += self._take(self._pending.popleft())
         return packets
+
+    def _take(self, pending: Future[list[SegmentResult]]) -> list[Packet]:
+        return [packet for result in pending.result() for packet in self._done(result)]
 
     def _code_here(self, job: SegmentJob) -> SegmentResult:
         """Code a segment; again and coarser where it asks for more than the buffer holds."""

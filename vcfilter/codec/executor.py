@@ -1,6 +1,6 @@
-"""Where segments are coded: beside each other in threads or in processes.
+"""Where GOPs are coded: beside each other in threads or in processes.
 
-Every segment is coded as if it were alone, so the bytes are those of coding one after the other.
+Every GOP is coded as if it were alone, so the bytes are those of coding one after the other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vcfilter.models.base import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentTask:
-    """A job with all that coding it anywhere needs. Can be pickled."""
+class GopTask:
+    """A GOP's jobs with all that coding them anywhere needs. Can be pickled."""
 
-    job: SegmentJob
+    jobs: tuple[SegmentJob, ...]
     coding: Coding
     qp: int
 
@@ -34,13 +34,17 @@ class Executor(Protocol):
     def workers(self) -> int:
         """Tasks that are coded at a time."""
 
-    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
         """Start coding a task, now or when a worker is free."""
 
 
-def run_task(model: Model, task: SegmentTask) -> SegmentResult:
+def run_task(model: Model, task: GopTask) -> list[SegmentResult]:
     """Code a task alone."""
-    return encode_segment(model, task.job, task.coding, ConstantQp(task.qp))[0]
+    results, state = [], None
+    for job in task.jobs:
+        result, state = encode_segment(model, job, task.coding, ConstantQp(task.qp), state)
+        results.append(result)
+    return results
 
 
 class ThreadExecutor:
@@ -56,7 +60,7 @@ class ThreadExecutor:
         self._model = model
         self._pool = ThreadPoolExecutor(workers, "vcfilter-segment")
 
-    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
         """See `Executor`."""
         return self._pool.submit(run_task, self._model, task)
 
@@ -81,7 +85,7 @@ class ProcessExecutor:
             workers, multiprocessing.get_context("spawn"), _start_process, (load,)
         )
 
-    def submit(self, task: SegmentTask) -> Future[SegmentResult]:
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
         """See `Executor`."""
         return self._pool.submit(_run_in_process, task)
 
@@ -100,7 +104,7 @@ def _start_process(load: Callable[[], Model]) -> None:
     _model_of_process = load()
 
 
-def _run_in_process(task: SegmentTask) -> SegmentResult:
+def _run_in_process(task: GopTask) -> list[SegmentResult]:
     assert _model_of_process is not None
     return run_task(_model_of_process, task)
 

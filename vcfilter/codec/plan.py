@@ -17,6 +17,7 @@ from vcfilter.codec.structure import (
     coding_order,
     drop_slots,
     halve,
+    restart_step,
 )
 from vcfilter.frames import Frame, VideoFormat
 
@@ -57,11 +58,10 @@ class Planner:
         self._detector = SceneCutDetector() if structure.scenecut else None
         self._undecided: tuple[Frame, Thumbnail, bool] | None = None
         self._length = 0  # frames of the GOP so far
+        self._forced = False  # the next frame is a keyframe
         self._gop: _Placement
         if structure.kind is not StructureKind.RANDOM_ACCESS:
             self._gop = _Chain(video_format, structure)
-        elif structure.one_hierarchy:
-            self._gop = _Hierarchy(video_format, structure)
         else:
             self._gop = _Anchors(video_format, structure)
 
@@ -71,6 +71,7 @@ class Planner:
         Args:
             force_key: a GOP begins with this frame.
         """
+        force_key, self._forced = force_key or self._forced, False
         if self._detector is None:
             return self._place(frame, False, force_key)
         small = thumbnail(frame.y, self._format.bit_depth)
@@ -80,6 +81,16 @@ class Planner:
         if before is None:
             return []
         return self._place(before[0], self._detector.is_cut(before[1], small), before[2])
+
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has this frame (low delay only)."""
+        if isinstance(self._gop, _Chain):
+            self._gop.acknowledge(pts)
+
+    def lost(self, pts: int) -> None:
+        """A receiver lacks this frame: the next one can be decoded without it."""
+        if not (isinstance(self._gop, _Chain) and self._gop.lost(pts)):
+            self._forced = True
 
     def finish(self) -> list[SegmentJob]:
         """The jobs that the end of the stream makes of what is left."""
@@ -143,33 +154,63 @@ class _Placement(ABC):
 class _Chain(_Placement):
     """Low delay, or keyframes alone: each frame is a job of its own."""
 
+    def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
+        super().__init__(video_format, structure)
+        self._base = 0  # where the chain began or restarted: nothing older is referred to
+        self._pts: dict[int, int] = {}  # number of each frame of the GOP that is kept
+        self._kept: dict[int, int] = {0: 0}  # by slot
+        self._acknowledged: set[int] = set()
+        self._recover: int | None = None
+
     def add(self, frame: Frame) -> list[SegmentJob]:
         self._waiting.append(frame)
-        steps = (chain_step(self._first),) if self._first else ()
+        number = self._first
+        steps: tuple[GopStep, ...] = ()
+        if number:
+            ltr = self._structure.ltr
+            if self._recover is None and ltr and number % ltr == 0:
+                self._recover = self._base
+            if self._recover is None:
+                step = chain_step(number, self._base)
+            else:
+                step = restart_step(number, self._recover)
+                self._base, self._recover = number, None
+            steps = (step,)
+            if step.slot is not None:
+                self._kept[step.slot] = number
+        kept = set(self._kept.values())
+        self._pts = {pts: n for pts, n in self._pts.items() if n in kept}
+        self._pts[frame.pts] = number
         return [self._job(1, steps, self._structure.kind is StructureKind.LOW_DELAY)]
 
     def end(self, next_key: Frame | None) -> list[SegmentJob]:
-        self._first = 0
+        self._first = self._base = 0
+        self._pts, self._kept, self._acknowledged = {}, {0: 0}, set()
+        self._recover = None
         return []
 
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has this frame."""
+        if pts in self._pts:
+            self._acknowledged.add(self._pts[pts])
 
-class _Hierarchy(_Placement):
-    """The whole GOP is one hierarchy of B-frames."""
+    def lost(self, pts: int) -> bool:
+        """A receiver lacks this frame: the next one avoids it and all that came after it.
 
-    def add(self, frame: Frame) -> list[SegmentJob]:
-        self._waiting.append(frame)
-        return []
-
-    def end(self, next_key: Frame | None) -> list[SegmentJob]:
-        count = len(self._waiting)
-        if count == 0:
-            return []
-        used = next_key if count > 1 else None
-        return [self._job(count, coding_order(count, used is not None), False, used)]
+        Returns:
+            Whether it can: a frame from before it is acknowledged and kept.
+        """
+        number = self._pts.get(pts, 0)
+        held = set(self._kept.values()) & self._acknowledged
+        sound = [n for n in held if not number or n < number]
+        if sound:
+            self._recover = max(sound)
+        return bool(sound)
 
 
 class _Anchors(_Placement):
-    """Anchors, and a hierarchy of B-frames between each two of them."""
+    """Anchors, and a hierarchy of B-frames between each two of them; a short GOP of which the
+    next keyframe is a reference is one hierarchy."""
 
     def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
         super().__init__(video_format, structure)
@@ -184,12 +225,15 @@ class _Anchors(_Placement):
         self._waiting.append(frame)
         if self._first == 0:
             self._anchor = self._waiting[0]
-        if self._inters() < self._structure.interval:
+        if self._structure.one_hierarchy or self._inters() < self._structure.interval:
             return []
         return [self._next(self._distance(self._structure.interval), True)]
 
     def end(self, next_key: Frame | None) -> list[SegmentJob]:
         jobs = []
+        if self._structure.one_hierarchy and next_key is not None and self._inters():
+            count = len(self._waiting)
+            jobs.append(self._job(count, coding_order(count), False, next_key))
         while (left := self._inters()) > 0:
             if next_key is not None and left < self._distance(left + 1, next_key):
                 last = self._anchors[0] + left + 1

@@ -315,7 +315,7 @@ class AverageBitrate(RateControl):
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         frames = self._frames(length)
-        layers = [step.layer for step in coding_order(min(frames, HIERARCHY_MAX), True)]
+        layers = [step.layer for step in coding_order(min(frames, HIERARCHY_MAX))]
         times = (frames - 1) / max(len(layers), 1)  # a long GOP is taken for several short ones
         budget = self._budget(frames * self._target)
         if trials:

@@ -31,8 +31,12 @@ class Slots(Generic[T]):
                 return entry[1]
         return None
 
+    def frames(self) -> list[T]:
+        """All frames that are kept."""
+        return [entry[1] for entry in self._kept if entry is not None]
+
     def copy(self) -> Slots[T]:
-        """Another one with the same frames."""
-        other = Slots.__new__(Slots)
+        """Slots that hold the same frames, and change by themselves."""
+        other: Slots[T] = Slots.__new__(Slots)
         other._kept = list(self._kept)
         return other

@@ -31,6 +31,8 @@ CHAIN_PATTERN = ((1, 3), (3, 6), (2, 5), (3, 6))
 """(layer, qp offset) of a low-delay frame by its number modulo 4: every fourth is coded best, and
 later frames refer to it."""
 
+RESTART_SLOT = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GopStep:
@@ -75,6 +77,7 @@ class GopStructure:
         interval: largest distance between anchors, a power of two, 1 to 32; a GOP of
             open_gop that is no longer is one hierarchy.
         adaptive: the distance follows what the frames show.
+        ltr: low delay: every so many frames the chain restarts from where it did so before.
     """
 
     kind: StructureKind
@@ -84,6 +87,7 @@ class GopStructure:
     open_gop: bool
     interval: int
     adaptive: bool
+    ltr: int = 0
 
     @classmethod
     def of(cls, options: EncoderOptions) -> GopStructure:
@@ -102,6 +106,7 @@ class GopStructure:
             open_gop=options.open_gop and kind is StructureKind.RANDOM_ACCESS,
             interval=interval,
             adaptive=options.bframes is None,
+            ltr=options.ltr if kind is StructureKind.LOW_DELAY else 0,
         )
 
     @property
@@ -140,30 +145,27 @@ class GopStructure:
         if self.kind is StructureKind.INTRA:
             return 1
         if self.kind is StructureKind.LOW_DELAY:
-            return 5
+            return RESTART_SLOT + 1
         length = self.keyint if self.one_hierarchy else self.interval + 1
         return min(2 + length.bit_length(), LAYER_MAX + 1)
 
 
-def coding_order(length: int, open_gop: bool) -> tuple[GopStep, ...]:
-    """The steps of a GOP that is one hierarchy, in coding order.
+def coding_order(length: int) -> tuple[GopStep, ...]:
+    """The steps of a GOP that is one hierarchy up to the next keyframe, in coding order.
 
     Depth first and left first, so that frames become available in display order while at most
-    one reference per layer is held: a frame's slot is its layer. In a closed GOP (end of the
-    stream, scene cut) the last frame is coded first, from the keyframe alone.
+    one reference per layer is held: a frame's slot is its layer.
 
     Args:
-        length: frames in the GOP, the keyframe included, 1 to 64.
-        open_gop: whether the next keyframe, number `length`, serves as a reference.
+        length: frames in the GOP, the keyframe included, 1 to 64; number `length` is the next
+            keyframe.
 
     Raises:
         ConfigError: length is outside 1 to 64.
     """
     if not 1 <= length <= HIERARCHY_MAX:
         raise ConfigError(f"GOP length {length} is outside 1 to {HIERARCHY_MAX}")
-    if open_gop or length == 1:
-        return drop_slots(tuple(halve(0, length, 1)))
-    return between_anchors((0,), length - 1)
+    return drop_slots(tuple(halve(0, length, 1)))
 
 
 def between_anchors(anchors: Sequence[int], last: int, slot: int = 1) -> tuple[GopStep, ...]:
@@ -203,12 +205,28 @@ def drop_slots(steps: Sequence[GopStep]) -> tuple[GopStep, ...]:
     return tuple(step if step.number in used else replace(step, slot=None) for step in steps)
 
 
-def chain_step(number: int) -> GopStep:
-    """A low-delay frame: from the one before it, and the newest good one older than that."""
+def chain_step(number: int, base: int = 0) -> GopStep:
+    """A low-delay frame: from the one before it, and the newest good one older than that.
+
+    Args:
+        number: the frame's, at least 1.
+        base: no reference is older than this one, which is kept.
+    """
     layer, offset = CHAIN_PATTERN[number % 4]
-    good = (number - 2) // 4 * 4  # a multiple of 4, the keyframe among them
-    references = (number - 1,) if number == 1 else (number - 1, good)
+    good = max((number - 2) // 4 * 4, base)  # a multiple of 4, the keyframe among them
+    references = (number - 1,) if good >= number - 1 else (number - 1, good)
     slot = layer
     if layer == 1:  # two of them are needed at a time
         slot = 1 if number % 8 == 4 else 4
     return GopStep(number=number, references=references, layer=layer, slot=slot, offset=offset)
+
+
+def restart_step(number: int, reference: int) -> GopStep:
+    """A low-delay frame from which a chain goes on: from one frame that is known to be there."""
+    return GopStep(
+        number=number,
+        references=(reference,),
+        layer=1,
+        slot=RESTART_SLOT,
+        offset=CHAIN_PATTERN[0][1],
+    )

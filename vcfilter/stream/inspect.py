@@ -10,14 +10,16 @@ from fractions import Fraction
 from typing import Any
 
 from vcfilter._bridge import BridgeError, StreamInfo
-from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.bitstream import PacketInfo, PacketReader, SequenceHeader
+from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameType, VideoFormat
-from vcfilter.stream.reader import DecoderOptions, neural_packet
+from vcfilter.frames import FieldOrder, FrameType, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.stream.containers import Path
+from vcfilter.stream.decoders import neural_stream
+from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.track import is_neural
-
-MOTION_NAMES = ("none", "left", "right", "inherited", "coded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +43,16 @@ class FrameInfo:
         result: dict[str, Any] = {"time": round(self.seconds, 6), "size": self.size}
         if self.packet is None:
             return result | {"error": self.error}
-        header = self.packet.header
+        step = self.packet.header.step
         return result | {
-            "kind": header.kind.name.lower(),
-            "qp": header.qp,
-            "layer": header.layer,
-            "position": header.position,
-            "distances": list(header.distances),
-            "motion": MOTION_NAMES[header.motion],
-            "residual": header.residual,
+            "type": step.type.name.lower(),
+            "qp": step.qp if self.packet.sections else None,
+            "layer": step.layer,
+            "number": step.number,
+            "references": list(step.references),
+            "slot": step.slot,
+            "mode": self.packet.header.mode.hex(),
+            "sections": [len(section.data) for section in self.packet.sections],
         }
 
 
@@ -64,6 +67,7 @@ class StreamSummary:
     first: Fraction | None = None
     last: Fraction = Fraction(0)
     frames: list[FrameInfo] = field(default_factory=list)
+    reader: PacketReader = field(default_factory=PacketReader)
 
     @property
     def seconds(self) -> float:
@@ -89,7 +93,7 @@ class StreamSummary:
         """Frames of each segment of a neural stream."""
         lengths: list[int] = []
         for frame in self.frames:
-            if frame.packet and frame.packet.header.kind is FrameType.KEY:
+            if frame.packet and frame.packet.header.step.type is FrameType.KEY:
                 lengths.append(1)
             elif lengths:
                 lengths[-1] += 1
@@ -168,13 +172,13 @@ class FileSummary:
         }
 
 
-def inspect_file(name: str) -> FileSummary:
+def inspect_file(name: Path) -> FileSummary:
     """Read all packets of a file, neural or not, and sum them up; nothing is decoded.
 
     Raises:
         MediaError: it cannot be read or is no media file.
     """
-    source = Source(name, readers=1)
+    source = Source(name)
     warnings: list[str] = []
     with source.demuxer() as demuxer:
         summaries = {info.index: StreamSummary(info) for info in demuxer.streams}
@@ -197,7 +201,7 @@ def inspect_file(name: str) -> FileSummary:
             summary.first = time if summary.first is None else min(summary.first, time)
             summary.last = max(summary.last, time + packet.duration * packet.time_base)
             if is_neural(summary.info):
-                summary.frames.append(_frame_info(packet.data, float(time)))
+                summary.frames.append(_frame_info(summary.reader, packet.data, float(time)))
         return FileSummary(
             name=source.title,
             container=demuxer.format_name.split(",")[0],
@@ -210,9 +214,9 @@ def inspect_file(name: str) -> FileSummary:
         )
 
 
-def _frame_info(data: bytes, seconds: float) -> FrameInfo:
+def _frame_info(reader: PacketReader, data: bytes, seconds: float) -> FrameInfo:
     try:
-        return FrameInfo(seconds=seconds, size=len(data), packet=PacketInfo.read(data))
+        return FrameInfo(seconds=seconds, size=len(data), packet=reader.read(data))
     except BitstreamError as error:
         return FrameInfo(seconds=seconds, size=len(data), packet=None, error=str(error))
 
@@ -228,6 +232,12 @@ def describe_format(fmt: VideoFormat) -> str:
         parts.append(colors[fmt.colorspace])
     if fmt.color_range:
         parts.append(("limited", "full")[fmt.color_range - 1] + " range")
+    if fmt.mastering or fmt.content_light:
+        parts.append("HDR10")
+    if fmt.field_order > FieldOrder.PROGRESSIVE:
+        parts.append("interlaced")
+    if fmt.mirrored:
+        parts.append("mirrored")
     if fmt.rotation:
         parts.append(f"rotated by {fmt.rotation} degrees")
     return ", ".join(parts)
@@ -262,9 +272,11 @@ class Verdict:
 
 
 def verify_file(
-    name: str,
+    name: Path,
     options: DecoderOptions | None = None,
     progress: Callable[[int, float], None] | None = None,
+    *,
+    runtime: Runtime | None = None,
 ) -> Verdict:
     """Check all packets of a neural file and decode it whole.
 
@@ -276,14 +288,12 @@ def verify_file(
         ModelMismatchError: it was coded by another model.
         BitstreamError: damage, where options are strict.
     """
-    from vcfilter.stream.reader import neural_stream
-
     verdict = Verdict()
-    source = Source(name, readers=1)
+    source = Source(name)
     with source.demuxer() as demuxer:
         info = neural_stream(demuxer, source.title)
         kinds = {each.index: each.kind for each in demuxer.streams}
-        decoder = (options or DecoderOptions()).decoder(info.extradata)
+        decoder = Decoder(info.extradata, options, runtime=runtime)
         last: int | None = None
         while True:
             try:
@@ -296,7 +306,7 @@ def verify_file(
             if packet.stream_index != info.index:
                 verdict.other_packets[kinds.get(packet.stream_index, "data")] += 1
                 continue
-            neural = neural_packet(packet)
+            neural = coded_packet(packet)
             if last is not None and neural.pts <= last:
                 verdict.problems.append(f"packet {verdict.packets} is not after the one before it")
             last = neural.pts

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from os import PathLike, fspath
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 import av
 import av.error
@@ -15,57 +17,36 @@ from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.codec import CodecContext
 from av.codec.context import Flags
+from av.format import ContainerFormat
 from av.video.frame import VideoFrame
 
-from vcfilter._bridge import BridgeError, BridgePacket, StreamInfo, StreamKind
-from vcfilter.codec import Encoder, EncoderStatistics
+from vcfilter._bridge import BridgeError, BridgePacket, Muxer, StreamInfo
+from vcfilter.codec import EncoderStatistics
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.options import EncoderOptions
+from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.stream.containers import (
+    MATROSKA,
+    container_named,
+    container_of,
+    holds,
+    need_neural,
+    open_muxer,
+)
+from vcfilter.stream.encoders import NeuralEncoder
+from vcfilter.stream.packets import StreamPacket, from_av
 from vcfilter.stream.pixels import PIXEL_FORMATS, PictureReader
-from vcfilter.stream.raw import MediaMuxer, holds, open_muxer
 from vcfilter.stream.source import reason_of
-from vcfilter.stream.writer import NEURAL_CONTAINERS, Target, container_of, open_encoder
+from vcfilter.stream.target import Target
+from vcfilter.stream.timestamps import Rising, rational
 
-if TYPE_CHECKING:
-    from vcfilter.stream.input import Stream, StreamPacket
+logger = logging.getLogger(__name__)
 
-
-class OutputPacket:
-    """A packet that an output stream made; give it to OutputContainer.mux."""
-
-    __slots__ = ("content", "stream")
-
-    def __init__(self, stream: OutputStream, content: BridgePacket) -> None:
-        self.stream = stream
-        self.content = content
-
-    @property
-    def pts(self) -> int | None:
-        """Presentation time in ticks of time_base."""
-        return self.content.pts
-
-    @property
-    def dts(self) -> int | None:
-        """Decoding time in ticks of time_base."""
-        return self.content.dts
-
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds per tick."""
-        return self.content.time_base
-
-    @property
-    def is_keyframe(self) -> bool:
-        """Decoding can start here."""
-        return self.content.is_keyframe
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.content.data)
-
-    def __bytes__(self) -> bytes:
-        return self.content.data
+_FLUSH_SECONDS = 1.0
+_RATE_DENOMINATOR = 100_000
+_UNTIL_FIRST_FRAME = frozenset(
+    ("width", "height", "pix_fmt", "time_base", "rate", "sample_aspect_ratio", "rotation",
+     "options", "bit_rate")
+)  # fmt: skip
 
 
 class OutputStream:
@@ -75,12 +56,36 @@ class OutputStream:
         index: position in the file.
         metadata: tags, to be set before the first packet is muxed.
         info: what the container will say of it; None until that is known.
+        time_base: seconds per tick of its packets; None until that is known.
     """
+
+    __slots__ = ("index", "info", "metadata", "time_base")
 
     def __init__(self, index: int, info: StreamInfo | None = None) -> None:
         self.index = index
         self.info = info
         self.metadata: dict[str, str] = dict(info.metadata) if info else {}
+        self.time_base: Fraction | None = info.time_base if info else None
+
+    @property
+    def type(self) -> str:
+        """ "video", "audio", "subtitle", "attachment" or "data"."""
+        return self.info.kind if self.info else "video"
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is held back that would be written yet."""
+        return True
+
+    def encode(self, frame: Any = None) -> list[StreamPacket]:
+        """A copied stream encodes nothing.
+
+        Raises:
+            ConfigError: always, where a frame is given.
+        """
+        if frame is not None:
+            raise ConfigError(f"stream {self.index} is copied: it takes packets, not frames")
+        return []
 
     def __repr__(self) -> str:
         return f"<vcfilter.{type(self).__name__} #{self.index}>"
@@ -89,6 +94,8 @@ class OutputStream:
 class NeuralStream(OutputStream):
     """A neural video stream that is written.
 
+    All but metadata is to be set before the first frame.
+
     Attributes:
         width, height: size; 0 takes the first frame's. Frames of another size are scaled.
         pix_fmt: "yuv420p" or "yuv420p10le"; None follows the first frame's depth.
@@ -96,51 +103,114 @@ class NeuralStream(OutputStream):
         rate: frames per second.
         sample_aspect_ratio: None when unknown.
         rotation: clockwise rotation for display in degrees.
+        options: EncoderOptions, or a mapping of its fields.
+        bit_rate: target in bit/s, as EncoderOptions.bitrate; None leaves it to the options.
     """
 
-    def __init__(self, index: int, rate: Fraction, options: EncoderOptions) -> None:
+    __slots__ = (
+        "_drained", "_encoder", "_last", "_reader", "_rising", "_runtime", "_tick", "bit_rate",
+        "height", "options", "pix_fmt", "rate", "rotation", "sample_aspect_ratio", "width",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        index: int,
+        rate: Fraction,
+        options: EncoderOptions | Mapping[str, Any],
+        runtime: Runtime | None = None,
+        tick: Fraction | None = None,
+    ) -> None:
+        object.__setattr__(self, "_encoder", None)
         super().__init__(index)
         self.width = self.height = 0
         self.pix_fmt: str | None = None
-        self.time_base: Fraction | None = None
         self.rate = rate
         self.sample_aspect_ratio: Fraction | None = None
         self.rotation = 0
-        self._options = options
-        self._encoder: Encoder | None = None
+        self.options: Any = options
+        self.bit_rate: int | None = None
+        self._runtime = runtime
+        self._tick = tick
+        self._encoder: NeuralEncoder | None
         self._reader: PictureReader | None = None
+        self._rising: Rising | None = None
         self._last: int | None = None
+        self._drained = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _UNTIL_FIRST_FRAME and self._encoder is not None:
+            raise ConfigError(f"{name} of stream {self.index} is set before the first frame")
+        if name in ("width", "height") and not isinstance(value, int):
+            raise ConfigError(f"{name} {value!r} is not a whole number")
+        if name == "options":
+            value = options_of(value)
+        object.__setattr__(self, name, value)
+
+    @property
+    def type(self) -> str:
+        return "video"
+
+    @property
+    def codec_context(self) -> NeuralStream:
+        """The stream itself: it has the encoder's settings under PyAV's names."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """The codec's name."""
+        return "vcfilter"
 
     @property
     def statistics(self) -> EncoderStatistics | None:
         """What was coded so far."""
         return self._encoder.statistics if self._encoder else None
 
-    def encode(self, frame: VideoFrame | None = None) -> list[OutputPacket]:
+    @property
+    def drained(self) -> bool:
+        return self._drained or self._encoder is None
+
+    @property
+    def moved(self) -> int:
+        """Frames whose time was moved since the container's clock is too coarse for it."""
+        return self._rising.moved if self._rising else 0
+
+    def encode(self, frame: VideoFrame | None = None) -> list[StreamPacket]:
         """Packets that are now ready; they come a segment at a time. None drains.
 
         A frame without pts follows the one before it by one frame duration.
 
         Raises:
-            ConfigError: the size or a setting cannot be coded.
+            ConfigError: the size or a setting cannot be coded, or it is no av.VideoFrame.
             MediaError: the times do not ascend.
         """
         if frame is None:
+            self._drained = True
             return self._packets(self._encoder.encode(None)) if self._encoder else []
+        if not isinstance(frame, VideoFrame):
+            raise ConfigError(f"frame of {type(frame).__name__} is not an av.VideoFrame")
         if self.time_base is None:
-            base = frame.time_base if frame.pts is not None else None
-            self.time_base = Fraction(base) if base else 1 / self.rate
+            base = rational(frame.time_base) if frame.pts is not None else None
+            self.time_base = base or 1 / self.rate
         pts = self._pts(frame)
         if self._reader is None:
             self._reader = self._open_reader(frame)
-        planes = self._reader.read(frame, pts, self._ticks(frame.duration, frame.time_base))
+            self._rising = Rising(self.time_base, self._tick)
+        assert self._rising is not None
+        duration = self._ticks(frame.duration, frame.time_base)
+        planes = self._reader.read(frame, self._rising.place(pts), duration)
         if self._encoder is None:
             fmt = self._reader.video_format
             assert fmt is not None
-            self._encoder, self.info = open_encoder(
-                fmt, self._options, self.time_base, self.rate, self.metadata
-            )
+            encoder = NeuralEncoder(self._coding_options(), self._runtime, None, self.metadata)
+            self.info = encoder.open(fmt, self.time_base, self.rate)
+            self._encoder = encoder
         return self._packets(self._encoder.encode(planes))
+
+    def _coding_options(self) -> EncoderOptions:
+        options: EncoderOptions = self.options
+        if self.bit_rate is None:
+            return options
+        return replace(options, bitrate=self.bit_rate)
 
     def _open_reader(self, frame: VideoFrame) -> PictureReader:
         depths = {name: depth for depth, name in PIXEL_FORMATS.items()}
@@ -148,7 +218,7 @@ class NeuralStream(OutputStream):
             raise ConfigError(f"pix_fmt {self.pix_fmt!r} is not {' or '.join(depths)}")
         self.width, self.height = self.width or frame.width, self.height or frame.height
         return PictureReader(
-            aspect=self.sample_aspect_ratio,
+            aspect=rational(self.sample_aspect_ratio),
             rotation=self.rotation,
             size=(self.width, self.height),
             bit_depth=depths[self.pix_fmt] if self.pix_fmt else None,
@@ -166,29 +236,15 @@ class NeuralStream(OutputStream):
         self._last = pts
         return pts
 
-    def _ticks(self, ticks: int | None, time_base: Fraction | None) -> int:
+    def _ticks(self, ticks: int | None, time_base: Any) -> int:
         assert self.time_base is not None
+        base = rational(time_base)
         if not ticks:
             return 0
-        return round(ticks * Fraction(time_base) / self.time_base) if time_base else ticks
+        return round(ticks * base / self.time_base) if base else ticks
 
-    def _packets(self, packets: Iterable[Any]) -> list[OutputPacket]:
-        assert self.time_base is not None
-        return [
-            OutputPacket(
-                self,
-                BridgePacket(
-                    stream_index=self.index,
-                    data=packet.data,
-                    pts=packet.pts,
-                    dts=packet.pts,
-                    duration=packet.duration,
-                    is_keyframe=packet.is_keyframe,
-                    time_base=self.time_base,
-                ),
-            )
-            for packet in packets
-        ]
+    def _packets(self, packets: Iterable[BridgePacket]) -> list[StreamPacket]:
+        return [StreamPacket(self, packet) for packet in packets]
 
 
 class AudioStream(OutputStream):
@@ -198,30 +254,42 @@ class AudioStream(OutputStream):
         codec_context: PyAV's encoder; set its bit_rate, layout, format before the first frame.
     """
 
+    __slots__ = ("_drained", "_next", "codec_context")
+
     def __init__(self, index: int, codec: str, rate: int, options: Mapping[str, str]) -> None:
         super().__init__(index)
-        try:
-            context = CodecContext.create(codec, "w")
-        except (ValueError, av.error.FFmpegError):
-            raise ConfigError(f"encoder {codec!r} is unknown") from None
-        if not isinstance(context, AudioCodecContext):
-            raise ConfigError(
-                f"encoder {codec!r} is neither 'vcfilter' nor an audio encoder; "
-                "av.open writes ordinary video"
-            )
-        formats = context.codec.audio_formats
-        if formats:
-            context.format = formats[0].name
-        context.sample_rate = rate
-        context.layout = "stereo"
-        context.time_base = Fraction(1, rate)
-        context.options = dict(options)
-        context.flags |= Flags.global_header.value
-        self.codec_context = context
+        self.codec_context = _audio_context(codec, rate, options)
+        self.time_base = Fraction(1, rate)
+        self._drained = False
+        self._next = 0
 
-    def encode(self, frame: AudioFrame | None = None) -> list[OutputPacket]:
-        """Packets that are now ready; None drains."""
+    @property
+    def type(self) -> str:
+        return "audio"
+
+    @property
+    def drained(self) -> bool:
+        return self._drained or not self.codec_context.is_open
+
+    def encode(self, frame: AudioFrame | None = None) -> list[StreamPacket]:
+        """Packets that are now ready; None drains. A frame without pts follows the one before it.
+
+        Raises:
+            ConfigError: it is no av.AudioFrame.
+            MediaError: the encoder failed.
+        """
         context = self.codec_context
+        if frame is not None and not isinstance(frame, AudioFrame):
+            raise ConfigError(f"frame of {type(frame).__name__} is not an av.AudioFrame")
+        if frame is None:
+            if self._drained:
+                return []
+            self._drained = True
+        elif frame.pts is None:
+            frame.pts, frame.time_base = self._next, Fraction(1, frame.sample_rate)
+        if frame is not None and frame.pts is not None:
+            base = rational(frame.time_base) or Fraction(1, frame.sample_rate)
+            self._next = round(frame.pts * base * frame.sample_rate) + frame.samples
         try:
             if not context.is_open:
                 if frame is None:
@@ -244,79 +312,140 @@ class AudioStream(OutputStream):
                 frame_size=context.frame_size,
                 bit_rate=context.bit_rate or 0,
             )
-        return [OutputPacket(self, by_value(packet, self.index)) for packet in packets]
+        return [
+            StreamPacket(self, from_av(packet, self.index, self.time_base)) for packet in packets
+        ]
+
+
+def _audio_context(codec: str, rate: int, options: Mapping[str, str]) -> AudioCodecContext:
+    try:
+        context = CodecContext.create(codec, "w")
+    except (ValueError, RuntimeError, av.error.FFmpegError):
+        raise ConfigError(f"encoder {codec!r} is unknown") from None
+    if not isinstance(context, AudioCodecContext):
+        raise ConfigError(
+            f"encoder {codec!r} is neither 'vcfilter' nor an audio encoder; "
+            "av.open writes ordinary video"
+        )
+    formats = context.codec.audio_formats
+    if formats:
+        context.format = formats[0].name
+    context.sample_rate = rate
+    context.layout = "stereo"
+    context.time_base = Fraction(1, rate)
+    context.options = dict(options)
+    context.flags |= Flags.global_header.value
+    return context
 
 
 class OutputContainer:
     """A file that is written; it gets its name when it is closed. A context manager.
 
-    Leaving the block by an exception removes what was written.
+    Leaving the block by an exception removes what was written, as does losing the last reference
+    to an open container.
 
     Args:
         file: path, or binary file object (written in one go if it cannot seek; not closed).
         format: FFmpeg's name of the container; None follows the extension.
+        runtime: where the networks run.
 
     Attributes:
+        name: of the file.
+        format_name: FFmpeg's name of the container.
         metadata: the file's tags, to be set before the first packet is muxed.
+        streams: those that were added.
 
     Raises:
         ConfigError: the container cannot hold a neural stream.
         MediaError: the file cannot be written.
     """
 
-    def __init__(self, file: str | PathLike[str] | IO[bytes], format: str | None = None) -> None:
+    __slots__ = (
+        "_closed", "_file", "_flushed", "_kept", "_muxer", "_runtime", "_target", "_templates",
+        "_waiting", "_written", "format_name", "metadata", "name", "streams",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        file: str | PathLike[str] | IO[bytes],
+        format: str | None = None,
+        *,
+        runtime: Runtime | None = None,
+    ) -> None:
         self._target: Target | None = None
         self._file: Any = file
         name = fspath(file) if isinstance(file, str | PathLike) else getattr(file, "name", "")
         self.name = str(name) or "output"
-        self.format_name = container_of(self.name if format is None else "", format, "matroska")
-        if self.format_name not in NEURAL_CONTAINERS:
-            raise ConfigError(f"{self.name}: {self.format_name} cannot hold a neural stream")
+        if not isinstance(file, str | PathLike) and not hasattr(file, "write"):
+            raise ConfigError(f"file {file!r} is neither a path nor a binary file object")
+        self.format_name = container_of(self.name if format is None else "", format, MATROSKA)
+        need_neural(self.name, self.format_name)
         if isinstance(file, str | PathLike):
             self._target = Target(fspath(file), overwrite=True)
-            self._file = self._target.path
+            self._file = self._target.file
+        self._runtime = runtime
         self.metadata: dict[str, str] = {}
         self.streams: list[OutputStream] = []
         self._templates: dict[int, OutputStream] = {}
         self._kept: list[object] = []  # templates, so that their identity stays theirs
         self._waiting: list[BridgePacket] = []
-        self._muxer: MediaMuxer | None = None
+        self._muxer: Muxer | None = None
         self._closed = False
+        self._written = 0
+        self._flushed = time.monotonic()
+
+    @property
+    def format(self) -> ContainerFormat:
+        """The container as PyAV's object."""
+        return ContainerFormat(self.format_name, "w")
 
     def add_stream(
         self,
         codec_name: str,
-        rate: int | Fraction | None = None,
-        options: Mapping[str, Any] | None = None,
+        rate: int | float | Fraction | None = None,
+        options: EncoderOptions | Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> Any:
         """Add a stream that is encoded.
 
         Args:
             codec_name: "vcfilter", or one of FFmpeg's audio encoders ("aac", "libopus").
             rate: frames per second (25 if None), or audio samples per second (48000).
-            options: for vcfilter the fields of EncoderOptions, as values or as text
+            options: for vcfilter EncoderOptions or its fields, as values or as text
                 ("qp": "32", "preset": "fast"); else FFmpeg's options.
+            settings: attributes of the stream (width, height, pix_fmt, ...), or of the audio
+                encoder (layout, format, bit_rate).
 
         Returns:
             NeuralStream or AudioStream.
 
         Raises:
-            ConfigError: codec or option is unknown, or the header is written already.
+            ConfigError: codec, option or setting is unknown or of the wrong type, or the header
+                is written already.
         """
         self._before_header()
         stream: OutputStream
+        goal: Any
+        index = len(self.streams)
         if codec_name == "vcfilter":
-            frame_rate = Fraction(rate or 25)
-            stream = NeuralStream(
-                len(self.streams), frame_rate, parse_options(options or {}, frame_rate)
-            )
+            tick = container_named(self.format_name).tick
+            frame_rate = _rate_of(25 if rate is None else rate)
+            stream = goal = NeuralStream(index, frame_rate, options or {}, self._runtime, tick)
         else:
+            if isinstance(options, EncoderOptions):
+                raise ConfigError(f"encoder {codec_name!r} takes FFmpeg's options as a mapping")
             texts = {key: str(value) for key, value in (options or {}).items()}
-            stream = AudioStream(len(self.streams), codec_name, int(rate or 48000), texts)
+            samples = _rate_of(48000 if rate is None else rate)
+            stream = AudioStream(index, str(codec_name), int(samples), texts)
+            goal = stream.codec_context
+        for name, value in settings.items():
+            if not hasattr(goal, name):
+                raise ConfigError(f"{codec_name} has no setting {name!r}")
+            setattr(goal, name, value)
         self.streams.append(stream)
         return stream
 
-    def add_stream_from_template(self, template: Stream | av.stream.Stream) -> OutputStream:
+    def add_stream_from_template(self, template: Any) -> OutputStream:
         """Add a stream whose packets are copied; mux() takes the template's packets then.
 
         Args:
@@ -326,6 +455,8 @@ class OutputContainer:
             ConfigError: the container cannot hold it, or the header is written already.
         """
         self._before_header()
+        if not isinstance(template, av.stream.Stream) and not hasattr(template, "info"):
+            raise ConfigError(f"template {template!r} is not a stream")
         info = template.info if hasattr(template, "info") else info_of(template)
         if info.kind != "attachment" and not holds(self.format_name, info):
             raise ConfigError(f"{self.format_name} cannot hold {info.kind} {info.codec}")
@@ -335,39 +466,57 @@ class OutputContainer:
         self._kept.append(template)
         return stream
 
-    def mux(
-        self,
-        packets: OutputPacket | StreamPacket | av.Packet[Any] | Iterable[Any],
-    ) -> None:
+    def mux(self, packets: StreamPacket | av.Packet[Any] | Iterable[Any]) -> None:
         """Write packets, in the order of their times within each stream.
 
-        Nothing is written until each encoded stream has made its first packet.
+        A packet goes to the stream it belongs to: one of this container, or the one that was
+        added from its template. Nothing is written until each encoded stream has made its first
+        packet.
 
         Raises:
             MediaError: the file cannot be written.
-            ConfigError: a packet's stream was not added.
+            ConfigError: a packet's stream was not added, or it is no packet.
         """
         if self._closed:
             raise ConfigError(f"{self.name} is closed")
-        if isinstance(packets, Iterable) and not isinstance(packets, av.Packet):
+        if isinstance(packets, StreamPacket | av.Packet):
+            self._mux_one(packets)
+        elif isinstance(packets, Iterable) and not isinstance(packets, str | bytes):
             for packet in packets:
                 self.mux(packet)
-            return
-        content = self._content(packets)
+        else:
+            raise ConfigError(f"{packets!r} is not a packet")
+
+    def mux_one(self, packet: StreamPacket | av.Packet[Any]) -> None:
+        """Write one packet, as mux()."""
+        self.mux(packet)
+
+    def _mux_one(self, packet: StreamPacket | av.Packet[Any]) -> None:
+        content = self._content(packet)
         if content is None:
             return
         self._waiting.append(content)
         if all(stream.info is not None for stream in self.streams):
-            self._flush()
+            self._write()
 
     def close(self) -> None:
-        """Write what is left and complete the file."""
+        """Drain the encoders, write what is left and complete the file.
+
+        Raises:
+            MediaError: an encoded stream got no frame, nothing was written, or the file cannot
+                be completed.
+        """
         if self._closed:
             return
-        self._closed = True
         try:
             self._check_streams()
-            self._flush()
+            for stream in self.streams:
+                if not stream.drained:
+                    self.mux(stream.encode(None))
+            self._closed = True
+            self._write()
+            if not self._written:
+                raise MediaError(f"{self.name}: no packet was written")
             assert self._muxer is not None
             try:
                 self._muxer.close()
@@ -376,8 +525,15 @@ class OutputContainer:
             if self._target:
                 self._target.complete()
         except BaseException:
+            self._closed = True
             self._discard()
             raise
+        moved = sum(getattr(stream, "moved", 0) for stream in self.streams)
+        if moved:
+            logger.warning(
+                "%s: %d frames lie closer together than %s counts time: moved",
+                self.name, moved, self.format_name,
+            )  # fmt: skip
 
     def _check_streams(self) -> None:
         """Raise MediaError if an encoded stream got no frame."""
@@ -398,23 +554,20 @@ class OutputContainer:
         if self._target:
             self._target.discard()
 
-    def _content(self, packet: Any) -> BridgePacket | None:
+    def _content(self, packet: StreamPacket | av.Packet[Any]) -> BridgePacket | None:
         """The packet by value, for its stream here; None for an empty one."""
-        if isinstance(packet, OutputPacket):
-            return packet.content
-        if isinstance(packet, BridgePacket):
-            return packet
-        stream = self._templates.get(id(packet.stream))
+        origin = packet.stream
+        stream: OutputStream | None = self._templates.get(id(origin))
+        if stream is None and isinstance(origin, OutputStream) and origin in self.streams:
+            stream = origin
         if stream is None:
-            raise ConfigError(f"no stream was added from the template of {packet!r}")
+            raise ConfigError(f"the stream of {packet!r} is none of this container")
         if isinstance(packet, av.Packet):
-            return by_value(packet, stream.index) if packet.size else None
-        content: BridgePacket | None = packet.content
-        if content is None:
-            return None
-        return replace(content, stream_index=stream.index)
+            return from_av(packet, stream.index) if packet.size else None
+        content = packet.content
+        return None if content is None else replace(content, stream_index=stream.index)
 
-    def _flush(self) -> None:
+    def _write(self) -> None:
         try:
             if self._muxer is None:
                 self._muxer = muxer = open_muxer(self._file, self.format_name)
@@ -425,12 +578,19 @@ class OutputContainer:
                 muxer.write_header()
             for packet in self._waiting:
                 self._muxer.write_packet(packet)
+                self._written += 1
+            if self._waiting and time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._muxer.flush()  # readable up to here, should the program end
+                self._flushed = time.monotonic()
             self._waiting.clear()
-        except (BridgeError, OSError, ValueError) as error:
+        except (BridgeError, OSError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> MediaError:
-        return MediaError(f"{self.name} cannot be written: {reason_of(error)}")
+        reason = reason_of(error)
+        if self._target:
+            reason = reason.replace(f"{self._target.path}: ", "")
+        return MediaError(f"{self.name} cannot be written: {reason}")
 
     def _before_header(self) -> None:
         if self._muxer is not None:
@@ -446,50 +606,43 @@ class OutputContainer:
             self.abort()
 
 
-def parse_options(options: Mapping[str, Any], frame_rate: Fraction) -> EncoderOptions:
-    """EncoderOptions from values or texts, as PyAV's options are.
+def options_of(options: object) -> EncoderOptions:
+    """EncoderOptions from themselves or a mapping of their fields.
 
     Raises:
-        ConfigError: a name is unknown, or a value is no number or out of range.
+        ConfigError: it is neither, a name is unknown or a value is not what it must be.
     """
-    kinds: dict[str, Any] = {
-        "qp": int,
-        "quality": float,
-        "bitrate": int,
-        "keyint": int,
-        "scenecut": lambda value: str(value).lower() not in ("0", "false", "no", "off"),
-        "preset": str,
-        "threads": int,
-        "device": str,
-        "weights": str,
-    }
-    values: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in kinds:
-            raise ConfigError(f"option {name!r} is not one of {', '.join(kinds)}")
-        try:
-            values[name] = None if value is None else kinds[name](value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"option {name}={value!r} is not a number") from None
-    return EncoderOptions(frame_rate=frame_rate, **values)
+    if isinstance(options, EncoderOptions):
+        return options
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options {options!r} are neither EncoderOptions nor a mapping")
+    return EncoderOptions.from_mapping(options)
 
 
-def by_value(packet: av.Packet[Any], index: int) -> BridgePacket:
-    """PyAV's packet as the bridge's."""
-    return BridgePacket(
-        stream_index=index,
-        data=bytes(packet),
-        pts=packet.pts,
-        dts=packet.dts,
-        duration=packet.duration or 0,
-        is_keyframe=packet.is_keyframe,
-        time_base=Fraction(packet.time_base),
-    )
+def _rate_of(rate: Any) -> Fraction:
+    """A positive rate as a Fraction.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        value = rational(rate) if hasattr(rate, "numerator") else None
+        if value is None:
+            value = Fraction(rate).limit_denominator(_RATE_DENOMINATOR)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+        raise ConfigError(f"rate {rate!r} is not a number") from None
+    if value <= 0:
+        raise ConfigError(f"rate {rate!r} is not positive")
+    return value
 
 
 def info_of(stream: Any) -> StreamInfo:
-    """What PyAV knows of an input stream, for the bridge."""
-    kind: StreamKind = stream.type
+    """What PyAV knows of an input stream, for the bridge.
+
+    Raises:
+        ConfigError: PyAV knows no codec of it.
+    """
+    kind = stream.type
     context = stream.codec_context
     if context is None:
         raise ConfigError(f"stream {stream.index} ({kind}) has no codec that PyAV knows")
@@ -498,12 +651,12 @@ def info_of(stream: Any) -> StreamInfo:
         kind=kind,
         codec=context.codec.canonical_name,
         extradata=context.extradata or b"",
-        time_base=Fraction(stream.time_base),
+        time_base=rational(stream.time_base) or Fraction(1, 1000),
         disposition=int(stream.disposition),
         metadata=dict(stream.metadata),
         width=context.width if kind == "video" else 0,
         height=context.height if kind == "video" else 0,
-        frame_rate=stream.average_rate if kind == "video" else None,
+        frame_rate=rational(stream.average_rate) if kind == "video" else None,
         sample_rate=context.sample_rate if audio else 0,
         channels=context.layout.nb_channels if audio else 0,
         sample_format=context.format.name if audio else "",

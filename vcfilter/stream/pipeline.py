@@ -1,7 +1,7 @@
-"""Two halves of a bounded pipeline: an iterator that runs ahead, a sink that lags behind.
+"""The two ends of a bounded pipeline: a prefetcher of items and a background writer of them.
 
-What is read is decoded ahead in one thread, what is coded is written behind in another, and the
-networks run between them. Both queues are short, so memory does not grow with the film.
+One thread reads and decodes, another writes what is coded, and the networks run between them. Both
+queues are short, so memory does not grow with the length of a video.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
+_IDLE_SECONDS = 0.5
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Iterates over `items` in a thread of its own, at most `depth` of them ahead.
 
     What the iterator raises is raised where its items are taken. Closing it stops the thread,
@@ -30,7 +31,7 @@ class Ahead(Generic[T]):
         name: the thread's name.
     """
 
-    def __init__(self, items: Iterable[T], depth: int, name: str = "ahead") -> None:
+    def __init__(self, items: Iterable[T], depth: int, name: str = "prefetcher") -> None:
         self._queue: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(max(1, depth))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(items,), name=name, daemon=True)
@@ -85,7 +86,7 @@ class Ahead(Generic[T]):
         self.close()
 
 
-class Behind(Generic[T]):
+class BackgroundWriter(Generic[T]):
     """Calls `write` for each item in a thread of its own; at most `depth` items wait.
 
     What `write` raises is raised by the next put() or by finish(); items after it are dropped.
@@ -94,22 +95,44 @@ class Behind(Generic[T]):
         write: called in the other thread only.
         depth: items that wait at most.
         name: the thread's name.
+        idle: called there when nothing came for half a second after something was written.
     """
 
-    def __init__(self, write: Callable[[T], None], depth: int, name: str = "behind") -> None:
+    def __init__(
+        self,
+        write: Callable[[T], None],
+        depth: int,
+        name: str = "writer",
+        *,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
         self._write = write
+        self._idle = idle
         self._queue: queue.Queue[tuple[T] | None] = queue.Queue(max(1, depth))
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._write(item[0])
-                except BaseException as error:
-                    self._error = error
+        written = False
+        while True:
+            try:
+                item = self._queue.get(timeout=_IDLE_SECONDS if written else None)
+            except queue.Empty:
+                written = False
+                self._call(self._idle)
+                continue
+            if item is None:
+                return
+            self._call(self._write, item[0])
+            written = True
+
+    def _call(self, function: Callable[..., None], *items: T) -> None:
+        if self._error is None:
+            try:
+                function(*items)
+            except BaseException as error:
+                self._error = error
 
     def put(self, item: T) -> None:
         """Hand over one item; waits while the queue is full."""

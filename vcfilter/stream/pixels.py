@@ -1,25 +1,32 @@
-"""Pictures of any pixel format to planes in 4:2:0 of 8 or 10 bit, and back.
+"""Frames of any pixel format to planes in 4:2:0 of 8 or 10 bit, and back.
 
-Sample values are never changed where they need not be. Planar 4:2:0 and grey pictures are copied
+Sample values are never changed where they need not be. Planar 4:2:0 and grey frames are copied
 (other depths than 8 and 10 are shifted to 10 bit, or to 8 below that, with rounding). All other
 formats go through swscale: YUV formats keep their matrix and range, so only chroma is resampled;
-RGB becomes BT.709 limited range at any size, and is flagged so. Alpha is not coded.
+RGB becomes BT.709 limited range at any size, and is flagged so. Grey without a stated range is
+full range, as every reader of grey takes it. Alpha is not coded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from fractions import Fraction
 from typing import Any
 
 import av.error
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.format import VideoFormat as PixelFormat
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from vcfilter._bridge import StreamInfo
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.frames import Frame, Plane, VideoFormat
+from vcfilter.frames import FieldOrder, Frame, FrameType, Plane, VideoFormat
+from vcfilter.stream.hdr import LIGHT_NAME, LOST_NAMES, MASTERING_NAME, read_hdr
+from vcfilter.stream.report import Log, RunLog
+
+logger = logging.getLogger(__name__)
 
 PIXEL_FORMATS = {8: "yuv420p", 10: "yuv420p10le"}
 """FFmpeg's name of what is coded, by bit depth."""
@@ -34,6 +41,7 @@ _SCALING = (
     | Interpolation.FULL_CHR_H_INP
     | Interpolation.BITEXACT
 )
+_RANGE_NAMES = {_LIMITED: "limited", _FULL: "full"}
 
 
 def read_plane(picture: VideoFrame, index: int, dtype: Any) -> Plane:
@@ -49,16 +57,16 @@ def read_plane(picture: VideoFrame, index: int, dtype: Any) -> Plane:
 class PictureReader:
     """Turns the pictures of one stream into Frames of one VideoFormat.
 
-    The first picture settles size, depth and colour description; later ones of another size are
-    scaled to it.
+    The first picture settles size, depth and colour description; later ones of another size,
+    range or matrix are converted to it.
 
     Args:
-        aspect: sample aspect ratio of the stream; None when unknown.
-        rotation: clockwise rotation for display in degrees.
-        chroma_location: FFmpeg's AVChromaLocation of the stream.
+        info: the stream, for what its container says of display; None for pictures on their own.
+        aspect: sample aspect ratio; None takes the container's.
+        rotation: clockwise rotation for display in degrees; None takes the container's.
         size: width and height that all pictures are scaled to; None takes the first one's.
         bit_depth: 8 or 10; None takes the first picture's (10 for any above 8).
-        warn: called with one sentence for each thing that is not kept.
+        log: where warnings go, each once.
 
     Attributes:
         video_format: None before the first picture.
@@ -67,22 +75,21 @@ class PictureReader:
     def __init__(
         self,
         *,
+        info: StreamInfo | None = None,
         aspect: Fraction | None = None,
-        rotation: int = 0,
-        chroma_location: int = 0,
+        rotation: int | None = None,
         size: tuple[int, int] | None = None,
         bit_depth: int | None = None,
-        warn: Callable[[str], None] = lambda text: None,
+        log: Log = logger,
     ) -> None:
         self.video_format: VideoFormat | None = None
-        self._aspect = aspect
-        self._rotation = rotation
-        self._chroma_location = chroma_location
+        self._info = info or StreamInfo(kind="video")
+        self._aspect = self._info.sample_aspect_ratio if aspect is None else aspect
+        self._rotation = self._info.rotation if rotation is None else rotation
         self._size = size
         self._bit_depth = bit_depth
-        self._warn = warn
+        self._log = log if isinstance(log, RunLog) else RunLog(log)
         self._reformatter = VideoReformatter()
-        self._warned: set[str] = set()
 
     def read(self, picture: VideoFrame, pts: int, duration: int = 0) -> Frame:
         """The picture's planes, with the given times.
@@ -95,11 +102,13 @@ class PictureReader:
         fmt = self.video_format
         if (picture.width, picture.height) != (fmt.width, fmt.height):
             if self._size is None:
-                self._warn_once(
+                self._log.warning(
                     f"pictures change from {fmt.width}x{fmt.height} to "
                     f"{picture.width}x{picture.height}: they are scaled to the former"
                 )
-            picture = self._scale(picture, picture.format.name)
+            picture = self._scale(picture, _without_range(picture), source=_levels(picture))
+        else:
+            picture = self._same_levels(picture)
         y, u, v = self._planes(picture)
         return Frame(y=y, u=u, v=v, pts=pts, duration=duration, corrupt=picture.is_corrupt)
 
@@ -107,20 +116,21 @@ class PictureReader:
         pixel = picture.format
         depth = self._bit_depth or (8 if _depth(pixel) <= 8 else 10)
         width, height = self._size or (picture.width, picture.height)
-        matrix, span = int(picture.colorspace), int(picture.color_range)
-        if pixel.is_rgb or pixel.has_palette:
-            matrix, span = _BT709, _LIMITED
-        elif pixel.name.startswith("yuvj"):
-            span = _FULL
-        if matrix == _RGB_MATRIX:  # flagged as RGB, yet the planes are luma and chroma
-            matrix = _UNSPECIFIED
+        matrix, span = _levels(picture)
         aspect = (self._aspect or Fraction(0)).limit_denominator(65535)
         if not 0 < aspect < 65536:
             aspect = Fraction(0)
         rotation = self._rotation % 360
         if rotation % 90:
-            self._warn_once(f"a rotation by {rotation} degrees is not kept, only quarter turns are")
+            self._log.warning(
+                f"a rotation by {rotation} degrees is not kept, only quarter turns are"
+            )
             rotation = 0
+        info = self._info
+        for name, _ in info.side_data:
+            if name in LOST_NAMES:
+                self._log.warning(f"the stream's {LOST_NAMES[name]} is not kept")
+        mastering, light = read_hdr([*info.side_data, *_frame_hdr(picture)])
         try:
             return VideoFormat(
                 width=width,
@@ -130,18 +140,44 @@ class PictureReader:
                 color_primaries=int(picture.color_primaries),
                 color_trc=int(picture.color_trc),
                 colorspace=matrix,
-                color_range=span if span in (_LIMITED, _FULL) else 0,
-                chroma_location=self._chroma_location,
+                color_range=span,
+                chroma_location=info.chroma_location,
                 rotation=rotation,
+                mirrored=info.mirrored,
+                field_order=_field_order(info),
+                mastering=mastering,
+                content_light=light,
             )
         except ConfigError as error:
             raise MediaError(f"pictures of {width}x{height}: {error}") from error
+
+    def _same_levels(self, picture: VideoFrame) -> VideoFrame:
+        """The picture in the stream's range and matrix, where it states others."""
+        fmt, pixel = self._format(), picture.format
+        if pixel.is_rgb or pixel.has_palette or pixel.name.startswith(("gray", "ya")):
+            return picture
+        matrix, span = _levels(picture)
+        wanted = fmt.color_range or _LIMITED
+        other_range = span not in (0, wanted)
+        other_matrix = matrix != fmt.colorspace and _UNSPECIFIED not in (matrix, fmt.colorspace)
+        if not other_range and not other_matrix:
+            return picture
+        if other_range:
+            self._log.warning(
+                f"pictures change to {_RANGE_NAMES[span]} range: they are converted to "
+                f"{_RANGE_NAMES[wanted]} range, the first one's"
+            )
+        if other_matrix:
+            self._log.warning(
+                "pictures change their colour matrix: they are converted to the first one's"
+            )
+        return self._scale(picture, _without_range(picture), source=(matrix, span))
 
     def _planes(self, picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
         fmt, pixel = self._format(), picture.format
         name = pixel.name
         if any(component.is_alpha for component in pixel.components):
-            self._warn_once("the alpha channel is not coded")
+            self._log.warning("the alpha channel is not coded")
         depth = _depth(pixel)
         if name.startswith(("gray", "ya")):
             if name.startswith(("ya", "grayf")) or name.endswith("be"):
@@ -159,22 +195,37 @@ class PictureReader:
         )
         return y, u, v
 
-    def _scale(self, picture: VideoFrame, name: str, full_range: bool = False) -> VideoFrame:
-        """Through swscale to another pixel format and the stream's size, matrix and range."""
+    def _scale(
+        self,
+        picture: VideoFrame,
+        name: str,
+        full_range: bool = False,
+        source: tuple[int, int] | None = None,
+    ) -> VideoFrame:
+        """Through swscale to another pixel format and the stream's size, matrix and range.
+
+        Args:
+            source: matrix and range of the picture; None takes those that it states, or the
+                stream's.
+        """
         fmt = self._format()
         is_rgb = picture.format.is_rgb or picture.format.has_palette
         to_rgb = name == picture.format.name and is_rgb
-        span = _FULL if full_range else fmt.color_range or _LIMITED
+        wanted = _FULL if full_range else fmt.color_range or _LIMITED
+        matrix, span = source or (fmt.colorspace, wanted)
+        if matrix == _UNSPECIFIED:
+            matrix = fmt.colorspace
+        span = span or wanted
         try:
             return self._reformatter.reformat(
                 picture,
                 width=fmt.width,
                 height=fmt.height,
                 format=name,
-                src_colorspace=None if is_rgb else _swscale_matrix(fmt.colorspace),
+                src_colorspace=None if is_rgb else _swscale_matrix(matrix),
                 dst_colorspace=None if to_rgb else _swscale_matrix(fmt.colorspace),
                 src_color_range=_FULL if is_rgb else span,
-                dst_color_range=_FULL if to_rgb else span,
+                dst_color_range=_FULL if to_rgb else wanted,
                 interpolation=_SCALING,
                 threads=1,
             )
@@ -187,14 +238,51 @@ class PictureReader:
         assert self.video_format is not None
         return self.video_format
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            self._warn(text)
+
+def _levels(picture: VideoFrame) -> tuple[int, int]:
+    """(matrix, range) of a picture once it is YUV: H.273 code point; 0, limited or full."""
+    pixel = picture.format
+    matrix, span = int(picture.colorspace), int(picture.color_range)
+    if pixel.is_rgb or pixel.has_palette:
+        return _BT709, _LIMITED
+    if pixel.name.startswith("yuvj") or (pixel.name.startswith(("gray", "ya")) and not span):
+        span = _FULL
+    if matrix == _RGB_MATRIX:  # flagged as RGB, yet the planes are luma and chroma
+        matrix = _UNSPECIFIED
+    return matrix, span if span in (_LIMITED, _FULL) else 0
+
+
+def _without_range(picture: VideoFrame) -> str:
+    """The picture's pixel format; of those that imply full range, the one that does not."""
+    name: str = picture.format.name
+    return name.replace("yuvj", "yuv") if name.startswith("yuvj") else name
+
+
+def _field_order(info: StreamInfo) -> FieldOrder:
+    return FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
+
+
+def _frame_hdr(picture: VideoFrame) -> list[tuple[str, bytes]]:
+    """HDR10 descriptions that the decoder found in the stream itself."""
+    found: list[tuple[str, bytes]] = []
+    try:
+        side_data: Any = picture.side_data
+    except ValueError:  # a kind that PyAV has no name for
+        return found
+    for kind, name in (
+        (SideDataType.MASTERING_DISPLAY_METADATA, MASTERING_NAME),
+        (SideDataType.CONTENT_LIGHT_LEVEL, LIGHT_NAME),
+    ):
+        data = side_data.get(kind)
+        if data is not None:
+            found.append((name, bytes(data)))
+    return found
 
 
 def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:
     """The frame as PyAV's VideoFrame: yuv420p or yuv420p10le, with times and colour description.
+
+    Times, key_frame and pict_type (I or P) are set as PyAV's decoders do.
 
     Args:
         frame: planes as the format says; its pts is in ticks of time_base.
@@ -205,9 +293,12 @@ def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> 
         stride = plane.line_size // samples.itemsize
         rows = np.frombuffer(memoryview(plane), dtype=samples.dtype, count=plane.height * stride)
         rows.reshape(plane.height, stride)[:, : plane.width] = samples
-    picture.pts = frame.pts
+    picture.pts = picture.dts = frame.pts
     picture.time_base = time_base
     picture.duration = frame.duration
+    if frame.type is not None:
+        picture.key_frame = frame.type is FrameType.KEY  # type: ignore[misc]
+        picture.pict_type = PictureType.I if frame.type is FrameType.KEY else PictureType.P
     describe(picture, fmt)
     return picture
 
@@ -244,7 +335,7 @@ def convert(picture: VideoFrame, name: str, reformatter: VideoReformatter) -> Vi
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(f"pictures cannot be converted to {name!r}: {error}") from error
     result.pts, result.duration = picture.pts, picture.duration
-    if picture.time_base is not None:
+    if picture.time_base:
         result.time_base = picture.time_base
     if to_rgb:
         result.colorspace = _RGB_MATRIX

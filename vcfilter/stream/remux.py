@@ -1,30 +1,33 @@
-"""A neural film in another container: its packets as they are, nothing is coded anew."""
+"""A neural video in another container: its packets as they are, nothing is coded anew."""
 
 from __future__ import annotations
 
-import sys
+import logging
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
-from vcfilter._bridge import BridgePacket
-from vcfilter.errors import ConfigError, MediaError
-from vcfilter.stream.media import Cut, Warn
-from vcfilter.stream.raw import RAW, MediaMuxer, holds, open_muxer
-from vcfilter.stream.source import PIPE, Source
-from vcfilter.stream.streams import (
+from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, Muxer, StreamInfo
+from vcfilter.errors import MediaError
+from vcfilter.stream.containers import (
     MATROSKA,
-    Copy,
-    StreamCopier,
-    StreamSelection,
-    choose_video,
-    file_metadata,
-    plan_copies,
-    track_metadata,
+    Path,
+    container_named,
+    container_of,
+    need_neural,
+    open_muxer,
 )
+from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
+from vcfilter.stream.report import RunLog
+from vcfilter.stream.source import Source, reason_of
+from vcfilter.stream.streams import StreamSelection, choose_video
+from vcfilter.stream.tags import file_metadata, track_metadata
+from vcfilter.stream.target import Target, translated
+from vcfilter.stream.timestamps import Cut, constant_rate
 from vcfilter.stream.track import is_neural
-from vcfilter.stream.writer import Target, container_of, translated
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +48,29 @@ class CopyReport:
 
 
 def copy_file(
-    source: str,
-    target: str,
+    source: Path,
+    target: Path,
     *,
     streams: str | Sequence[str] = "all",
     overwrite: bool = False,
     container: str | None = None,
-    warn: Warn | None = None,
 ) -> CopyReport:
-    """Copy a neural film into another container, or into the raw stream `.vcf` and back.
+    """Copy a neural video into another container.
 
     Every packet stays the same bytes, those of other streams too; chapters and tags go along. The
-    target appears under its name only when it is complete.
+    target appears under its name only when it is complete. Warnings are logged and in the report.
 
     Args:
-        source, target, streams, overwrite, container, warn: as for encode_file.
+        source, target, streams, overwrite, container: as for encode_file.
 
     Raises:
         ConfigError: an argument is outside what is allowed.
         MediaError: the source has no neural stream, or either side cannot be read or written.
     """
-    selection = StreamSelection(
-        specifiers=("0",)
-        if streams == "all"
-        else (streams,)
-        if isinstance(streams, str)
-        else tuple(streams)
-    )
+    selection = StreamSelection.of(streams)
     name = container_of(target, container, MATROSKA)
-    warnings: list[str] = []
-
-    def tell(text: str) -> None:
-        warnings.append(text)
-        if warn:
-            warn(text)
-
+    need_neural(target, name)
+    log = RunLog(logger)
     with ExitStack() as stack:
         opened = Source(source)
         stack.callback(opened.close)
@@ -89,57 +80,65 @@ def copy_file(
             raise MediaError(f"{opened.title} has no neural video stream to copy")
         wanted = selection.indices(demuxer.streams)
         video = choose_video(demuxer.streams, wanted, is_neural)
-        if not holds(name, video):
-            raise ConfigError(
-                f"{target}: {name} cannot hold a neural stream; give .mkv (or .nut, .avi, .mov, "
-                ".vcf)"
-            )
         goal = Target(target, overwrite=overwrite, source=opened.name)
         stack.callback(goal.discard)  # nothing is left to discard of a completed one
         count = _Count()
-        pictures = Copy(
-            index=video.index,
-            info=replace(video, metadata=track_metadata(video)),
-            convert=count,
-        )
-        if name == RAW:
-            if len(wanted) > 1:
-                tell(f"vcf holds pictures only: {len(wanted) - 1} other streams are left out")
-            plan = [pictures]
-        else:
-            plan = [
-                pictures,
-                *plan_copies(demuxer.streams, wanted, video.index, name, tell, copy_videos=True),
-            ]
-        copier = StreamCopier(demuxer, plan, Cut(), tell)
-        output: Any = sys.stdout.buffer if target == PIPE else goal.path
+        plan = [
+            Copy(index=video.index, info=_track(video, name), convert=count),
+            *plan_copies(demuxer.streams, wanted, video.index, name, log, copy_videos=True),
+        ]
+        copier = StreamCopier(deque(), plan, Cut(), log)
         with translated(goal):
-            muxer: MediaMuxer = open_muxer(output, name)
+            muxer = open_muxer(goal.file, name)
             try:
-                copier.add_streams(muxer)
-                muxer.metadata.update(file_metadata(demuxer.metadata))
-                for chapter in demuxer.chapters:
-                    muxer.add_chapter(chapter)
-                muxer.write_header()
-                copier.copy_until(muxer, None)
-                muxer.close()
+                _copy(demuxer, muxer, copier, log)
             except BaseException:
                 muxer.abort()
                 raise
         if not count.packets:
-            raise MediaError(f"{opened.title} has no picture to copy")
+            raise MediaError(f"{opened.title} has no frame to copy")
         goal.complete()
     return CopyReport(
         source=opened.name,
-        target=target,
+        target=goal.name,
         packets=count.packets,
         video_bytes=count.video_bytes,
-        warnings=tuple(warnings),
+        warnings=tuple(log.warnings),
     )
 
 
+def _track(video: StreamInfo, container: str) -> StreamInfo:
+    """The video stream as the new file describes it."""
+    info = replace(video, metadata=track_metadata(video))
+    rate = constant_rate(video)
+    if container_named(container).constant_rate and rate:
+        info = replace(info, time_base=1 / rate)
+    return info
+
+
+def _copy(demuxer: Demuxer, muxer: Muxer, copier: StreamCopier, log: RunLog) -> None:
+    """Write header, all packets and trailer."""
+    copier.add_streams(muxer)
+    muxer.metadata.update(file_metadata(demuxer.metadata))
+    for chapter in demuxer.chapters:
+        muxer.add_chapter(chapter)
+    muxer.write_header()
+    copier.begin(muxer)
+    while True:
+        try:
+            packet = demuxer.read_packet()
+        except BridgeError as error:
+            log.warning(f"the source breaks off: {reason_of(error)}")
+            packet = None
+        if packet is None:
+            break
+        copier.write(muxer, packet)
+    copier.finish()
+    muxer.close()
+
+
 class _Count:
-    """Counts the pictures that pass; empty packets, with which AVI fills gaps in time, do not."""
+    """Counts the frames that pass; empty packets, with which AVI fills gaps in time, do not."""
 
     def __init__(self) -> None:
         self.packets = self.video_bytes = 0

@@ -1,4 +1,4 @@
-"""Where media come from: a file, or a pipe that is read once by several readers."""
+"""Where media come from: a file, a sequence of pictures, a URL, or a pipe that is read once."""
 
 from __future__ import annotations
 
@@ -6,86 +6,74 @@ import os
 import select
 import stat
 import sys
-import threading
-from collections import deque
-from typing import IO
+from contextlib import suppress
+from pathlib import Path as FilePath
+from typing import IO, Any
 
 import av
 import av.error
 from av.container import InputContainer
 
-from vcfilter._bridge import BridgeError
+from vcfilter._bridge import BridgeError, Demuxer
 from vcfilter.errors import MediaError
-from vcfilter.stream.raw import MediaDemuxer, open_demuxer
-
-PIPE = "-"
+from vcfilter.stream.containers import PIPE, Path, open_demuxer
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.1
 
 
 class Source:
-    """A media file that is opened several times, or a pipe that is read once for all.
+    """A media file, or a pipe that is read once.
 
     Args:
-        name: path or URL; "-" is standard input.
-        readers: how often it is opened, 1 or 2: what a pipe brings is held until all have read it.
+        name: path or URL; "-" is standard input; "img%03d.png" and "folder/*.png" are sequences
+            of pictures.
+
+    Raises:
+        MediaError: there is no such file.
     """
 
-    def __init__(self, name: str, readers: int = 2) -> None:
-        self.name = name
-        self.title = "standard input" if name == PIPE else name
-        self._fan: _Fan | None = None
+    def __init__(self, name: Path) -> None:
+        self.name = os.fspath(name)
+        self.title = "standard input" if self.name == PIPE else self.name
         self._file: IO[bytes] | None = None
-        self._readers = readers
-        if name == PIPE:
-            self._fan = _Fan(sys.stdin.buffer, self.title, readers)
-        elif "://" not in name:
+        self._pipe: _Pipe | None = None
+        self._taken = False
+        self._sequence = False
+        if self.name == PIPE:
+            self._pipe = _Pipe(sys.stdin.buffer, self.title)
+        elif "://" not in self.name:
             self._check_file()
 
     @property
     def is_pipe(self) -> bool:
         """Whether it can be read only once, and not sought in."""
-        return self._fan is not None
+        return self._pipe is not None
 
-    def demuxer(self) -> MediaDemuxer:
-        """Open it with the bridge.
+    def demuxer(self) -> Demuxer:
+        """Open it.
 
         Raises:
-            MediaError: it cannot be read or is no media file.
+            MediaError: it cannot be read or is no media file, or a pipe was opened already.
         """
+        if self._pipe and self._taken:
+            raise MediaError(f"{self.title} can be read only once")
+        self._taken = True
         try:
-            return open_demuxer(self._fan.tap() if self._fan else self.name)
+            if self._sequence:
+                return _open_sequence(self.name)
+            return open_demuxer(self._pipe or self.name)
         except (BridgeError, ValueError) as error:
             raise MediaError(self._refusal(error)) from error
 
-    def container(self) -> InputContainer:
-        """Open it with PyAV.
-
-        Raises:
-            MediaError: it cannot be read or is no media file.
-        """
-        try:
-            if self._fan:
-                return av.open(self._fan.tap(), "r")
-            return av.open(media_url(self.name), "r")
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise MediaError(self._refusal(error)) from error
-
-    def drop_first(self) -> None:
-        """The reader that opened it first reads no more: nothing of a pipe is held for it."""
-        if self._fan:
-            self._fan.drop_first()
-
     def stop(self) -> None:
-        """Wait for a pipe no longer: to its readers it ends here."""
-        if self._fan:
-            self._fan.stop()
+        """Wait for a pipe no longer: it ends here."""
+        if self._pipe:
+            self._pipe.ended = True
 
     def close(self) -> None:
         """Close what the source opened itself."""
-        if self._fan:
-            self._fan.close()
+        self.stop()
         if self._file:
             self._file.close()
 
@@ -93,13 +81,16 @@ class Source:
         try:
             status = os.stat(self.name)
         except (OSError, ValueError) as error:
+            self._sequence = isinstance(error, FileNotFoundError) and is_sequence(self.name)
+            if self._sequence:
+                return
             reason = getattr(error, "strerror", None) or str(error)
             raise MediaError(f"{self.name} cannot be read: {reason}") from error
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{self.name} is a folder, not a media file")
         if stat.S_ISFIFO(status.st_mode):
             self._file = open(self.name, "rb")  # noqa: SIM115 (closed by close)
-            self._fan = _Fan(self._file, self.name, self._readers)
+            self._pipe = _Pipe(self._file, self.name)
         elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
             raise MediaError(f"{self.name} is empty")
 
@@ -107,6 +98,50 @@ class Source:
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
         return f"{self.title} cannot be read: {reason_of(error)}"
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a name is a pattern of picture files: a number (%d, %03d), or a wildcard."""
+    base = FilePath(name).name
+    place = base.find("%")
+    if place >= 0:
+        digits = base[place + 1 :].split("d", 1)
+        return len(digits) == 2 and (not digits[0] or digits[0].isdecimal())
+    return any(char in base for char in "*?[")
+
+
+def _open_sequence(name: str) -> Demuxer:
+    kind = "sequence" if "%" in FilePath(name).name else "glob"
+    return Demuxer(name, "image2", {"pattern_type": kind})
+
+
+def open_av(name: Path | IO[bytes], container: str | None = None) -> InputContainer:
+    """PyAV's container for a file that `open_demuxer` accepts; it opens no other file either.
+
+    Args:
+        name: path, URL or binary file object, which is read from its start.
+        container: FFmpeg's name of it, where the bridge told that; None finds out.
+
+    Raises:
+        MediaError: it cannot be read or is no media file.
+    """
+    if isinstance(name, str | os.PathLike):
+        title = os.fspath(name)
+    else:
+        title = str(getattr(name, "name", "input"))
+    try:
+        if container is None:
+            with open_demuxer(name) as demuxer:
+                container = demuxer.format_name
+        options = {"format_whitelist": container}
+        if not isinstance(name, str | os.PathLike):
+            name.seek(0)
+            return av.open(name, "r", options=options)
+        return av.open(media_url(title), "r", options={} if "://" in title else options)
+    except (BridgeError, av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{title} cannot be read: {reason_of(error)}") from error
 
 
 def media_url(name: str) -> str:
@@ -120,98 +155,31 @@ def reason_of(error: BaseException) -> str:
     return str(strerror or error).rstrip(".")
 
 
-class _Fan:
-    """Hands what a pipe brings to each of its taps; holds what the slowest has not taken."""
+class _Pipe:
+    """A pipe as a binary file object without seek; `ended` gives up waiting for it."""
 
-    def __init__(self, file: IO[bytes], name: str, readers: int) -> None:
+    def __init__(self, file: IO[bytes], name: str) -> None:
         self.name = name
+        self.ended = False
         self._file = file
-        self._readers = readers
-        self._lock = threading.Lock()
-        self._reading = threading.Lock()
-        self._head: list[bytes] | None = []  # from the start, for taps that open later
-        self._taps: list[_Tap] = []
-        self._ended = False
+        self._number: int | None = None
+        with suppress(OSError, AttributeError):
+            self._number = file.fileno()
 
-    def tap(self) -> _Tap:
-        """A reader from the first byte on; only as many as were announced can be made."""
-        with self._lock:
-            if self._head is None:
-                raise MediaError(f"{self.name} can be read only once")
-            tap = _Tap(self, deque(self._head))
-            self._taps.append(tap)
-            if len(self._taps) == self._readers:
-                self._head = None
-            return tap
-
-    def fill(self, tap: _Tap) -> None:
-        """Wait until the tap has something, or the pipe has ended."""
-        while not self._reading.acquire(timeout=_POLL_SECONDS):
-            if self._ended:
-                return
-        try:
-            with self._lock:
-                if tap.chunks or self._ended:
-                    return
-            chunk = self._read()
-            with self._lock:
-                self._ended = self._ended or not chunk
-                if chunk and self._head is not None:
-                    self._head.append(chunk)
-                for each in self._taps:
-                    if chunk and not each.closed:
-                        each.chunks.append(chunk)
-        finally:
-            self._reading.release()
-
-    def _read(self) -> bytes:
-        """What comes next; empty at the end, or when a silent pipe is given up."""
-        try:
-            number = self._file.fileno()
-        except (OSError, AttributeError):
-            data: bytes = self._file.read(_CHUNK)
-            return data
-        # Not through the buffered file: a thread that hangs in one aborts Python's exit.
-        while not self._ended:
-            if select.select([number], [], [], _POLL_SECONDS)[0]:
-                return os.read(number, _CHUNK)
-        return b""
-
-    def stop(self) -> None:
-        """End here; what has come can still be read."""
-        self._ended = True
-
-    def drop_first(self) -> None:
-        with self._lock:
-            self._taps[0].close()
-
-    def close(self) -> None:
-        with self._lock:
-            self._ended = True
-            for tap in self._taps:
-                tap.close()
-
-
-class _Tap:
-    """One reader of a pipe, as a binary file object without seek."""
-
-    def __init__(self, fan: _Fan, chunks: deque[bytes]) -> None:
-        self.chunks = chunks
-        self.name = fan.name
-        self.closed = False
-        self._fan = fan
+    def seekable(self) -> bool:
+        return False
 
     def read(self, size: int = -1) -> bytes:
-        if not self.chunks:
-            self._fan.fill(self)
-        if not self.chunks:
-            return b""
-        chunk = self.chunks.popleft()
-        if 0 <= size < len(chunk):
-            self.chunks.appendleft(chunk[size:])
-            chunk = chunk[:size]
-        return chunk
+        """What comes next; empty at the end, or when a silent pipe is given up."""
+        wanted = _CHUNK if size < 0 else min(size, _CHUNK)
+        if self._number is None:
+            data: Any = b"" if self.ended else self._file.read(wanted)
+            return bytes(data)
+        # Not through the buffered file: a thread that hangs in one aborts Python's exit.
+        while not self.ended:
+            if select.select([self._number], [], [], _POLL_SECONDS)[0]:
+                return os.read(self._number, wanted)
+        return b""
 
-    def close(self) -> None:
-        self.closed = True
-        self.chunks.clear()
+
+__all__ = ["PIPE", "Source", "is_sequence", "media_url", "open_av", "reason_of"]

@@ -1,82 +1,52 @@
 """Whole files, in any direction: ordinary to neural, neural to ordinary, neural to neural.
 
-Reading and decoding, the networks, and writing overlap: pictures are decoded a few frames ahead
-in one thread, packets are written in another, where the source's other streams are copied up to
-the time of each packet. At most one segment of frames is held.
+Reading and decoding, the networks, and writing overlap: one thread reads the source once, decodes
+frames a few ahead and queues the packets of streams that are copied; another writes packets, those
+of copied streams up to the time of each. At most one segment of frames is held.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from vcfilter._bridge import BridgeError, StreamInfo
+from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import PassLog, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
-from vcfilter.options import EncoderOptions
-from vcfilter.stream.media import (
-    Cut,
-    MediaCodec,
-    MediaCoder,
-    MediaPictures,
-    PictureCoder,
-    PictureSource,
-    Warn,
-    Y4mCoder,
-)
-from vcfilter.stream.pipeline import Ahead, Behind
-from vcfilter.stream.raw import RAW, MediaDemuxer
-from vcfilter.stream.reader import DecoderOptions, NeuralPictures, neural_frames
-from vcfilter.stream.source import Source, reason_of
-from vcfilter.stream.streams import (
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
+from vcfilter.stream.containers import (
     MATROSKA,
-    StreamCopier,
-    StreamSelection,
-    choose_video,
-    cut_chapters,
-    file_metadata,
-    plan_copies,
-    track_metadata,
-)
-from vcfilter.stream.track import is_neural
-from vcfilter.stream.writer import (
-    NEURAL_CONTAINERS,
-    MuxerSink,
-    NeuralCoder,
-    PlainSink,
-    Target,
+    Y4M,
+    Path,
+    container_named,
     container_of,
+    need_neural,
 )
+from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
+from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames, PacketReader
+from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
+from vcfilter.stream.filters import FrameFilter, apply
+from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
+from vcfilter.stream.report import RunLog
+from vcfilter.stream.sinks import MuxerSink, Y4mSink
+from vcfilter.stream.source import Source
+from vcfilter.stream.streams import StreamSelection, choose_video
+from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
+from vcfilter.stream.target import Target
+from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
+from vcfilter.stream.track import is_neural
 
-__all__ = [
-    "Interrupted",
-    "Progress",
-    "TranscodeReport",
-    "decode_file",
-    "encode_file",
-    "neural_frames",
-]
+logger = logging.getLogger(__name__)
 
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
-_QUEUE_BYTES = 64 << 20  # of pictures in a queue, raw ones in that of packets too
+_QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
 _PROGRESS_SECONDS = 0.2
-
-DEFAULT_CODECS = {
-    "webm": MediaCodec.named("libvpx-vp9", options={"row-mt": "1"}),
-    "nut": MediaCodec(name="rawvideo"),
-    "rawvideo": MediaCodec(name="rawvideo"),
-    "avi": MediaCodec(name="mpeg4", options={"flags": "+qscale", "global_quality": "236"}),
-    "mpeg": MediaCodec(name="mpeg2video", options={"b": "20000000"}),
-    "hevc": MediaCodec.named("libx265"),
-}
-"""What decoded pictures are coded with when nothing is asked for; elsewhere x264 at crf 18."""
-
-_DEFAULT_CODEC = MediaCodec.named("libx264")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +59,7 @@ class Progress:
         total_frames: estimate of all; None when unknown.
         seconds: playing time of what is coded.
         total_seconds: playing time of all; None when unknown.
-        video_bytes: size of the picture track's packets written so far.
+        video_bytes: size of the video track's packets written so far.
         elapsed_seconds: since the run began.
     """
 
@@ -108,7 +78,7 @@ class Progress:
 
     @property
     def bitrate(self) -> float:
-        """Bit/s of the picture track so far."""
+        """Bit/s of the video track so far."""
         return 8 * self.video_bytes / self.seconds if self.seconds > 0 else 0.0
 
     @property
@@ -127,10 +97,10 @@ class TranscodeReport:
     Args:
         source, target: their names.
         frames: coded.
-        seconds: playing time of the pictures.
-        video_bytes: size of the picture track's packets.
+        seconds: playing time of the frames.
+        video_bytes: size of the video track's packets.
         elapsed_seconds: that the run took.
-        video_format: of the pictures.
+        video_format: of the frames.
         psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless coded neurally.
         warnings: one sentence each.
     """
@@ -147,7 +117,7 @@ class TranscodeReport:
 
     @property
     def bitrate(self) -> float:
-        """Bit/s of the picture track."""
+        """Bit/s of the video track."""
         return 8 * self.video_bytes / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -160,38 +130,40 @@ class Interrupted(KeyboardInterrupt):
 
 
 def encode_file(
-    source: str,
-    target: str,
+    source: Path,
+    target: Path,
     options: EncoderOptions | None = None,
     *,
     decoder: DecoderOptions | None = None,
+    runtime: Runtime | None = None,
     start: float | Fraction | None = None,
     duration: float | Fraction | None = None,
     streams: str | Sequence[str] = "all",
     overwrite: bool = False,
     two_pass: bool = False,
     container: str | None = None,
+    filters: Sequence[FrameFilter] = (),
     progress: Callable[[Progress], None] | None = None,
-    warn: Warn | None = None,
 ) -> TranscodeReport:
-    """Code a film's pictures neurally; its other streams, chapters and tags are copied.
+    """Code a video's frames neurally; its other streams, chapters and tags are copied.
 
     Packets of the other streams are copied byte for byte. The target appears under its name only
-    when it is complete.
+    when it is complete. Warnings are logged (logging, "vcfilter.stream") and in the report.
 
     Args:
         source: path or URL of anything that FFmpeg reads; "-" is standard input.
-        target: path; "-" is standard output. Its extension tells the container: mkv, nut, avi,
-            mov or vcf (the pictures alone).
+        target: path; "-" is standard output. Its extension tells the container: mkv, nut, avi or
+            mov.
         options: see EncoderOptions; its frame rate is replaced by the source's.
         decoder: how a source that is itself neural is decoded.
+        runtime: where the networks run.
         start, duration: the part wanted, in seconds from the source's start.
         streams: "all", or specifiers like FFmpeg's -map ("v", "a:0", "0:2").
         overwrite: whether an existing target is replaced.
         two_pass: look at the whole source first, to meet options.bitrate.
         container: FFmpeg's name of the container, instead of the extension's.
+        filters: what frames go through before they are coded, in this order.
         progress: called about five times a second.
-        warn: called at once with each warning; all are in the report as well.
 
     Raises:
         ConfigError: an argument is outside what is allowed.
@@ -199,12 +171,9 @@ def encode_file(
         Interrupted: after Ctrl-C.
     """
     options = options or EncoderOptions()
-    job = _Job(source, start, duration, streams, warn, progress, decoder or DecoderOptions())
+    job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     name = container_of(target, container, MATROSKA)
-    if name not in NEURAL_CONTAINERS:
-        raise ConfigError(
-            f"{target}: {name} cannot hold a neural stream; give .mkv (or .nut, .avi, .mov, .vcf)"
-        )
+    need_neural(target, name)
     with job:
         log: PassLog | None = None
         if two_pass:
@@ -214,59 +183,53 @@ def encode_file(
                 raise ConfigError("two passes need a file: a pipe can be read only once")
         goal = job.target(target, overwrite)
         if two_pass:
-            log = job.first_pass(options)
-        coder = NeuralCoder(options, log, {"ENCODER": "vcfilter"})
+            log = job.first_pass(options, name)
+        coder = NeuralEncoder(options, runtime, log, {"ENCODER": "vcfilter"})
         return job.run(goal, coder, name)
 
 
 def decode_file(
-    source: str,
-    target: str,
+    source: Path,
+    target: Path,
     *,
     codec: MediaCodec | None = None,
     decoder: DecoderOptions | None = None,
+    runtime: Runtime | None = None,
     start: float | Fraction | None = None,
     duration: float | Fraction | None = None,
     streams: str | Sequence[str] = "all",
     overwrite: bool = False,
     container: str | None = None,
+    filters: Sequence[FrameFilter] = (),
     progress: Callable[[Progress], None] | None = None,
-    warn: Warn | None = None,
 ) -> TranscodeReport:
-    """Decode a neural film into an ordinary one; its other streams are copied.
+    """Decode a neural video into an ordinary one; its other streams are copied.
 
     Args:
         source: a neural file; "-" is standard input.
         target: path, of any container that FFmpeg writes; "-" is standard output, YUV4MPEG2
             unless container says otherwise.
-        codec: encoder of the pictures; None takes x264 at crf 18 (webm: VP9, nut: raw video,
-            avi: MPEG-4 part 2, mpg: MPEG-2).
+        codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
+            raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
-        start, duration, streams, overwrite, container, progress, warn: as for encode_file.
+        runtime, start, duration, streams, overwrite, container, filters, progress: as for
+            encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
         BitstreamError: damage, where the decoder is strict.
         ModelMismatchError: the stream was coded by another model.
     """
-    job = _Job(source, start, duration, streams, warn, progress, decoder or DecoderOptions())
-    name = container_of(target, container, "yuv4mpegpipe")
+    job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    name = container_of(target, container, Y4M)
     with job:
         if not job.is_neural:
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
-        goal = job.target(target, overwrite)
-        coder: PictureCoder
-        if name == "yuv4mpegpipe":
-            if codec is not None:
-                raise ConfigError("y4m holds raw pictures: it takes no codec")
-            coder = Y4mCoder()
-        elif name == RAW:
-            raise ConfigError(f"{target}: vcf holds neural pictures only; encode writes it")
-        else:
-            chosen = codec or DEFAULT_CODECS.get(name, _DEFAULT_CODEC)
-            threads = decoder.threads if decoder else 0
-            coder = MediaCoder(chosen, name, threads)
-        return job.run(goal, coder, name)
+        if name == Y4M and codec is not None:
+            raise ConfigError("y4m holds raw frames: it takes no codec")
+        threads = runtime.threads if runtime else 0
+        coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
+        return job.run(job.target(target, overwrite), coder, name)
 
 
 class _Job:
@@ -274,28 +237,29 @@ class _Job:
 
     def __init__(
         self,
-        source: str,
+        source: Path,
         start: float | Fraction | None,
         duration: float | Fraction | None,
         streams: str | Sequence[str],
-        warn: Warn | None,
+        filters: Sequence[FrameFilter],
         progress: Callable[[Progress], None] | None,
-        decoder: DecoderOptions,
+        decoder: DecoderOptions | None,
+        runtime: Runtime | None,
     ) -> None:
         if start is not None and start < 0:
             raise ConfigError(f"start {float(start)} s is negative")
         if duration is not None and duration <= 0:
             raise ConfigError(f"duration {float(duration)} s is not positive")
-        named = ("0",) if streams == "all" else (streams,) if isinstance(streams, str) else streams
-        self._selection = StreamSelection(specifiers=tuple(named))
+        self._selection = StreamSelection.of(streams)
         self._copy_videos = streams != "all"
         self._start, self._duration = start, duration
-        self._warn_now = warn
+        self._filters = tuple(filters)
         self._progress = progress
-        self._decoder = decoder
-        self._warnings: list[str] = []
+        self._decoder = decoder or DecoderOptions()
+        self._runtime = runtime
         self._began = time.monotonic()
         self._stack = ExitStack()
+        self.log = RunLog(logger)
         self.source = Source(source)
 
     def __enter__(self) -> _Job:
@@ -309,19 +273,12 @@ class _Job:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def warn(self, text: str) -> None:
-        """Keep a warning for the report, and tell it."""
-        if text not in self._warnings:
-            self._warnings.append(text)
-            if self._warn_now:
-                self._warn_now(text)
-
     @property
     def is_neural(self) -> bool:
-        """Whether the chosen pictures are neurally coded."""
+        """Whether the chosen video stream is neurally coded."""
         return is_neural(self._video)
 
-    def target(self, name: str, overwrite: bool) -> Target:
+    def target(self, name: Path, overwrite: bool) -> Target:
         """The target, checked."""
         target = Target(name, overwrite=overwrite, source=self.source.name)
         self._stack.callback(target.discard)  # nothing is left to discard of a completed one
@@ -329,7 +286,7 @@ class _Job:
 
     def _open(self) -> None:
         self._stack.callback(self.source.close)
-        self._demuxer: MediaDemuxer = self.source.demuxer()
+        self._demuxer: Demuxer = self.source.demuxer()
         self._stack.callback(self._demuxer.close)
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
@@ -347,82 +304,96 @@ class _Job:
                 raise MediaError(
                     f"{self.source.title} is over before {float(self._start or 0):g} s"
                 )
+        video = self._video
+        if video.duration is not None and start is None:
+            length = video.duration * video.time_base  # subtitles may outlast the frames
         if self._duration is not None:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
         self._length = length
 
-    def _pictures(self) -> PictureSource:
-        """The pictures, from the source's second opening."""
+    def _frame_source(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
         if self.is_neural:
-            demuxer = self.source.demuxer()
-            try:
-                return NeuralPictures(
-                    demuxer,
-                    self._video,
-                    self._decoder,
-                    self._cut,
-                    seekable=seekable,
-                    warn=self.warn,
-                )
-            except BaseException:
-                demuxer.close()
-                raise
-        container = self.source.container()
-        videos = [info.index for info in self._streams if info.kind == "video"]
-        position = videos.index(self._video.index)
-        if position >= len(container.streams.video):
-            container.close()
-            raise MediaError(f"{self.source.title}: its video stream cannot be decoded")
-        return MediaPictures(
-            container, position, self._video, self._cut, seekable=seekable, warn=self.warn
+            return NeuralFrames(
+                reader,
+                self._video,
+                self._decoder,
+                self._cut,
+                seekable=seekable,
+                runtime=self._runtime,
+                log=self.log,
+            )
+        return MediaFrames(reader, self._video, self._cut, seekable=seekable, log=self.log)
+
+    def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
+        known = container_named(container)
+        rate = constant_rate(self._video) if known.constant_rate else source.frame_rate
+        return FrameClock(
+            source.time_base,
+            rate,
+            offset=self._cut.offset,
+            tick=known.tick,
+            constant_rate=known.constant_rate,
+            exact=exact,
         )
 
-    def first_pass(self, options: EncoderOptions) -> PassLog:
-        """Code all pictures quickly, for the log that the second pass needs."""
-        pictures = self._pictures()
-        frames = 0
-        coder: NeuralCoder | None = None
-        size = 0
-        try:
-            with (
-                Ahead(pictures.frames(), self._depth(_AHEAD_FRAMES), "source") as ahead,
-                self._stop_early(),
-            ):
-                for frame in ahead:
-                    if coder is None:
-                        coder = self._first_coder(pictures, options)
-                    size += sum(len(packet.data) for packet in coder.encode(frame))
-                    frames += 1
-                    self._tell("pass 1", frames, self._time_of(frame, pictures), size)
-        except KeyboardInterrupt:
-            raise Interrupted(None) from None
-        finally:
-            pictures.close()
+    def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
+        """Code all frames quickly, for the log that the second pass needs."""
+        frames = size = 0
+        coder: NeuralEncoder | None = None
+        with self.source.demuxer() as demuxer:
+            source = self._frame_source(PacketReader(demuxer, self._video, log=self.log))
+            clock = self._clock(source, container, exact=True)
+            stage = apply(self._filters, clock.frames(source.frames()))
+            try:
+                with (
+                    Prefetcher(stage, self._depth(_AHEAD_FRAMES), "source") as ahead,
+                    self._stop_early(),
+                ):
+                    for frame in ahead:
+                        if coder is None:
+                            coder = self._first_coder(source, clock, options)
+                        size += sum(len(packet.data) for packet in coder.encode(frame))
+                        frames += 1
+                        self._tell("pass 1", frames, float(frame.pts * clock.time_base), size)
+            except KeyboardInterrupt:
+                raise Interrupted(None) from None
         if coder is None or coder.encoder is None:
-            raise MediaError("there is no picture in the part that was asked for")
+            raise MediaError("there is no frame in the part that was asked for")
         coder.encode(None)
         log = coder.encoder.pass_log
         if log is None:
             raise MediaError("the first pass gave no log")
         return log
 
-    def _first_coder(self, pictures: PictureSource, options: EncoderOptions) -> NeuralCoder:
-        fmt = pictures.video_format
+    def _first_coder(
+        self, source: FrameSource, clock: FrameClock, options: EncoderOptions
+    ) -> NeuralEncoder:
+        fmt = source.video_format
         assert fmt is not None
-        if pictures.frame_rate:
-            options = replace(options, frame_rate=pictures.frame_rate)
-        coder = NeuralCoder(first_pass_options(fmt, options))
-        coder.open(fmt, pictures.time_base, pictures.frame_rate)
+        if source.frame_rate:
+            options = replace(options, frame_rate=source.frame_rate)
+        coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
+        coder.open(fmt, clock.time_base, source.frame_rate)
         return coder
 
-    def run(self, target: Target, coder: PictureCoder, container: str) -> TranscodeReport:
-        """Code all pictures into the target and copy what stands beside them."""
-        sink: MuxerSink | PlainSink | None = None
+    def run(
+        self, target: Target, coder: NeuralEncoder | FrameEncoder | None, container: str
+    ) -> TranscodeReport:
+        """Code all frames into the target and copy what stands beside them.
+
+        Args:
+            coder: None writes the frames themselves (YUV4MPEG2).
+        """
+        sink: MuxerSink | Y4mSink | None = None
         try:
-            sink = self._sink(target, container)
-            return self._run(sink, coder, target)
+            plan = self._plan(container)
+            copied = [copy.index for copy in plan if copy.index >= 0]
+            reader = PacketReader(self._demuxer, self._video, copied, self.log)
+            copier = StreamCopier(reader.queue, plan, self._cut, self.log)
+            sink = self._sink(target, container, copier)
+            return self._run(sink, coder, target, reader, container)
         except KeyboardInterrupt:
             partial = sink.abandon(keep=True) if sink else None
             target.discard()
@@ -433,112 +404,116 @@ class _Job:
             target.discard()
             raise
 
-    def _sink(self, target: Target, container: str) -> MuxerSink | PlainSink:
-        if container == "yuv4mpegpipe":
-            self._warn_dropped("y4m")
-            self._copy_nothing()
-            return PlainSink(target)
-        if container in ("rawvideo", "h264", "hevc", RAW):
-            self._warn_dropped(container)
-            self._copy_nothing()
-            return MuxerSink(target, container, copier=None, metadata={}, chapters=())
-        plan = plan_copies(
+    def _plan(self, container: str) -> list[Copy]:
+        if container_named(container).video_only:
+            rest = [i for i in self._wanted if i != self._video.index]
+            if rest and self._copy_videos:
+                self.log.warning(
+                    f"{container} holds one video stream alone: {len(rest)} other streams are "
+                    "left out"
+                )
+            return []
+        return plan_copies(
             self._streams,
             self._wanted,
             self._video.index,
             container,
-            self.warn,
-            self._copy_videos,
+            self.log,
+            copy_videos=self._copy_videos,
         )
-        if self._cut.start and plan and not self.source.is_pipe:
-            try:
-                self._demuxer.seek(-1, int(self._cut.start * 1_000_000))
-            except BridgeError as error:
-                self.warn(f"the source cannot seek ({reason_of(error)}): it is read from its start")
-        copier = StreamCopier(self._demuxer, plan, self._cut, self.warn)
-        track = replace(self._video, metadata=track_metadata(self._video))
-        sink = MuxerSink(
+
+    def _sink(self, target: Target, container: str, copier: StreamCopier) -> MuxerSink | Y4mSink:
+        if container == Y4M:
+            return Y4mSink(target)
+        plain = container_named(container).video_only
+        return MuxerSink(
             target,
             container,
             copier=copier,
-            metadata=file_metadata(self._demuxer.metadata),
-            chapters=tuple(cut_chapters(self._demuxer.chapters, self._cut)),
-            track=track,
-            offset=self._cut.offset,
+            metadata={} if plain else file_metadata(self._demuxer.metadata),
+            chapters=() if plain else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
+            track=replace(self._video, metadata=track_metadata(self._video)),
+            log=self.log,
         )
-        if not copier.reads:
-            self._copy_nothing()
-        return sink
-
-    def _copy_nothing(self) -> None:
-        """Only the pictures are read on: what a pipe brings need not be held for the copies."""
-        self._demuxer.close()
-        self.source.drop_first()
-
-    def _warn_dropped(self, container: str) -> None:
-        rest = [i for i in self._wanted if i != self._video.index]
-        if rest and (self._copy_videos or container == RAW):
-            self.warn(f"{container} holds pictures only: {len(rest)} other streams are left out")
 
     def _run(
-        self, sink: MuxerSink | PlainSink, coder: PictureCoder, target: Target
+        self,
+        sink: MuxerSink | Y4mSink,
+        coder: NeuralEncoder | FrameEncoder | None,
+        target: Target,
+        reader: PacketReader,
+        container: str,
     ) -> TranscodeReport:
-        pictures = self._pictures()
-        frames = 0
+        source = self._frame_source(reader)
+        clock = self._clock(source, container, exact=isinstance(coder, NeuralEncoder))
+        stage = apply(self._filters, clock.frames(source.frames()))
+        count = 0
         first: Fraction | None = None
         last = Fraction(0)
-        behind = Behind(sink.write, self._depth(_BEHIND_PACKETS), "target")
+        writer = BackgroundWriter(
+            sink.write, self._depth(_BEHIND_PACKETS), "target", idle=sink.flush
+        )
         try:
             with (
-                Ahead(pictures.frames(), self._depth(_AHEAD_FRAMES), "source") as ahead,
+                Prefetcher(stage, self._depth(_AHEAD_FRAMES), "source") as ahead,
                 self._stop_early(),
             ):
                 for frame in ahead:
                     if first is None:
-                        assert pictures.video_format is not None
-                        info = coder.open(
-                            pictures.video_format, pictures.time_base, pictures.frame_rate
-                        )
-                        sink.start(info)
-                        first = frame.pts * pictures.time_base
-                    for packet in coder.encode(frame):
-                        behind.put(packet)
-                    frames += 1
-                    last = max(last, self._end_of(frame, pictures))
-                    self._tell("", frames, float(last - first), sink.video_bytes)
+                        fmt = source.video_format
+                        assert fmt is not None
+                        self._start_sink(sink, coder, fmt, clock.time_base, clock.frame_rate)
+                        first = frame.pts * clock.time_base
+                    for item in _items(coder, frame):
+                        writer.put(item)
+                    count += 1
+                    last = max(last, self._end_of(frame, clock))
+                    self._tell("", count, float(last - first), sink.video_bytes)
             if first is None:
-                raise MediaError("there is no picture in the part that was asked for")
-            for packet in coder.encode(None):
-                behind.put(packet)
-            self._check_length(last - first)
-            behind.finish()
+                raise MediaError("there is no frame in the part that was asked for")
+            for item in _items(coder, None):
+                writer.put(item)
+            self._check(last - first, reader, clock)
+            writer.finish()
         except KeyboardInterrupt:
             self.source.stop()
-            behind.finish()  # what is coded is kept
+            writer.finish()  # what is coded is kept
             raise
         except BaseException:
-            behind.abandon()
+            writer.abandon()
             raise
-        finally:
-            pictures.close()
         sink.finish()
-        self._tell("", frames, float(last - first), sink.video_bytes, final=True)
-        assert pictures.video_format is not None
+        self._tell("", count, float(last - first), sink.video_bytes, final=True)
+        assert source.video_format is not None
         psnr = None
-        if isinstance(coder, NeuralCoder) and coder.statistics and coder.statistics.records:
+        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.records:
             records = coder.statistics.records
             psnr = sum(record.psnr for record in records) / len(records)
         return TranscodeReport(
             source=self.source.name,
             target=target.name,
-            frames=frames,
+            frames=count,
             seconds=float(last - first),
             video_bytes=sink.video_bytes,
             elapsed_seconds=time.monotonic() - self._began,
-            video_format=pictures.video_format,
+            video_format=source.video_format,
             psnr=psnr,
-            warnings=tuple(self._warnings),
+            warnings=tuple(self.log.warnings),
         )
+
+    def _start_sink(
+        self,
+        sink: MuxerSink | Y4mSink,
+        coder: NeuralEncoder | FrameEncoder | None,
+        fmt: VideoFormat,
+        time_base: Fraction,
+        rate: Fraction | None,
+    ) -> None:
+        if isinstance(sink, Y4mSink):
+            sink.start(fmt, rate)
+        else:
+            assert coder is not None
+            sink.start(coder.open(fmt, time_base, rate))
 
     @contextmanager
     def _stop_early(self) -> Iterator[None]:
@@ -549,31 +524,31 @@ class _Job:
             self.source.stop()
             raise
 
-    def _check_length(self, seconds: Fraction) -> None:
-        """Warn where the pictures end well before the source says they do."""
-        if self._video.duration is None or self._cut != Cut():
+    def _check(self, seconds: Fraction, reader: PacketReader, clock: FrameClock) -> None:
+        """Warn of times that were moved, and where frames end well before the source says."""
+        if clock.moved:
+            self.log.warning(
+                f"{clock.moved} frames had a time that was not after the frame before: moved"
+            )
+        if self._video.duration is None or self._cut != Cut() or reader.jumps or self._filters:
             return
         told = self._video.duration * self._video.time_base
         if told - seconds > max(Fraction(1, 2), told / 20):
-            self.warn(
-                f"the source says it has {float(told):.2f} s of pictures, "
+            self.log.warning(
+                f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "
                 f"{float(seconds):.2f} s could be decoded: it seems to be cut short"
             )
 
     def _depth(self, most: int) -> int:
-        """How many pictures may wait in a queue: few where they are large."""
+        """How many frames may wait in a queue: few where they are large."""
         size = max(1, self._video.width * self._video.height * 3 // 2)
         return max(2, min(most, _QUEUE_BYTES // size))
 
-    def _time_of(self, frame: Frame, pictures: PictureSource) -> float:
-        return float(frame.pts * pictures.time_base - self._cut.offset)
-
-    def _end_of(self, frame: Frame, pictures: PictureSource) -> Fraction:
-        rate = pictures.frame_rate
-        length = frame.duration * pictures.time_base if frame.duration else Fraction(0)
-        if not length and rate:
-            length = 1 / rate
-        return frame.pts * pictures.time_base + length
+    def _end_of(self, frame: Frame, clock: FrameClock) -> Fraction:
+        length = frame.duration * clock.time_base if frame.duration else Fraction(0)
+        if not length and clock.frame_rate:
+            length = 1 / clock.frame_rate
+        return frame.pts * clock.time_base + length
 
     _told = 0.0
 
@@ -597,3 +572,12 @@ class _Job:
                 elapsed_seconds=now - self._began,
             )
         )
+
+
+def _items(
+    coder: NeuralEncoder | FrameEncoder | None, frame: Frame | None
+) -> Sequence[BridgePacket | Frame]:
+    """What the sink writes next: packets, or the frame itself where nothing is coded."""
+    if coder is not None:
+        return coder.encode(frame)
+    return [] if frame is None else [frame]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
-from vcfilter.models.hierarchical.layers import chroma_weight
+from vcfilter.models.hierarchical.conditions import chroma_weight
 from vcfilter.train.data import Planes
 
 # (reconstruction, original, quantiser steps (B,)) to distortion per luma sample (B,), in squared

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
-from vcfilter.codec.structure import Thumbnail, thumbnail
+from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
 from vcfilter.errors import MediaError
 from vcfilter.train.data import Clip
 
@@ -44,10 +43,6 @@ SHARD_INDEX = "index.tsv"  # one row per clip, with at least the columns shard a
 VIMEO_TRAINING = "sep_trainlist.txt"  # Vimeo-90k's own list: its other septuplets are for tests
 RUN_IMAGES = 2000  # images per array of the cache, unless one run of them is longer
 LEAST_SIDE = 32  # smaller pictures hold no crop
-
-# Two neighbouring frames belong to different shots when their block means differ by this much,
-# and by this many times what the last frames differed by.
-CUT_DIFFERENCE, CUT_RATIO, CUT_RECENT = 12.0, 2.5, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +67,7 @@ class Source:
 
     def key(self) -> str:
         """16 hexadecimal digits that change with any of its files."""
-        digest = hashlib.sha256(f"2 {self.clips}".encode())  # 2: version of this layout
+        digest = hashlib.sha256(f"3 {self.clips}".encode())  # 3: version of layout and cuts
         for path in (p for run in self.runs for p in run):
             stat = path.stat()
             digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -225,22 +220,18 @@ class Growing:
         self.frames = 0
         self.shots: list[int] = []
         self.keys: list[int] = []
-        self._last: Thumbnail | None = None
-        self._recent: deque[float] = deque(maxlen=CUT_RECENT)
+        self._cuts = SceneCutDetector()
 
     def add(self, picture: Frames, key: bool, first: bool) -> None:
         """Append a frame; first: it surely begins a shot."""
-        small = thumbnail(picture[: self.rows], 8)
-        changed = 0.0 if self._last is None else float(np.abs(small - self._last).mean())
-        usual = float(np.mean(self._recent)) if self._recent else 0.0
-        if first or not self.frames or changed > max(CUT_DIFFERENCE, CUT_RATIO * usual):
+        if first or not self.frames:
+            self._cuts = SceneCutDetector()
+        # What follows is not known yet: a flash begins a shot, too.
+        cut = self._cuts.is_cut(thumbnail(picture[: self.rows], 8), None)
+        if first or not self.frames or cut:
             self.shots.append(self.frames)
-            self._recent.clear()
-        else:
-            self._recent.append(changed)
         if key:
             self.keys.append(self.frames)
-        self._last = small
         self.file.write(picture.tobytes())
         self.frames += 1
 

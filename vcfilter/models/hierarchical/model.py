@@ -1,196 +1,243 @@
-"""The hierarchical model as models.base asks for it: mode decision, parse, reconstruct."""
+"""The hierarchical model as models.base asks for it, and its weights file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
-from vcfilter.errors import BitstreamError
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import DecodingCoder, TableSet
+from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameStep, FrameType, Plane, VideoFormat
 from vcfilter.models.base import CodedFrame, ModelInfo
-from vcfilter.models.hierarchical.video import (
-    CodingStep,
-    MotionField,
-    MotionMode,
-    Parsed,
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
+from vcfilter.models.hierarchical.cost import plane_sizes, psnr
+from vcfilter.models.hierarchical.decide import ModeDecision, code_keyframe
+from vcfilter.models.hierarchical.mode import HierarchicalMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.values import (
+    FrameSymbols,
     Picture,
     Reference,
-    VideoModel,
+    context_pair,
+    pair,
 )
-from vcfilter.options import PRESETS, Preset
+from vcfilter.models.weights import WeightsFile, write_weights
+from vcfilter.nn.exact import check_bound
+from vcfilter.nn.precision import full_precision
 
-_HEADER_BYTES = 9
-_REPEAT_BYTES = 6
-_SMALLEST_BITS = 16 * 8
-_DEEP_LAYER = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
-    cost: float
-    promise: float
-    step: CodingStep
-    reference: Reference
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Symbols:
-    parsed: Parsed
-
-    @property
-    def context(self) -> Parsed:
-        return self.parsed
-
-
-def coding_step(step: FrameStep, mode: bytes) -> CodingStep:
-    if step.type is FrameType.KEY:
-        return CodingStep(kind=step.type, qp=step.qp)
-    bits = mode[0] if mode else 0
-    coded = bool(bits & 0x80)
-    left = -step.references[0]
-    right = step.references[1] if len(step.references) > 1 else 0
-    if left < 0 or right < 0 or len(step.references) > 2 or len(mode) > 1:
-        raise BitstreamError(f"references {step.references} or mode {mode!r} are invalid")
-    motion = MotionMode.CODED if coded else MotionMode(bits >> 4 & 3)
-    refine = bool(bits & 2)
-    if (motion in (MotionMode.RIGHT, MotionMode.DIRECT) or refine) and not right:
-        raise BitstreamError("a second reference is needed, there is none")
-    if refine and motion < MotionMode.DIRECT:
-        raise BitstreamError("motion is refined, but there is none")
-    if bits & 1 or (not coded and bits & 0x40):
-        raise BitstreamError(f"mode byte {bits:#x} is invalid")
-    return CodingStep(
-        kind=step.type,
-        qp=step.qp,
-        layer=step.layer,
-        distances=(left, right),
-        motion=motion,
-        motion_level=bits >> 4 & 7 if coded else 0,
-        refine=refine,
-        residual=bool(bits & 4),
-    )
-
-
-def mode_bytes(step: CodingStep) -> bytes:
-    coded = step.motion is MotionMode.CODED
-    bits = step.motion_level if coded else int(step.motion)
-    return bytes((coded << 7 | bits << 4 | step.residual << 2 | step.refine << 1,))
+ARCHITECTURE = "hierarchical"
+NUMERICS = 1  # generation of the arithmetic that the symbols depend on
+TABLES_NAME = "tables"
 
 
 class HierarchicalModel:
-    def __init__(self, inner: VideoModel, card: dict[str, str]) -> None:
-        self._inner = inner
-        self.device = str(inner.device)
-        self.info = ModelInfo(
-            id=inner.model_id, name="default", architecture="hierarchical", numerics=1,
-            config={}, efforts=PRESETS, card=card,
-        )  # fmt: skip
+    """One loaded model on one device; see `models.base.Model`."""
+
+    def __init__(
+        self, net: VideoNet, table_set: TableSet, info: ModelInfo, device: torch.device
+    ) -> None:
+        net = net.to(device).eval().requires_grad_(False)
+        self.net: VideoNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.tables = table_set
+        self.info = info
+        self._device = device
+
+    @property
+    def device(self) -> str:
+        """A PyTorch device name."""
+        return str(self._device)
 
     def picture(self, frame: Frame, video_format: VideoFormat) -> Picture:
-        return self._inner.picture(frame, video_format)
+        """A frame's planes on the device, in 8-bit units, padded by repeating the border."""
+        rows, columns = self._padded(video_format)
+        unit = 1.0 if video_format.bit_depth == 8 else 0.25
+        planes = []
+        for plane, share in zip(frame.planes, (1, 2, 2), strict=True):
+            t = torch.from_numpy(np.ascontiguousarray(plane).astype(np.float32))
+            t = t.to(self._device)[None, None] * unit
+            pad = (0, columns // share - t.shape[3], 0, rows // share - t.shape[2])
+            planes.append(F.pad(t, pad, mode="replicate"))
+        return Picture((planes[0], planes[1], planes[2]), (video_format.height, video_format.width))
 
     def planes(self, reference: Any, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
-        return self._inner.frame_planes(reference, video_format)
-
-    def parse(
-        self, step: FrameStep, mode: bytes, sections: Sequence[bytes], contexts: Sequence[Any],
-        video_format: VideoFormat,
-    ) -> _Symbols:  # fmt: skip
-        payload = sections[0] if sections else b""
-        parsed = self._inner.parse(coding_step(step, mode), contexts, payload, video_format)
-        return _Symbols(parsed=parsed)
-
-    def reconstruct(
-        self, step: FrameStep, mode: bytes, symbols: Any, references: Sequence[Any],
-        video_format: VideoFormat,
-    ) -> Reference:  # fmt: skip
-        return self._inner.restore(
-            coding_step(step, mode), symbols.parsed, references, video_format
-        )
+        """A reconstruction's planes: cropped, rounded, uint8 or uint16."""
+        deep = video_format.bit_depth == 10
+        dtype = torch.int16 if deep else torch.uint8
+        planes = []
+        for t, (rows, columns) in zip(reference.planes, plane_sizes(video_format), strict=True):
+            values = t[0, 0, :rows, :columns] * (4.0 if deep else 1.0)
+            values = torch.floor(values + 0.5).clamp(0, 1023 if deep else 255)
+            plane = values.to(dtype).cpu().numpy()
+            planes.append(plane.view(np.uint16) if deep else plane)
+        return planes[0], planes[1], planes[2]
 
     def encode(
-        self, picture: Picture, step: FrameStep, references: Sequence[Any],
-        video_format: VideoFormat, effort: str,
-    ) -> CodedFrame:  # fmt: skip
-        preset = PRESETS[effort]
-        if step.type is FrameType.KEY:
-            coder = self._inner.encoding_coder()
-            key = CodingStep(kind=step.type, qp=step.qp)
-            passes = self._passes(preset, 0)
-            reference = self._inner.code(key, picture, (), coder, None, passes)
-            mode, sections = b"", (coder.finish(),)
-        else:
-            best = self._search(picture, step, references, video_format, preset)
-            reference = best.reference
-            still = best.step.motion is MotionMode.NONE and not best.step.residual
-            mode = b"" if still else mode_bytes(best.step)
-            sections = () if still else (best.payload,)
-        psnr = self._inner.psnr(picture, reference, video_format)
-        return CodedFrame(mode=mode, sections=sections, reference=reference, psnr=psnr)
+        self,
+        picture: Picture,
+        step: FrameStep,
+        references: Sequence[Any],
+        video_format: VideoFormat,
+        effort: str,
+    ) -> CodedFrame:
+        """Code one frame in the way that is cheapest in rate and distortion."""
+        with self._inference():
+            if step.type is FrameType.KEY:
+                payload, reference = code_keyframe(
+                    self.net, self.tables, picture, step, EFFORTS[effort]
+                )
+                mode, sections = b"", [payload]
+            else:
+                best = ModeDecision(
+                    self.net, self.tables, picture, step, references, EFFORTS[effort]
+                ).best()
+                reference, mode = best.reference, best.mode.pack()
+                sections = [] if best.mode.repeats else [best.payload]
+            quality = psnr(picture, reference.planes, video_format)
+        return CodedFrame(mode=mode, sections=tuple(sections), reference=reference, psnr=quality)
 
-    @staticmethod
-    def _passes(preset: Preset, layer: int) -> int:
-        return max(1, preset.passes + (layer == 0) - (layer >= _DEEP_LAYER))
+    def parse(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        sections: Sequence[bytes],
+        contexts: Sequence[Any],
+        video_format: VideoFormat,
+    ) -> FrameSymbols:
+        """Read a frame's integers. No float decides about anything; safe in another thread.
 
-    def _search(
-        self, x: Picture, step: FrameStep, references: Sequence[Reference], fmt: VideoFormat,
-        preset: Preset,
-    ) -> _Trial:  # fmt: skip
-        plain = replace(coding_step(step, b""), residual=False)
-        pixels = fmt.width * fmt.height
+        Raises:
+            BitstreamError: mode or sections are invalid for this model.
+        """
+        found = HierarchicalMode.unpack(mode, step)
+        if len(sections) != (0 if found.repeats else 1):
+            raise BitstreamError(f"a frame of mode {mode.hex()!r} has {len(sections)} sections")
+        key = step.type is FrameType.KEY
+        with self._inference():
+            return self.net.parse(
+                found.motion,
+                found.residual,
+                self._conditions(step, found, video_format),
+                None if key else context_pair(contexts),
+                self.net.grid(1, *self._padded(video_format)),
+                DecodingCoder(self.tables, sections[0] if sections else b""),
+            )
 
-        def attempt(step: CodingStep, field: MotionField | None = None) -> _Trial:
-            motion = field if step.motion is MotionMode.CODED else None
-            coder = self._inner.encoding_coder()
-            passes = self._passes(preset, step.layer)
-            reference = self._inner.code(step, x, references, coder, motion, passes)
-            payload = coder.finish()
-            weight = self._inner.rd_weight(step.qp)
-            still = step.motion is MotionMode.NONE and not step.residual
-            size = _REPEAT_BYTES if still else len(payload) + _HEADER_BYTES + 1
-            rate_cost = weight * 8 * size / pixels
-            distortion = self._inner.distortion(x, reference, step.qp)
-            promise = distortion
-            if not step.residual:
-                promise = self._inner.residual_cost(step, x, reference)
-            return _Trial(
-                cost=distortion + rate_cost, promise=promise + rate_cost, step=step,
-                reference=reference, payload=payload,
-            )  # fmt: skip
+    def reconstruct(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        symbols: Any,
+        references: Sequence[Any],
+        video_format: VideoFormat,
+    ) -> Reference:
+        """The reconstruction of a parsed frame."""
+        found = HierarchicalMode.unpack(mode, step)
+        both = None if step.type is FrameType.KEY else pair(references)
+        with self._inference():
+            conditions = self._conditions(step, found, video_format)
+            return self.net.reconstruct(found.motion, conditions, symbols, both)
 
-        best = attempt(plain)
-        if best.cost <= self._inner.rd_weight(plain.qp) * _SMALLEST_BITS / pixels:
-            return best
-        found = [(best.promise, best.step)]
-        motions = []
-        if preset.free_modes and len(references) == 2:
-            motions = [
-                replace(plain, motion=MotionMode.LEFT), replace(plain, motion=MotionMode.RIGHT)
-            ]  # fmt: skip
-        if len(references) == 2 and plain.layer > 1:
-            motions.append(replace(plain, motion=MotionMode.DIRECT, refine=True))
-        coded = [
-            replace(plain, motion=MotionMode.CODED, motion_level=level)
-            for level in preset.motion_levels
-        ]
-        field = self._inner.estimate_motion(
-            plain, x, references, preset.flow_scale, preset.fit_rounds
+    def _conditions(
+        self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
+    ) -> Conditions:
+        size = video_format.height, video_format.width
+        return Conditions.of([step], [mode], self._device, size)
+
+    def _padded(self, video_format: VideoFormat) -> tuple[int, int]:
+        """Rows and columns of the padded luma plane."""
+        return self.net.config.padded_size(video_format.height, video_format.width)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), full_precision(self._device):
+            yield
+
+
+def save(
+    path: str, net: VideoNet, magnitudes: tables.Probabilities, name: str, card: Mapping[str, str]
+) -> bytes:
+    """Write a weights file, complete or not at all; returns the model's id.
+
+    Raises:
+        ModelMismatchError: it would not be read again.
+    """
+    _check(path, net, magnitudes)
+    return write_weights(
+        path,
+        name=name,
+        architecture=ARCHITECTURE,
+        numerics=NUMERICS,
+        config=asdict(net.config),
+        card=card,
+        tensors={**net.state_dict(), TABLES_NAME: torch.from_numpy(magnitudes)},
+    )
+
+
+def networks(file: WeightsFile) -> tuple[VideoNet, tables.Probabilities]:
+    """(networks on the CPU, tables) of a weights file.
+
+    Raises:
+        ModelMismatchError: they do not fit its configuration, or could break the promise that
+            every machine parses alike.
+    """
+    if file.numerics != NUMERICS:
+        raise ModelMismatchError(
+            f"{file.path!r} needs arithmetic of generation {file.numerics}; "
+            f"this version has generation {NUMERICS}"
         )
-        promises = {}
-        for each in [*motions, *coded]:
-            trial = attempt(each, field)
-            promises[each] = trial.promise
-            best = min(best, trial, key=lambda t: t.cost)
-        if len(references) == 2:
-            each = replace(min(coded, key=lambda h: promises[h]), refine=True)
-            trial = attempt(each, field)
-            promises[each] = trial.promise
-            best = min(best, trial, key=lambda t: t.cost)
-        found += [(promise, each) for each, promise in promises.items()]
-        found.sort(key=lambda pair: pair[0])
-        for _, each in found[: preset.residuals]:
-            trial = attempt(replace(each, residual=True), field)
-            best = min(best, trial, key=lambda t: t.cost)
-        return best
+    net = VideoNet(HierarchicalConfig.from_values(file.config))
+    tensors = dict(file.tensors)
+    found = tensors.pop(TABLES_NAME, torch.zeros(0))
+    _check_types(file.path, net, tensors)
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelMismatchError(f"{file.path!r} does not fit this version: {error}") from error
+    magnitudes = found.double().numpy()
+    _check(file.path, net, magnitudes)
+    return net, magnitudes
+
+
+def load(file: WeightsFile, device: torch.device) -> HierarchicalModel:
+    """The model of a weights file on a device.
+
+    Raises:
+        ModelMismatchError: see `networks`.
+    """
+    net, magnitudes = networks(file)
+    info = ModelInfo(
+        id=file.id,
+        name=file.name,
+        architecture=file.architecture,
+        numerics=file.numerics,
+        config=file.config,
+        efforts=EFFORTS,
+        card=file.card,
+    )
+    return HierarchicalModel(net, TableSet(magnitudes), info, device)
+
+
+def _check(path: str, net: VideoNet, magnitudes: tables.Probabilities) -> None:
+    fault = tables.fault(magnitudes)
+    if fault:
+        raise ModelMismatchError(f"{path!r}: {fault}")
+    if not check_bound(net) < 1:
+        raise ModelMismatchError(
+            f"{path!r} has an exact layer whose sums may pass 2^24, or are not finite"
+        )
+
+
+def _check_types(path: str, net: VideoNet, tensors: Mapping[str, Tensor]) -> None:
+    wanted = {name: tensor.dtype for name, tensor in net.state_dict().items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype != wanted.get(name, tensor.dtype):
+            raise ModelMismatchError(f"{path!r}: {name} is {tensor.dtype}, not {wanted[name]}")

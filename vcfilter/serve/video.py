@@ -1,8 +1,9 @@
-"""One film that is served: what is in it, and the decoded pictures of its segments."""
+"""One video that is served: what is in it, and the decoded frames of its segments."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -15,26 +16,29 @@ from typing import Any
 
 from av.video.frame import VideoFrame
 
-from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.bitstream import PacketReader, SequenceHeader
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
-from vcfilter.serve.steps import STEPS, Speedometer, Step
+from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
 from vcfilter.serve.work import StoppedError
-from vcfilter.stream.input import open as open_film
-from vcfilter.stream.reader import DecoderOptions
+from vcfilter.stream.input import open as open_video
 from vcfilter.stream.timestamps import Grid
 
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first
 keyframe of all, so that playing starts soon."""
 
+SEGMENT_FRAMES = 240
+"""It also ends at the first keyframe after so many frames: times in a file may be anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class CodedFrame:
-    """One packet of the picture track.
+    """One packet of the video stream.
 
     Args:
-        pts: in ticks of the film.
+        pts: in ticks of the video.
         size: bytes.
         kind: KEY or INTER; a damaged packet counts as INTER at layer 0.
         layer: temporal layer.
@@ -52,11 +56,11 @@ class CodedFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A part of the film that is decoded and handed over at once.
+    """A part of the video that is decoded and sent at once.
 
     Args:
-        first, end: indices of its frames in Film.frames.
-        start, stop: seconds on the page's clock, which begins with the first picture.
+        first, end: indices of its frames in VideoFile.frames.
+        start, stop: seconds on the page's clock, which begins with the first frame.
         size: bytes of its packets.
     """
 
@@ -68,8 +72,8 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
-    """The film's first audio stream.
+class Audio:
+    """The video's first audio stream.
 
     Args:
         index: of the stream in the file.
@@ -109,16 +113,17 @@ class Sound:
         return seconds
 
 
-class Film:
-    """A film's index, made in one pass over its packets, without decoding.
+class VideoFile:
+    """A video's index, made in one pass over its packets, without decoding.
 
     Args:
         path: of the file.
         options: how it is decoded.
+        runtime: where the networks run.
         original: what it was coded from, for comparisons.
 
     Attributes:
-        frames: the packets of the picture track, in display order.
+        frames: the packets of the video stream, in display order.
         segments: what browsers ask for.
         speed: what decoding cost so far.
 
@@ -126,31 +131,41 @@ class Film:
         MediaError: it cannot be read or holds no keyframe.
     """
 
-    def __init__(self, path: Path, options: DecoderOptions, *, original: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: DecoderOptions,
+        *,
+        runtime: Runtime | None = None,
+        original: Path | None = None,
+    ) -> None:
         self.path = path
         self.original = original
-        self.speed = Speedometer()
+        self.speed = ThroughputMeter()
         self._options = options
+        self._runtime = runtime
         status = path.stat()
-        told = f"{path}:{status.st_mtime_ns}:{status.st_size}"
-        self.key = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        identity = f"{path}:{status.st_mtime_ns}:{status.st_size}"
+        self.key = hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
-        self.sound: Sound | None = None
-        with open_film(str(path), options=options) as container:
+        self.audio: Audio | None = None
+        with open_video(path, options=options, runtime=runtime) as container:
             stream = container.streams.video[0]
-            sounds = container.streams.audio[:1]
+            audio_streams = container.streams.audio[:1]
             self.time_base = stream.time_base
             self.rate = stream.average_rate
             self._header = _header(stream.info.extradata)
+            self._reader = PacketReader()
             end = position = block = 0
-            for packet in container.demux(stream, *sounds):
+            for packet in container.demux(stream, *audio_streams):
                 content = packet.content
                 if content is None or content.pts is None:
                     continue
                 if packet.stream is not stream:
-                    if self.sound is None:
+                    if self.audio is None:
                         info = packet.stream.info
-                        self.sound = Sound(
+                        assert info is not None  # of a container that was opened for reading
+                        self.audio = Audio(
                             index=info.index,
                             codec=info.codec,
                             rate=info.sample_rate,
@@ -177,6 +192,7 @@ class Film:
             step = float(1 / ((self.rate or 25) * self.time_base))
         self._end = end if end > last else last + max(1, round(step))
         self._pts = [frame.pts for frame in self.frames]
+        self._rates: dict[Step, float] = {}
         self.origin = self._pts[0] * self.time_base
         self.segments = self._cut()
 
@@ -188,7 +204,7 @@ class Film:
 
     @property
     def video_format(self) -> VideoFormat:
-        """What the pictures are."""
+        """Size, depth and colour of the frames."""
         return self.header.video_format
 
     @property
@@ -238,22 +254,22 @@ class Film:
 
     def rate_of(self, step: Step) -> float:
         """Frames per second that a step shows, on average."""
-        if step.share == 1:
-            return self.frames_per_second
-        count = sum(len(self.kept(number, step)) for number in range(len(self.segments)))
-        return count / float(self.seconds)
+        if step not in self._rates:
+            count = sum(len(self.kept(number, step)) for number in range(len(self.segments)))
+            self._rates[step] = count / float(self.seconds)
+        return self._rates[step]
 
     def speeds(self) -> dict[str, float | None]:
-        """Seconds of film per second of work, of each step."""
+        """Seconds of video per second of work, of each step."""
         return {step.name: self.speed.speed(step, self.rate_of(step)) for step in STEPS}
 
-    def pictures(
+    def decoded(
         self, number: int, step: Step, stopped: Callable[[], bool]
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """The pictures of a segment: (index of the frame, picture).
+        """The decoded frames of a segment: (index in `frames`, frame).
 
         Args:
-            stopped: asked between packets; StoppedError is raised where it says yes.
+            stopped: called between packets; StoppedError is raised where it returns True.
 
         Raises:
             StoppedError: it was given up.
@@ -261,13 +277,13 @@ class Film:
         """
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        with open_film(str(self.path), options=self._options) as container:
+        with open_video(self.path, options=self._options, runtime=self._runtime) as container:
             stream = container.streams.video[0]
             container.seek(self._pts[segment.first], stream=stream)
-            for picture in self._decode(container, stream, segment, wanted, stopped):
-                index = wanted.pop(picture.pts, None) if picture.pts is not None else None
+            for frame in self._decode(container, stream, segment, wanted, stopped):
+                index = wanted.pop(frame.pts, None) if frame.pts is not None else None
                 if index is not None:
-                    yield index, picture
+                    yield index, frame
 
     def _decode(
         self,
@@ -297,25 +313,24 @@ class Film:
         yield from stream.decode(None)
 
     def _count(self, pts: int, expected: int) -> int:
-        """Where a PCM packet begins: where the one before ended, unless its time says otherwise."""
-        sound = self.sound
-        assert sound is not None
-        told = pts * sound.time_base * sound.rate
-        if not sound.exact or abs(told - expected) > 2 * sound.time_base * sound.rate:
-            expected = round(told)
-        sound.exact[pts] = expected
+        """Where a PCM packet begins: where the one before ended, unless its time differs."""
+        audio = self.audio
+        assert audio is not None
+        stated = pts * audio.time_base * audio.rate
+        if not audio.exact or abs(stated - expected) > 2 * audio.time_base * audio.rate:
+            expected = round(stated)
+        audio.exact[pts] = expected
         return expected
 
     def _coded(self, data: bytes, pts: int) -> CodedFrame:
         try:
-            info = PacketInfo.read(data)
+            info = self._reader.read(data)
         except BitstreamError:
             return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False)
         if self._header is None:
             self._header = info.sequence
-        header = info.header
-        needs_next = header.kind is FrameType.INTER and (header.segment_length in header.references)
-        return CodedFrame(pts, len(data), header.kind, header.layer, header.qp, needs_next)
+        step, needs_next = info.header.step, info.header.next_key is not None
+        return CodedFrame(pts, len(data), step.type, step.layer, step.qp, needs_next)
 
     def _cut(self) -> list[Segment]:
         """Segments that begin at keyframes, each long enough to be worth a request."""
@@ -323,7 +338,8 @@ class Film:
         for index, frame in enumerate(self.frames):
             length = self.time_of(index) - self.time_of(starts[-1])
             enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
-            if frame.kind is FrameType.KEY and length >= enough:
+            long = length >= enough or index - starts[-1] >= SEGMENT_FRAMES
+            if frame.kind is FrameType.KEY and long:
                 starts.append(index)
         ends = [*starts[1:], len(self.frames)]
         return [
@@ -339,13 +355,13 @@ class Film:
 
 
 def measured(
-    pictures: Iterator[tuple[int, VideoFrame]], cost: list[float]
+    frames: Iterator[tuple[int, VideoFrame]], cost: list[float]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """The same pictures; cost[0] grows by the seconds that each took to decode."""
+    """The same frames; cost[0] grows by the seconds that each took to decode."""
     while True:
         began = time.perf_counter()
         try:
-            item = next(pictures)
+            item = next(frames)
         except StopIteration:
             cost[0] += time.perf_counter() - began
             return
@@ -354,7 +370,7 @@ def measured(
 
 
 def _block_bytes(info: Any) -> int:
-    """Bytes of one sample of all channels of PCM; 0 of other sound."""
+    """Bytes of one sample of all channels of PCM; 0 of other audio."""
     if not info.codec.startswith("pcm_"):
         return 0
     bits: int = info.bits_per_coded_sample or info.bits_per_raw_sample

@@ -1,0 +1,177 @@
+"""FFmpeg's containers in one table, and opening them for reading and writing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path as FilePath
+from typing import Any, TypeAlias
+
+from vcfilter._bridge import Demuxer, Muxer, StreamInfo, can_write, supports
+from vcfilter.errors import ConfigError
+
+Path: TypeAlias = str | os.PathLike[str]
+
+PIPE = "-"
+"""The name of standard input and output."""
+MATROSKA = "matroska"
+Y4M = "yuv4mpegpipe"
+
+_MILLISECOND = Fraction(1, 1000)
+_TS_CLOCK = Fraction(1, 90000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One of FFmpeg's containers.
+
+    Args:
+        name: FFmpeg's name of the muxer.
+        extensions: of file names, the usual one first.
+        neural: whether it keeps a VCF1 track.
+        encoder, options: what decoded frames are coded with when nothing is asked for; an empty
+            name takes x264 at crf 18.
+        tick: the clock that the muxer rounds times to; None where it keeps each time exactly.
+        constant_rate: times are numbers of frames.
+        video_only: it holds one video stream and nothing else.
+        codecs: what it holds, by kind of stream, where libavformat would write more than players
+            can read; other kinds are asked of libavformat.
+    """
+
+    name: str
+    extensions: tuple[str, ...] = ()
+    neural: bool = False
+    encoder: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    tick: Fraction | None = None
+    constant_rate: bool = False
+    video_only: bool = False
+    codecs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+_TS_CODECS = {
+    "audio": frozenset(("mp1", "mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd",
+                        "opus", "s302m")),
+    "subtitle": frozenset(("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle",
+                           "hdmv_text_subtitle", "arib_caption")),
+}  # fmt: skip
+
+CONTAINERS: Mapping[str, Container] = {
+    each.name: each
+    for each in (
+        Container(
+            name=MATROSKA, extensions=(".mkv", ".mk3d", ".mka"), neural=True, tick=_MILLISECOND
+        ),
+        Container(name="nut", extensions=(".nut",), neural=True, encoder="rawvideo"),
+        Container(
+            name="avi",
+            extensions=(".avi",),
+            neural=True,
+            encoder="mpeg4",
+            options={"flags": "+qscale", "global_quality": "236"},
+            constant_rate=True,
+        ),
+        Container(name="mov", extensions=(".mov",), neural=True),
+        Container(name="mp4", extensions=(".mp4", ".m4v")),
+        Container(
+            name="webm",
+            extensions=(".webm",),
+            encoder="libvpx-vp9",
+            options={"row-mt": "1"},
+            tick=_MILLISECOND,
+        ),
+        Container(
+            name="mpegts", extensions=(".ts", ".mts", ".m2ts"), tick=_TS_CLOCK, codecs=_TS_CODECS
+        ),
+        Container(name="flv", extensions=(".flv",), tick=_MILLISECOND),
+        Container(
+            name="mpeg",
+            extensions=(".mpg", ".mpeg"),
+            encoder="mpeg2video",
+            options={"b": "20000000"},
+            tick=_TS_CLOCK,
+        ),
+        Container(name="ogg", extensions=(".ogv",), encoder="libvpx"),
+        Container(name="mxf", extensions=(".mxf",)),
+        Container(name="asf", extensions=(".wmv",), tick=_MILLISECOND),
+        Container(name="h264", extensions=(".h264",), video_only=True),
+        Container(name="hevc", extensions=(".h265",), encoder="libx265", video_only=True),
+        Container(name="rawvideo", extensions=(".yuv",), encoder="rawvideo", video_only=True),
+        Container(name=Y4M, extensions=(".y4m",), video_only=True),
+    )
+}
+"""The containers that have an extension here; -f chooses any other that FFmpeg writes."""
+
+NEURAL_CONTAINERS = tuple(each.name for each in CONTAINERS.values() if each.neural)
+"""Containers that keep a VCF1 track."""
+
+_BY_EXTENSION = {
+    extension: each.name for each in CONTAINERS.values() for extension in each.extensions
+}
+
+
+def container_named(name: str) -> Container:
+    """The table's entry; of a container that is not in it, one that says nothing special."""
+    return CONTAINERS.get(name) or Container(name=name)
+
+
+def container_of(target: Path, chosen: str | None, default: str) -> str:
+    """FFmpeg's name of the target's container.
+
+    Args:
+        target: path, or "-".
+        chosen: given by the user; goes before the extension.
+        default: for a pipe and for names without extension.
+
+    Raises:
+        ConfigError: the extension or the name is unknown.
+    """
+    if chosen is not None:
+        name = _BY_EXTENSION.get(f".{chosen}", chosen)
+        if name in CONTAINERS or can_write(name):
+            return name
+        raise ConfigError(f"-f {chosen} is no container that FFmpeg writes")
+    text = os.fspath(target)
+    suffix = FilePath(text).suffix.lower()
+    if text == PIPE or not suffix:
+        return default
+    if suffix not in _BY_EXTENSION:
+        raise ConfigError(
+            f"the extension of {text} names no container that is known; give another, or -f FORMAT"
+        )
+    return _BY_EXTENSION[suffix]
+
+
+def need_neural(target: Path, container: str) -> None:
+    """Raise ConfigError unless the container keeps a VCF1 track."""
+    if container not in NEURAL_CONTAINERS:
+        raise ConfigError(
+            f"{os.fspath(target)}: {container} cannot hold a neural stream; give .mkv (or .nut, "
+            ".avi, .mov)"
+        )
+
+
+def holds(container: str, info: StreamInfo) -> bool:
+    """Whether a container can hold a stream so that players find it."""
+    known = container_named(container)
+    if known.video_only and info.kind != "video":
+        return False
+    if info.kind in known.codecs and info.codec not in known.codecs[info.kind]:
+        return False
+    return supports(container, info)
+
+
+def open_demuxer(file: Any, format: str | None = None) -> Demuxer:
+    """A demuxer for a path or binary file object; packets without a pts get one.
+
+    Raises:
+        BridgeError: it cannot be read, or is no media file.
+    """
+    return Demuxer(file, format, {"fflags": "+genpts"})
+
+
+def open_muxer(file: Any, container: str) -> Muxer:
+    """A muxer for a path or binary file object and a container's name."""
+    return Muxer(file, container)

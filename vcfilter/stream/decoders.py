@@ -1,0 +1,538 @@
+"""Frames from packets: PyAV's decoders and the neural one, both fed by one demuxer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
+from typing import Any, Protocol, TypeVar
+
+import av.error
+from av.codec import Codec, CodecContext
+from av.codec.codec import UnknownCodecError
+from av.video.frame import VideoFrame
+
+from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
+from vcfilter.codec import Decoder
+from vcfilter.errors import MediaError
+from vcfilter.frames import Frame, VideoFormat
+from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.stream.containers import Path
+from vcfilter.stream.packets import coded_packet, to_av
+from vcfilter.stream.pixels import PictureReader
+from vcfilter.stream.report import Log
+from vcfilter.stream.source import Source, reason_of
+from vcfilter.stream.timestamps import ClockMender, Cut
+from vcfilter.stream.track import completed, is_neural
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_PREFERRED = {
+    "av1": "libdav1d",
+    "mp1": "mp1float",
+    "mp2": "mp2float",
+    "mp3": "mp3float",
+    "mp3adu": "mp3adufloat",
+    "mp3on4": "mp3on4float",
+}
+"""Decoders that FFmpeg takes for a codec before the one that has the codec's name."""
+
+_CONTINUOUS = ("video", "audio")
+_FURTHER_BACK = (0, 1, 3, 10, 30, 100, 300)  # seconds before the place that a seek missed
+
+
+class MediaDecoder:
+    """One of PyAV's decoders, for the packets of a demuxed stream.
+
+    Args:
+        info: the stream.
+        threads: threads of the decoder; 0 leaves it to FFmpeg.
+
+    Attributes:
+        context: PyAV's codec context.
+
+    Raises:
+        MediaError: FFmpeg has no decoder for it.
+    """
+
+    def __init__(self, info: StreamInfo, threads: int = 0) -> None:
+        self._info = info
+        self._discarded: set[int] = set()
+        self.context: Any = _context(info)
+        self.context.thread_type = "AUTO"
+        self.context.thread_count = threads
+        if info.extradata:
+            self.context.extradata = info.extradata
+        self.context.options = _decoder_options(info)
+
+    def decode(self, packet: BridgePacket | None) -> list[Any]:
+        """Frames that are now ready, their times in ticks of the stream; None drains.
+
+        Raises:
+            av.error.FFmpegError: the packet cannot be decoded.
+        """
+        try:
+            if packet is None:
+                frames = self.context.decode(None) if self.context.is_open else []
+            else:
+                if packet.discard and packet.pts is not None:
+                    self._discarded.add(packet.pts)
+                frames = self.context.decode(to_av(packet))
+        except av.error.EOFError:  # drained already
+            return []
+        base = packet.time_base if packet is not None else self._info.time_base
+        for frame in frames:
+            if hasattr(frame, "time_base"):
+                frame.time_base = base
+        if self._discarded:
+            frames = [f for f in frames if getattr(f, "pts", None) not in self._discarded]
+        return list(frames)
+
+    def reset(self) -> None:
+        """Forget what was decoded, as after a seek or after draining."""
+        self._discarded.clear()
+        if self.context.is_open:
+            self.context.flush_buffers()
+
+
+def _context(info: StreamInfo) -> Any:
+    for name in (_PREFERRED.get(info.codec, info.codec), info.codec):
+        try:
+            return CodecContext.create(Codec(name, "r"))
+        except (UnknownCodecError, ValueError):
+            continue
+    named = info.codec or info.codec_tag or "of unknown codec"
+    raise MediaError(f"stream {info.index} ({info.kind} {named}) has no decoder")
+
+
+def _decoder_options(info: StreamInfo) -> dict[str, str]:
+    """What a decoder must know besides extradata, as FFmpeg's options of a codec context."""
+    base = info.time_base
+    options = {"pkt_timebase": f"{base.numerator}/{base.denominator}"}
+    tag = int.from_bytes(info.codec_tag.encode("latin-1"), "little", signed=True)
+    numbers = {
+        "codec_tag": tag,
+        "block_align": info.block_align,
+        "bits_per_coded_sample": info.bits_per_coded_sample,
+        "bits_per_raw_sample": info.bits_per_raw_sample,
+        "b": info.bit_rate,
+    }
+    if info.kind == "video":
+        numbers |= {"has_b_frames": info.video_delay, "field_order": info.field_order}
+        numbers |= {
+            "color_primaries": info.color_primaries,
+            "color_trc": info.color_trc,
+            "colorspace": info.colorspace,
+            "color_range": info.color_range,
+            "chroma_sample_location": info.chroma_location,
+        }
+        if info.width and info.height:
+            options["video_size"] = f"{info.width}x{info.height}"
+        if info.pixel_format:
+            options["pixel_format"] = info.pixel_format
+        if info.sample_aspect_ratio:
+            aspect = info.sample_aspect_ratio
+            options["aspect"] = f"{aspect.numerator}/{aspect.denominator}"
+    if info.kind == "audio":
+        numbers["ar"] = info.sample_rate
+        if info.channel_layout or info.channels:
+            mask = f"0x{info.channel_layout:x}" if info.channel_layout else f"{info.channels}c"
+            options["ch_layout"] = mask
+    if info.profile != _UNKNOWN:
+        numbers["profile"] = info.profile
+    if info.level != _UNKNOWN:
+        numbers["level"] = info.level
+    return options | {key: str(value) for key, value in numbers.items() if value}
+
+
+_UNKNOWN = -99
+
+
+class PacketReader:
+    """Reads one demuxer once: the packets of one stream, and those of others into a queue.
+
+    Args:
+        demuxer: the source.
+        info: the stream whose packets are handed out.
+        copied: indices of the streams whose packets are queued.
+        log: where warnings go.
+
+    Attributes:
+        queue: packets of the copied streams, in the order of the file.
+    """
+
+    def __init__(
+        self,
+        demuxer: Demuxer,
+        info: StreamInfo,
+        copied: Collection[int] = (),
+        log: Log = logger,
+    ) -> None:
+        self._demuxer = demuxer
+        self._info = info
+        self._copied = frozenset(copied)
+        self._log = log
+        self._mender = ClockMender() if demuxer.clock_may_jump else None
+        self._count = 0
+        self._ended = False
+        self.queue: deque[BridgePacket] = deque()
+
+    @property
+    def jumps(self) -> int:
+        """How often the source's clock jumped so far."""
+        return self._mender.jumps if self._mender else 0
+
+    @property
+    def begin(self) -> Fraction:
+        """First time of the stream in seconds, as the container states it."""
+        info = self._info
+        if info.start_time is not None:
+            return info.start_time * info.time_base
+        return self._demuxer.start_time or Fraction(0)
+
+    def packets(self) -> Iterator[BridgePacket]:
+        """The stream's packets; a file that breaks off ends early, with a warning.
+
+        Raises:
+            MediaError: it breaks off before the first packet.
+        """
+        while (packet := self._read()) is not None:
+            if packet.stream_index == self._info.index:
+                self._count += 1
+                yield packet
+
+    def read_on(self, end: Fraction | None) -> None:
+        """Queue what follows of the copied streams, up to a time on the file's clock."""
+        kinds = {info.index: info.kind for info in self._demuxer.streams}
+        behind = {index for index in self._copied if kinds.get(index) not in _CONTINUOUS}
+        while self._copied and (packet := self._read()) is not None:
+            if end is None:
+                continue
+            ticks = packet.dts if packet.dts is not None else packet.pts
+            if ticks is not None and ticks * packet.time_base > end:
+                behind.add(packet.stream_index)
+                if self._copied <= behind and ticks * packet.time_base > end + 1:
+                    return
+
+    def seek(self, time: Fraction) -> None:
+        """Go to the last place at or before a time where the stream can be decoded.
+
+        Raises:
+            BridgeError: the source cannot seek.
+        """
+        if time <= self.begin:
+            first = min(time, self._demuxer.start_time or self.begin)
+            self._demuxer.seek(-1, int(first * 1_000_000))
+        else:
+            self._demuxer.seek(self._info.index, int(time / self._info.time_base))
+        self.queue.clear()
+        self._ended = False
+        if self._mender:
+            self._mender.reset()
+
+    def _read(self) -> BridgePacket | None:
+        """The next packet; those of copied streams are in the queue as well."""
+        if self._ended:
+            return None
+        try:
+            packet = self._demuxer.read_packet()
+        except BridgeError as error:
+            if not self._count:
+                name = self._demuxer.name
+                raise MediaError(f"{name} cannot be read: {reason_of(error)}") from error
+            self._log.warning(
+                f"the source breaks off after {self._count} packets: {reason_of(error)}"
+            )
+            packet = None
+        if packet is None:
+            self._ended = True
+            return None
+        if self._mender:
+            jumps = self._mender.jumps
+            streams = self._demuxer.streams
+            kind = streams[packet.stream_index].kind
+            packet = self._mender.mend(packet, watched=kind in _CONTINUOUS)
+            if self._mender.jumps > jumps:
+                self._log.warning("the source's clock jumps: times go on from where they were")
+        if packet.stream_index in self._copied:
+            self.queue.append(packet)
+        return packet
+
+
+def decoded_from(
+    reader: PacketReader,
+    cut: Cut,
+    decode: Callable[[], Iterator[T]],
+    time_of: Callable[[T], Fraction | None],
+    reset: Callable[[], None],
+    log: Log,
+) -> Iterator[T]:
+    """What is decoded, from the start of a cut on or from before it.
+
+    Where the first frame lies behind the start, as in containers without an index, decoding
+    begins further back.
+    """
+    start = cut.start
+    for step in _FURTHER_BACK if start is not None else ():
+        assert start is not None
+        target = max(start - step, reader.begin)
+        if step == _FURTHER_BACK[-1]:
+            target = reader.begin
+        try:
+            reader.seek(target)
+        except BridgeError:
+            log.warning("the source cannot seek: it is read from its start")
+            break
+        items = decode()
+        first = next(items, None)
+        time = None if first is None else time_of(first)
+        if target <= reader.begin or (time is not None and time <= start):
+            if first is not None:
+                yield first
+                yield from items
+            return
+        items.close()  # type: ignore[attr-defined]
+        reset()
+    yield from decode()
+
+
+class FrameSource(Protocol):
+    """Where frames to be coded come from."""
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of the frames' pts."""
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """Average frames per second; None when unknown."""
+
+    @property
+    def video_format(self) -> VideoFormat | None:
+        """What the frames are; known from the first frame on."""
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames in display order; a damaged file may repeat times."""
+
+
+class MediaFrames:
+    """The frames of one ordinary video stream.
+
+    Args:
+        reader: brings the stream's packets.
+        info: the stream.
+        cut: the part wanted.
+        seekable: whether the source can seek (a cut's start is reached by reading if not).
+        log: where warnings go.
+        threads: threads of the decoder; 0 leaves it to FFmpeg.
+
+    Raises:
+        MediaError: no decoder is known.
+    """
+
+    def __init__(
+        self,
+        reader: PacketReader,
+        info: StreamInfo,
+        cut: Cut,
+        *,
+        seekable: bool,
+        log: Log = logger,
+        threads: int = 0,
+    ) -> None:
+        self._reader = reader
+        self._info = info
+        self._cut = cut if seekable else Cut(start=None, end=cut.end)
+        self._wanted = cut
+        self._log = log
+        self._decoder = MediaDecoder(info, threads)
+        self._pictures = PictureReader(info=info, log=log)
+        self._damaged = self._count = 0
+
+    @property
+    def time_base(self) -> Fraction:
+        return self._info.time_base
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        return self._info.frame_rate or self._info.base_rate
+
+    @property
+    def video_format(self) -> VideoFormat | None:
+        return self._pictures.video_format
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames; those whose time the source does not state follow the frame rate.
+
+        Raises:
+            MediaError: nothing can be decoded, or the frames cannot be coded.
+        """
+        last: int | None = None
+        step = max(1, round(1 / ((self.frame_rate or Fraction(25)) * self.time_base)))
+        pictures = decoded_from(
+            self._reader, self._cut, self._decoded, self._time, self._decoder.reset, self._log
+        )
+        for picture in pictures:
+            pts = picture.pts
+            if pts is None:
+                pts = 0 if last is None else last + step
+            last = pts
+            if self._wanted.before(pts * self.time_base):
+                continue
+            if self._wanted.after(pts * self.time_base):
+                break
+            yield self._pictures.read(picture, pts, picture.duration or 0)
+        if self._damaged:
+            self._log.warning(f"{self._damaged} packets of the source could not be decoded")
+        if not self._count:
+            raise MediaError("the video stream has no frame that can be decoded")
+        self._reader.read_on(self._wanted.end)
+
+    def _time(self, picture: VideoFrame) -> Fraction | None:
+        return None if picture.pts is None else picture.pts * self.time_base
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._reader.packets():
+            yield from self._pictures_of(packet)
+        yield from self._pictures_of(None)
+
+    def _pictures_of(self, packet: BridgePacket | None) -> list[VideoFrame]:
+        if packet is not None and not packet.data:
+            return []  # AVI fills gaps in time with such
+        try:
+            pictures = self._decoder.decode(packet)
+        except av.error.InvalidDataError:
+            self._damaged += 1
+            return []
+        except (av.error.FFmpegError, ValueError) as error:
+            if not self._count:
+                raise MediaError(f"no frame could be decoded: {reason_of(error)}") from error
+            self._damaged += 1
+            return []
+        found = [picture for picture in pictures if isinstance(picture, VideoFrame)]
+        self._count += len(found)
+        return found
+
+
+class NeuralFrames:
+    """The frames of one neural video stream.
+
+    Damaged packets, and those whose references are missing, are dropped; what was dropped is
+    logged at the end.
+
+    Args:
+        reader: brings the stream's packets.
+        info: the stream.
+        options, runtime: how it is decoded.
+        cut: the part wanted; its first frame is found from the keyframe before it.
+        seekable: whether the source can seek.
+        log: where warnings go.
+    """
+
+    def __init__(
+        self,
+        reader: PacketReader,
+        info: StreamInfo,
+        options: DecoderOptions,
+        cut: Cut,
+        *,
+        seekable: bool,
+        runtime: Runtime | None = None,
+        log: Log = logger,
+    ) -> None:
+        self._reader = reader
+        self._info = info
+        self._cut = cut if seekable else Cut(start=None, end=cut.end)
+        self._wanted = cut
+        self._log = log
+        self.decoder = Decoder(info.extradata, options, runtime=runtime)
+
+    @property
+    def time_base(self) -> Fraction:
+        return self._info.time_base
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        return self._info.frame_rate
+
+    @property
+    def video_format(self) -> VideoFormat | None:
+        fmt = self.decoder.video_format
+        return None if fmt is None else completed(fmt, self._info)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames in display order.
+
+        Raises:
+            BitstreamError: damage, where options are strict; a change of size.
+            MediaError: nothing can be decoded.
+        """
+        decoder = self.decoder
+        count = 0
+        found = decoded_from(
+            self._reader, self._cut, self._decoded, self._time, decoder.reset, self._log
+        )
+        for frame in found:
+            time = frame.pts * self.time_base
+            if self._wanted.before(time):
+                continue
+            if self._wanted.after(time):
+                break
+            count += 1
+            yield frame
+        damaged, missing = decoder.dropped_damaged, decoder.dropped_missing_reference
+        if damaged:
+            self._log.warning(f"{damaged} damaged packets were dropped")
+        if missing:
+            self._log.warning(f"{missing} frames were dropped because a reference is missing")
+        if not count:
+            raise MediaError("the video stream has no frame that can be decoded")
+        self._reader.read_on(self._wanted.end)
+
+    def _time(self, frame: Frame) -> Fraction:
+        return frame.pts * self.time_base
+
+    def _decoded(self) -> Iterator[Frame]:
+        for packet in self._reader.packets():
+            if packet.data:
+                yield from self.decoder.decode(coded_packet(packet))
+        yield from self.decoder.decode(None)
+
+
+def neural_stream(demuxer: Demuxer, name: str) -> StreamInfo:
+    """The first neural video stream.
+
+    Raises:
+        MediaError: there is none.
+    """
+    for info in demuxer.streams:
+        if is_neural(info):
+            return info
+    kinds = ", ".join(info.codec or info.kind for info in demuxer.streams) or "nothing"
+    raise MediaError(f"{name} has no neural video stream (it has {kinds})")
+
+
+def neural_frames(
+    path: Path, options: DecoderOptions | None = None, *, runtime: Runtime | None = None
+) -> Iterator[Frame]:
+    """Decoded frames of a neural file, pts in ticks of its time base.
+
+    Raises:
+        MediaError: the file cannot be read or has no neural video stream.
+        BitstreamError: damage, where options are strict.
+    """
+    source = Source(path)
+    with source.demuxer() as demuxer:
+        info = neural_stream(demuxer, source.title)
+        frames = NeuralFrames(
+            PacketReader(demuxer, info),
+            info,
+            options or DecoderOptions(),
+            Cut(),
+            seekable=not source.is_pipe,
+            runtime=runtime,
+        )
+        yield from frames.frames()
