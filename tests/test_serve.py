@@ -27,14 +27,13 @@ from clips import make_film, video_frame
 import vcfilter
 from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.film import Film
 from vcfilter.serve.library import ForbiddenError, Library, UnknownFilmError
 from vcfilter.serve.steps import STEPS, Speedometer, advise
 from vcfilter.serve.work import StoppedError, WorkQueue
-from vcfilter.options import DecoderOptions
 from vcfilter.stream.decoders import neural_frames
 from vcfilter.stream.transcode import encode_file
 
