@@ -324,5 +324,5 @@ def test_a_stream_of_a_model_that_is_gone_is_one_sentence(folder: Path) -> None:
     write_small_model(folder / "any.safetensors", "small", seed=2)
     wanted = encoder.extradata
     store._models.clear()
-    with pytest.raises(ModelMismatchError, match="no file with the model .*models"):
+    with pytest.raises(ModelMismatchError, match=r"no file with the model .*models"):
         Decoder(wanted, runtime=CPU).decode(packets[0])
