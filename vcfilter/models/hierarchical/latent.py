@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +63,15 @@ def checkerboard(low: int, high: int) -> tuple[Step, ...]:
     return Step(low, high, 1, WHITE), Step(low, high, 1, BLACK)
 
 
-@lru_cache(maxsize=512)
-def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Tensor:
+def positions(
+    rows: int, columns: int, sites: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
     """(N,) flat indices of the sites in a rows x columns grid, in raster order."""
-    with torch.inference_mode(False):  # kept for later, perhaps for training
-        grid = torch.zeros(rows, columns, dtype=torch.bool)
-        for row, column in sites:
-            grid[row::2, column::2] = True
-        return grid.flatten().nonzero().squeeze(1)
+    parts = []
+    for row, column in sites:
+        starts = torch.arange(row, rows, 2, device=device)[:, None] * columns
+        parts.append((starts + torch.arange(column, columns, 2, device=device)).flatten())
+    return torch.cat(parts).sort().values
 
 
 def mirror(lattice: Tensor, size: int) -> Tensor:
@@ -258,8 +258,7 @@ class LatentModel(nn.Module):
         for step, model in zip(self.plan, self.steps, strict=True):
             assert isinstance(model, StepModel)
             s = step.stride
-            where = positions(-(-rows // s), -(-columns // s), step.sites)
-            yield Place(model, where.to(maps.device))
+            yield Place(model, positions(-(-rows // s), -(-columns // s), step.sites, maps.device))
 
     def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
         """The integer walk; exact on every machine, no float decides which table comes next."""
