@@ -26,6 +26,7 @@ from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
+KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
 
 
@@ -240,6 +241,7 @@ class LatentModel(nn.Module):
         super().__init__()
         self.channels = channels
         self.plan = plan
+        self._kept: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}
         self.steps = nn.ModuleList()
         for step in plan:
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
@@ -254,11 +256,25 @@ class LatentModel(nn.Module):
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""
-        rows, columns = maps.shape[2:]
-        for step, model in zip(self.plan, self.steps, strict=True):
+        for model, where in zip(self.steps, self._where(maps), strict=True):
             assert isinstance(model, StepModel)
-            s = step.stride
-            yield Place(model, positions(-(-rows // s), -(-columns // s), step.sites, maps.device))
+            yield Place(model, where)
+
+    def _where(self, maps: Tensor) -> tuple[Tensor, ...]:
+        """Positions of all steps; they follow from size and device, and are kept for some sizes."""
+        rows, columns = maps.shape[2:]
+        key = rows, columns, maps.device
+        found = self._kept.get(key)
+        if found is None:
+            with torch.inference_mode(False):  # training may use them, too
+                found = tuple(
+                    positions(-(-rows // s.stride), -(-columns // s.stride), s.sites, maps.device)
+                    for s in self.plan
+                )
+            if len(self._kept) >= KEPT_SIZES:
+                self._kept.clear()
+            self._kept[key] = found
+        return found
 
     def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
         """The integer walk; exact on every machine, no float decides which table comes next."""
