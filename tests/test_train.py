@@ -1,4 +1,4 @@
-"""Training: the classical start, every phase, a falling loss, exact resume, a proven file."""
+"""Training: the classical start, every phase, a falling loss, exact resume, a verified file."""
 
 from __future__ import annotations
 

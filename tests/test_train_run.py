@@ -159,7 +159,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
         process = start(arguments, *launcher)
         text, _ = process.communicate(timeout=600)
         assert process.returncode == 0, text
-        assert text.count("proven on") == 1, text
+        assert text.count("verified on") == 1, text
         states[name] = torch.load(f"{out}.state", weights_only=True)
         states[name]["log"] = read_log(Path(f"{out}.jsonl"))
     first, second = states["one"]["log"][0], states["two"]["log"][0]
