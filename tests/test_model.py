@@ -13,11 +13,6 @@ import pytest
 import torch
 from synthetic import clip
 from torch import Tensor
-
-from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Reader, TableSet
-from vcfilter.errors import MediaError, ModelMismatchError
-from vcfilter.frames import Frame, FrameType, VideoFormat
 from vcfilter.models.checkpoint import (
     load_model,
     load_weights,
@@ -25,8 +20,6 @@ from vcfilter.models.checkpoint import (
     save_weights,
     shipped_weights,
 )
-from vcfilter.models.hierarchical.complexity import complexity
-from vcfilter.models.hierarchical.latent import mirror
 from vcfilter.models.hierarchical.layers import (
     CHANNELS,
     CONTEXT,
@@ -44,6 +37,13 @@ from vcfilter.models.hierarchical.video import (
     VideoModel,
     VideoNet,
 )
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import Reader, TableSet
+from vcfilter.errors import MediaError, ModelMismatchError
+from vcfilter.frames import Frame, FrameType, VideoFormat
+from vcfilter.models.hierarchical.complexity import complexity
+from vcfilter.models.hierarchical.latent import mirror
 from vcfilter.nn.exact import check_bound
 
 FORMAT = VideoFormat(width=112, height=80)

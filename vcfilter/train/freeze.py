@@ -214,7 +214,7 @@ def segment(span: int, qp: int) -> list[Place]:
     if span == 0:
         return result
     result.append((span, key, KEY_MODE, ()))
-    for place in coding_order(span, open_gop=True):
+    for place in coding_order(span):
         coded = place.layer < 2
         mode = HierarchicalMode(
             motion=MotionMode.CODED if coded else MotionMode.DIRECT, level=3 if coded else 0

@@ -171,7 +171,7 @@ def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...
         near_right: a chain's frames lie nearer and nearer to the right outer frame.
     """
     if group is Group.SEGMENT:
-        return coding_order(span, open_gop=True)
+        return coding_order(span)
     if group is Group.TRIPLET:
         return (_step(span // 2, (0, span), 1 if span >= 8 else 2 if span >= 4 else 3),)
     steps: list[GopStep] = []

@@ -146,6 +146,12 @@ class HierarchicalModel:
             conditions = self._conditions(step, found, video_format)
             return self.net.reconstruct(found.motion, conditions, symbols, both)
 
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """See `models.base.Model`."""
+        from vcfilter.models.hierarchical.complexity import complexity
+
+        return complexity(self)
+
     def _conditions(
         self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
     ) -> Conditions:
