@@ -17,7 +17,7 @@ from vcfilter.stream.track import is_neural
 
 
 def model_values(name: str | None) -> dict[str, Any]:
-    """The model's id, its card, and what decoding costs in kMAC per luma sample.
+    """What a model is, its card, and what decoding costs in kMAC per luma sample.
 
     Args:
         name: name, id or path of a model; None takes the default one.
@@ -30,6 +30,7 @@ def model_values(name: str | None) -> dict[str, Any]:
         "model": info.id.hex(),
         "name": info.name,
         "architecture": info.architecture,
+        "presets": list(info.efforts),
         "card": dict(sorted(info.card.items())),
         "kmac_per_pixel": model.complexity(),
     }
@@ -38,8 +39,11 @@ def model_values(name: str | None) -> dict[str, Any]:
 def model_lines(name: str | None) -> list[str]:
     """The same in words."""
     found = model_values(name)
-    head = f"model {found['name']}, {found['architecture']}, id {found['model']}"
-    lines = [head, "cost of decoding, kMAC per luma sample:"]
+    lines = [
+        f"model {found['name']}, {found['architecture']}, id {found['model']}",
+        f"presets: {' '.join(found['presets'])}",
+        "cost of decoding, kMAC per luma sample:",
+    ]
     for kind, parts in found["kmac_per_pixel"].items():
         costs = ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items())
         lines.append(f"  {kind:<9}{costs}")
