@@ -1,4 +1,4 @@
-"""Messages between a codec worker and its client (docs/worker.md), and the memory they share."""
+"""Messages between a codec worker and its client (docs/reference/worker.md), and the memory they share."""
 
 from __future__ import annotations
 
