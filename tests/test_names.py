@@ -69,10 +69,8 @@ TODO_ROOMS = (
     "codec",
     "frames",
     "metrics",
-    "models",
     "options",
     "stream",
-    "train",
     "worker",
 )
 """Rooms that are not swept yet. A room leaves this list when its names are the field's."""

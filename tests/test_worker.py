@@ -633,6 +633,29 @@ def test_memory_that_does_not_hold_what_it_should(
     assert done.stdout.startswith("error -4 the codec worker broke the protocol (message 19 of 32")
 
 
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("hostile") / "hostile_worker"
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1",
+             "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # fmt: skip
+    sources = [ROOT / "tests/c/hostile_worker.c", *SOURCES[1:]]
+    words = ["gcc", *flags, f"-I{SOURCES[1].parent}", *map(str, sources), "-o", str(target)]
+    subprocess.run([*words, "-pthread"], check=True)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seed"), [(600, 1), (600, 2), pytest.param(8000, 3, marks=pytest.mark.slow)]
+)
+def test_workers_that_send_random_messages(
+    hostile: Path, tmp_path: Path, rounds: int, seed: int
+) -> None:
+    words = [str(hostile), str(tmp_path / "socket"), str(rounds), str(seed)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3 * LIMIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout.split("received ")[1]) > rounds // 3  # much of it was plausible
+
+
 def test_a_keyframe_can_be_asked_for(client: Path, warm: Warm, tmp_path: Path) -> None:
     forced = make(tmp_path, SMALL, 8, forced=(2, 6))
     assert [n for n, packet in enumerate(forced.coded) if packet.is_keyframe] == [0, 2, 6]

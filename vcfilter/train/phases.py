@@ -53,7 +53,7 @@ class Phase:
         spans: (distance between the outer frames, probability).
         originals: the outer frames and all references are originals; else reconstructions.
         through: the loss of a frame also teaches the references it was coded from.
-        residual: whether the prediction's error is coded; without it the prediction is the picture.
+        residual: whether the prediction's error is coded; without it the prediction is the frame.
         coded: probability of coded motion; the rest is no motion, or inherited motion.
         learns: beginnings of the names of the parameters that learn; empty: all.
         keyframe_share, inter_share: weight of the mean log cost of keyframes and of each inter
