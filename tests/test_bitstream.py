@@ -1,4 +1,4 @@
-"""The bitstream: golden bytes as docs/bitstream.md quotes them, round trips, refusals."""
+"""The bitstream: golden bytes as docs/reference/bitstream.md quotes them, round trips, refusals."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ def base(data: bytes, qp: int = 32) -> list[Section]:
 
 
 def documented() -> list[str]:
-    """The hex blocks of docs/bitstream.md, one space between bytes."""
-    text = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text(encoding="utf-8")
+    """The hex blocks of docs/reference/bitstream.md, one space between bytes."""
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "bitstream.md").read_text(
+        encoding="utf-8"
+    )
     return [" ".join(block.split()) for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 
 

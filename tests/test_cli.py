@@ -315,6 +315,22 @@ def test_a_part_ends_at_its_end(film: Path, tmp_path: Path) -> None:
         assert sum(1 for packet in container.demux(video=0) if packet.size) == 3
 
 
+def test_tags_are_set_and_removed(film: Path, tmp_path: Path) -> None:
+    target, again = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    part = ["-q", "-t", "0.05", "-map", "v", *FAST]
+    tags = ["-metadata", "title=A = B", "-metadata", "artist=C"]
+    assert main(["encode", str(film), *part, *tags, str(target)]) == 0
+    changed = ["-metadata", "artist=", "-metadata", "TITLE=D"]
+    assert main(["transcode", str(target), *part, *changed, str(again)]) == 0
+    found = []
+    for path in (target, again):
+        with av.open(str(path)) as container:
+            found.append({k.lower(): v for k, v in container.metadata.items()})
+    assert (found[0]["title"], found[0]["artist"]) == ("A = B", "C")
+    assert found[1]["title"] == "D"
+    assert "artist" not in found[1]
+
+
 # --- several files ------------------------------------------------------------------------------
 
 

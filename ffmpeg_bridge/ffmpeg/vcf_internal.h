@@ -30,7 +30,7 @@
 #define SLOTS_MAX 1024
 #define AHEAD_MAX 1024
 #define UNANSWERED_MAX 2048     /* more than AHEAD_MAX and a drain; a power of two */
-#define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/worker.md */
+#define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/reference/worker.md */
 #define FDS_MAX 8
 
 enum Kind {

@@ -1,4 +1,7 @@
-"""Messages between a codec worker and its client (docs/worker.md), and the memory they share."""
+"""Messages between a codec worker and its client, and the memory they share.
+
+docs/reference/worker.md states them.
+"""
 
 from __future__ import annotations
 
