@@ -68,7 +68,7 @@ def test_encode_info_verify_decode(
     assert main(["info", "--json", "--frames", str(neural)]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["streams"][0]["segments"] == [8]
-    assert [frame["kind"] for frame in found["streams"][0]["frames"]] == ["key"] + ["inter"] * 7
+    assert [frame["type"] for frame in found["streams"][0]["frames"]] == ["key"] + ["inter"] * 7
 
     assert main(["verify", str(neural)]) == 0
     out, err = capfd.readouterr()

@@ -266,6 +266,27 @@ def test_real_model_round_trip(depth: int, qp: int) -> None:
         assert abs(error / 8 - record.psnr) < 0.01  # means in float32
 
 
+def test_real_model_goes_on_from_repeated_frames() -> None:
+    """What is decoded from a frame with nothing coded does not depend on its qp."""
+    model = store.find(None, Runtime(device="cpu"))
+    fmt = VideoFormat(width=48, height=32)
+    moving = clip(9, fmt, noise=0)
+    frames = [replace(moving[max(i - 4, 0)], pts=i) for i in range(9)]
+    for options in ({"bframes": 0}, {"structure": "low-delay"}, {"bframes": 3}):
+        chosen = EncoderOptions(keyint=50, qp=30, preset="ultrafast", scenecut=False, **options)
+        encoder = Encoder(fmt, chosen, model=model)
+        packets = [p for f in [*frames, None] for p in encoder.encode(f)]
+        shown = decode(
+            packets, Decoder(encoder.extradata, DecoderOptions(strict=True), model=model)
+        )
+        for frame, result, record in zip(frames, shown, encoder.statistics.records, strict=True):
+            error = np.mean((frame.y.astype(float) - result.y) ** 2)
+            chroma = [np.mean((a.astype(float) - b) ** 2) for a, b in
+                      zip(frame.planes[1:], result.planes[1:], strict=True)]  # fmt: skip
+            psnr = [10 * np.log10(255**2 / value) for value in (error, *chroma)]
+            assert abs((6 * psnr[0] + psnr[1] + psnr[2]) / 8 - record.psnr) < 0.01
+
+
 def test_real_model_skips_a_still_picture() -> None:
     fmt = VideoFormat(width=64, height=48)
     encoder = Encoder(fmt, EncoderOptions(keyint=4), model=store.find(None, Runtime(device="cpu")))
@@ -550,6 +571,48 @@ def test_low_delay_has_none() -> None:
         (packet,) = encoder.encode(frame)
         assert [f.pts for f in decoder.decode(packet)] == [frame.pts]
     assert encoder.encode(None) == decoder.decode(None) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_low_delay_over_a_lossy_line(seed: int) -> None:
+    """A frame that is reported lost costs itself and nothing after the report."""
+    rng = np.random.default_rng(seed)
+    options = EncoderOptions(structure="low-delay", keyint=1000, scenecut=False)
+    encoder = Encoder(SMALL, options, model=FakeModel())
+    sender, receiver = new_decoder(encoder.extradata, strict=True), new_decoder(encoder.extradata)
+    lost = 0
+    for frame in clip(60, SMALL):
+        (packet,) = encoder.encode(frame)
+        (expected,) = sender.decode(packet)
+        if frame.pts and rng.random() < 0.2:
+            lost += 1
+            encoder.lost(frame.pts)
+            continue
+        (found,) = receiver.decode(packet)
+        assert same(found, expected)
+        encoder.acknowledge(frame.pts)
+    assert lost > 3
+    assert receiver.dropped_missing_reference == receiver.dropped_damaged == 0
+    keys = [r for r in encoder.statistics.records if r.header.step.type is FrameType.KEY]
+    assert len(keys) == 1  # the chain goes on from what was acknowledged
+
+
+def test_low_delay_heals_at_restarts() -> None:
+    _, packets = encode(clip(40, SMALL), structure="low-delay", keyint=1000, scenecut=False, ltr=8)
+    whole = decode(packets, strict=True)
+    decoder = new_decoder()
+    shown = decode([*packets[:10], *packets[11:]], decoder)
+    assert [f.pts for f in shown] == [*range(10), *range(16, 40)]
+    assert decoder.dropped_missing_reference == 5
+    assert all(same(frame, whole[frame.pts]) for frame in shown)
+    # Without acknowledgements a loss is answered with a keyframe.
+    encoder = Encoder(SMALL, EncoderOptions(structure="low-delay", keyint=99), model=FakeModel())
+    kinds = []
+    for frame in clip(8, SMALL):
+        if frame.pts == 5:
+            encoder.lost(4)
+        kinds += [p.is_keyframe for p in encoder.encode(frame)]
+    assert kinds == [True, False, False, False, False, True, False, False]
 
 
 def test_numbers_past_256() -> None:

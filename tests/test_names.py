@@ -67,13 +67,10 @@ TODO_ROOMS = (
     "_bridge",
     "bitstream",
     "codec",
-    "entropy",
     "frames",
     "metrics",
-    "models",
     "options",
     "stream",
-    "train",
     "worker",
 )
 """Rooms that are not swept yet. A room leaves this list when its names are the field's."""

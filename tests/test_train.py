@@ -25,7 +25,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import StepModel
 from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel, load
-from vcfilter.models.hierarchical.refine import fit
+from vcfilter.models.hierarchical.refine import gauss_newton
 from vcfilter.models.hierarchical.values import MotionField
 from vcfilter.models.weights import WeightsFile, read_weights
 from vcfilter.nn.exact import ExactLayer, project
@@ -299,12 +299,12 @@ def test_half_precision_stays_outside_the_exact_path(
 @pytest.mark.gpu
 def test_a_step_on_a_gpu(material: Clip, start: dict[str, torch.Tensor]) -> None:
     """Clips in its memory, branches in bfloat16, exact layers in float64, figures as on a CPU."""
-    world = Processes(device=torch.device("cuda"))
+    processes = Processes(device=torch.device("cuda"))
     net = loop.VideoNet()
     net.load_state_dict(start)
-    there = material.to(world.device)
-    samples, stills = (Samples([there], 64, seed, None, world.device) for seed in (1, 2))
-    t = loop.Trainer(net, samples, stills, TINY, 20, world=world, half=True, flow_threads=2)
+    there = material.to(processes.device)
+    samples, stills = (Samples([there], 64, seed, None, processes.device) for seed in (1, 2))
+    t = loop.Trainer(net, samples, stills, TINY, 20, processes=processes, half=True, flow_threads=2)
     exact: list[torch.Tensor] = []
     for module in t.net.modules():
         if isinstance(module, ExactLayer):
@@ -358,7 +358,7 @@ def test_a_step_mixes_no_devices(
         estimate = MotionField(
             torch.zeros(2, 5, 8, 8, device=device), torch.zeros(2, 8, 8, 5, 5, device=device)
         )
-        fit(x[0], x[0], x[0], estimate.field, 1)
+        gauss_newton(x[0], x[0], x[0], estimate.field, 1)
         coded = net.code_motion(given, estimate, pair, coder)
         new = net.code_inter(MotionMode.CODED, True, given, x, pair, coder, coded)
         base = quantiser_step(qp)
@@ -404,8 +404,8 @@ def test_the_flow_search_is_the_same_in_threads(
 
 
 def test_a_process_alone_needs_no_others() -> None:
-    world = Processes()
-    assert world.first and world.own == slice(0, None, 1) and not world.any(False)
+    processes = Processes()
+    assert processes.first and processes.own == slice(0, None, 1) and not processes.any(False)
 
 
 def frozen(start: dict[str, torch.Tensor], material: Clip, target: Path) -> dict[str, float]:

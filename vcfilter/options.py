@@ -207,7 +207,7 @@ class EncoderOptions:
             named[name] = value
         tune = named.pop("tune", None)
         if tune is not None:
-            if tune not in TUNES:
+            if not isinstance(tune, str) or tune not in TUNES:
                 raise ConfigError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
             named = {**TUNES[tune], **named}
         for name, value in named.items():

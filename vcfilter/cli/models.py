@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from vcfilter.cli.arguments import add_loudness
 from vcfilter.cli.command import Command
@@ -22,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out models."""
     with terminal.working("loading"):
+        from vcfilter.models import store
+
         entries = [
             {
                 "name": entry.name,
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
                 "architecture": entry.architecture,
                 "file": entry.path,
             }
-            for entry in available()
+            for entry in store.list_models()
         ]
     if args.json:
         terminal.result(json.dumps(entries, indent=2))
@@ -41,26 +40,6 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         cells = (f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
         terminal.result("  ".join(cells).rstrip())
     return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A weights file: what vcfilter.models.store.ModelEntry holds."""
-
-    path: str
-    name: str
-    id: bytes
-    architecture: str
-
-
-def available() -> Sequence[_Entry]:
-    """The models that `--model` finds by name."""
-    from vcfilter.models.checkpoint import load_weights, read_card, shipped_weights
-
-    path = shipped_weights()
-    architecture = read_card(path).get("architecture", "")
-    name = Path(path).stem
-    return [_Entry(path=path, name=name, id=load_weights(path)[2], architecture=architecture)]
 
 
 COMMAND = Command(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vcfilter.cli.terminal import size_text
+from vcfilter.options import Runtime
 from vcfilter.stream.inspect import (
     FileSummary,
     FrameInfo,
@@ -16,24 +17,33 @@ from vcfilter.stream.track import is_neural
 
 
 def model_values(name: str | None) -> dict[str, Any]:
-    """The model's id, its card, and what decoding costs in kMAC per luma sample.
+    """What a model is, its card, and what decoding costs in kMAC per luma sample.
 
     Args:
         name: name, id or path of a model; None takes the default one.
     """
-    from vcfilter.models.checkpoint import read_card
-    from vcfilter.models.hierarchical.complexity import complexity
-    from vcfilter.models.hierarchical.video import VideoModel
+    from vcfilter.models import store
 
-    model = VideoModel.load(name, "cpu")
-    card = dict(sorted(read_card(name).items()))
-    return {"model": model.model_id.hex(), "card": card, "kmac_per_pixel": complexity(model)}
+    model = store.find(name, Runtime(device="cpu"))
+    info = model.info
+    return {
+        "model": info.id.hex(),
+        "name": info.name,
+        "architecture": info.architecture,
+        "presets": list(info.efforts),
+        "card": dict(sorted(info.card.items())),
+        "kmac_per_pixel": model.complexity(),
+    }
 
 
 def model_lines(name: str | None) -> list[str]:
     """The same in words."""
     found = model_values(name)
-    lines = [f"model {found['model']}", "cost of decoding, kMAC per luma sample:"]
+    lines = [
+        f"model {found['name']}, {found['architecture']}, id {found['model']}",
+        f"presets: {' '.join(found['presets'])}",
+        "cost of decoding, kMAC per luma sample:",
+    ]
     for kind, parts in found["kmac_per_pixel"].items():
         costs = ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items())
         lines.append(f"  {kind:<9}{costs}")

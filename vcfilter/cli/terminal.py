@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 5.0
 _BAR_SECONDS = 0.1
 _TICK_SECONDS = 0.5
-_RATE_SECONDS = 3.0  # of measurement before a remaining time is shown
+_RATE_SECONDS = 3.0  # of measurement before a speed and a remaining time are shown
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 del _CONTROLS[9], _CONTROLS[10]
 # Characters that reorder the text around them: a name could show itself as another.
@@ -117,8 +117,7 @@ class Terminal:
             if not self.quiet:
                 self._event("progress", **_progress_values(progress))
             return
-        remaining = self._meter.remaining(progress)
-        self.status(_text(progress, remaining), _share(progress))
+        self.status(_text(progress, self._meter.speed(progress)), _share(progress))
 
     def status(self, text: str, share: float | None = None) -> None:
         """Show a changing text, and the share that is done (0 to 1) if it is known."""
@@ -309,15 +308,13 @@ class _Meter:
         self._first: tuple[float, int] | None = None
         self._stage = ""
 
-    def remaining(self, progress: Progress) -> float | None:
-        """Estimate of the seconds that are still needed; None when unknown."""
+    def speed(self, progress: Progress) -> float | None:
+        """Frames per second; None before there is enough to measure."""
         if self._first is None or self._stage != progress.stage:
             self._first, self._stage = (progress.elapsed_seconds, progress.frames), progress.stage
         spent = progress.elapsed_seconds - self._first[0]
         frames = progress.frames - self._first[1]
-        if not progress.total_frames or frames < 1 or spent < _RATE_SECONDS:
-            return None
-        return max(progress.total_frames - progress.frames, 0) * spent / frames
+        return frames / spent if frames and spent >= _RATE_SECONDS else None
 
 
 def _share(progress: Progress) -> float | None:
@@ -326,17 +323,17 @@ def _share(progress: Progress) -> float | None:
     return min(1.0, progress.frames / progress.total_frames)
 
 
-def _text(progress: Progress, remaining: float | None) -> str:
+def _text(progress: Progress, speed: float | None) -> str:
     stage = f"{progress.stage}  " if progress.stage else ""
     frames = f"{progress.frames}"
     if progress.total_frames:
         frames += f"/{max(progress.total_frames, progress.frames)}"
-    parts = [
-        f"{stage}{frames} frames",
-        f"{progress.frames_per_second:.1f} fps",
-        f"{progress.bitrate / 1000:.0f} kbit/s",
-        size_text(progress.video_bytes),
-    ]
-    if remaining is not None:
+    parts = [f"{stage}{frames} frames"]
+    if speed:
+        parts.append(f"{speed:.1f} fps")
+    if progress.video_bytes:
+        parts += [f"{progress.bitrate / 1000:.0f} kbit/s", size_text(progress.video_bytes)]
+    if speed and progress.total_frames:
+        remaining = max(progress.total_frames - progress.frames, 0) / speed
         parts.append(f"ETA {time_text(remaining)}")
     return "  ".join(parts)

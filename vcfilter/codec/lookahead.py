@@ -9,14 +9,16 @@ import numpy.typing as npt
 
 from vcfilter.frames import Frame, Plane
 
-DISTANCES = (32, 16, 8, 4, 2)
-SMALL = 8
-"""Luma is looked at in means of 8x8 samples."""
-REACH = 4
+DISTANCES = (32, 16, 8)
+SHORTEST = 4
+SMALL = 4
+"""Luma is looked at in means of 4x4 samples."""
+REACH = 8
 """Largest shift that is tried, in such means: 32 samples."""
-BLOCK = 4
-TOLERANCE = 0.35
-"""Of the variation within blocks, what motion may leave at the distance of an anchor."""
+BLOCK = 8
+TOLERANCE, GROWTH = 0.22, 1.3
+"""Of the variation within blocks, what motion may leave at the distance of an anchor: this much,
+or so many times what it leaves two frames away (fine texture never fits whole shifts)."""
 NOISE = 1.0
 """Mean absolute difference, in 8-bit units, that counts as none."""
 
@@ -26,7 +28,7 @@ Means = npt.NDArray[np.float32]
 def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> int:
     """How many frames after an anchor the next one should lie.
 
-    The largest power of two at which the frame there, moved block by block, is still like the
+    The largest distance at which the frame there, moved block by block, is still like the
     anchor: still scenes get long distances, fast motion short ones.
 
     Args:
@@ -35,13 +37,19 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     Returns:
         1 to len(frames), at most 32.
     """
+    most = min(len(frames), DISTANCES[0])
+    if most <= SHORTEST:
+        return most
     base = means(anchor.y, bit_depth)
-    for distance in (len(frames), *DISTANCES):
-        if distance > len(frames) or distance > DISTANCES[0]:
-            continue
-        if remainder(base, means(frames[distance - 1].y, bit_depth)) <= TOLERANCE:
+
+    def left(distance: int) -> float:
+        return remainder(base, means(frames[distance - 1].y, bit_depth))
+
+    tolerance = max(TOLERANCE, GROWTH * left(2))
+    for distance in sorted({most, *DISTANCES}, reverse=True):
+        if distance <= most and left(distance) <= tolerance:
             return distance
-    return min(len(frames), DISTANCES[-1])
+    return SHORTEST
 
 
 def remainder(before: Means, after: Means) -> float:
@@ -64,7 +72,7 @@ def remainder(before: Means, after: Means) -> float:
 
 
 def means(y: Plane, bit_depth: int) -> Means:
-    """Luma in means of 8x8 samples, in 8-bit units."""
+    """Luma in means of 4x4 samples, in 8-bit units."""
     rows, columns = (side // SMALL for side in y.shape)
     cells = y[: rows * SMALL, : columns * SMALL].reshape(rows, SMALL, columns, SMALL)
     return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32) / (1 << (bit_depth - 8)))

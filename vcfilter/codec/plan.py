@@ -19,7 +19,7 @@ from vcfilter.codec.structure import (
     halve,
     restart_step,
 )
-from vcfilter.frames import Frame, VideoFormat
+from vcfilter.frames import DISTANCE_MAX, Frame, VideoFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,8 @@ class _Chain(_Placement):
         """
         number = self._pts.get(pts, 0)
         held = set(self._kept.values()) & self._acknowledged
-        sound = [n for n in held if not number or n < number]
+        near = (n for n in held if self._first - n <= DISTANCE_MAX)
+        sound = [n for n in near if not number or n < number]
         if sound:
             self._recover = max(sound)
         return bool(sound)

@@ -375,7 +375,7 @@ class AverageBitrate(RateControl):
 
 
 class TwoPass(RateControl):
-    """Second of two passes: one qp for all, shifted a little per segment, corrected on the way.
+    """Second of two passes: one qp for all, shifted a little per GOP, corrected on the way.
 
     The bits of each kind of frame are predicted from the first pass; how far predictions are
     off on the whole is learned as segments pass.
@@ -385,12 +385,12 @@ class TwoPass(RateControl):
         bits_per_frame: the target.
     """
 
-    _COMPRESSION = 0.6  # qps by which a segment twice as costly as the mean is coarser
+    _COMPRESSION = 0.6  # qps by which a GOP twice as costly as the mean is coarser
     _SHIFT_MAX = 3.0
 
     def __init__(self, log: PassLog, bits_per_frame: float) -> None:
         segments = log.segments
-        costs = [log2(_cost_at_zero(s) / s.length) for s in segments]
+        costs = _gop_costs(segments)
         mean = sum(costs) / max(len(costs), 1)
         limit = self._SHIFT_MAX
         self._shift = [min(max(self._COMPRESSION * (cost - mean), -limit), limit) for cost in costs]
@@ -410,8 +410,8 @@ class TwoPass(RateControl):
         self._bits_left = bits_per_frame * sum(s.length for s in segments)
         self._key_count = 0  # segments up to the newest whose keyframe is coded
         self._done_count = 0
-        self._key_error = _MeanError()
-        self._inter_error = _MeanError()
+        self._key_error = _MeanError(4)
+        self._inter_error = _MeanError(44)
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         if not trials:
@@ -436,7 +436,8 @@ class TwoPass(RateControl):
             raise ConfigError(_OTHER_FRAMES)
         if segment.inters:
             qp = segment.inter_qp - self._shift[index]
-            self._inter_error.learn(_payload_bits(segment), self._inters[index], qp)
+            bits = _payload_bits(segment)
+            self._inter_error.learn(bits, self._inters[index], qp, segment.inters)
         self._bits_left -= segment.inter_bits
         self._done_count += 1
 
@@ -466,16 +467,21 @@ _OTHER_FRAMES = (
 
 
 class _MeanError:
-    """Mean ratio of actual to predicted bits, newer ones weighing more."""
+    """Mean ratio of actual to predicted bits, newer ones weighing more.
 
-    def __init__(self) -> None:
+    Args:
+        memory: how many frames are remembered.
+    """
+
+    def __init__(self, memory: int) -> None:
         self.factor = 1.0
+        self._memory = memory
         self._count = 0
 
-    def learn(self, actual: float, at_zero: float, qp: float) -> None:
+    def learn(self, actual: float, at_zero: float, qp: float, frames: int = 1) -> None:
         ratio = max(actual, _MIN_BITS) / (at_zero * 2.0 ** (-qp / _SLOPE))
-        self._count += 1
-        weight = max(1 / self._count, 0.25)
+        self._count = min(self._count + frames, max(self._memory, frames))
+        weight = frames / self._count
         self.factor *= ratio**weight / self.factor**weight
 
 
@@ -525,6 +531,19 @@ def _cost_at_zero(segment: SegmentRecord) -> float:
     """Bits of a segment at qp 0, by the model."""
     key = segment.key_bits * 2 ** (segment.key_qp / _SLOPE)
     return float(key + _payload_bits(segment) * 2 ** (segment.inter_qp / _SLOPE))
+
+
+def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
+    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
+    costs: list[float] = []
+    start = 0
+    for index in range(1, len(segments) + 1):
+        if index == len(segments) or segments[index].begins:
+            gop = segments[start:index]
+            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
+            costs += [log2(cost)] * len(gop)
+            start = index
+    return costs
 
 
 def _overhead_bits(segment: SegmentRecord) -> float:

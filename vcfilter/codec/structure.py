@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from vcfilter.bitstream import StructureKind
 from vcfilter.errors import ConfigError
-from vcfilter.frames import LAYER_MAX, QP_MAX, FrameStep, FrameType
+from vcfilter.frames import DISTANCE_MAX, LAYER_MAX, QP_MAX, FrameStep, FrameType
 from vcfilter.options import EncoderOptions
 
 LAYER_QP_OFFSET = (0, 3, 6, 8, 9, 9, 9, 9)
@@ -136,7 +136,7 @@ class GopStructure:
         if self.kind is StructureKind.INTRA:
             return 0
         if self.kind is StructureKind.LOW_DELAY:
-            return min(self.keyint, 0xFFFF)
+            return min(self.keyint, DISTANCE_MAX)
         return max(self.keyint - 1, 1) if self.one_hierarchy else 2 * self.interval
 
     @property

@@ -141,3 +141,10 @@ class Model(Protocol):
 
     def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's (y, u, v) planes at the format's size and depth."""
+
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates per luma sample of decoding, in thousands.
+
+        Returns:
+            By frame type ("keyframe", "inter"), and by part of the networks.
+        """

@@ -133,7 +133,7 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
         if name in CONTAINERS or can_write(name):
             return name
         raise ConfigError(f"-f {chosen} is no container that FFmpeg writes")
-    text = os.fspath(target)
+    text = path_of("target", target)
     suffix = FilePath(text).suffix.lower()
     if text == PIPE or not suffix:
         return default
@@ -142,6 +142,26 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
             f"the extension of {text} names no container that is known; give another, or -f FORMAT"
         )
     return _BY_EXTENSION[suffix]
+
+
+def check_kind(
+    name: str, value: object, kind: type | tuple[type, ...], wanted: str, *, none: bool = True
+) -> None:
+    """Raise ConfigError unless an argument is of a kind; None passes where it may be left out."""
+    if not (isinstance(value, kind) or (none and value is None)):
+        raise ConfigError(f"{name} {value!r} is not {wanted}")
+
+
+def path_of(name: str, value: object) -> str:
+    """A path as text.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    check_kind(name, value, (str, os.PathLike), "a path", none=False)
+    text = os.fspath(value)  # type: ignore[call-overload]
+    check_kind(name, text, str, "a path of characters", none=False)
+    return str(text)
 
 
 def need_neural(target: Path, container: str) -> None:

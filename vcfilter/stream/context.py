@@ -10,7 +10,7 @@ from av.video.format import VideoFormat as PixelFormat
 from vcfilter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vcfilter.stream.input import Stream
+    from vcfilter.stream.input_stream import Stream
 
 _SKIP_FRAME = ("NONE", "DEFAULT", "NONREF", "BIDIR", "NONINTRA", "NONKEY", "ALL")
 _THREAD_TYPES = ("NONE", "FRAME", "SLICE", "AUTO")

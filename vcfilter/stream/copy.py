@@ -193,8 +193,12 @@ class StreamCopier:
             packet = converted
         muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
 
-    def finish(self) -> None:
-        """Log what was mended, and which streams ended early."""
+    def finish(self, *, jumped: bool = False) -> None:
+        """Log what was mended, and which streams ended early.
+
+        Args:
+            jumped: the source's clock jumped: the durations it states mean nothing.
+        """
         for track in self._tracks.values():
             info = track.copy.info
             if track.mended:
@@ -202,7 +206,7 @@ class StreamCopier:
                     f"{track.mended} packets of {name_of(info)} had a time that was not after the "
                     "one before: moved"
                 )
-            if info.kind != "audio" or info.duration is None or self._cut != Cut():
+            if jumped or info.kind != "audio" or info.duration is None or not self._cut.is_all:
                 continue
             stated = info.duration * info.time_base
             begin = (info.start_time or 0) * info.time_base

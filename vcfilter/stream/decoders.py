@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ from av.codec import Codec, CodecContext
 from av.codec.codec import UnknownCodecError
 from av.video.frame import VideoFrame
 
-from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
+from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import MediaError
 from vcfilter.frames import Frame, VideoFormat
@@ -21,9 +20,10 @@ from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.stream.containers import Path
 from vcfilter.stream.packets import coded_packet, to_av
 from vcfilter.stream.pixels import PictureReader
+from vcfilter.stream.reader import PacketReader, decoded_from
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import Source, reason_of
-from vcfilter.stream.timestamps import ClockMender, Cut
+from vcfilter.stream.timestamps import Cut
 from vcfilter.stream.track import completed, is_neural
 
 T = TypeVar("T")
@@ -39,9 +39,6 @@ _PREFERRED = {
     "mp3on4": "mp3on4float",
 }
 """Decoders that FFmpeg takes for a codec before the one that has the codec's name."""
-
-_CONTINUOUS = ("video", "audio")
-_FURTHER_BACK = (0, 1, 3, 10, 30, 100, 300)  # seconds before the place that a seek missed
 
 
 class MediaDecoder:
@@ -151,154 +148,6 @@ def _decoder_options(info: StreamInfo) -> dict[str, str]:
 _UNKNOWN = -99
 
 
-class PacketReader:
-    """Reads one demuxer once: the packets of one stream, and those of others into a queue.
-
-    Args:
-        demuxer: the source.
-        info: the stream whose packets are handed out.
-        copied: indices of the streams whose packets are queued.
-        log: where warnings go.
-
-    Attributes:
-        queue: packets of the copied streams, in the order of the file.
-    """
-
-    def __init__(
-        self,
-        demuxer: Demuxer,
-        info: StreamInfo,
-        copied: Collection[int] = (),
-        log: Log = logger,
-    ) -> None:
-        self._demuxer = demuxer
-        self._info = info
-        self._copied = frozenset(copied)
-        self._log = log
-        self._mender = ClockMender() if demuxer.clock_may_jump else None
-        self._count = 0
-        self._ended = False
-        self.queue: deque[BridgePacket] = deque()
-
-    @property
-    def jumps(self) -> int:
-        """How often the source's clock jumped so far."""
-        return self._mender.jumps if self._mender else 0
-
-    @property
-    def begin(self) -> Fraction:
-        """First time of the stream in seconds, as the container states it."""
-        info = self._info
-        if info.start_time is not None:
-            return info.start_time * info.time_base
-        return self._demuxer.start_time or Fraction(0)
-
-    def packets(self) -> Iterator[BridgePacket]:
-        """The stream's packets; a file that breaks off ends early, with a warning.
-
-        Raises:
-            MediaError: it breaks off before the first packet.
-        """
-        while (packet := self._read()) is not None:
-            if packet.stream_index == self._info.index:
-                self._count += 1
-                yield packet
-
-    def read_on(self, end: Fraction | None) -> None:
-        """Queue what follows of the copied streams, up to a time on the file's clock."""
-        kinds = {info.index: info.kind for info in self._demuxer.streams}
-        behind = {index for index in self._copied if kinds.get(index) not in _CONTINUOUS}
-        while self._copied and (packet := self._read()) is not None:
-            if end is None:
-                continue
-            ticks = packet.dts if packet.dts is not None else packet.pts
-            if ticks is not None and ticks * packet.time_base > end:
-                behind.add(packet.stream_index)
-                if self._copied <= behind and ticks * packet.time_base > end + 1:
-                    return
-
-    def seek(self, time: Fraction) -> None:
-        """Go to the last place at or before a time where the stream can be decoded.
-
-        Raises:
-            BridgeError: the source cannot seek.
-        """
-        if time <= self.begin:
-            first = min(time, self._demuxer.start_time or self.begin)
-            self._demuxer.seek(-1, int(first * 1_000_000))
-        else:
-            self._demuxer.seek(self._info.index, int(time / self._info.time_base))
-        self.queue.clear()
-        self._ended = False
-        if self._mender:
-            self._mender.reset()
-
-    def _read(self) -> BridgePacket | None:
-        """The next packet; those of copied streams are in the queue as well."""
-        if self._ended:
-            return None
-        try:
-            packet = self._demuxer.read_packet()
-        except BridgeError as error:
-            if not self._count:
-                name = self._demuxer.name
-                raise MediaError(f"{name} cannot be read: {reason_of(error)}") from error
-            self._log.warning(
-                f"the source breaks off after {self._count} packets: {reason_of(error)}"
-            )
-            packet = None
-        if packet is None:
-            self._ended = True
-            return None
-        if self._mender:
-            jumps = self._mender.jumps
-            streams = self._demuxer.streams
-            kind = streams[packet.stream_index].kind
-            packet = self._mender.mend(packet, watched=kind in _CONTINUOUS)
-            if self._mender.jumps > jumps:
-                self._log.warning("the source's clock jumps: times go on from where they were")
-        if packet.stream_index in self._copied:
-            self.queue.append(packet)
-        return packet
-
-
-def decoded_from(
-    reader: PacketReader,
-    cut: Cut,
-    decode: Callable[[], Iterator[T]],
-    time_of: Callable[[T], Fraction | None],
-    reset: Callable[[], None],
-    log: Log,
-) -> Iterator[T]:
-    """What is decoded, from the start of a cut on or from before it.
-
-    Where the first frame lies behind the start, as in containers without an index, decoding
-    begins further back.
-    """
-    start = cut.start
-    for step in _FURTHER_BACK if start is not None else ():
-        assert start is not None
-        target = max(start - step, reader.begin)
-        if step == _FURTHER_BACK[-1]:
-            target = reader.begin
-        try:
-            reader.seek(target)
-        except BridgeError:
-            log.warning("the source cannot seek: it is read from its start")
-            break
-        items = decode()
-        first = next(items, None)
-        time = None if first is None else time_of(first)
-        if target <= reader.begin or (time is not None and time <= start):
-            if first is not None:
-                yield first
-                yield from items
-            return
-        items.close()  # type: ignore[attr-defined]
-        reset()
-    yield from decode()
-
-
 class FrameSource(Protocol):
     """Where frames to be coded come from."""
 
@@ -345,7 +194,7 @@ class MediaFrames:
     ) -> None:
         self._reader = reader
         self._info = info
-        self._cut = cut if seekable else Cut(start=None, end=cut.end)
+        self._cut = cut if seekable else Cut(end=cut.end)
         self._wanted = cut
         self._log = log
         self._decoder = MediaDecoder(info, threads)
@@ -445,7 +294,7 @@ class NeuralFrames:
     ) -> None:
         self._reader = reader
         self._info = info
-        self._cut = cut if seekable else Cut(start=None, end=cut.end)
+        self._cut = cut if seekable else Cut(end=cut.end)
         self._wanted = cut
         self._log = log
         self.decoder = Decoder(info.extradata, options, runtime=runtime)

@@ -16,8 +16,8 @@ from vcfilter.frames import Packet
 from vcfilter.stream.timestamps import rational
 
 if TYPE_CHECKING:
-    from vcfilter.stream.input import Stream
-    from vcfilter.stream.output import OutputStream
+    from vcfilter.stream.input_stream import Stream
+    from vcfilter.stream.output_stream import OutputStream
 
 _MICROSECOND = Fraction(1, 1_000_000)
 

@@ -102,12 +102,16 @@ class MuxerSink:
                 self._muxer.flush()
                 self._target.sync()
 
-    def finish(self) -> None:
-        """Write the rest and complete the target."""
+    def finish(self, *, jumped: bool = False) -> None:
+        """Write the rest and complete the target.
+
+        Args:
+            jumped: the source's clock jumped: the durations it states mean nothing.
+        """
         assert self._muxer is not None
         with translated(self._target):
             self._copier.copy_until(self._muxer, None)
-            self._copier.finish()
+            self._copier.finish(jumped=jumped)
             self._muxer.close()
             self._target.complete()
 
@@ -179,8 +183,9 @@ class Y4mSink:
     def flush(self) -> None:
         """Nothing is held."""
 
-    def finish(self) -> None:
+    def finish(self, *, jumped: bool = False) -> None:
         """Complete the target."""
+        del jumped
         with self._translated():
             self._container.mux(self._stream.encode(None))
             self._container.close()

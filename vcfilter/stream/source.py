@@ -16,7 +16,7 @@ from av.container import InputContainer
 
 from vcfilter._bridge import BridgeError, Demuxer
 from vcfilter.errors import MediaError
-from vcfilter.stream.containers import PIPE, Path, open_demuxer
+from vcfilter.stream.containers import PIPE, Path, open_demuxer, path_of
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.1
@@ -34,7 +34,7 @@ class Source:
     """
 
     def __init__(self, name: Path) -> None:
-        self.name = os.fspath(name)
+        self.name = path_of("source", name)
         self.title = "standard input" if self.name == PIPE else self.name
         self._file: IO[bytes] | None = None
         self._pipe: _Pipe | None = None

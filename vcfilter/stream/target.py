@@ -14,7 +14,7 @@ from pathlib import Path as FilePath
 from typing import IO, Any
 
 from vcfilter.errors import MediaError
-from vcfilter.stream.containers import PIPE, Path
+from vcfilter.stream.containers import PIPE, Path, path_of
 from vcfilter.stream.source import reason_of
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Target:
     """
 
     def __init__(self, name: Path, *, overwrite: bool, source: str | None = None) -> None:
-        self.name = os.fspath(name)
+        self.name = path_of("target", name)
         self.title = "standard output" if self.name == PIPE else self.name
         self._overwrite = overwrite
         self._part: FilePath | None = None

@@ -44,15 +44,22 @@ class Cut:
     Args:
         start: first time in seconds, on the file's own clock; None for all from the start.
         end: first time that is not wanted; None for all to the end.
+        zero: what times count from in the target where start is None.
     """
 
     start: Fraction | None = None
     end: Fraction | None = None
+    zero: Fraction = Fraction(0)
 
     @property
     def offset(self) -> Fraction:
         """What is subtracted from each time, so that a cut begins at zero."""
-        return self.start or Fraction(0)
+        return self.zero if self.start is None else self.start
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is the whole file."""
+        return self.start is None and self.end is None
 
     def before(self, time: Fraction) -> bool:
         """Whether a time lies before the part."""

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
@@ -23,16 +23,18 @@ from vcfilter.stream.containers import (
     MATROSKA,
     Y4M,
     Path,
+    check_kind,
     container_named,
     container_of,
     need_neural,
 )
 from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
-from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames, PacketReader
+from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
-from vcfilter.stream.report import RunLog
+from vcfilter.stream.reader import PacketReader
+from vcfilter.stream.report import Progress, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
 from vcfilter.stream.streams import StreamSelection, choose_video
@@ -41,84 +43,14 @@ from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
 from vcfilter.stream.track import is_neural
 
+__all__ = ["Interrupted", "Progress", "TranscodeReport", "decode_file", "encode_file"]
+
 logger = logging.getLogger(__name__)
 
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
 _PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        stage: "pass 1" or "" for the (last) pass.
-        frames: coded so far.
-        total_frames: estimate of all; None when unknown.
-        seconds: playing time of what is coded.
-        total_seconds: playing time of all; None when unknown.
-        video_bytes: size of the video track's packets written so far.
-        elapsed_seconds: since the run began.
-    """
-
-    stage: str
-    frames: int
-    total_frames: int | None
-    seconds: float
-    total_seconds: float | None
-    video_bytes: int
-    elapsed_seconds: float
-
-    @property
-    def frames_per_second(self) -> float:
-        """Speed so far."""
-        return self.frames / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
-
-    @property
-    def bitrate(self) -> float:
-        """Bit/s of the video track so far."""
-        return 8 * self.video_bytes / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """Estimate of the time that is still needed; None when unknown."""
-        if not self.total_frames or not self.frames:
-            return None
-        rest = max(self.total_frames - self.frames, 0)
-        return rest * self.elapsed_seconds / self.frames
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TranscodeReport:
-    """What a run did.
-
-    Args:
-        source, target: their names.
-        frames: coded.
-        seconds: playing time of the frames.
-        video_bytes: size of the video track's packets.
-        elapsed_seconds: that the run took.
-        video_format: of the frames.
-        psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless coded neurally.
-        warnings: one sentence each.
-    """
-
-    source: str
-    target: str
-    frames: int
-    seconds: float
-    video_bytes: int
-    elapsed_seconds: float
-    video_format: VideoFormat
-    psnr: float | None
-    warnings: tuple[str, ...]
-
-    @property
-    def bitrate(self) -> float:
-        """Bit/s of the video track."""
-        return 8 * self.video_bytes / self.seconds if self.seconds > 0 else 0.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -170,6 +102,7 @@ def encode_file(
         MediaError: source or target cannot be read or written.
         Interrupted: after Ctrl-C.
     """
+    check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     name = container_of(target, container, MATROSKA)
@@ -246,6 +179,10 @@ class _Job:
         decoder: DecoderOptions | None,
         runtime: Runtime | None,
     ) -> None:
+        for name, value in (("start", start), ("duration", duration)):
+            check_kind(name, value, (int, float, Fraction), "a number of seconds")
+        check_kind("decoder", decoder, DecoderOptions, "DecoderOptions")
+        check_kind("runtime", runtime, Runtime, "a Runtime")
         if start is not None and start < 0:
             raise ConfigError(f"start {float(start)} s is negative")
         if duration is not None and duration <= 0:
@@ -296,7 +233,9 @@ class _Job:
         end = None
         if self._duration is not None:
             end = (begin if start is None else start) + Fraction(self._duration)
-        self._cut = Cut(start=start, end=end)
+        # The clock of MPEG-TS begins anywhere; that of other containers means what it says.
+        zero = begin if self._demuxer.clock_may_jump else Fraction(0)
+        self._cut = Cut(start=start, end=end, zero=zero)
         length = self._demuxer.duration
         if length is not None and start is not None:
             length -= start - begin
@@ -482,7 +421,7 @@ class _Job:
         except BaseException:
             writer.abandon()
             raise
-        sink.finish()
+        sink.finish(jumped=bool(reader.jumps))
         self._tell("", count, float(last - first), sink.video_bytes, final=True)
         assert source.video_format is not None
         psnr = None
@@ -530,7 +469,7 @@ class _Job:
             self.log.warning(
                 f"{clock.moved} frames had a time that was not after the frame before: moved"
             )
-        if self._video.duration is None or self._cut != Cut() or reader.jumps or self._filters:
+        if self._video.duration is None or not self._cut.is_all or reader.jumps or self._filters:
             return
         told = self._video.duration * self._video.time_base
         if told - seconds > max(Fraction(1, 2), told / 20):

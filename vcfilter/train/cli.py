@@ -130,11 +130,11 @@ def run(args: argparse.Namespace) -> int:
     name_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    world = join(args.device)
+    processes = join(args.device)
     try:
-        train_plan(args, plan, world)
+        train_plan(args, plan, processes)
     finally:
-        leave(world)
+        leave(processes)
     return 0
 
 
@@ -152,32 +152,32 @@ def plan_of(names: list[str], steps: list[int]) -> Plan:
     return [(PHASES[name], count) for name, count in zip(names, counts, strict=True)]
 
 
-def train_plan(args: argparse.Namespace, plan: Plan, world: Processes) -> None:
+def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> None:
     """All phases one after the other, each from the weights of the one before."""
 
     def say(text: str) -> None:
-        if world.first:
+        if processes.first:
             print(text, file=sys.stderr, flush=True)
 
-    if not world.first:
-        world.wait()  # the first one decodes, the others find it in the cache
+    if not processes.first:
+        processes.wait()  # the first one decodes, the others find it in the cache
     clips = gather(args.data, args.cache, say)
-    if world.first:
-        world.wait()
+    if processes.first:
+        processes.wait()
     about = {
         "plan": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
-        "batch": args.batch * world.count,
+        "batch": args.batch * processes.count,
         "material": hashlib.sha256(" ".join(c.key for c in clips).encode()).hexdigest()[:16],
     }
     state, log = (Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl"))
     notes = read_notes(state, about) if state.exists() else None
     begin = notes["number"] if notes else 0
-    net = start(args, plan, clips, world, resumed=notes is not None)
-    placed = settle(clips, world.device)
+    net = start(args, plan, clips, processes, resumed=notes is not None)
+    placed = settle(clips, processes.device)
     for number, (phase, steps) in enumerate(plan):
         if number < begin:
             continue
-        trainer = make_trainer(args, phase, steps, net, placed, world, number)
+        trainer = make_trainer(args, phase, steps, net, placed, processes, number)
         goes_on = None
         if notes is not None and number == begin:
             goes_on = trainer.resume(state)
@@ -193,18 +193,18 @@ def train_plan(args: argparse.Namespace, plan: Plan, world: Processes) -> None:
             goes_on=goes_on,
         )
         net = trainer.weights()
-    if world.first:
+    if processes.first:
         finish(args, plan, clips, net, log)
 
 
 def start(
-    args: argparse.Namespace, plan: Plan, clips: list[Clip], world: Processes, resumed: bool
+    args: argparse.Namespace, plan: Plan, clips: list[Clip], processes: Processes, resumed: bool
 ) -> VideoNet:
     """The networks training begins from; only the first process need have them."""
     if args.model:
         return networks(read_weights(store.locate(args.model)))[0]
     config = config_of(args.config)
-    if resumed or not world.first:
+    if resumed or not processes.first:
         return VideoNet(config)  # filled from the state, or by the first process
     print("measuring the classical start", file=sys.stderr, flush=True)
     return classical(Samples(clips, crop_side(clips, START_SIZE), seed=3), config)
@@ -251,27 +251,27 @@ def make_trainer(
     steps: int,
     net: VideoNet,
     clips: list[Clip],
-    world: Processes,
+    processes: Processes,
     number: int,
 ) -> Trainer:
     """A trainer of one phase; every process and every start of it draws alike."""
     stills = stills_of(clips)
     wanted = max(phase.size if phase.keyframes else 0, phase.group_size if phase.groups else 0)
     side, still_side = crop_side(clips, wanted), crop_side(stills, phase.size)
-    if side < wanted and world.first:
+    if side < wanted and processes.first:
         print(f"{phase.name}: crops of {side}x{side}: the clips are small", file=sys.stderr)
-    cuda = world.device.type == "cuda"
+    cuda = processes.device.type == "cuda"
     return Trainer(
         net,
-        Samples(clips, side, 2 * number + 11, phase.augment, world.device),
-        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, world.device),
+        Samples(clips, side, 2 * number + 11, phase.augment, processes.device),
+        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, processes.device),
         phase,
         steps,
-        world=world,
+        processes=processes,
         batch=args.batch,
         rate=args.rate,
         half=args.precision == "bfloat16" or (args.precision == "auto" and cuda),
-        flow_threads=max(1, (os.cpu_count() or 1) // world.count) if cuda else 1,
+        flow_threads=max(1, (os.cpu_count() or 1) // processes.count) if cuda else 1,
     )
 
 
@@ -300,7 +300,7 @@ def finish(
 ) -> None:
     """Freeze, verify, write; the log's curves beside it."""
     card = {
-        "data": f"{len(clips)} arrays of videos and pictures given by the user",
+        "data": f"{len(clips)} arrays of videos and images given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
         "steps": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
         "results": "not evaluated; run vcfilter evaluate --model",

@@ -214,7 +214,7 @@ def segment(span: int, qp: int) -> list[Place]:
     if span == 0:
         return result
     result.append((span, key, KEY_MODE, ()))
-    for place in coding_order(span, open_gop=True):
+    for place in coding_order(span):
         coded = place.layer < 2
         mode = HierarchicalMode(
             motion=MotionMode.CODED if coded else MotionMode.DIRECT, level=3 if coded else 0
@@ -238,7 +238,7 @@ def encode(
     net: VideoNet,
     step: FrameStep,
     mode: HierarchicalMode,
-    past: list[Reference],
+    references: list[Reference],
     x: Planes,
     coder: EncodingCoder | RateCoder,
 ) -> Reference:
@@ -246,7 +246,7 @@ def encode(
     conditions = Conditions.of([step], [mode], torch.device("cpu"))
     if step.type is FrameType.KEY:
         return net.code_keyframe(conditions, x, coder)
-    both, motion = pair(past), None
+    both, motion = pair(references), None
     if mode.motion is MotionMode.CODED:
         estimate = estimate_motion(conditions, x, both)
         motion = net.code_motion(conditions, estimate, both, coder)
@@ -257,17 +257,17 @@ def decode(
     net: VideoNet,
     step: FrameStep,
     mode: HierarchicalMode,
-    past: list[Reference],
+    references: list[Reference],
     size: torch.Size,
     reader: Reader,
 ) -> Reference:
     """Decode one frame of so many rows and columns with networks of any precision."""
     conditions = Conditions.of([step], [mode], torch.device("cpu"))
     key = step.type is FrameType.KEY
-    contexts = None if key else context_pair([p.context for p in past])
-    grid = net.grid(1, size[0], size[1])
-    symbols = net.parse(mode.motion, mode.residual, conditions, contexts, grid, reader)
-    return net.reconstruct(mode.motion, conditions, symbols, None if key else pair(past))
+    contexts = None if key else context_pair([p.context for p in references])
+    shape = net.latent_shape(1, size[0], size[1])
+    symbols = net.parse(mode.motion, mode.residual, conditions, contexts, shape, reader)
+    return net.reconstruct(mode.motion, conditions, symbols, None if key else pair(references))
 
 
 def largest_error(a: Reference, b: Reference) -> float:

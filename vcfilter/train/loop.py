@@ -62,7 +62,7 @@ JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more o
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
-DRAFT_SHARE = 0.5  # of the pictures; the analysis learns from the others only
+TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
 
 def rate_scale(name: str) -> float:
@@ -77,7 +77,7 @@ class Trainer:
         net: the networks, in ordinary weights.
         samples: where groups and half of the keyframes come from. stills: the other half.
         phase: a row of PHASES. steps: how many in all, for the schedule.
-        world: this process among those that train together.
+        processes: this process among those that train together.
         batch: multiplies the row's crops and groups per process.
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
@@ -92,21 +92,21 @@ class Trainer:
         phase: Phase,
         steps: int,
         *,
-        world: Processes | None = None,
+        processes: Processes | None = None,
         batch: int = 1,
         rate: float = 1.0,
         half: bool = False,
         flow_threads: int = 1,
     ) -> None:
-        self.world = world or Processes()
+        self.processes = processes or Processes()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         self.rate, self.flow_threads = rate, flow_threads
-        self.batch = batch * self.world.count  # of all processes, in rows of the table
+        self.batch = batch * self.processes.count  # of all processes, in rows of the table
         if not phase.learns or any(part.startswith("image.") for part in phase.learns):
             precondition(net, spread(stills).cpu())
-        device = self.world.device
+        device = self.processes.device
         self.net: VideoNet = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.world.spread(self.net)
+        self.processes.spread(self.net)
         scales: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(not phase.learns or name.startswith(phase.learns))
@@ -125,7 +125,7 @@ class Trainer:
 
     def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
-        return torch.from_numpy(values[self.world.own]).to(self.world.device)
+        return torch.from_numpy(values[self.processes.own]).to(self.processes.device)
 
     def draw_qp(self, batch: int) -> Tensor:
         """(own part of B,) keyframe qps."""
@@ -133,15 +133,15 @@ class Trainer:
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
         return self.part(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
 
-    def drafts(self, batch: int) -> list[RateCoder]:
+    def earlier_passes(self, batch: int) -> list[RateCoder]:
         """Coders of passes before the one that counts: one, as in the default preset, or none."""
-        drawn = self.random.random() < DRAFT_SHARE
+        drawn = self.random.random() < TWO_PASS_SHARE
         return [RateCoder(self.bits, batch)] if drawn else []
 
     def judge(
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(mean log cost, mean bits per sample) of pictures of one layer."""
+        """(mean log cost, mean bits per sample) of frames of one layer."""
         base = quantiser_step(qp)
         distortion = self.phase.distortion(planes, x, base) * self.phase.layer_weight(layer)
         j, bpp = cost(distortion, base, bits, x[0][0].numel())
@@ -153,7 +153,7 @@ class Trainer:
         zero = torch.zeros_like(qp)
         conditions = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
         coder = TrainingCoder(self.bits, batch)
-        reference = self.net.code_keyframe(conditions, x, coder, self.drafts(batch))
+        reference = self.net.code_keyframe(conditions, x, coder, self.earlier_passes(batch))
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
@@ -167,7 +167,7 @@ class Trainer:
         """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
         batch = len(qp)
         one = torch.ones_like(qp)
-        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
+        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.processes.count)
         distances = torch.tensor([signed_distances(step)], device=qp.device).repeat(batch, 1)
         back = looks_back(step)
         refined = bool(self.random.random() < REFINED_SHARE) and not back
@@ -182,7 +182,7 @@ class Trainer:
             estimate = motion(conditions, x, pair, self.flow_threads)
             coded = self.net.code_motion(conditions, estimate, pair, coder)
         reference = self.net.code_inter(
-            mode, self.phase.residual, conditions, x, pair, coder, coded, self.drafts(batch)
+            mode, self.phase.residual, conditions, x, pair, coder, coded, self.earlier_passes(batch)
         )
         loss, bpp = self.judge(reference.planes, x, qp, step.layer, coder.total)
         return loss, reference, bpp
@@ -204,9 +204,9 @@ class Trainer:
             found |= self.keyframe_step()
         if self.phase.groups:
             found |= self.group_step()
-        self.world.average_gradients(self.learning)
+        self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
-        means = self.world.average(torch.stack([v.detach() for v in found.values()])).tolist()
+        means = self.processes.average(torch.stack([v.detach() for v in found.values()])).tolist()
         if not math.isfinite(sum(means) + float(norm)):
             raise TrainingError(f"the loss or its gradient is not finite at step {self.step}")
         self.optimizer.step()
@@ -222,7 +222,7 @@ class Trainer:
     def keyframe_step(self) -> dict[str, Tensor]:
         """Keyframes alone: half from photographs, half from clips."""
         half = self.phase.keyframes // 2 * self.batch
-        own, size = self.world.own, min(self.phase.size, self.stills.size, self.samples.size)
+        own, size = self.processes.own, min(self.phase.size, self.stills.size, self.samples.size)
         a = self.stills.draw([0], half, size, own)[0]
         b = self.samples.draw([0], half, size, own)[0]
         qp = torch.cat([self.draw_qp(half), self.draw_qp(half)])
@@ -256,7 +256,7 @@ class Trainer:
         outer, steps = self.draw_group()
         shown = sorted({*outer, *(step.number for step in steps)})
         size = min(phase.group_size, self.samples.size)
-        drawn = self.samples.draw(shown, batch, size, self.world.own)
+        drawn = self.samples.draw(shown, batch, size, self.processes.own)
         frames = dict(zip(shown, drawn, strict=True))
         qp = self.draw_qp(batch)
         losses: list[Tensor] = []
@@ -332,7 +332,7 @@ class Trainer:
             ConfigError: the file is no state of such a training.
         """
         try:
-            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            state = torch.load(path, map_location=self.processes.device, weights_only=True)
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
@@ -384,7 +384,7 @@ def train(
         TrainingError: a loss broke; the last good state is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is kept, its attribute `partial` says where.
     """
-    first, past = trainer.world.first, goes_on or {}
+    first, past = trainer.processes.first, goes_on or {}
     guard = Guard()
     guard.restore(past.get("guard", {}))
     book = Log(log, trainer.phase.name, number, every, not first, trainer.step)
@@ -411,7 +411,7 @@ def train(
                     "go on from it with a lower --rate"
                 ) from error
             book.add(figures, trainer.step, trainer.steps, time.monotonic() - begun)
-            halt = trainer.world.any(stop.asked is not None)
+            halt = trainer.processes.any(stop.asked is not None)
             if calm and (halt or time.monotonic() - saved >= keep):
                 kept, saved = save(), time.monotonic()
             if halt:

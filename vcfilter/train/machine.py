@@ -47,7 +47,7 @@ class Processes:
 
     @property
     def own(self) -> slice:
-        """Which pictures of a batch are this process's."""
+        """Which frames of a batch are this process's."""
         return slice(self.rank, None, self.count)
 
     def wait(self) -> None:
@@ -113,9 +113,9 @@ def join(device: str) -> Processes:
     return Processes(rank=distributed.get_rank(), count=count, device=found)
 
 
-def leave(world: Processes) -> None:
+def leave(processes: Processes) -> None:
     """The end of working together."""
-    if world.count > 1:
+    if processes.count > 1:
         distributed.destroy_process_group()
 
 

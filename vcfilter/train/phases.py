@@ -53,7 +53,7 @@ class Phase:
         spans: (distance between the outer frames, probability).
         originals: the outer frames and all references are originals; else reconstructions.
         through: the loss of a frame also teaches the references it was coded from.
-        residual: whether the prediction's error is coded; without it the prediction is the picture.
+        residual: whether the prediction's error is coded; without it the prediction is the frame.
         coded: probability of coded motion; the rest is no motion, or inherited motion.
         learns: beginnings of the names of the parameters that learn; empty: all.
         keyframe_share, inter_share: weight of the mean log cost of keyframes and of each inter
@@ -171,7 +171,7 @@ def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...
         near_right: a chain's frames lie nearer and nearer to the right outer frame.
     """
     if group is Group.SEGMENT:
-        return coding_order(span, open_gop=True)
+        return coding_order(span)
     if group is Group.TRIPLET:
         return (_step(span // 2, (0, span), 1 if span >= 8 else 2 if span >= 4 else 3),)
     steps: list[GopStep] = []

@@ -1,4 +1,4 @@
-"""The log's curves as an SVG picture."""
+"""The log's curves as an SVG image."""
 
 from __future__ import annotations
 

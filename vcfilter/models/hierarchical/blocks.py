@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 BLOCK = 8  # luma samples per latent position, each way
 CHANNELS = 96  # 64 of luma, 16 of each chroma plane
-ALIGN = 32  # pictures are padded to multiples of this
+ALIGN = 32  # frames are padded to multiples of this
 GREY = 128.0
 
 Planes = tuple[Tensor, Tensor, Tensor]

@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vcfilter.frames import FrameStep, FrameType
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
-from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Reference
 
@@ -38,9 +37,9 @@ class _Zeros:
         return torch.zeros_like(index)
 
 
-def complexity(model: HierarchicalModel) -> dict[str, dict[str, float]]:
+def complexity(net: VideoNet) -> dict[str, dict[str, float]]:
     """kMAC per luma sample to decode, {"keyframe" | "inter": {part: figure, ..., "total": sum}}."""
-    return {"keyframe": _count(model.net, False), "inter": _count(model.net, True)}
+    return {"keyframe": _count(net, False), "inter": _count(net, True)}
 
 
 class _Decode(nn.Module):
@@ -53,10 +52,10 @@ class _Decode(nn.Module):
     def forward(
         self, mode: HierarchicalMode, conditions: Conditions, reference: Reference | None
     ) -> Reference:
-        grid = self.net.grid(1, SIDE, SIDE)
+        shape = self.net.latent_shape(1, SIDE, SIDE)
         pair = None if reference is None else (reference, reference)
         contexts = None if reference is None else (reference.context, reference.context)
-        symbols = self.net.parse(mode.motion, True, conditions, contexts, grid, _Zeros())
+        symbols = self.net.parse(mode.motion, True, conditions, contexts, shape, _Zeros())
         return self.net.reconstruct(mode.motion, conditions, symbols, pair)
 
 

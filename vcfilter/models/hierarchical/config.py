@@ -64,7 +64,7 @@ class HierarchicalConfig:
 
     @property
     def align(self) -> int:
-        """Pictures are padded to multiples of so many luma samples."""
+        """Frames are padded to multiples of so many luma samples."""
         return ALIGN
 
     @property
@@ -82,7 +82,7 @@ class HierarchicalConfig:
         return rows // self.block, columns // self.block
 
     def padded_size(self, rows: int, columns: int) -> tuple[int, int]:
-        """Rows and columns of luma that a picture is padded to."""
+        """Rows and columns of luma that a frame is padded to."""
         return -(-rows // self.align) * self.align, -(-columns // self.align) * self.align
 
     @classmethod

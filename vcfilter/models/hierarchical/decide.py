@@ -50,8 +50,8 @@ def code_keyframe(
     """A keyframe's payload and reconstruction."""
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     coder = EncodingCoder(tables)
-    drafts = [EncodingCoder(tables) for _ in range(effort.passes_of(0) - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, drafts)
+    earlier = [EncodingCoder(tables) for _ in range(effort.passes_of(0) - 1)]
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier)
     return coder.finish(), reference
 
 
@@ -84,9 +84,9 @@ def code_inter(
         else:
             motion, entries = known[mode.level]
             coder.repeat(entries)
-    drafts = [EncodingCoder(tables) for _ in range(passes - 1)]
+    earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     reference = net.code_inter(
-        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, drafts
+        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier
     )
     return coder.finish(), reference
 

@@ -74,23 +74,23 @@ def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Te
         return grid.flatten().nonzero().squeeze(1)
 
 
-def mirror(grid: Tensor, size: int) -> Tensor:
+def mirror(lattice: Tensor, size: int) -> Tensor:
     """(B, C, H, W) with size more rows and columns on each side, mirrored at the outermost ones.
 
     What lies beyond the border of a lattice then looks like what lies within: known where its
     mirror image is known. A side that is too short for it is filled with zeros.
     """
-    rows, columns = grid.shape[2:]
+    rows, columns = lattice.shape[2:]
     if rows > size and columns > size:
-        return F.pad(grid, (size, size, size, size), mode="reflect")
+        return F.pad(lattice, (size, size, size, size), mode="reflect")
     across = "reflect" if columns > size else "constant"
     down = "reflect" if rows > size else "constant"
-    return F.pad(F.pad(grid, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
+    return F.pad(F.pad(lattice, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
 
 
-def gather(grid: Tensor, where: Tensor) -> Tensor:
+def gather(maps: Tensor, where: Tensor) -> Tensor:
     """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return grid.flatten(2)[:, :, where].transpose(1, 2)
+    return maps.flatten(2)[:, :, where].transpose(1, 2)
 
 
 class StepModel(nn.Module):
@@ -122,16 +122,18 @@ class StepModel(nn.Module):
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
 
-    def indices(self, magnitudes: Tensor, past: Tensor, features: Tensor, where: Tensor) -> Tensor:
+    def indices(
+        self, magnitudes: Tensor, temporal: Tensor, features: Tensor, where: Tensor
+    ) -> Tensor:
         """(B, N, count) table indices: integers over 2^11, within [0, 63], before rounding.
 
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
-            past: (B, 2 * count, h, w) of the references' symbols and their activity.
+            temporal: (B, 2 * count, h, w) of the references' symbols and their activity.
             features: (B, 16). where: (N,) positions.
         """
         around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
-        before = self.temporal(mirror(past, self.temporal.size // 2))
+        before = self.temporal(mirror(temporal, self.temporal.size // 2))
         parts = [gather(around, where), gather(before, where)]
         if self.known:
             parts.append(gather(magnitudes[:, : self.known], where))
@@ -155,27 +157,27 @@ class Place:
     model: StepModel
     where: Tensor
 
-    def lattice(self, grid: Tensor) -> Tensor:
+    def lattice(self, maps: Tensor) -> Tensor:
         """The channels up to this step's highest, at its lattice's positions."""
         stride = self.model.step.stride
-        return grid[:, : self.model.step.high, ::stride, ::stride]
+        return maps[:, : self.model.step.high, ::stride, ::stride]
 
-    def take(self, grid: Tensor) -> Tensor:
+    def take(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) at this step's channels and positions: (B, N, count)."""
-        return gather(self.lattice(grid)[:, self.model.step.low :], self.where)
+        return gather(self.lattice(maps)[:, self.model.step.low :], self.where)
 
-    def put(self, grid: Tensor, chosen: Tensor) -> Tensor:
-        """grid with (B, N, count) written at this step's place; differentiable.
+    def put(self, maps: Tensor, chosen: Tensor) -> Tensor:
+        """The maps with (B, N, count) written at this step's place; differentiable.
 
-        In place, unless a gradient passes through the grid or what is written.
+        In place, unless a gradient passes through the maps or what is written.
         """
         step = self.model.step
-        part = grid[:, step.low : step.high, :: step.stride, :: step.stride]
-        flat = part.flatten(2).index_copy(2, self.where, chosen.transpose(1, 2).to(grid.dtype))
-        if grid.requires_grad or chosen.requires_grad:
-            grid = grid.clone()
-        grid[:, step.low : step.high, :: step.stride, :: step.stride] = flat.view(part.shape)
-        return grid
+        part = maps[:, step.low : step.high, :: step.stride, :: step.stride]
+        flat = part.flatten(2).index_copy(2, self.where, chosen.transpose(1, 2).to(maps.dtype))
+        if maps.requires_grad or chosen.requires_grad:
+            maps = maps.clone()
+        maps[:, step.low : step.high, :: step.stride, :: step.stride] = flat.view(part.shape)
+        return maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -185,32 +187,32 @@ class LatentContext:
     Args:
         features: (B, 16) of the frame.
         lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
-        past: the references' symbol activations and activity, (B, C, h, w) integers each.
+        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
         inside: rows and columns of the latent that lie in the picture; the rest is not coded.
     """
 
     features: Tensor
     lowest: Tensor
-    past: tuple[Tensor, Tensor]
+    temporal: tuple[Tensor, Tensor]
     inside: tuple[int, int]
 
-    def crop(self, grid: Tensor) -> Tensor:
-        """The part of a (B, C, h, w) grid that lies in the picture."""
-        return grid[:, :, : self.inside[0], : self.inside[1]]
+    def crop(self, maps: Tensor) -> Tensor:
+        """The part of (B, C, h, w) maps that lies in the picture."""
+        return maps[:, :, : self.inside[0], : self.inside[1]]
 
     def fill(self, part: Tensor) -> Tensor:
         """Such a part with zeros around it, of the references' size."""
-        rows, columns = self.past[0].shape[2:]
+        rows, columns = self.temporal[0].shape[2:]
         missing = (0, columns - part.shape[3], 0, rows - part.shape[2])
         return F.pad(part, missing) if any(missing) else part
 
     def zeros(self) -> Tensor:
-        """A grid of the part in the picture."""
-        return torch.zeros_like(self.crop(self.past[0]), memory_format=torch.contiguous_format)
+        """Zeros for the part in the picture."""
+        return torch.zeros_like(self.crop(self.temporal[0]), memory_format=torch.contiguous_format)
 
     def untouched(self) -> LatentSymbols:
         """The integers of a frame whose latent is not coded."""
-        activity = torch.floor(self.past[1] * DECAY)
+        activity = torch.floor(self.temporal[1] * DECAY)
         return LatentSymbols(symbols=torch.zeros_like(activity), activity=activity)
 
 
@@ -250,14 +252,14 @@ class LatentModel(nn.Module):
         """Integer symbols to their activations in 0 ... 255."""
         return self.levels[symbols.detach().abs().clamp(max=256).long()]
 
-    def places(self, grid: Tensor) -> Iterator[Place]:
-        """The steps over a grid (B, C, h, w), in coding order."""
-        rows, columns = grid.shape[2:]
+    def places(self, maps: Tensor) -> Iterator[Place]:
+        """The steps over maps (B, C, h, w), in coding order."""
+        rows, columns = maps.shape[2:]
         for step, model in zip(self.plan, self.steps, strict=True):
             assert isinstance(model, StepModel)
             s = step.stride
             where = positions(-(-rows // s), -(-columns // s), step.sites)
-            yield Place(model, where.to(grid.device))
+            yield Place(model, where.to(maps.device))
 
     def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
         """The integer walk; exact on every machine, no float decides which table comes next."""
@@ -305,7 +307,7 @@ class LatentModel(nn.Module):
             return coded
 
         symbols = self.walk(context, choose)
-        return prediction + context.fill(values.grid), symbols
+        return prediction + context.fill(values.maps), symbols
 
     def values(
         self, symbols: Tensor, prediction: Tensor, steps: Tensor, context: LatentContext
@@ -315,19 +317,19 @@ class LatentModel(nn.Module):
         values = ValuePass(context, steps, torch.zeros_like(inside, dtype=prediction.dtype))
         for place in self.places(inside):
             values.add(place, place.take(inside))
-        return prediction + context.fill(values.grid)
+        return prediction + context.fill(values.maps)
 
 
 class ValuePass:
     """From symbols to values, step by step.
 
     Args:
-        steps: (B, C) quantiser steps. grid: zeros (B, C, h, w), filled along the way.
+        steps: (B, C) quantiser steps. maps: zeros (B, C, h, w), filled along the way.
     """
 
-    def __init__(self, context: LatentContext, steps: Tensor, grid: Tensor) -> None:
+    def __init__(self, context: LatentContext, steps: Tensor, maps: Tensor) -> None:
         self._features, self._steps = context.features, steps[:, None]
-        self.grid = grid.contiguous()
+        self.maps = maps.contiguous()
         self._mean: tuple[Place, Tensor] | None = None
 
     def steps(self, place: Place) -> Tensor:
@@ -337,13 +339,13 @@ class ValuePass:
     def mean(self, place: Place) -> Tensor:
         """(B, N, count) what is expected at a place from the values before it."""
         if self._mean is None or self._mean[0] is not place:
-            found = place.model.means(place.lattice(self.grid), self._features, place.where)
+            found = place.model.means(place.lattice(self.maps), self._features, place.where)
             self._mean = place, found
         return self._mean[1]
 
     def add(self, place: Place, symbols: Tensor) -> None:
         """Take in the symbols (B, N, count) of a place."""
-        self.grid = place.put(self.grid, self.mean(place) + symbols * self.steps(place))
+        self.maps = place.put(self.maps, self.mean(place) + symbols * self.steps(place))
 
 
 class _Indices:
@@ -354,7 +356,7 @@ class _Indices:
         # In float32 CUDA may pick algorithms that are not plain sums of products.
         exact = torch.float64 if context.features.is_cuda else torch.float32
         self._features = context.features.to(exact)
-        self._past = tuple(context.crop(p).to(exact) for p in context.past)
+        self._past = tuple(context.crop(p).to(exact) for p in context.temporal)
         shape = self._past[0].shape
         self._magnitudes = torch.zeros(shape, dtype=exact, device=context.features.device)
 

@@ -17,6 +17,7 @@ from vcfilter.entropy.coder import DecodingCoder, TableSet
 from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import Frame, FrameStep, FrameType, Plane, VideoFormat
 from vcfilter.models.base import CodedFrame, ModelInfo
+from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
@@ -127,7 +128,7 @@ class HierarchicalModel:
                 found.residual,
                 self._conditions(step, found, video_format),
                 None if key else context_pair(contexts),
-                self.net.grid(1, *self._padded(video_format)),
+                self.net.latent_shape(1, *self._padded(video_format)),
                 DecodingCoder(self.tables, sections[0] if sections else b""),
             )
 
@@ -145,6 +146,10 @@ class HierarchicalModel:
         with self._inference():
             conditions = self._conditions(step, found, video_format)
             return self.net.reconstruct(found.motion, conditions, symbols, both)
+
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
+        return complexity(self.net)
 
     def _conditions(
         self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
@@ -194,15 +199,19 @@ def networks(file: WeightsFile) -> tuple[VideoNet, tables.Probabilities]:
             f"{file.path!r} needs arithmetic of generation {file.numerics}; "
             f"this version has generation {NUMERICS}"
         )
-    net = VideoNet(HierarchicalConfig.from_values(file.config))
+    config = HierarchicalConfig.from_values(file.config)
     tensors = dict(file.tensors)
-    found = tensors.pop(TABLES_NAME, torch.zeros(0))
-    _check_types(file.path, net, tensors)
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelMismatchError(f"{file.path!r} does not fit this version: {error}") from error
-    magnitudes = found.double().numpy()
+    magnitudes = tensors.pop(TABLES_NAME, torch.zeros(0)).numpy()
+    with torch.device("meta"):  # shapes alone: a foreign file's widths must not fill the memory
+        wanted = VideoNet(config).state_dict()
+    for name in sorted({*wanted, *tensors}):
+        expected, found = (_shape(group.get(name)) for group in (wanted, tensors))
+        if expected != found:
+            raise ModelMismatchError(
+                f"{file.path!r} does not fit its configuration: {name} is {found}, not {expected}"
+            )
+    net = VideoNet(config)
+    net.load_state_dict(tensors)
     _check(file.path, net, magnitudes)
     return net, magnitudes
 
@@ -236,8 +245,5 @@ def _check(path: str, net: VideoNet, magnitudes: tables.Probabilities) -> None:
         )
 
 
-def _check_types(path: str, net: VideoNet, tensors: Mapping[str, Tensor]) -> None:
-    wanted = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-    for name, tensor in tensors.items():
-        if tensor.dtype != wanted.get(name, tensor.dtype):
-            raise ModelMismatchError(f"{path!r}: {name} is {tensor.dtype}, not {wanted[name]}")
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"

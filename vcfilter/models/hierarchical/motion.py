@@ -27,7 +27,7 @@ BLEND_SHARE = 8.0  # samples of displacement that weigh as much as the whole ran
 
 
 def field_step(base: Tensor, level: Tensor) -> Tensor:
-    """(B,) quantiser step of the field in luma samples: coarser pictures need coarser motion.
+    """(B,) quantiser step of the field in luma samples: coarser frames need coarser motion.
 
     Half a level is a factor of the square root of two; bounded to 1/16 ... 4 samples.
     """

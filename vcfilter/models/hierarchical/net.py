@@ -125,30 +125,30 @@ class VideoNet(nn.Module):
         features = context_features(conditions.qp, conditions.layer, conditions.distances)
         return quantiser_step(conditions.qp).to(dtype), features.to(dtype)
 
-    def grid(self, batch: int, rows: int, columns: int) -> Size4:
+    def latent_shape(self, batch: int, rows: int, columns: int) -> Size4:
         """The image latent's shape for frames of so many padded luma samples."""
         return (batch, self.config.channels, *self.config.latent_size(rows, columns))
 
     # The integers.
 
     def image_context(
-        self, conditions: Conditions, contexts: ContextPair | None, grid: Size4
+        self, conditions: Conditions, contexts: ContextPair | None, shape: Size4
     ) -> LatentContext:
         """What the image latent of a shape is coded with; contexts None: a keyframe."""
         _, features = self.features(conditions)
         if contexts is None:
-            none = features.new_zeros(grid)
-            past = none, none
+            none = features.new_zeros(shape)
+            temporal = none, none
         else:
             first, second = contexts
-            past = (
+            temporal = (
                 torch.maximum(first.symbols, second.symbols).to(features.dtype),
                 torch.maximum(first.activity, second.activity).to(features.dtype),
             )
-        rows, columns = conditions.size or (BLOCK * grid[2], BLOCK * grid[3])
+        rows, columns = conditions.size or (BLOCK * shape[2], BLOCK * shape[3])
         inside = (-(-rows // BLOCK), -(-columns // BLOCK))
         lowest = lowest_table(conditions.qp)
-        return LatentContext(features=features, lowest=lowest, past=past, inside=inside)
+        return LatentContext(features=features, lowest=lowest, temporal=temporal, inside=inside)
 
     def motion_context(self, conditions: Conditions, contexts: ContextPair) -> LatentContext:
         """What the motion latent (B, 80, h/4, w/4) is coded with.
@@ -159,13 +159,15 @@ class VideoNet(nn.Module):
         _, features = self.features(conditions)
         first, second = contexts
         counts = (~all_past(conditions.distances)).to(features.dtype)[:, None, None, None]
-        past = (
+        temporal = (
             torch.maximum(first.motion_symbols, second.motion_symbols) * counts,
             torch.maximum(first.motion_activity, second.motion_activity) * counts,
         )
-        rows, columns = past[0].shape[2:]
+        rows, columns = temporal[0].shape[2:]
         lowest = torch.zeros_like(features[:, 0])
-        return LatentContext(features=features, lowest=lowest, past=past, inside=(rows, columns))
+        return LatentContext(
+            features=features, lowest=lowest, temporal=temporal, inside=(rows, columns)
+        )
 
     def frame_context(self, image: LatentSymbols, motion: LatentSymbols | None) -> FrameContext:
         """What later frames' symbols depend on."""
@@ -189,14 +191,14 @@ class VideoNet(nn.Module):
         residual: bool,
         conditions: Conditions,
         contexts: ContextPair | None,
-        grid: Size4,
+        shape: Size4,
         reader: Reader,
     ) -> FrameSymbols:
-        """Read a frame's integers; contexts None: a keyframe. grid is (B, 96, h, w)."""
+        """Read a frame's integers; contexts None: a keyframe. shape is (B, 96, h, w)."""
         motion = None
         if contexts is not None and mode is MotionMode.CODED:
             motion = self.motion.coding.parse(self.motion_context(conditions, contexts), reader)
-        context = self.image_context(conditions, contexts, grid)
+        context = self.image_context(conditions, contexts, shape)
         coded = contexts is None or residual
         image = self.image.coding.parse(context, reader) if coded else context.untouched()
         return FrameSymbols(
@@ -217,11 +219,11 @@ class VideoNet(nn.Module):
         """Pixels of a parsed frame; references None: a keyframe."""
         base, features = self.features(conditions)
         steps = self.image.quantiser_steps(base, features)
-        grid = symbols.context.symbols.shape
+        shape = symbols.context.symbols.shape
         if references is None:
             assert symbols.image is not None
-            context = self.image_context(conditions, None, grid)
-            expected = torch.zeros_like(context.past[0])
+            context = self.image_context(conditions, None, shape)
+            expected = torch.zeros_like(context.temporal[0])
             latent = self.image.coding.values(symbols.image, expected, steps, context)
             blocks = self.image.synthesise(latent, symbols.image, base, features)
             return self.key_reference(conditions, blocks, symbols.context)
@@ -233,7 +235,7 @@ class VideoNet(nn.Module):
         if symbols.image is None:
             return self.inter_reference(conditions, predicted, predicted.planes, symbols.context)
         expected, synthesis = self.expect(conditions, predicted)
-        context = self.image_context(conditions, contexts, grid)
+        context = self.image_context(conditions, contexts, shape)
         latent = self.image.coding.values(symbols.image, expected, steps, context)
         planes = to_planes(synthesis(latent, symbols.image))
         return self.inter_reference(conditions, predicted, planes, symbols.context)
@@ -325,12 +327,12 @@ class VideoNet(nn.Module):
     # Encoding and training.
 
     def code_keyframe(
-        self, conditions: Conditions, x: Planes, coder: Coder, drafts: Sequence[Coder] = ()
+        self, conditions: Conditions, x: Planes, coder: Coder, earlier: Sequence[Coder] = ()
     ) -> Reference:
         """Code keyframes.
 
         Args:
-            drafts: coders of passes before the one that counts. Each later pass aims at what the
+            earlier: coders of passes before the one that counts. Each later pass aims at what the
                 synthesis left of the one before: rounding and branches work against each other
                 less.
         """
@@ -342,9 +344,9 @@ class VideoNet(nn.Module):
         def synthesis(latent: Tensor, symbols: Tensor) -> Tensor:
             return self.image.synthesise(latent, symbols, base, features)
 
-        expected = torch.zeros_like(context.past[0])
+        expected = torch.zeros_like(context.temporal[0])
         blocks, image = self._code_image(
-            conditions, wanted, expected, synthesis, context, coder, drafts
+            conditions, wanted, expected, synthesis, context, coder, earlier
         )
         return self.key_reference(conditions, blocks, self.frame_context(image, None))
 
@@ -374,17 +376,17 @@ class VideoNet(nn.Module):
         references: Pair,
         coder: Coder,
         motion: CodedMotion | None = None,
-        drafts: Sequence[Coder] = (),
+        earlier: Sequence[Coder] = (),
     ) -> Reference:
         """Code inter frames.
 
         Args:
-            motion: what `code_motion` gave, for CODED. drafts: see `code_keyframe`.
+            motion: what `code_motion` gave, for CODED. earlier: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
-        grid = contexts[0].symbols.shape
+        shape = contexts[0].symbols.shape
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
-        context = self.image_context(conditions, contexts, grid)
+        context = self.image_context(conditions, contexts, shape)
         motion_symbols = motion.symbols if motion else None
         if not residual:
             integers = self.frame_context(context.untouched(), motion_symbols)
@@ -393,7 +395,7 @@ class VideoNet(nn.Module):
         # Nothing is to be coded outside the picture.
         wanted = to_blocks(*within(x, predicted.planes, conditions.size))
         blocks, image = self._code_image(
-            conditions, wanted, expected, synthesis, context, coder, drafts
+            conditions, wanted, expected, synthesis, context, coder, earlier
         )
         integers = self.frame_context(image, motion_symbols)
         return self.inter_reference(conditions, predicted, to_planes(blocks), integers)
@@ -406,15 +408,15 @@ class VideoNet(nn.Module):
         synthesis: Synthesis,
         context: LatentContext,
         coder: Coder,
-        drafts: Sequence[Coder],
+        earlier: Sequence[Coder],
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers)."""
         base, features = self.features(conditions)
         steps, coding = self.image.quantiser_steps(base, features), self.image.coding
         target = self.image.analyse(wanted, base, features)
-        for draft in drafts:
+        for each in earlier:
             with torch.no_grad():
-                latent, image = coding.code(target, expected, steps, context, draft)
+                latent, image = coding.code(target, expected, steps, context, each)
                 blocks = synthesis(latent, image.symbols)
                 target = latent + self.image.analysis_linear(wanted - blocks)
         latent, image = coding.code(target, expected, steps, context, coder)

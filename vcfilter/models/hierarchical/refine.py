@@ -93,7 +93,7 @@ def linearise(
     return hessian, sums[:, len(pairs) :].permute(0, 2, 3, 1)
 
 
-def fit(
+def gauss_newton(
     x: Tensor, left: Tensor, right: Tensor | None, field: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.

@@ -17,7 +17,7 @@ from vcfilter.entropy.coder import QUANTISER_LAMBDA
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, direct_motion, field_step
-from vcfilter.models.hierarchical.refine import fit
+from vcfilter.models.hierarchical.refine import gauss_newton
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.warp import enlarge, median3, warp
 
@@ -67,7 +67,7 @@ def estimate_field(
     flow = estimate_flow(x, left, scale, start[:, :2])
     if right is None:
         field = torch.cat([flow, torch.zeros_like(start[:, 2:])], dim=1)
-        return fit(x, left, None, field, rounds)
+        return gauss_newton(x, left, None, field, rounds)
     flow_right = estimate_flow(x, right, scale, start[:, 2:4])
     weight = estimate_blend(
         x,
@@ -76,9 +76,9 @@ def estimate_field(
     )
     field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
-        field, _ = fit(x, left, right, field, 1)
+        field, _ = gauss_newton(x, left, right, field, 1)
         field = with_global_motion(x, left, right, field, base)
-    return fit(x, left, right, field, rounds)
+    return gauss_newton(x, left, right, field, rounds)
 
 
 def with_global_motion(
@@ -93,8 +93,8 @@ def with_global_motion(
     unit = torch.tensor([1.0, 1.0, 1.0, 1.0, BLEND_SHARE], device=x.device)[:, None, None] / step
     price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
 
-    def bits(field: Tensor, around: Tensor) -> Tensor:
-        return price * torch.log2(1 + (field - around).abs() * unit).sum(1, keepdim=True)
+    def bits(field: Tensor, neighbours: Tensor) -> Tensor:
+        return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
@@ -107,14 +107,14 @@ def with_global_motion(
     least = torch.minimum(over_window(total), over_window(block_sse(x, left, right, steady)))
     if not bool(gains(least, total).any()):
         return field
-    steady, _ = fit(x, left, right, steady, GLOBAL_FITS)
+    steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS)
     errors = over_window(error), over_window(block_sse(x, left, right, steady))
     parts = torch.where(
         errors[1].mean((1, 2, 3), True) < errors[0].mean((1, 2, 3), True), steady, field
     )
     for _ in range(CHOICE_ROUNDS):
-        around = median3(parts)
-        costs = [e + bits(f, around) for e, f in zip(errors, (field, steady), strict=True)]
+        neighbours = median3(parts)
+        costs = [e + bits(f, neighbours) for e, f in zip(errors, (field, steady), strict=True)]
         parts = torch.where(costs[1] < costs[0], steady, field)
     better = gains(block_sse(x, left, right, parts) + bits(parts, median3(parts)), total)
     return torch.where(better[:, None, None, None], parts, field)
@@ -209,8 +209,8 @@ def smooth(flow: Tensor, weight: Tensor) -> Tensor:
 
     own = weight + 1.0
     for _ in range(2):
-        around = spread(own)
-        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * around)
+        neighbours = spread(own)
+        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * neighbours)
     return flow
 
 

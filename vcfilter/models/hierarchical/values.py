@@ -1,4 +1,4 @@
-"""What the model hands in and out: pictures, integers of a frame, reconstructions, motion."""
+"""What the model hands in and out: originals, integers of a frame, reconstructions, motion."""
 
 from __future__ import annotations
 
