@@ -343,6 +343,12 @@ def test_damaged_levels_are_lost_and_the_frame_lives() -> None:
     other = write_packet(inter(qp=31), found, key_identity=IDENTITY)
     mixed = packet[: ends[0]] + other[ends[0] :]
     assert read_packet(mixed, key_identity=IDENTITY).lost_levels
+    # A reserved bit, with a right check.
+    info = read_packet(packet[: ends[0]])
+    part = b"\x20\x01\x00"
+    body = info.identity.to_bytes(4, "big") + part
+    odd = packet[: ends[0]] + part + zlib.crc32(body).to_bytes(4, "big")[1:]
+    assert read_packet(odd, key_identity=IDENTITY).lost_levels
     # A level twice, or below one that came.
     for level in (1, 4):
         doubled = packet + packet[ends[0] if level == 1 else ends[1] : ends[1 if level == 1 else 2]]

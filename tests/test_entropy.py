@@ -144,6 +144,45 @@ def test_native_quantiser_equals_plain(count: int, per_symbol: bool) -> None:
     assert not native[index == tables.SKIP].any()
 
 
+def test_symbols_chosen_on_a_device_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of other devices, taken on the CPU: PyTorch quantises, one move at the end."""
+    rng = np.random.default_rng(4)
+    parts = [
+        (torch.from_numpy(rng.laplace(0, 3, n)).float(), torch.from_numpy(rng.uniform(0, 63, n)))
+        for n in (700, 1, 1300)
+    ]
+    moves: list[torch.Size] = []
+
+    def code() -> bytes:
+        coder = EncodingCoder(SET)
+        for u, index in parts:
+            coder.code(u, index.float())
+        return coder.finish()
+
+    native = code()
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(
+        EncodingCoder, "_quantise", lambda _, u, t, s: quantise(u, t.long(), SET.bits, s)
+    )
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: moves.append(t.shape) or cpu(t))
+    assert code() == native
+    assert moves == [torch.Size((2001,))]
+
+
+def test_tables_that_are_none_are_found() -> None:
+    good = tables.laplace_magnitudes()
+    assert tables.fault(good) is None
+    assert (
+        tables.fault(tables.normalise(np.abs(np.random.default_rng(0).normal(size=good.shape))))
+        is None
+    )
+    for place, value in (((3, 4), np.nan), ((3, 4), 0.0), ((3, 4), -1.0), ((0, 0), 0.5)):
+        bad = good.copy()
+        bad[place] = value
+        assert tables.fault(bad)
+    assert tables.fault(good[:, :-1]) and tables.fault(good.astype(np.float32))
+
+
 def test_native_quantiser_checks_its_input() -> None:
     u, bits = np.zeros(3, np.float32), SET.bits.numpy()
     with pytest.raises(ValueError, match="3 values, 2 tables"):

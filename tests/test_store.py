@@ -17,15 +17,16 @@ from small_model import SMALL, small_net, write_small_model
 from synthetic import clip
 from torch import Tensor
 
+from vcfilter.codec import Decoder, Encoder
 from vcfilter.entropy import tables
 from vcfilter.errors import MediaError, ModelMismatchError
-from vcfilter.frames import FrameStep, FrameType, VideoFormat
+from vcfilter.frames import Frame, FrameStep, FrameType, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.hierarchical.config import EFFORTS
 from vcfilter.models.hierarchical.model import HierarchicalModel, save
 from vcfilter.models.weights import read_card
 from vcfilter.nn.exact import check_bound
-from vcfilter.options import DEFAULT_PRESET, PRESETS, Runtime
+from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions, Runtime
 
 CPU = Runtime(device="cpu")
 
@@ -290,3 +291,38 @@ def test_shipped_weights_are_small_documented_and_exact() -> None:
 def test_efforts_are_the_presets_that_options_name() -> None:
     assert list(EFFORTS) == list(PRESETS) and DEFAULT_PRESET in EFFORTS
     assert SMALL.latent_size(64, 96) == (8, 12) and SMALL.padded_size(33, 96) == (64, 96)
+
+
+def test_streams_of_two_models_are_decoded_side_by_side(folder: Path) -> None:
+    """Two encoders and two decoders in one process; each decoder finds the stream's own model."""
+    fmt = VideoFormat(width=64, height=48)
+    frames = clip(5, fmt)
+    encoders = [
+        Encoder(fmt, EncoderOptions(qp=28, keyint=4, preset="ultrafast", model=name), runtime=CPU)
+        for name in ("default", "small")
+    ]
+    packets: list[list[Packet]] = [[], []]
+    for frame in (*frames, None):
+        for found, encoder in zip(packets, encoders, strict=True):
+            found += encoder.encode(frame)
+    decoders = [Decoder(encoder.extradata, runtime=CPU) for encoder in encoders]
+    shown: list[list[Frame]] = [[], []]
+    for pair in (*zip(*packets, strict=True), (None, None)):
+        for found, decoder, packet in zip(shown, decoders, pair, strict=True):
+            found += decoder.decode(packet)
+    for found, decoder in zip(shown, decoders, strict=True):
+        assert [f.pts for f in found] == [f.pts for f in frames] and not decoder.dropped_damaged
+        errors = [np.abs(a.y.astype(int) - b.y).mean() for a, b in zip(found, frames, strict=True)]
+        assert max(errors) < 4
+    assert [p.data for p in packets[0]] != [p.data for p in packets[1]]
+
+
+def test_a_stream_of_a_model_that_is_gone_is_one_sentence(folder: Path) -> None:
+    fmt = VideoFormat(width=64, height=48)
+    encoder = Encoder(fmt, EncoderOptions(qp=28, model="small"), runtime=CPU)
+    packets = encoder.encode(clip(1, fmt)[0]) + encoder.encode(None)
+    write_small_model(folder / "any.safetensors", "small", seed=2)
+    wanted = encoder.extradata
+    store._models.clear()
+    with pytest.raises(ModelMismatchError, match=r"no file with the model .*models"):
+        Decoder(wanted, runtime=CPU).decode(packets[0])

@@ -159,7 +159,8 @@ def progress(now):
         time.sleep(3)
         os.kill(os.getpid(), signal.SIGKILL)
 options = transcode.EncoderOptions(qp=40, preset="ultrafast", keyint=6)
-transcode.encode_file({str(film)!r}, {str(tmp_path / f"o.{extension}")!r}, options, progress=progress)
+names = {str(film)!r}, {str(tmp_path / f"o.{extension}")!r}
+transcode.encode_file(*names, options, progress=progress)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
     assert done.returncode == -signal.SIGKILL

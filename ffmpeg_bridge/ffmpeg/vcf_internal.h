@@ -83,7 +83,7 @@ typedef struct Worker {
     int fd_count;
 } Worker;
 
-/* What the worker gave out and nobody received yet: a frame, a packet or an error. */
+/* What came from the worker and was not received yet: a frame, a packet or an error. */
 typedef struct Output {
     struct Output *next;
     int status; /* VCF_OK, or the error */
@@ -191,7 +191,7 @@ void vcf_plane_size(const VcfFormat *format, int plane, size_t *bytes, size_t *r
 int vcf_map_memory(VcfStream *s, const uint8_t *body, int fd);
 
 /* Takes one message for a stream; 0 if it is not allowed. The worker's lock is held.
- * `stale` collects the slot of a frame that nobody wants any more. */
+ * `stale` collects the slot of a frame that is no longer wanted. */
 int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t size, int *stale);
 
 /* --- vcf_message.c --------------------------------------------------------------------------- */
@@ -206,7 +206,7 @@ void vcf_release_slot(VcfStream *s, int slot);
  * meanwhile. `began` is when the caller began to wait for what it needs. */
 void vcf_await_news(Worker *w, int64_t began, int timeout_ms);
 
-/* Closes the first descriptors that came and nobody took. */
+/* Closes the first descriptors that came and were not taken. */
 void vcf_drop_fds(Worker *w, int count);
 
 /* --- vcf_pool.c ------------------------------------------------------------------------------ */

@@ -16,7 +16,7 @@
 
 static __thread char open_failure[TEXT_BYTES];
 
-/* What the caller looked at is his no longer. */
+/* Gives back what the caller received last. */
 static void let_go(VcfStream *s)
 {
     Output *held = s->held;
@@ -173,8 +173,8 @@ int vcf_format(VcfStream *s, VcfFormat *format)
     return status;
 }
 
-/* Whether what comes next may be given out: enough is outstanding that the worker need not wait
- * for the caller to send more while he looks at it, or so many bytes that it should not get more. */
+/* Whether what comes next may be given out: enough is outstanding that the worker has work
+ * while the caller looks at it, or so many bytes that more would not be taken. */
 static int ready(const VcfStream *s)
 {
     return s->draining || s->outstanding >= s->ahead ||

@@ -145,7 +145,7 @@ class Channel:
         """Send a message.
 
         Raises:
-            ClientGone: there is nobody to send it to.
+            ClientGone: the client is gone.
         """
         with self._lock:
             try:
@@ -167,7 +167,7 @@ class Channel:
                 os.close(frames.descriptor)
 
     def send_alive(self) -> None:
-        """Say that work goes on, unless something else is being said or nobody listens."""
+        """Say that work goes on, unless another message is being sent or the client is gone."""
         if not self._lock.acquire(blocking=False):
             return
         try:
