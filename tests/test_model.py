@@ -30,13 +30,14 @@ from vcfilter.models.hierarchical.conditions import (
 from vcfilter.models.hierarchical.config import EFFORTS, Effort
 from vcfilter.models.hierarchical.cost import distortion, psnr, rd_weight
 from vcfilter.models.hierarchical.decide import code_inter, code_keyframe
-from vcfilter.models.hierarchical.latent import mirror
+from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, mirror, positions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import Picture, Reference, context_pair, pair
 from vcfilter.nn.exact import check_bound
+from vcfilter.nn.precision import full_precision
 from vcfilter.options import Runtime
 
 FORMAT = VideoFormat(width=112, height=80)
@@ -485,6 +486,33 @@ def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
     assert figures["inter"]["total"] == pytest.approx(17.15, abs=0.1)
     assert figures["inter"]["motion"] > 0
     assert check_bound(model.net) < 1
+
+
+def test_positions_are_those_of_the_sites() -> None:
+    for rows, columns in ((1, 1), (3, 4), (5, 2)):
+        seen: list[int] = []
+        for sites in (WHITE, BLACK):
+            found = positions(rows, columns, sites, CPU).tolist()
+            assert found == sorted(found)
+            assert {(i // columns % 2, i % columns % 2) for i in found} <= set(sites)
+            seen += found
+        assert sorted(seen) == positions(rows, columns, EVERY, CPU).tolist()
+        assert len(seen) == rows * columns
+
+
+def test_tf32_is_off_until_the_last_thread_leaves() -> None:
+    cuda, cudnn = torch.device("cuda"), torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, True
+    try:
+        first, second = full_precision(cuda), full_precision(cuda)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cudnn.allow_tf32
+        second.__exit__(None, None, None)
+        assert cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def test_a_model_changes_no_settings_of_the_process(model: HierarchicalModel) -> None:

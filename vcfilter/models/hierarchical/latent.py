@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
+KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
 
 
@@ -64,14 +64,15 @@ def checkerboard(low: int, high: int) -> tuple[Step, ...]:
     return Step(low, high, 1, WHITE), Step(low, high, 1, BLACK)
 
 
-@lru_cache(maxsize=512)
-def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Tensor:
+def positions(
+    rows: int, columns: int, sites: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
     """(N,) flat indices of the sites in a rows x columns grid, in raster order."""
-    with torch.inference_mode(False):  # kept for later, perhaps for training
-        grid = torch.zeros(rows, columns, dtype=torch.bool)
-        for row, column in sites:
-            grid[row::2, column::2] = True
-        return grid.flatten().nonzero().squeeze(1)
+    parts = []
+    for row, column in sites:
+        starts = torch.arange(row, rows, 2, device=device)[:, None] * columns
+        parts.append((starts + torch.arange(column, columns, 2, device=device)).flatten())
+    return torch.cat(parts).sort().values
 
 
 def mirror(lattice: Tensor, size: int) -> Tensor:
@@ -240,6 +241,7 @@ class LatentModel(nn.Module):
         super().__init__()
         self.channels = channels
         self.plan = plan
+        self._kept: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}
         self.steps = nn.ModuleList()
         for step in plan:
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
@@ -254,12 +256,25 @@ class LatentModel(nn.Module):
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""
-        rows, columns = maps.shape[2:]
-        for step, model in zip(self.plan, self.steps, strict=True):
+        for model, where in zip(self.steps, self._where(maps), strict=True):
             assert isinstance(model, StepModel)
-            s = step.stride
-            where = positions(-(-rows // s), -(-columns // s), step.sites)
-            yield Place(model, where.to(maps.device))
+            yield Place(model, where)
+
+    def _where(self, maps: Tensor) -> tuple[Tensor, ...]:
+        """Positions of all steps; they follow from size and device, and are kept for some sizes."""
+        rows, columns = maps.shape[2:]
+        key = rows, columns, maps.device
+        found = self._kept.get(key)
+        if found is None:
+            with torch.inference_mode(False):  # training may use them, too
+                found = tuple(
+                    positions(-(-rows // s.stride), -(-columns // s.stride), s.sites, maps.device)
+                    for s in self.plan
+                )
+            if len(self._kept) >= KEPT_SIZES:
+                self._kept.clear()
+            self._kept[key] = found
+        return found
 
     def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
         """The integer walk; exact on every machine, no float decides which table comes next."""
