@@ -272,7 +272,8 @@ def count_text(count: int, noun: str) -> str:
 def report_lines(report: TranscodeReport, target_size: int | None) -> list[str]:
     """What a run did, for the user."""
     speed = report.frames / report.elapsed_seconds if report.elapsed_seconds else 0.0
-    done = f"{count_text(report.frames, 'frame')} ({report.seconds:.2f} s) in {report.elapsed_seconds:.1f} s"
+    done = f"{count_text(report.frames, 'frame')} ({report.seconds:.2f} s) "
+    done += f"in {report.elapsed_seconds:.1f} s"
     video = f"video {size_text(report.video_bytes)}, {report.bitrate / 1000:.1f} kbit/s"
     if report.psnr is not None:
         video += f", PSNR {report.psnr:.2f} dB"
