@@ -18,7 +18,7 @@ import pytest
 from clips import make_film
 
 from vcfilter.cli.main import COMMANDS, main
-from vcfilter.cli.terminal import Terminal, clean, logging_to, size_text, time_text
+from vcfilter.cli.terminal import Terminal, clean, count_text, logging_to, size_text, time_text
 from vcfilter.stream.transcode import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def test_encode_info_verify_decode(
     assert main(["verify", str(neural)]) == 0
     out, err = capfd.readouterr()
     assert out == ""
-    assert "good: 8 packets (1 keyframes), 8 frames decoded" in err
+    assert "good: 8 packets (1 keyframe), 8 frames decoded" in err
 
     target = tmp_path / "back.mp4"
     assert main(["decode", str(neural), str(target), "-q", "-c:v", "libx264", "--crf", "20"]) == 0
@@ -238,6 +238,7 @@ def test_texts() -> None:
         "3.00 GB",
     ]
     assert [time_text(n) for n in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert [count_text(n, "frame") for n in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
     Terminal(quiet=True).line("not shown")
 
 
