@@ -40,7 +40,7 @@ static int open_stream(VcfStream **stream, const VcfWorkerOptions *options, VcfS
     const char *command, *path;
     int64_t began;
     Worker *w;
-    int status;
+    int status, streams = 0;
 
     if (!s) {
         snprintf(open_failure, sizeof(open_failure), "out of memory");
@@ -58,7 +58,12 @@ static int open_stream(VcfStream **stream, const VcfWorkerOptions *options, VcfS
         snprintf(open_failure, sizeof(open_failure), "out of memory");
         return VCF_MEMORY;
     }
-    if (w->status >= 0) {
+    for (VcfStream *other = w->streams; other; other = other->next)
+        streams++;
+    if (w->status >= 0 && streams >= STREAMS_MAX) {
+        s->status = vcf_complain(s, VCF_OPTION, "as many streams are open as a worker serves: close "
+                                                "one, or name another worker");
+    } else if (w->status >= 0) {
         s->id = ++w->last_stream;
         s->next = w->streams;
         w->streams = s;

@@ -41,8 +41,8 @@ _FORMAT = struct.Struct("<13i13I")
 FORMAT_BYTES = _FORMAT.size
 AHEAD_MAX = 1024
 """Most packets or frames that a client is asked to have sent before it takes the first result."""
-STREAMS_MAX = 64
-"""Most open streams of one client."""
+STREAMS_MAX = 128
+"""Most open streams of one client; the C client stops at half."""
 INBOX_MAX = AHEAD_MAX + 8
 INBOX_BYTES_MAX = 256 << 20
 """Most messages, and bytes of packets, that may wait per stream; the C client stops at half."""
