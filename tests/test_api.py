@@ -449,3 +449,15 @@ def test_filters_stand_between_source_and_coder(film: Path, tmp_path: Path) -> N
         ):
             assert got.pts == source.pts
             assert luma_psnr(planes(got)[0], 255 - planes(source)[0]) > 24
+
+
+def test_frame_at_keeps_what_it_decoded(neural: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vcfilter.open(neural) as container:
+        whole = list(container.decode(video=0))
+        assert container.frame_at(whole[4].time).pts == whole[4].pts
+        monkeypatch.setattr(vcfilter.InputContainer, "seek", None)  # nothing is sought any more
+        for frame in whole[:5]:
+            shown = container.frame_at(frame.time + 0.01)
+            np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
+        with pytest.raises(TypeError):
+            container.frame_at(whole[8].time)

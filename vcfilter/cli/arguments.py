@@ -93,7 +93,7 @@ _SETTINGS = (
     ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
     ("maxrate", ("--maxrate",), "RATE", "bit/s that a receiver gets; goes with --bufsize"),
     ("bufsize", ("--bufsize",), "SIZE", "bits that a receiver's buffer holds: 2M"),
-    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (12)"),
+    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (250)"),
     (
         "min_keyint",
         ("--min-keyint",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 
@@ -230,7 +230,7 @@ class _Job:
     def _open(self) -> None:
         self._stack.callback(self.source.close)
         self._demuxer: Demuxer = self.source.demuxer()
-        self._stack.callback(self._demuxer.close)
+        self._stack.callback(_close, self._demuxer)
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
         self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
@@ -524,6 +524,12 @@ class _Job:
                 elapsed_seconds=now - self._began,
             )
         )
+
+
+def _close(demuxer: Demuxer) -> None:
+    """Release a source, unless its thread still waits for it: the thread's end releases it."""
+    with suppress(RuntimeError):
+        demuxer.close()
 
 
 def _items(
