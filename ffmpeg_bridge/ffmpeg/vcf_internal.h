@@ -28,7 +28,7 @@
 #define MESSAGE_MAX (8u * 4096u * 2304u + 8192u)
 #define TEXT_BYTES 512
 #define SLOTS_MAX 1024
-#define STREAMS_MAX 64 /* of one worker; it serves twice as many, docs/worker.md */
+#define STREAMS_MAX 64 /* of one worker; it serves twice as many, docs/reference/worker.md */
 #define AHEAD_MAX 1024
 #define UNANSWERED_MAX 2048     /* more than AHEAD_MAX and a drain; a power of two */
 #define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/reference/worker.md */

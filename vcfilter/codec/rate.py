@@ -546,32 +546,6 @@ def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
     return costs
 
 
-def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
-    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
-    costs: list[float] = []
-    start = 0
-    for index in range(1, len(segments) + 1):
-        if index == len(segments) or segments[index].begins:
-            gop = segments[start:index]
-            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
-            costs += [log2(cost)] * len(gop)
-            start = index
-    return costs
-
-
-def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
-    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
-    costs: list[float] = []
-    start = 0
-    for index in range(1, len(segments) + 1):
-        if index == len(segments) or segments[index].begins:
-            gop = segments[start:index]
-            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
-            costs += [log2(cost)] * len(gop)
-            start = index
-    return costs
-
-
 def _overhead_bits(segment: SegmentRecord) -> float:
     return float(_OVERHEAD_BITS * segment.inters)
 
