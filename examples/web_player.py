@@ -1,9 +1,9 @@
-"""Neural films in a browser, from a program of one's own:
+"""Neural video files in a browser, from a program of your own:
 
-    python examples/web_player.py film.mkv_or_folder [port] [seconds]
+    python examples/web_player.py file_or_folder [port] [seconds]
 
 The application is an ordinary ASGI one: it can be mounted into another (starlette.routing.Mount),
-or be run by any ASGI server. It needs the extra: pip install 'vcfilter[serve]'.
+or be run by any ASGI server. It needs the packages of the extra `serve`.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from vcfilter.serve.library import Library
 
 async def serve(source: str, port: int, seconds: float | None) -> None:
     library = Library(Path(source), DecoderOptions())
-    config = uvicorn.Config(make_app(library), host="127.0.0.1", port=port, log_level="warning")
+    app = make_app(library)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started and not running.done():
@@ -30,6 +31,7 @@ async def serve(source: str, port: int, seconds: float | None) -> None:
         await asyncio.sleep(seconds)
         server.should_exit = True
     await running
+    app.state.site.close()  # decoding ends before the interpreter does
 
 
 def main(source: str, port: str = "8351", seconds: str | None = None) -> None:

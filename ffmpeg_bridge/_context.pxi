@@ -67,7 +67,10 @@ cdef int64_t seek_file(void *opaque, int64_t offset, int whence) noexcept with g
             size = self.file.tell()
             self.file.seek(here)
             return size - self.origin
-        self.file.seek(offset + self.origin if whence == os.SEEK_SET else offset, whence)
+        if whence == os.SEEK_SET:
+            self.file.seek(int(offset) + self.origin, whence)  # Python's integers: no overflow
+        else:
+            self.file.seek(offset, whence)
         return self.file.tell() - self.origin
     except BaseException as exception:
         self.pending = exception

@@ -50,10 +50,12 @@ cdef class Demuxer(Context):
             if input_format == NULL:
                 raise BridgeError(_errno.EINVAL, f"this FFmpeg reads no container named {format!r}")
         url = url_of(source) if is_path(source) else ""
-        url_bytes = os.fsencode(url)
-        url_text = url_bytes
         many_files = input_format != NULL and input_format.flags & AVFMT_NOFILE
         alone = not is_path(source) or (url.startswith("file:") and not many_files)
+        if many_files and url.startswith("file:"):  # a pattern of names; a wildcard has no protocol
+            url = os.path.join(".", os.fsdecode(source))
+        url_bytes = os.fsencode(url)
+        url_text = url_bytes
         self.opened = True
         self.enter()
         try:

@@ -214,6 +214,7 @@ cdef class Muxer(Context):
         """
         cdef int code
         cdef int size
+        cdef Py_ssize_t length = len(packet.data)
         cdef AVStream *stream = self.stream(packet.stream_index)
         cdef AVPacket *target = self.packet
         cdef uint8_t *side
@@ -226,7 +227,9 @@ cdef class Muxer(Context):
             raise ValueError(f"time base {packet.time_base} is not positive")
         if packet.pts is None and packet.dts is None:
             raise ValueError(f"{self.name}: packet of stream {stream.index} has no pts and no dts")
-        size = len(packet.data)
+        if length > 2**31 - 1 - AV_INPUT_BUFFER_PADDING_SIZE:
+            raise ValueError(f"{self.name}: a packet of {length} bytes is longer than 2 GiB")
+        size = <int>length
         try:
             av_packet_unref(target)
             if av_new_packet(target, size) < 0:

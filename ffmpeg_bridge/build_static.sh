@@ -51,7 +51,7 @@ if [ -z "$source" ]; then
         cp "$work"/ffmpeg_* "$target/source/"
         echo "$package" >"$work/package"
     fi
-    origin="Debian's source package $(basename "$work"/ffmpeg_*.dsc .dsc)"
+    origin="Debian's source package $(basename "$work"/ffmpeg_*.dsc .dsc), unchanged"
 else
     origin="the source tree $(basename "$source")"
 fi
@@ -106,7 +106,7 @@ General Public License, version 2.1 or later (COPYING.LGPLv2.1). vcfilter itself
 licence.
 
 END
-    echo "FFmpeg $(cat "$source/RELEASE"), from $origin, nothing changed, configured with"
+    echo "FFmpeg $(cat "$source/RELEASE"), from $origin, configured with"
     sed -n 's/^#define FFMPEG_CONFIGURATION "\(.*\)"$/\1/p' config.h |
         sed "s|--prefix=[^ ]* ||; s|$source|SOURCE|g; s|^|  |"
     cat <<'END'

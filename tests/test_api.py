@@ -6,14 +6,18 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from av.audio.frame import AudioFrame
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from clips import luma_psnr, make_film, planes, video_frame
 
 import vcfilter
@@ -99,7 +103,7 @@ def test_demux_ends_with_empty_packets(neural: Path) -> None:
         packets = list(container.demux(video=0))
         assert [packet.size > 0 for packet in packets] == [True] * 12 + [False]
         assert [p.is_keyframe for p in packets[:6]] == [True, False, False, False, False, True]
-        assert bytes(packets[0])[:4] == b"VCF1"
+        assert bytes(packets[0])[0] == 2  # a keyframe of format 2
         assert packets[-1].dts is None
 
 
@@ -229,3 +233,231 @@ def test_a_colon_in_a_name_is_no_protocol(film: Path, neural: Path, tmp_path: Pa
         name.write_bytes(source.read_bytes())
         with vcfilter.open(name) as container:
             assert len(list(container.decode(audio=0))) > 0
+
+
+# --- PyAV's habits -------------------------------------------------------------------------------
+
+
+def test_frames_say_what_they_are(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        frames = list(container.decode(video=0))
+    assert [f.key_frame for f in frames] == [i % 5 == 0 for i in range(12)]
+    assert [PictureType(f.pict_type).name for f in frames[:6]] == ["I", "P", "P", "P", "P", "I"]
+    assert [f.dts for f in frames] == [f.pts for f in frames]
+    assert all(f.duration in (41, 42) for f in frames)
+
+
+def test_streams_and_containers_have_pyavs_attributes(film: Path, neural: Path) -> None:
+    with vcfilter.open(neural) as ours, av.open(str(film)) as theirs:
+        for name in (
+            "index", "type", "time_base", "average_rate", "base_rate", "guessed_rate", "width",
+            "height", "sample_aspect_ratio", "display_aspect_ratio", "pix_fmt", "start_time",
+            "frames", "bit_rate", "metadata", "language", "disposition", "profile", "id", "name",
+            "codec_context", "format", "thread_type",
+        ):  # fmt: skip
+            assert hasattr(theirs.streams.video[0], name), name
+            getattr(ours.streams.video[0], name)
+        for name in ("sample_rate", "rate", "channels", "layout", "format", "codec_context"):
+            assert hasattr(theirs.streams.audio[0], name), name
+            assert getattr(ours.streams.audio[0], name), name
+        for name in ("size", "bit_rate", "duration", "start_time", "metadata", "name", "format"):
+            assert hasattr(theirs, name), name
+            getattr(ours, name)
+        video = ours.streams.video[0]
+        assert (video.guessed_rate, video.base_rate) == (24, 24)
+        assert video.format.name == "yuv420p"
+        assert ours.format.name == "matroska"
+        assert ours.size == neural.stat().st_size
+        assert ours.streams.audio[0].layout.nb_channels == 2
+        context = video.codec_context
+        assert (context.name, context.width, context.height, context.pix_fmt, context.type) == (
+            "vcfilter", 64, 48, "yuv420p", "video",
+        )  # fmt: skip
+        video.thread_type = "AUTO"
+
+
+def test_skip_frame_decodes_keyframes_alone(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        whole = list(container.decode(video=0))
+        container.seek(0)
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = "NONKEY"
+        keys = list(container.decode(stream))
+        assert [frame.pts for frame in keys] == [whole[i].pts for i in (0, 5, 10)]
+        for key, index in zip(keys, (0, 5, 10), strict=True):
+            np.testing.assert_array_equal(planes(key)[0], planes(whole[index])[0])
+        with pytest.raises(ConfigError, match="nokey"):
+            stream.codec_context.skip_frame = "nokey"
+
+
+def test_unknown_attributes_are_refused(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        for target in (container, container.streams.video[0], container.streams.audio[0],
+                       container.streams.video[0].codec_context):  # fmt: skip
+            with pytest.raises(AttributeError):
+                target.foo = 3
+        with pytest.raises(AttributeError):
+            container.streams.video[0].width = 3
+    with vcfilter.open(io.BytesIO(), "w", format="matroska") as output:
+        stream = output.add_stream("vcfilter", options=OPTIONS)
+        with pytest.raises(AttributeError):
+            stream.foo = 3
+        with pytest.raises(ConfigError, match="width '64'"):
+            stream.width = "64"
+        output.mux(stream.encode(video_frame(0, 64, 48)))
+        with pytest.raises(ConfigError, match="before the first frame"):
+            stream.bit_rate = 100_000
+
+
+def test_settings_of_an_output_stream_are_honoured() -> None:
+    sizes = {}
+    for rate in (20_000, 400_000):
+        buffer = io.BytesIO()
+        with vcfilter.open(buffer, "w", format="matroska") as output:
+            stream = output.add_stream("vcfilter", rate=29.97, width=48, height=32, bit_rate=rate)
+            stream.options = {"preset": "ultrafast"}
+            assert stream.rate == Fraction(2997, 100)
+            for index in range(6):
+                output.mux(stream.encode(video_frame(index, 96, 64)))
+        sizes[rate] = len(buffer.getvalue())
+        buffer.seek(0)
+        with vcfilter.open(buffer) as container:
+            frames = list(container.decode(video=0))  # close() has drained the encoder
+            assert [(f.width, f.height) for f in frames] == [(48, 32)] * 6
+    assert sizes[20_000] < sizes[400_000]
+
+
+def test_packets_are_assigned_to_another_stream(neural: Path, tmp_path: Path) -> None:
+    with vcfilter.open(neural) as source, vcfilter.open(tmp_path / "o.mkv", "w") as output:
+        copies = {s: output.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            packet.stream = copies[packet.stream]
+            output.mux(packet)
+    with vcfilter.open(neural) as a, vcfilter.open(tmp_path / "o.mkv") as b:
+        assert [bytes(p) for p in a.demux()] == [bytes(p) for p in b.demux()]
+        with pytest.raises(ConfigError, match="none of this container"):
+            packet = next(a.demux(video=0)) if a.seek(0) is None else None
+            vcfilter.open(io.BytesIO(), "w", format="nut").mux(packet)
+
+
+def test_sound_of_a_file_object_decodes(film: Path, neural: Path) -> None:
+    with av.open(str(film)) as source:
+        sound = np.concatenate([f.to_ndarray() for f in source.decode(audio=0)], axis=1)
+    with io.BytesIO(neural.read_bytes()) as file, vcfilter.open(file) as container:
+        got = np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], axis=1)
+    np.testing.assert_array_equal(got, sound)
+
+
+def test_one_thread_reads_a_container_at_a_time(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        frames = container.decode(video=0)
+        next(frames)
+        failed: list[BaseException] = []
+
+        def other() -> None:
+            try:
+                list(container.decode(video=0))
+            except MediaError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert "another thread" in str(failed[0])
+        assert len(list(frames)) == 11
+        container.seek(0)
+        thread = threading.Thread(target=lambda: failed.append(list(container.decode(video=0))))
+        thread.start()
+        thread.join()
+        assert len(failed[1]) == 12  # type: ignore[arg-type]
+
+
+def test_wrong_types_are_one_sentence(neural: Path, tmp_path: Path) -> None:
+    video = vcfilter.open(neural)
+    output = vcfilter.open(io.BytesIO(), "w", format="matroska")
+    stream = output.add_stream("vcfilter", options=vcfilter.EncoderOptions(qp=30))
+    calls = {
+        "DecoderOptions": lambda: vcfilter.open(neural, options={"skip_frame": "nokey"}),
+        "a path": lambda: encode_file(5, tmp_path / "o.mkv"),
+        "EncoderOptions": lambda: encode_file(neural, tmp_path / "o.mkv", {"qp": 3}),
+        "seconds": lambda: encode_file(neural, tmp_path / "o.mkv", start="1:30"),
+        "a path nor": lambda: vcfilter.open(5),
+        "av.VideoFrame": lambda: stream.encode(np.zeros((48, 64), np.uint8)),
+        "a packet": lambda: output.mux(5),
+        "'1:30' is not a number": lambda: video.frame_at("1:30"),
+        "whole number of ticks": lambda: video.seek(1.5),
+        "below 2": lambda: next(video.demux(7)),
+        "not positive": lambda: output.add_stream("vcfilter", rate=0),
+        "not a number": lambda: output.add_stream("vcfilter", rate="fast"),
+        "nor a mapping": lambda: output.add_stream("vcfilter", options=5),
+        "no setting 'crf'": lambda: output.add_stream("vcfilter", crf=5),
+        "not a stream": lambda: output.add_stream_from_template(5),
+    }
+    for words, call in calls.items():
+        with pytest.raises(ConfigError, match=words):
+            call()
+    output.abort()
+    video.close()
+
+
+def test_audio_frames_without_pts_follow_each_other() -> None:
+    buffer = io.BytesIO()
+    with vcfilter.open(buffer, "w", format="matroska") as output:
+        sound = output.add_stream("flac", rate=48000, layout="mono")
+        video = output.add_stream("vcfilter", options=OPTIONS)
+        output.mux(video.encode(video_frame(0, 64, 48)))
+        for _ in range(4):
+            frame = AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), "s16", "mono")
+            frame.sample_rate = 48000
+            output.mux(sound.encode(frame))
+    buffer.seek(0)
+    with vcfilter.open(buffer) as container:
+        frames = list(container.decode(audio=0))
+        assert sum(frame.samples for frame in frames) == 4 * 4800
+        assert frames[-1].time > 0.2
+
+
+def test_dropped_frames_are_logged(
+    neural: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytearray(neural.read_bytes())
+    with vcfilter.open(neural) as container:
+        packet = bytes(next(p for p in container.demux(video=0) if not p.is_keyframe))
+    data[data.index(packet) + len(packet) // 2] ^= 0x10
+    (tmp_path / "broken.mkv").write_bytes(data)
+    assert 8 <= len(list(vcfilter.neural_frames(tmp_path / "broken.mkv"))) < 12
+    assert any("damaged packets were dropped" in text for text in caplog.messages)
+    assert all(record.name.startswith("vcfilter.stream") for record in caplog.records)
+
+
+def test_filters_stand_between_source_and_coder(film: Path, tmp_path: Path) -> None:
+    def every_second(frames: Iterable[vcfilter.Frame]) -> Iterator[vcfilter.Frame]:
+        yield from islice(frames, 0, None, 2)
+
+    def inverted(frames: Iterable[vcfilter.Frame]) -> Iterator[vcfilter.Frame]:
+        for frame in frames:
+            yield replace(frame, y=255 - frame.y)
+
+    target = tmp_path / "o.mkv"
+    report = encode_file(film, target, FAST, filters=[every_second, inverted])
+    assert report.frames == 6
+    with vcfilter.open(target) as ours, av.open(str(film)) as theirs:
+        for got, source in zip(
+            ours.decode(video=0), list(theirs.decode(video=0))[::2], strict=True
+        ):
+            assert got.pts == source.pts
+            assert luma_psnr(planes(got)[0], 255 - planes(source)[0]) > 24
+
+
+def test_frame_at_keeps_what_it_decoded(neural: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vcfilter.open(neural) as container:
+        whole = list(container.decode(video=0))
+        assert container.frame_at(whole[4].time).pts == whole[4].pts
+        monkeypatch.setattr(vcfilter.InputContainer, "seek", None)  # nothing is sought any more
+        for frame in whole[:5]:
+            shown = container.frame_at(frame.time + 0.01)
+            np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
+        with pytest.raises(TypeError):
+            container.frame_at(whole[8].time)

@@ -1,4 +1,4 @@
-"""The bitstream: golden bytes as docs/bitstream.md quotes them, round trips, refusals."""
+"""The bitstream: golden bytes as docs/reference/bitstream.md quotes them, round trips, refusals."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ def base(data: bytes, qp: int = 32) -> list[Section]:
 
 
 def documented() -> list[str]:
-    """The hex blocks of docs/bitstream.md, one space between bytes."""
-    text = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text(encoding="utf-8")
+    """The hex blocks of docs/reference/bitstream.md, one space between bytes."""
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "bitstream.md").read_text(
+        encoding="utf-8"
+    )
     return [" ".join(block.split()) for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 
 
@@ -341,6 +343,12 @@ def test_damaged_levels_are_lost_and_the_frame_lives() -> None:
     other = write_packet(inter(qp=31), found, key_identity=IDENTITY)
     mixed = packet[: ends[0]] + other[ends[0] :]
     assert read_packet(mixed, key_identity=IDENTITY).lost_levels
+    # A reserved bit, with a right check.
+    info = read_packet(packet[: ends[0]])
+    part = b"\x20\x01\x00"
+    body = info.identity.to_bytes(4, "big") + part
+    odd = packet[: ends[0]] + part + zlib.crc32(body).to_bytes(4, "big")[1:]
+    assert read_packet(odd, key_identity=IDENTITY).lost_levels
     # A level twice, or below one that came.
     for level in (1, 4):
         doubled = packet + packet[ends[0] if level == 1 else ends[1] : ends[1 if level == 1 else 2]]

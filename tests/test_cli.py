@@ -18,7 +18,7 @@ import pytest
 from clips import make_film
 
 from vcfilter.cli.main import COMMANDS, main
-from vcfilter.cli.terminal import Terminal, clean, logging_to, size_text, time_text
+from vcfilter.cli.terminal import Terminal, clean, count_text, logging_to, size_text, time_text
 from vcfilter.stream.transcode import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def test_encode_info_verify_decode(
     assert main(["verify", str(neural)]) == 0
     out, err = capfd.readouterr()
     assert out == ""
-    assert "good: 8 packets (1 keyframes), 8 frames decoded" in err
+    assert "good: 8 packets (1 keyframe), 8 frames decoded" in err
 
     target = tmp_path / "back.mp4"
     assert main(["decode", str(neural), str(target), "-q", "-c:v", "libx264", "--crf", "20"]) == 0
@@ -238,6 +238,7 @@ def test_texts() -> None:
         "3.00 GB",
     ]
     assert [time_text(n) for n in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert [count_text(n, "frame") for n in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
     Terminal(quiet=True).line("not shown")
 
 
@@ -313,6 +314,22 @@ def test_a_part_ends_at_its_end(film: Path, tmp_path: Path) -> None:
     assert main(["encode", str(film), "-q", *part, *FAST, str(target)]) == 0
     with av.open(str(target)) as container:
         assert sum(1 for packet in container.demux(video=0) if packet.size) == 3
+
+
+def test_tags_are_set_and_removed(film: Path, tmp_path: Path) -> None:
+    target, again = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    part = ["-q", "-t", "0.05", "-map", "v", *FAST]
+    tags = ["-metadata", "title=A = B", "-metadata", "artist=C"]
+    assert main(["encode", str(film), *part, *tags, str(target)]) == 0
+    changed = ["-metadata", "artist=", "-metadata", "TITLE=D"]
+    assert main(["transcode", str(target), *part, *changed, str(again)]) == 0
+    found = []
+    for path in (target, again):
+        with av.open(str(path)) as container:
+            found.append({k.lower(): v for k, v in container.metadata.items()})
+    assert (found[0]["title"], found[0]["artist"]) == ("A = B", "C")
+    assert found[1]["title"] == "D"
+    assert "artist" not in found[1]
 
 
 # --- several files ------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def test_values_of_a_wrong_type(name: str, value: Any) -> None:
         ({"maxrate": 5000, "bufsize": 10}, "bufsize 10 is below 1000"),
         ({"keyint": 0}, "keyint 0 is outside 1 to"),
         ({"keyint": (1 << 30) + 1}, "keyint 1073741825"),
-        ({"min_keyint": 13}, "min_keyint 13 is outside 1 to keyint 12"),
+        ({"keyint": 12, "min_keyint": 13}, "min_keyint 13 is outside 1 to keyint 12"),
         ({"min_keyint": 0}, "min_keyint 0"),
         ({"structure": "random"}, "structure 'random' is not one of random-access, low-delay"),
         ({"bframes": 2}, "bframes 2 is not one of"),

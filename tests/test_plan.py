@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from synthetic import clip
+from synthetic import clip, texture
 
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.references import Slots
@@ -112,24 +112,35 @@ def test_anchors(keyint: int, bframes: int | None, open_gop: bool) -> None:
 
 
 def test_anchors_follow_the_motion() -> None:
-    def mean_distance(frames: list[Frame]) -> float:
-        jobs = plan(frames, keyint=1000, scenecut=False)
+    def mean_distance(frames: list[Frame], fmt: VideoFormat) -> float:
+        planner = Planner(fmt, structure_of(keyint=1000, scenecut=False))
+        jobs = [job for frame in frames for job in planner.push(frame)] + planner.finish()
         anchors = [s.number for job in jobs for s in job.steps if s.layer == 1]
         return float(np.mean([b - a for a, b in pairwise([0, *anchors])]))
 
-    rng = np.random.default_rng(0)
-    noise = [
-        Frame(y=rng.integers(0, 255, (48, 64)).astype(np.uint8), u=f.u, v=f.v, pts=f.pts)
-        for f in still(65)
-    ]
-    assert mean_distance(still(65)) == 32
-    assert mean_distance(noise) <= 4
+    def pan(speed: int) -> list[Frame]:
+        wide = (texture(1, 96, 128 + 64 * speed) * 255).astype(np.uint8)
+        cells = wide.repeat(2, 0).repeat(2, 1)  # 2x2 samples each: whole shifts fit
+        chroma = np.full((96, 128), 128, np.uint8)
+        return [
+            Frame(y=cells[:, i * speed : i * speed + 256], u=chroma, v=chroma, pts=i)
+            for i in range(65)
+        ]
+
+    large = VideoFormat(width=256, height=192)
+    assert mean_distance(still(65), SMALL) == 32
+    assert mean_distance(pan(1), large) == 32  # as far as shifts are looked for
+    assert mean_distance(pan(4), large) <= 8
+    assert mean_distance(pan(16), large) <= 4
 
 
 @pytest.mark.parametrize("cut", [5, 12, 13])
-@pytest.mark.parametrize("options", [{}, {"keyint": 12, "bframes": 3}, {"structure": "low-delay"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"keyint": 12}, {"keyint": 12, "bframes": 3}, {"structure": "low-delay", "keyint": 12}],
+)
 def test_gops_end_before_a_cut(cut: int, options: dict[str, object]) -> None:
-    jobs = plan(clip(20, SMALL, cuts=(cut,)), **options)
+    jobs = plan(clip(20, SMALL, cuts=(cut,)), keyint=12, **options)
     expected = [12] if cut > 12 else []
     expected.append(cut - sum(expected))
     assert lengths(jobs)[: len(expected)] == expected

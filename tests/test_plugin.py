@@ -541,6 +541,7 @@ def test_killed_in_the_middle(tools: Tools, film: Path, victim: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
+@pytest.mark.slow
 def test_valgrind_has_nothing_to_say(tools: Tools, film: Path, tmp_path: Path) -> None:
     """Decoder with a seek and encoder: no wrong access, nothing lost."""
     command = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full",

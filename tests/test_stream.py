@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import shutil
@@ -580,3 +581,24 @@ def test_long_names_and_odd_chapters_are_written(film: Path, tmp_path: Path) -> 
     chapter = Chapter(id=1, start=500, end=100, time_base=MILLISECOND, metadata={})
     (kept,) = cut_chapters([chapter], Cut())
     assert kept.end == kept.start == 500_000_000
+
+
+def test_modules_of_the_layer_import_each_other_without_circles() -> None:
+    folder = Path(vcfilter.stream.__file__).parent
+    imports: dict[str, set[str]] = {}
+    for path in folder.glob("*.py"):
+        imports[path.stem] = set()
+        nodes = [ast.parse(path.read_text(encoding="utf-8"))]
+        while nodes:
+            for node in ast.iter_child_nodes(nodes.pop()):
+                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                    continue
+                nodes.append(node)
+                module = getattr(node, "module", None) or ""
+                if isinstance(node, ast.ImportFrom) and module.startswith("vcfilter.stream."):
+                    imports[path.stem].add(module.split(".")[2])
+    while imports:
+        ground = {name for name, others in imports.items() if not others & imports.keys()}
+        assert ground, f"a circle among {sorted(imports)}"
+        for name in ground:
+            del imports[name]

@@ -123,6 +123,7 @@ def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_another_training_s_state_is_refused(
     undisturbed: Path, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

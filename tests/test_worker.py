@@ -197,14 +197,19 @@ def wait_until(condition: object, seconds: float = 20) -> bool:
     return False
 
 
+def shared_names() -> set[str]:
+    """Names of shared memory, less those that Python's multiprocessing gives, whoever runs it."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
+
+
 @pytest.fixture
 def mark() -> Iterator[str]:
     """A name for the test's processes; none of them may be left, nor shared memory with a name."""
-    before = set(os.listdir("/dev/shm"))
+    before = shared_names()
     name = uuid.uuid4().hex
     yield name
     assert wait_until(lambda: not marked(name), 5), "processes are left"
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared_names() <= before
 
 
 def maps_of(folder: Path) -> int:
@@ -477,6 +482,7 @@ def fake(tmp_path: Path, body: str) -> str:
     script = tmp_path / "fake.py"
     script.write_text(
         "import os, socket, struct, sys, time\n"
+        "sys.excepthook = lambda *error: os._exit(0)\n"  # the client has left
         "s = socket.socket(fileno=0)\n"
         "def say(kind, stream=0, body=b''):\n"
         "    s.sendall(struct.pack('<III', len(body), kind, stream) + body)\n"
@@ -906,6 +912,18 @@ def _welcome(light: Light) -> bool:
     except (AssertionError, OSError):
         return False
     return True
+
+
+@pytest.mark.parametrize("light", [""], indirect=True)
+def test_a_client_opens_only_so_many_streams(
+    light: Light, client: Path, material: Material
+) -> None:
+    done = run(client, "-x", "streams", material.packets, 70, path=light.path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [
+        "error -6 as many streams are open as a worker serves: close one, or name another worker",
+        "streams 64",
+    ]
 
 
 @pytest.mark.parametrize("light", ["server.CHECK_SECONDS = 0.2"], indirect=True)

@@ -133,7 +133,7 @@ def greeted(client: Client) -> Client:
 
 
 def test_a_decoder_from_the_first_to_the_last_message(greeted: Client) -> None:
-    """The conversation that docs/worker.md shows."""
+    """The conversation that docs/reference/worker.md shows."""
     encoder = Encoder(SMALL, EncoderOptions(keyint=3), model=FakeModel())
     frames = clip(4, SMALL)
     packets = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
@@ -176,13 +176,13 @@ def test_a_decoder_from_the_first_to_the_last_message(greeted: Client) -> None:
         ((Kind.OPEN_DECODER, 1, b""), "stream 1 was opened twice"),
         ((Kind.SEND_PACKET, 1, b"short"), "SEND_PACKET is malformed"),
         ((Kind.SEND_FRAME, 1, bytes(21)), "SEND_FRAME was sent to a decoder"),
-        ((Kind.RELEASE, 1, bytes(4)), "slot 0 was released, which nobody held"),
+        ((Kind.RELEASE, 1, bytes(4)), "slot 0 was released, which was not given out"),
         ((Kind.DRAIN, 2, b""), "DRAIN was sent to stream 2, not open"),
         ((Kind.FRAME, 1, b""), "FRAME was sent to a decoder"),
         ((77, 1, b""), "unknown kind 77"),
     ],
 )
-def test_nonsense_ends_the_connection(
+def test_a_broken_protocol_ends_the_connection(
     greeted: Client, message: tuple[int, int, bytes], reason: str
 ) -> None:
     greeted.say(Kind.OPEN_DECODER, 1)
@@ -329,7 +329,9 @@ def test_who_works_shows_life_and_who_hangs_does_not(greeted: Client) -> None:
 
 
 def test_examples_of_the_documentation(client: Client) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "worker.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "worker.md").read_text(
+        encoding="utf-8"
+    )
     hello, welcome = re.findall(r"(?m)^(?:[0-9a-f]{2} +)+[0-9a-f]{2}$", text)
     client.socket.sendall(bytes.fromhex(hello))
     assert client.hear() == (Kind.WELCOME, 0, bytes.fromhex(welcome)[12:])

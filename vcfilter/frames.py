@@ -231,7 +231,7 @@ class Packet:
     """One coded frame. Packets follow each other in display order (pts = dts).
 
     Args:
-        data: the packet's bytes (docs/bitstream.md).
+        data: the packet's bytes (docs/reference/bitstream.md).
         pts: presentation time in ticks of the stream's time base.
         duration: in the same ticks; 0 when unknown.
         is_keyframe: decoding can start here.

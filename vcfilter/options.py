@@ -140,7 +140,7 @@ class EncoderOptions:
     bitrate: int | None = None
     maxrate: int | None = None
     bufsize: int | None = None
-    keyint: int = 12
+    keyint: int = 250
     min_keyint: int = 1
     scenecut: bool = True
     open_gop: bool = True

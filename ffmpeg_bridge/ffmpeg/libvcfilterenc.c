@@ -24,7 +24,7 @@
 typedef struct LibVcfilterEncContext {
     const AVClass *class;
     LibVcfilterWorker worker;
-    char *preset;
+    char *preset, *tune;
     int qp;
     float quality;
     int scenecut;
@@ -44,6 +44,8 @@ static const AVOption libvcfilter_encode_options[] = {
      * their default are handed on as they are; values are checked by the worker. */
     { "preset",   "How much is tried per inter frame: ultrafast fast medium slow veryslow",
                                                OFFSET(preset),   AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
+    { "tune",     "What the settings are made for: psnr zerolatency",
+                                               OFFSET(tune),     AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
     { "qp",       "Quantiser of keyframes, 0 finest; -1: 32 unless -quality or -b:v is given",
                                                OFFSET(qp),       AV_OPT_TYPE_INT,    { .i64 = -1 },  -1, 63, VE },
     { "quality",  "Constant quality: PSNR in dB to aim at, 20 to 60; 0: off",

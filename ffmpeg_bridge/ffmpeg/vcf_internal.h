@@ -28,9 +28,10 @@
 #define MESSAGE_MAX (8u * 4096u * 2304u + 8192u)
 #define TEXT_BYTES 512
 #define SLOTS_MAX 1024
+#define STREAMS_MAX 64 /* of one worker; it serves twice as many, docs/reference/worker.md */
 #define AHEAD_MAX 1024
 #define UNANSWERED_MAX 2048     /* more than AHEAD_MAX and a drain; a power of two */
-#define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/worker.md */
+#define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/reference/worker.md */
 #define FDS_MAX 8
 
 enum Kind {
@@ -83,7 +84,7 @@ typedef struct Worker {
     int fd_count;
 } Worker;
 
-/* What the worker gave out and nobody received yet: a frame, a packet or an error. */
+/* What came from the worker and was not received yet: a frame, a packet or an error. */
 typedef struct Output {
     struct Output *next;
     int status; /* VCF_OK, or the error */
@@ -191,7 +192,7 @@ void vcf_plane_size(const VcfFormat *format, int plane, size_t *bytes, size_t *r
 int vcf_map_memory(VcfStream *s, const uint8_t *body, int fd);
 
 /* Takes one message for a stream; 0 if it is not allowed. The worker's lock is held.
- * `stale` collects the slot of a frame that nobody wants any more. */
+ * `stale` collects the slot of a frame that is no longer wanted. */
 int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t size, int *stale);
 
 /* --- vcf_message.c --------------------------------------------------------------------------- */
@@ -206,7 +207,7 @@ void vcf_release_slot(VcfStream *s, int slot);
  * meanwhile. `began` is when the caller began to wait for what it needs. */
 void vcf_await_news(Worker *w, int64_t began, int timeout_ms);
 
-/* Closes the first descriptors that came and nobody took. */
+/* Closes the first descriptors that came and were not taken. */
 void vcf_drop_fds(Worker *w, int count);
 
 /* --- vcf_pool.c ------------------------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /*
- * Sequence header of a vcfilter stream: the track's extradata (docs/bitstream.md). Read here so
+ * Sequence header of a vcfilter stream: the track's extradata (docs/reference/bitstream.md). Read here so
  * that probing a file needs no worker.
  *
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT

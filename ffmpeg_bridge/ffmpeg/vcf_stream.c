@@ -157,7 +157,7 @@ static int copy_text(char *to, const uint8_t *text, size_t size)
 }
 
 /* Takes one message for a stream; 0 if it is not allowed. The worker's lock is held.
- * `stale` collects the slot of a frame that nobody wants any more. */
+ * `stale` collects the slot of a frame that is no longer wanted. */
 int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t size, int *stale)
 {
     Output *output;

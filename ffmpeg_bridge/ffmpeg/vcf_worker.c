@@ -16,7 +16,7 @@
 
 static __thread char open_failure[TEXT_BYTES];
 
-/* What the caller looked at is his no longer. */
+/* Gives back what the caller received last. */
 static void let_go(VcfStream *s)
 {
     Output *held = s->held;
@@ -40,7 +40,7 @@ static int open_stream(VcfStream **stream, const VcfWorkerOptions *options, VcfS
     const char *command, *path;
     int64_t began;
     Worker *w;
-    int status;
+    int status, streams = 0;
 
     if (!s) {
         snprintf(open_failure, sizeof(open_failure), "out of memory");
@@ -58,7 +58,12 @@ static int open_stream(VcfStream **stream, const VcfWorkerOptions *options, VcfS
         snprintf(open_failure, sizeof(open_failure), "out of memory");
         return VCF_MEMORY;
     }
-    if (w->status >= 0) {
+    for (VcfStream *other = w->streams; other; other = other->next)
+        streams++;
+    if (w->status >= 0 && streams >= STREAMS_MAX) {
+        s->status = vcf_complain(s, VCF_OPTION, "as many streams are open as a worker serves: close "
+                                                "one, or name another worker");
+    } else if (w->status >= 0) {
         s->id = ++w->last_stream;
         s->next = w->streams;
         w->streams = s;
@@ -173,8 +178,8 @@ int vcf_format(VcfStream *s, VcfFormat *format)
     return status;
 }
 
-/* Whether what comes next may be given out: enough is outstanding that the worker need not wait
- * for the caller to send more while he looks at it, or so many bytes that it should not get more. */
+/* Whether what comes next may be given out: enough is outstanding that the worker has work
+ * while the caller looks at it, or so many bytes that more would not be taken. */
 static int ready(const VcfStream *s)
 {
     return s->draining || s->outstanding >= s->ahead ||

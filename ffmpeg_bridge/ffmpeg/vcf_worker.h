@@ -2,7 +2,7 @@
  * Client of vcfilter's codec worker: frames and packets in, packets and frames out.
  *
  * The codec runs in a process of its own (python -m vcfilter worker). This client starts it, or
- * joins one that is kept warm on a Unix socket, and speaks the protocol of docs/worker.md. It
+ * joins one that is kept warm on a Unix socket, and speaks the protocol of docs/reference/worker.md. It
  * needs C99 and POSIX, neither libav nor Python.
  *
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
@@ -88,7 +88,7 @@ typedef struct VcfPacket {
 } VcfPacket;
 
 /* Opening starts the worker where none runs yet, which takes a few seconds. A program that opens
- * decoders only to probe does better to read the sequence header itself (docs/bitstream.md) and
+ * decoders only to probe does better to read the sequence header itself (docs/reference/bitstream.md) and
  * to open with the first packet.
  *
  * *stream is NULL after a failure; vcf_message(NULL) then says why. options may be NULL. */

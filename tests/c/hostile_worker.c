@@ -49,7 +49,7 @@ typedef struct Script {
     size_t size;
     size_t stop_at[256]; /* places in the bytes */
     int fd[256];         /* the descriptor that belongs there; -1: the worker waits there for the
-                          * client to send, -2: however long that takes */
+                          * client to send, -2: longer */
     int stops;
 } Script;
 
@@ -226,7 +226,7 @@ static void *serve(void *argument)
         send_bytes(client, s, at, s->stop_at[i], fd, fds);
         at = s->stop_at[i];
         fds = 0;
-        if (poll(&ready, 1, s->fd[i] == -1 ? 3 : 10000) > 0)
+        if (poll(&ready, 1, s->fd[i] == -1 ? 3 : 500) > 0)
             (void)!recv(client, ignored, sizeof(ignored), 0);
     }
     send_bytes(client, s, at, s->size, fd, fds);

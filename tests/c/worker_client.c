@@ -9,6 +9,7 @@
  *     opens PACKETS COUNT       a stream opened and closed so often; -k: one stays open beside, and
  *                               each report waits for a line on standard input
  *     threads PACKETS COUNT     so many decoders at once in as many threads, one hash line each
+ *     streams PACKETS COUNT     so many decoders opened beside each other, until one fails
  *     next PACKETS              decode, which fails, and once more
  *   -t: time limit; -x: without extradata; -k: see opens; -n: opens decodes nothing
  *
@@ -324,6 +325,19 @@ static int opens(Input *input, int count)
     return 0;
 }
 
+static int streams(Input *input, int count)
+{
+    VcfStream **all = calloc((size_t)count, sizeof(*all));
+    int opened = 0;
+    while (opened < count && (all[opened] = open_decoder(stdout, input)))
+        opened++;
+    printf("streams %d\n", opened);
+    for (int i = 0; i < opened; i++)
+        vcf_close(&all[i]);
+    free(all);
+    return opened < count;
+}
+
 typedef struct Job {
     pthread_t thread;
     Input input;
@@ -392,6 +406,8 @@ int main(int argc, char **argv)
         status = opens(&input, atoi(argv[optind + 2]));
     else if (!strcmp(command, "threads") && argc - optind == 3)
         status = threads(&input, atoi(argv[optind + 2]));
+    else if (!strcmp(command, "streams") && argc - optind == 3)
+        status = streams(&input, atoi(argv[optind + 2]));
     else if (!strcmp(command, "next"))
         status = decode(stdout, &input) ? decode(stdout, &input) : 3;
     free(input.data);

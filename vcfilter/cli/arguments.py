@@ -93,7 +93,7 @@ _SETTINGS = (
     ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
     ("maxrate", ("--maxrate",), "RATE", "bit/s that a receiver gets; goes with --bufsize"),
     ("bufsize", ("--bufsize",), "SIZE", "bits that a receiver's buffer holds: 2M"),
-    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (12)"),
+    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (250)"),
     (
         "min_keyint",
         ("--min-keyint",),
@@ -193,6 +193,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """The target's container, and whether it may be replaced."""
     group = parser.add_argument_group("output")
     group.add_argument("-f", dest="format", metavar="NAME", help="container: matroska, nut, y4m")
+    group.add_argument(
+        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
+        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
+    )  # fmt: skip
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("-y", dest="overwrite", action="store_true", help="replace the target")
     choice.add_argument("-n", action="store_true", help="never replace the target (default)")

@@ -60,6 +60,7 @@ def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         "streams": args.streams or "all",
         "overwrite": args.overwrite,
         "container": args.format,
+        "metadata": dict(args.metadata),
         "progress": terminal.progress,
     }
 

@@ -17,6 +17,9 @@ DEFAULT_AGAINST = "libx264:medium,libx265:medium,libsvtav1:8"
 _EXAMPLES = """\
 examples:
   vcfilter evaluate clips/*.mp4 --out report
+  vcfilter evaluate clips/*.mp4 --keyint default
+  vcfilter evaluate clips/*.mp4 --preset fast:tune=zerolatency --keyint 250 \\
+      --against libx264:medium:tune=zerolatency
   vcfilter evaluate clips/*.mp4 --intra --against libx264:medium,libx265:slow:tune=psnr
 """
 
@@ -37,6 +40,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def _interval(text: str) -> int:
+    if text == "default":
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames nor 'default'")
+    return int(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of evaluate to a parser."""
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="video files to code")
@@ -49,11 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--preset", default=DEFAULT_PRESET, metavar="NAME,...",
-        help=f"vcfilter's presets, out of {', '.join(PRESETS)} (%(default)s)",
+        help=f"vcfilter's presets, out of {', '.join(PRESETS)}. Settings may follow: "
+        "medium:structure=low-delay (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--keyint", type=int, default=12, metavar="N",
-        help="largest keyframe interval of every codec, in frames (%(default)s)",
+        "--keyint", type=_interval, default=12, metavar="N",
+        help="largest keyframe interval of every codec, in frames, or 'default': each codec's own "
+        "(%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--intra", action="store_true", help="compare keyframes alone (interval 1) as well"

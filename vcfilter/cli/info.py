@@ -71,7 +71,7 @@ def _json(values: object) -> str:
 
 COMMAND = Command(
     name="info",
-    help="show streams, segments, frame types and sizes; or a model",
+    help="show streams, GOPs, frame types and sizes; or a model",
     add_arguments=add_arguments,
     run=run,
     examples=_EXAMPLES,

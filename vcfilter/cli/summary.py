@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vcfilter.cli.terminal import size_text
+from vcfilter.cli.terminal import count_text, size_text
 from vcfilter.options import Runtime
 from vcfilter.stream.inspect import (
     FileSummary,
@@ -63,7 +63,7 @@ def summary_lines(summary: FileSummary, frames: bool) -> list[str]:
         if summary.seconds:
             head.append(f"{8 * summary.size / summary.seconds / 1000:.0f} kbit/s")
     if summary.chapters:
-        head.append(f"{summary.chapters} chapters")
+        head.append(count_text(summary.chapters, "chapter"))
     lines = [f"{summary.name}: {', '.join(head)}"]
     for stream in summary.streams:
         lines += _neural_lines(stream, frames) if is_neural(stream.info) else [_other_line(stream)]
@@ -78,7 +78,7 @@ def _title(stream: StreamSummary) -> str:
 
 def _total(stream: StreamSummary) -> str:
     rate = f", {stream.bitrate / 1000:.1f} kbit/s" if stream.bitrate else ""
-    return f"{stream.packets} packets, {size_text(stream.size)}{rate}"
+    return f"{count_text(stream.packets, 'packet')}, {size_text(stream.size)}{rate}"
 
 
 def _other_line(stream: StreamSummary) -> str:
@@ -99,22 +99,33 @@ def _neural_lines(stream: StreamSummary, frames: bool) -> Iterator[str]:
         return
     described = describe_format(sequence.video_format)
     yield f"{_title(stream)}vcfilter, {described}{rate}; {_total(stream)}"
-    yield f"    model {sequence.model_id.hex()}"
+    name = f"{sequence.name} " if sequence.name else ""
+    structure = sequence.structure.name.lower().replace("_", "-")
+    yield f"    model {name}{sequence.model_id.hex()}"
+    yield (
+        f"    structure {structure}, references up to {sequence.reach} frames away, "
+        f"delay of a decoder {sequence.reorder} frames"
+    )
     segments = stream.segments
     if segments:
-        span = f"{min(segments)} to {max(segments)}" if len(set(segments)) > 1 else segments[0]
-        yield f"    {len(segments)} segments of {span} frames"
-    known = [(frame.size, frame.packet.header) for frame in stream.frames if frame.packet]
-    for kind in sorted({header.step.type for _, header in known}):
-        same = [(size, header.step.qp) for size, header in known if header.step.type is kind]
-        total, qps = sum(size for size, _ in same), [qp for _, qp in same]
+        few, many = min(segments), max(segments)
+        span = count_text(many, "frame") if few == many else f"{few} to {many} frames"
+        yield f"    {count_text(len(segments), 'GOP')} of {span}"
+    known = [(frame.size, frame.packet) for frame in stream.frames if frame.packet]
+    for kind in sorted({packet.header.step.type for _, packet in known}):
+        same = [(size, packet) for size, packet in known if packet.header.step.type is kind]
+        total = sum(size for size, _ in same)
+        qps = [packet.header.step.qp for _, packet in same if packet.sections]
+        repeated = len(same) - len(qps)
         yield (
-            f"    {len(same)} {kind.name.lower()} frames, {size_text(total)}, "
-            f"mean {size_text(total / len(same))}, qp {min(qps)} to {max(qps)}"
+            f"    {count_text(len(same), kind.name.lower() + ' frame')}, {size_text(total)}, "
+            f"mean {size_text(total / len(same))}"
+            + (f", qp {min(qps)} to {max(qps)}" if qps else "")
+            + (f", {repeated} without coded data" if repeated else "")
         )
     damaged = len(stream.frames) - len(known)
     if damaged:
-        yield f"    {damaged} damaged packets"
+        yield f"    {count_text(damaged, 'damaged packet')}"
     for number, frame in enumerate(stream.frames if frames else ()):
         yield _frame_line(number, frame)
 

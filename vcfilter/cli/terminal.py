@@ -264,10 +264,16 @@ def time_text(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
+def count_text(count: int, noun: str) -> str:
+    """A number and its noun: "1 frame", "2 frames"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def report_lines(report: TranscodeReport, target_size: int | None) -> list[str]:
     """What a run did, for the user."""
     speed = report.frames / report.elapsed_seconds if report.elapsed_seconds else 0.0
-    done = f"{report.frames} frames ({report.seconds:.2f} s) in {report.elapsed_seconds:.1f} s"
+    done = f"{count_text(report.frames, 'frame')} ({report.seconds:.2f} s) "
+    done += f"in {report.elapsed_seconds:.1f} s"
     video = f"video {size_text(report.video_bytes)}, {report.bitrate / 1000:.1f} kbit/s"
     if report.psnr is not None:
         video += f", PSNR {report.psnr:.2f} dB"

@@ -67,6 +67,10 @@ def _check_copy(args: argparse.Namespace) -> None:
     """Raise ConfigError where an option asks for what copying cannot do."""
     if args.ss is not None or args.t is not None or args.to is not None:
         raise ConfigError("-c:v copy takes whole files; ffmpeg -ss TIME -c copy cuts at keyframes")
+    if args.metadata:
+        raise ConfigError(
+            "-c:v copy keeps the tags; ffmpeg -c copy -metadata KEY=VALUE sets others"
+        )
     if is_rate_given(args) or args.crf is not None or args.pix_fmt or args.set:
         raise ConfigError("-c:v copy codes nothing: it takes no options of coding")
 

@@ -6,7 +6,7 @@ import argparse
 
 from vcfilter.cli.arguments import add_decoder, add_loudness, decoder_options, runtime
 from vcfilter.cli.command import Command
-from vcfilter.cli.terminal import Terminal, time_text
+from vcfilter.cli.terminal import Terminal, count_text, time_text
 
 EXIT_FAILED = 1
 
@@ -29,13 +29,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
                 name,
                 decoder_options(args),
                 lambda packets, seconds: terminal.status(
-                    f"{packets} packets, up to {time_text(seconds)}"
+                    f"{count_text(packets, 'packet')}, up to {time_text(seconds)}"
                 ),
                 runtime=runtime(args),
             )
         others = ", ".join(f"{count} {kind}" for kind, count in verdict.other_packets.items())
-        counts = f"{verdict.packets} packets ({verdict.keyframes} keyframes), "
-        counts += f"{verdict.frames} frames decoded"
+        counts = f"{count_text(verdict.packets, 'packet')} "
+        counts += f"({count_text(verdict.keyframes, 'keyframe')}), "
+        counts += f"{count_text(verdict.frames, 'frame')} decoded"
         counts += f"; copied streams: {others} packets" if others else ""
         if verdict.good:
             terminal.line(f"{name}: good: {counts}")

@@ -205,9 +205,7 @@ class Encoder:
             asked = Coarser(rate, coarser) if coarser else rate
             result, state = encode_segment(self._model, job, self._coding, asked, self._state)
             sizes = [8 * len(packet.data) for packet in result.packets]
-            # A keyframe that is coded ahead of its GOP must fit behind them.
-            ahead = [state.key.trial.bits] if state and state.slots is None else []
-            overflow = self._buffer.overflow([*sizes, *ahead]) if self._buffer else 0.0
+            overflow = self._buffer.overflow(sizes) if self._buffer else 0.0
             if overflow <= 1 or coarser >= QP_MAX:
                 break
             coarser = min(coarser + min(max(1, round(6 * log2(overflow))), 4), QP_MAX)

@@ -32,6 +32,7 @@ class SegmentJob:
         frames: in display order.
         steps: of the inter frames among them, in coding order.
         continues: more frames of this GOP follow in the next job.
+        key_sent: the keyframe was next_key of the job before, and its packet came with that one.
         next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
     """
 
@@ -40,6 +41,7 @@ class SegmentJob:
     frames: tuple[Frame, ...]
     steps: tuple[GopStep, ...]
     continues: bool = False
+    key_sent: bool = False
     next_key: Frame | None = None
 
 
@@ -121,6 +123,7 @@ class _Placement(ABC):
         self._format, self._structure = video_format, structure
         self._first = 0  # number of the first frame that waits
         self._waiting: list[Frame] = []
+        self._key_sent = False  # the next keyframe's packet comes with a job before its own
 
     @abstractmethod
     def add(self, frame: Frame) -> list[SegmentJob]:
@@ -144,8 +147,11 @@ class _Placement(ABC):
             frames=tuple(self._waiting[:count]),
             steps=tuple(steps),
             continues=continues,
+            key_sent=self._first == 0 and self._key_sent,
             next_key=next_key,
         )
+        if not continues or next_key is not None:
+            self._key_sent = next_key is not None
         del self._waiting[:count]
         self._first = self._first + count if continues else 0
         return job

@@ -37,7 +37,8 @@ class SegmentResult:
     """A coded segment, in display order. Can be pickled.
 
     Args:
-        packets: one per frame. records: of the same frames.
+        packets: one per frame, and the next keyframe's if frames refer to it, so that what is
+            written can be decoded to its end. records: of the same frames.
         summary: what rate control and a second pass learn from it.
     """
 
@@ -143,10 +144,11 @@ def encode_segment(
         inter_psnr=sum(r.psnr for r in records) / len(records) if records else 0.0,
     )
     rate.done(summary)
-    own = [(key.packet, key.record)] if job.first == 0 else []
+    own = [(key.packet, key.record)] if job.first == 0 and not job.key_sent else []
+    ahead = [(following.packet, following.record)] if following else []
     result = SegmentResult(
-        packets=tuple(packet for packet, _ in (*own, *inters)),
-        records=tuple(record for _, record in (*own, *inters)),
+        packets=tuple(packet for packet, _ in (*own, *inters, *ahead)),
+        records=tuple(record for _, record in (*own, *inters, *ahead)),
         summary=summary,
     )
     if following is not None:

@@ -128,7 +128,8 @@ def encode(
             context = stream.codec_context
             stream.width, stream.height = clip.width, clip.height
             stream.pix_fmt = "yuv420p" if clip.bit_depth == 8 else "yuv420p10le"
-            context.gop_size = keyint
+            if keyint:  # otherwise the codec's own
+                context.gop_size = keyint
             context.thread_count = threads
             context.time_base = 1 / Fraction(clip.rate)
             stream.options = dict[str, object](_options(anchor, crf, threads))

@@ -10,9 +10,9 @@ from vcfilter.errors import ConfigError
 from vcfilter.evaluate.anchors import parse_anchor
 from vcfilter.evaluate.clips import prepare
 from vcfilter.evaluate.report import write_report
-from vcfilter.evaluate.runner import Codec, Neural, run_curves
+from vcfilter.evaluate.runner import Codec, neural, run_curves
 from vcfilter.evaluate.tables import Evaluation
-from vcfilter.options import KEYINT_MAX, PRESETS
+from vcfilter.options import KEYINT_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +23,10 @@ class Comparison:
         clips: video files, each with another name.
         out: folder of the report.
         cache: folder where results are kept.
-        presets: vcfilter's; none leaves it out.
+        presets: vcfilter's, with further settings PRESET[:NAME=VALUE...]; none leaves it out.
         qps: vcfilter's points, 0 to 63.
         against: other codecs, as `parse_anchor` reads them; the first is the anchor.
-        keyint: largest keyframe interval of every codec, in frames.
+        keyint: largest keyframe interval of every codec, in frames; 0: each codec's own default.
         intra: compare keyframes alone too.
         frames: only the first ones; None takes all.
         model: name, id or path of vcfilter's model; None takes the default one.
@@ -51,15 +51,14 @@ class Comparison:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.keyint <= KEYINT_MAX:
+        if not 0 <= self.keyint <= KEYINT_MAX:
             raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
         if self.frames is not None and self.frames < 1:
             raise ConfigError(f"frames {self.frames} is less than 1")
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads} is negative")
         for preset in self.presets:
-            if preset not in PRESETS:
-                raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
+            neural(preset, self.qps)
         if not self.presets and not self.against:
             raise ConfigError("nothing to run: neither a preset nor another codec")
 
@@ -70,10 +69,7 @@ class Comparison:
         Raises:
             ConfigError: another codec is unknown.
         """
-        ours = [
-            Neural(preset=preset, qps=self.qps, model=self.model, device=self.device)
-            for preset in self.presets
-        ]
+        ours = [neural(preset, self.qps, self.model, self.device) for preset in self.presets]
         return (*ours, *(parse_anchor(text) for text in self.against))
 
 

@@ -21,7 +21,15 @@ from vcfilter.errors import MediaError
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.evaluate.plots import NO_MATPLOTLIB, draw_curves, have_matplotlib
 from vcfilter.evaluate.runner import Codec, Curve, Point, decoded_frames
-from vcfilter.evaluate.tables import Evaluation, Table, percent_text, speeds, tables, text_table
+from vcfilter.evaluate.tables import (
+    Evaluation,
+    Table,
+    interval_text,
+    percent_text,
+    speeds,
+    tables,
+    text_table,
+)
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr
 
@@ -189,7 +197,7 @@ def _intervals(
 ) -> Iterator[dict[str, Any]]:
     """Of each keyframe interval: the curves, drawn into curves/ where matplotlib is there."""
     for keyint in evaluation.keyints:
-        title = f"{clip.name}, keyframe interval {keyint}"
+        title = f"{clip.name}, {interval_text(keyint)}"
         curves: list[Curve] = [
             evaluation.curve(clip.name, codec, keyint) for codec in evaluation.codecs
         ]

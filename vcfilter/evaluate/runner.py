@@ -15,7 +15,7 @@ from typing import Any
 import av
 import av.error
 
-from vcfilter.errors import MediaError
+from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate.anchors import Anchor, encode
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.frames import Frame
@@ -35,6 +35,7 @@ class Neural:
 
     Args:
         preset: one of vcfilter's presets.
+        extra: further settings of its encoder, (name, value) each.
         qps: quantiser parameters of keyframes, one point each.
         model: name, id or path of a model; None takes the default one.
         device: a PyTorch device name or "auto".
@@ -42,14 +43,34 @@ class Neural:
 
     preset: str
     qps: tuple[int, ...]
+    extra: tuple[tuple[str, str], ...] = ()
     model: str | None = None
     device: str = "auto"
 
     @property
     def label(self) -> str:
         """What reports call it: "vcfilter medium"."""
-        name = f"vcfilter {self.preset}"
+        name = " ".join(["vcfilter", self.preset, *(f"{k}={v}" for k, v in self.extra)])
         return f"{name} {Path(self.model).stem}" if self.model else name
+
+
+def neural(
+    text: str, qps: tuple[int, ...], model: str | None = None, device: str = "auto"
+) -> Neural:
+    """vcfilter from PRESET[:NAME=VALUE...].
+
+    Raises:
+        ConfigError: a preset, a setting or a value is not vcfilter's.
+    """
+    preset, *parts = text.split(":")
+    extra = []
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{part!r} in {text!r} is not NAME=VALUE")
+        extra.append((name, value))
+    EncoderOptions.from_mapping({"preset": preset, **dict(extra)})
+    return Neural(preset=preset, qps=qps, extra=tuple(extra), model=model, device=device)
 
 
 Codec = Neural | Anchor
@@ -91,7 +112,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """All points of one codec on one clip at one keyframe interval, by rising setting."""
+    """All points of one codec on one clip at one keyframe interval (0: its own default), by
+    rising setting."""
 
     clip: str
     codec: str
@@ -175,13 +197,12 @@ def _encode(
         return encode(clip, codec, setting, keyint, target, threads)
     from vcfilter.stream.transcode import encode_file
 
-    options = EncoderOptions(
-        qp=int(setting),
-        keyint=keyint,
-        preset=codec.preset,
-        frame_rate=clip.rate,
-        model=codec.model,
-    )
+    settings = {"qp": int(setting), "preset": codec.preset, "frame_rate": clip.rate}
+    if keyint:
+        settings["keyint"] = keyint
+    if codec.model:
+        settings["model"] = codec.model
+    options = EncoderOptions.from_mapping(settings | dict(codec.extra))
     runtime = Runtime(device=codec.device, threads=threads)
     start = time.perf_counter()
     encode_file(clip.path, target, options, runtime=runtime, overwrite=True)

@@ -98,6 +98,11 @@ class Table:
         return best
 
 
+def interval_text(keyint: int) -> str:
+    """A keyframe interval in words."""
+    return f"keyframe interval {keyint}" if keyint else "each codec's own keyframe interval"
+
+
 def against_anchor(evaluation: Evaluation, keyint: int, metric: str = "psnr") -> Table:
     """BD-rates of every other codec against the anchor at one keyframe interval."""
     others = tuple(c for c in evaluation.codecs if c != evaluation.anchor)
@@ -106,7 +111,7 @@ def against_anchor(evaluation: Evaluation, keyint: int, metric: str = "psnr") ->
         anchor = evaluation.curve(clip.name, evaluation.anchor, keyint)
         tested = (evaluation.curve(clip.name, codec, keyint) for codec in others)
         rows.append((clip.name, tuple(compare_curves(anchor, t, metric) for t in tested)))
-    title = f"keyframe interval {keyint}, {METRICS[metric]}, against {evaluation.anchor}"
+    title = f"{interval_text(keyint)}, {METRICS[metric]}, against {evaluation.anchor}"
     return Table(title=title, columns=others, rows=tuple(rows))
 
 

@@ -3,7 +3,7 @@
 Activations are integers in [0, 255], weights integers in units of 1/512. All are held in floating
 point tensors, but every partial sum stays below 2^24 in magnitude (`check_bound`), so float32
 represents each exactly whatever the order of summation, the layout or the number of threads
-(docs/determinism.md).
+(docs/reference/determinism.md).
 """
 
 from __future__ import annotations

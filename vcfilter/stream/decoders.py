@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
@@ -64,6 +65,7 @@ class MediaDecoder:
         if info.extradata:
             self.context.extradata = info.extradata
         self.context.options = _decoder_options(info)
+        _describe(self.context, info)
 
     def decode(self, packet: BridgePacket | None) -> list[Any]:
         """Frames that are now ready, their times in ticks of the stream; None drains.
@@ -105,6 +107,30 @@ def _context(info: StreamInfo) -> Any:
     raise MediaError(f"stream {info.index} ({info.kind} {named}) has no decoder")
 
 
+def _describe(context: Any, info: StreamInfo) -> None:
+    """Set what can be asked of a context before the first packet is decoded."""
+    with suppress(ValueError):  # a name or a layout that PyAV does not know
+        if info.kind == "video":
+            context.width, context.height = info.width, info.height
+            if info.frame_rate:
+                context.framerate = info.frame_rate
+            if info.pixel_format:
+                context.pix_fmt = info.pixel_format
+        elif info.kind == "audio":
+            context.sample_rate = info.sample_rate
+            if info.sample_format:
+                context.format = info.sample_format
+            if info.channel_layout or info.channels:
+                context.layout = _layout(info)
+
+
+def _layout(info: StreamInfo) -> str:
+    """The channels as FFmpeg's options name them."""
+    if info.channel_layout:
+        return f"0x{info.channel_layout:x}"
+    return f"{info.channels} channels"
+
+
 def _decoder_options(info: StreamInfo) -> dict[str, str]:
     """What a decoder must know besides extradata, as FFmpeg's options of a codec context."""
     base = info.time_base
@@ -136,8 +162,7 @@ def _decoder_options(info: StreamInfo) -> dict[str, str]:
     if info.kind == "audio":
         numbers["ar"] = info.sample_rate
         if info.channel_layout or info.channels:
-            mask = f"0x{info.channel_layout:x}" if info.channel_layout else f"{info.channels}c"
-            options["ch_layout"] = mask
+            options["ch_layout"] = _layout(info)
     if info.profile != _UNKNOWN:
         numbers["profile"] = info.profile
     if info.level != _UNKNOWN:

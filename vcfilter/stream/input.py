@@ -28,6 +28,8 @@ from vcfilter.stream.packets import StreamPacket
 from vcfilter.stream.source import open_av, reason_of
 from vcfilter.stream.track import is_neural
 
+_KEPT_BYTES = 256 << 20
+
 
 class InputContainer:
     """A neural file that is read. A context manager.
@@ -50,7 +52,17 @@ class InputContainer:
         ConfigError: an argument is of the wrong type.
     """
 
-    __slots__ = ("_demuxer", "_depth", "_lock", "_reader", "name", "options", "runtime", "streams")
+    __slots__ = (
+        "_demuxer",
+        "_depth",
+        "_kept",
+        "_lock",
+        "_reader",
+        "name",
+        "options",
+        "runtime",
+        "streams",
+    )
 
     def __init__(
         self,
@@ -70,6 +82,7 @@ class InputContainer:
         self._lock = threading.Lock()
         self._reader: int | None = None
         self._depth = 0
+        self._kept: tuple[int, list[tuple[int, VideoFrame]]] = (-1, [])
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -200,6 +213,9 @@ class InputContainer:
     def frame_at(self, seconds: float | Fraction, video: int = 0) -> VideoFrame:
         """The frame that is shown at a time; costs one segment of decoding at most.
 
+        The frames that were decoded for it are kept, up to 256 MiB: times between them cost
+        nothing. What is demuxed next comes from behind that place.
+
         Args:
             seconds: on the file's own clock. Before the first frame it is the first one, after
                 the last frame the last one.
@@ -215,13 +231,21 @@ class InputContainer:
         # Containers round times to ticks: half a tick early is in time.
         ticks = Fraction(seconds) / stream.time_base + Fraction(1, 2)
         target = max(int(ticks), stream.start_time or 0)
+        index, kept = self._kept
+        if index == stream.index and kept and kept[0][0] <= target < kept[-1][0]:
+            return [frame for pts, frame in kept if pts <= target][-1]
         self.seek(target, stream=stream)
         shown: VideoFrame | None = None
+        found: list[VideoFrame] = []
         frames: Iterator[Any] = self.decode(stream)
         for frame in frames:
+            found.append(frame)
+            if sum(plane.buffer_size for plane in frame.planes) * len(found) > _KEPT_BYTES:
+                found = found[1:] if len(found) > 2 else found
             if shown is not None and frame.pts is not None and frame.pts > target:
                 break
             shown = frame
+        self._kept = (stream.index, [(f.pts, f) for f in found if f.pts is not None])
         if shown is None:
             raise MediaError(f"{self.name} has no frame that can be decoded at {float(seconds)} s")
         return shown

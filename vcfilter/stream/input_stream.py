@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import av.error
+from av.audio.format import AudioFormat
 from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.video.format import VideoFormat as PixelFormat
@@ -218,8 +219,11 @@ class Stream:
         return PIXEL_FORMATS[fmt.bit_depth] if fmt else self.info.pixel_format or None
 
     @property
-    def format(self) -> PixelFormat | None:
-        """The same of a video stream as PyAV's object."""
+    def format(self) -> PixelFormat | AudioFormat | None:
+        """Of frames or samples, as PyAV's object; None of other streams."""
+        if self.info.kind == "audio":
+            found: AudioFormat = self.codec_context.format
+            return found
         name = self.pix_fmt if self.info.kind == "video" else None
         return PixelFormat(name, self.width, self.height) if name else None
 

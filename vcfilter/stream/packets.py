@@ -65,7 +65,11 @@ def from_av(packet: av.Packet[Any], index: int, time_base: Fraction | None = Non
 
 def to_av(packet: BridgePacket) -> av.Packet[Any]:
     """A demuxed packet for one of PyAV's decoders, its side data included."""
-    result: av.Packet[Any] = av.Packet(packet.data)
+    # Not av.Packet(data): a decoder's thread would need Python's lock to free that, and hangs
+    # where another thread holds the lock and waits for the decoder.
+    result: av.Packet[Any] = av.Packet(len(packet.data))
+    if packet.data:
+        result.update(packet.data)
     result.pts, result.dts = packet.pts, packet.dts
     result.duration, result.time_base = packet.duration, packet.time_base
     result.is_keyframe = packet.is_keyframe

@@ -41,6 +41,10 @@ _SCALING = (
     | Interpolation.FULL_CHR_H_INP
     | Interpolation.BITEXACT
 )
+_HDR_KINDS = {
+    SideDataType.MASTERING_DISPLAY_METADATA: MASTERING_NAME,
+    SideDataType.CONTENT_LIGHT_LEVEL: LIGHT_NAME,
+}
 _RANGE_NAMES = {_LIMITED: "limited", _FULL: "full"}
 
 
@@ -130,7 +134,10 @@ class PictureReader:
         for name, _ in info.side_data:
             if name in LOST_NAMES:
                 self._log.warning(f"the stream's {LOST_NAMES[name]} is not kept")
-        mastering, light = read_hdr([*info.side_data, *_frame_hdr(picture)])
+        if _frame_side_data(picture, SideDataType.DYNAMIC_HDR_PLUS):
+            self._log.warning("the stream's HDR10+ is not kept")
+        own = [(name, _frame_side_data(picture, kind)) for kind, name in _HDR_KINDS.items()]
+        mastering, light = read_hdr([*info.side_data, *(pair for pair in own if pair[1])])
         try:
             return VideoFormat(
                 width=width,
@@ -262,21 +269,14 @@ def _field_order(info: StreamInfo) -> FieldOrder:
     return FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
 
 
-def _frame_hdr(picture: VideoFrame) -> list[tuple[str, bytes]]:
-    """HDR10 descriptions that the decoder found in the stream itself."""
-    found: list[tuple[str, bytes]] = []
+def _frame_side_data(picture: VideoFrame, kind: SideDataType) -> bytes:
+    """What the decoder found in the stream itself; empty where it has none."""
     try:
         side_data: Any = picture.side_data
-    except ValueError:  # a kind that PyAV has no name for
-        return found
-    for kind, name in (
-        (SideDataType.MASTERING_DISPLAY_METADATA, MASTERING_NAME),
-        (SideDataType.CONTENT_LIGHT_LEVEL, LIGHT_NAME),
-    ):
-        data = side_data.get(kind)
-        if data is not None:
-            found.append((name, bytes(data)))
-    return found
+    except ValueError:  # it has a kind that PyAV has no name for
+        return b""
+    found = side_data.get(kind)
+    return b"" if found is None else bytes(found)
 
 
 def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:

@@ -95,8 +95,11 @@ class PacketReader:
             BridgeError: the source cannot seek.
         """
         if time <= self.begin:
-            first = min(time, self._demuxer.start_time or self.begin)
-            self._demuxer.seek(-1, int(first * 1_000_000))
+            first = int(min(time, self._demuxer.start_time or self.begin) * 1_000_000)
+            try:  # a search by bytes passes the first packet when it is asked for that
+                self._demuxer.seek(-1, first - 1_000_000)
+            except BridgeError:
+                self._demuxer.seek(-1, first)
         else:
             self._demuxer.seek(self._info.index, int(time / self._info.time_base))
         self.queue.clear()

@@ -1,4 +1,4 @@
-"""The codec as a process for programs without Python (docs/worker.md).
+"""The codec as a process for programs without Python (docs/reference/worker.md).
 
 Linux only: frames lie in memfd_create's memory, and SO_PEERCRED tells whose a connection is. The
 rest of the package does not import this one.

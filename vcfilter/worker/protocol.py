@@ -1,4 +1,7 @@
-"""Messages between a codec worker and its client (docs/worker.md), and the memory they share."""
+"""Messages between a codec worker and its client, and the memory they share.
+
+docs/reference/worker.md states them.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,8 @@ _FORMAT = struct.Struct("<13i13I")
 FORMAT_BYTES = _FORMAT.size
 AHEAD_MAX = 1024
 """Most packets or frames that a client is asked to have sent before it takes the first result."""
-STREAMS_MAX = 64
-"""Most open streams of one client."""
+STREAMS_MAX = 128
+"""Most open streams of one client; the C client stops at half."""
 INBOX_MAX = AHEAD_MAX + 8
 INBOX_BYTES_MAX = 256 << 20
 """Most messages, and bytes of packets, that may wait per stream; the C client stops at half."""
@@ -142,7 +145,7 @@ class Channel:
         """Send a message.
 
         Raises:
-            ClientGone: there is nobody to send it to.
+            ClientGone: the client is gone.
         """
         with self._lock:
             try:
@@ -164,7 +167,7 @@ class Channel:
                 os.close(frames.descriptor)
 
     def send_alive(self) -> None:
-        """Say that work goes on, unless something else is being said or nobody listens."""
+        """Say that work goes on, unless another message is being sent or the client is gone."""
         if not self._lock.acquire(blocking=False):
             return
         try:

@@ -1,7 +1,7 @@
 """The command `worker`: serves one client on standard input, or many on a Unix socket.
 
-It speaks the protocol of docs/worker.md. Frames pass through shared memory that has no name, so
-nothing is left behind however a client or a worker ends.
+It speaks the protocol of docs/reference/worker.md. Frames pass through shared memory that has no
+name, so nothing is left behind however a client or a worker ends.
 
 Each stream has a thread for its codec. The thread that reads a connection never writes to it once
 it is open and never waits for a codec, so a client may send without reading first.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vcfilter.bitstream import SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.options import EncoderOptions
@@ -205,15 +206,13 @@ class DecoderStream(Stream):
                 if self._closed:
                     return
                 if self._frames is None or slot >= self._frames.count or slot in self._free:
-                    raise ProtocolError(f"slot {slot} was released, which nobody held")
+                    raise ProtocolError(f"slot {slot} was released, which was not given out")
                 self._free.add(slot)
                 self._changed.notify_all()
         else:
             raise ProtocolError(f"{message.kind.name} was sent to a decoder")
 
     def _open(self) -> None:
-        from vcfilter.bitstream import SequenceHeader, StructureKind
-
         self._decoder = self._surroundings.decoder(self._extradata)
         with suppress(BitstreamError):  # damaged, or none: a keyframe tells
             structure = SequenceHeader.read(self._extradata).structure
@@ -267,7 +266,7 @@ class DecoderStream(Stream):
                 self._frames, self._free = frames, set(range(frames.count))
 
     def _show(self, frame: Frame, epoch: int) -> bool:
-        """Send a frame as soon as a slot is free; False if nobody wants it any more."""
+        """Send a frame as soon as a slot is free; False if it is no longer wanted."""
         assert self._frames is not None  # made before the first keyframe is shown
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed or epoch != self._epoch)
@@ -364,10 +363,11 @@ def parse_settings(data: bytes) -> EncoderOptions:
         key, separator, value = setting.partition("=")
         if not separator:
             raise ConfigError(f"setting {setting!r} has no value: write {setting}=VALUE")
-        if key == "model":  # it may be a path, and a client names no files
-            raise ConfigError("the model is chosen by the worker's command (--model)")
         settings[key] = value
-    return EncoderOptions.from_mapping(settings)
+    options = EncoderOptions.from_mapping(settings)
+    if options.model is not None:  # it may be a path, and a client names no files
+        raise ConfigError("the model is chosen by the worker's command (--model)")
+    return options
 
 
 def _loss(damaged: int, missing: int) -> BitstreamError:
