@@ -68,7 +68,6 @@ TODO_ROOMS = (
     "bitstream",
     "codec",
     "frames",
-    "metrics",
     "options",
     "stream",
     "worker",
@@ -76,6 +75,7 @@ TODO_ROOMS = (
 """Rooms that are not swept yet. A room leaves this list when its names are the field's."""
 
 EXCEPTIONS = {
+    "_bridge": {"picture"},  # an attached picture is FFmpeg's: the cover of a file
     "codec": {"picture"},  # Model.picture: a frame as a model holds it on its device
     "models": {"picture"},
 }

@@ -1,4 +1,4 @@
-"""How far a decoded picture is from its source: PSNR per plane and 6:1:1, MS-SSIM of luma.
+"""How far a decoded frame is from its source: PSNR per plane and 6:1:1, MS-SSIM of luma.
 
 All functions take planes as they are stored (uint8 for 8 bit, uint16 for 10 bit), at their own
 size and bit depth; nothing is converted to RGB, so no colour matrix can enter the result.
@@ -53,7 +53,7 @@ def _check(a: Plane, b: Plane, bit_depth: int) -> None:
 def squared_error(a: Plane, b: Plane) -> int:
     """Sum of squared differences of two planes of equal shape, exact."""
     difference = a.astype(np.int32) - b.astype(np.int32)
-    # Row sums stay below 2^63 for any 16-bit picture, and int64 keeps them exact.
+    # Row sums stay below 2^63 for any 16-bit frame, and int64 keeps them exact.
     return int(np.einsum("ij,ij->", difference, difference, dtype=np.int64))
 
 
