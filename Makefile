@@ -1,7 +1,7 @@
 # Everything a developer types. PYTHON names another interpreter for a new .venv.
 PY = .venv/bin/python
 
-.PHONY: install build lint format test bench demo clean
+.PHONY: install build lint format test test-all wheel bench demo clean
 
 install:            ## system packages, .venv, build
 	sh .ci/install
@@ -18,8 +18,14 @@ format:             ## put the code into the house's form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test:               ## a few minutes on 2 cores, no network, no GPU
+test:               ## a few minutes on 2 cores, no network, no GPU; without the slow tests
 	$(PY) -m pytest
+
+test-all:           ## every test
+	$(PY) -m pytest -m ""
+
+wheel:              ## source archive and self-contained Linux wheel in dist; needs Debian's archive
+	sh .ci/wheel
 
 bench:              ## speed, scaling and memory as JSON under build/bench
 	mkdir -p build/bench
@@ -31,4 +37,4 @@ demo:               ## the main job on the shipped clip
 	$(PY) -m vcfilter demo
 
 clean:              ## what was built here
-	rm -rf build .venv *.egg-info ffmpeg_bridge/*.so ffmpeg_bridge/_avformat.c native/*.so
+	rm -rf build .venv *.egg-info dist vcfilter/_bridge/*.so vcfilter/_native/*.so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,28 @@ C_FLAGS = ["-O3", "-std=gnu11"]
 
 
 def libav_flags() -> dict[str, list[str]]:
-    """Compiler and linker settings for FFmpeg's libraries, from pkg-config."""
+    """Compiler and linker settings for FFmpeg's libraries, from pkg-config.
+
+    VCFILTER_LIBAV in the environment names a folder made by ffmpeg_bridge/build_static.sh: its
+    libraries are linked in, with their symbols hidden, so that another FFmpeg in the same process
+    (PyAV brings one) never meets them.
+    """
+    static = os.environ.get("VCFILTER_LIBAV")
     if shutil.which("pkg-config") is None:
         sys.exit("vcfilter needs pkg-config to find FFmpeg: apt-get install pkg-config")
+    settings = dict(os.environ)
+    if static:
+        folder = Path(static).resolve() / "lib" / "pkgconfig"
+        if not folder.is_dir():
+            sys.exit(f"VCFILTER_LIBAV={static} has no lib/pkgconfig: run build_static.sh first")
+        settings["PKG_CONFIG_PATH"] = str(folder)
     wanted = [f"{name} >= {version}" for name, version in LIBAV.items()]
     found = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", *wanted], capture_output=True, text=True, check=False
+        ["pkg-config", *(["--static"] if static else []), "--cflags", "--libs", *wanted],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=settings,
     )
     if found.returncode:
         sys.exit(
@@ -33,6 +50,7 @@ def libav_flags() -> dict[str, list[str]]:
         "include_dirs": [word[2:] for word in words if word.startswith("-I")],
         "library_dirs": [word[2:] for word in words if word.startswith("-L")],
         "libraries": [word[2:] for word in words if word.startswith("-l")],
+        "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic", "-s"] if static else [],
     }
 
 

@@ -103,7 +103,7 @@ def test_demux_ends_with_empty_packets(neural: Path) -> None:
         packets = list(container.demux(video=0))
         assert [packet.size > 0 for packet in packets] == [True] * 12 + [False]
         assert [p.is_keyframe for p in packets[:6]] == [True, False, False, False, False, True]
-        assert bytes(packets[0])[:4] == b"VCF1"
+        assert bytes(packets[0])[0] == 2  # a keyframe of format 2
         assert packets[-1].dts is None
 
 

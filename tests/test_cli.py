@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +17,9 @@ import av
 import pytest
 from clips import make_film
 
-from vcfilter.cli.main import main
-from vcfilter.cli.terminal import Terminal, size_text, time_text
+from vcfilter.cli.main import COMMANDS, main
+from vcfilter.cli.terminal import Terminal, clean, logging_to, size_text, time_text
+from vcfilter.stream.transcode import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--preset", "ultrafast", "--qp", "30"]
@@ -64,7 +68,7 @@ def test_encode_info_verify_decode(
     assert main(["info", "--json", "--frames", str(neural)]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["streams"][0]["segments"] == [8]
-    assert [frame["kind"] for frame in found["streams"][0]["frames"]] == ["key"] + ["inter"] * 7
+    assert [frame["type"] for frame in found["streams"][0]["frames"]] == ["key"] + ["inter"] * 7
 
     assert main(["verify", str(neural)]) == 0
     out, err = capfd.readouterr()
@@ -87,6 +91,7 @@ def test_transcode_chooses_by_the_target(neural: Path, tmp_path: Path) -> None:
     assert main(["verify", "-q", str(tmp_path / "b.mkv")]) == 0
 
 
+@pytest.mark.slow
 def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
     y4m = subprocess.run(command("decode", neural, "-"), capture_output=True, check=True).stdout
     assert y4m.startswith(b"YUV4MPEG2 W64 H48 F24:1 ")
@@ -111,12 +116,12 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
     [
         (["encode", "FILM", "OUT", "--qp", "99"], 2, "qp 99 is outside 0 to 63"),
         (["encode", "FILM", "OUT", "--qp", "9", "--bitrate", "1M"], 2, "exclude each other"),
-        (["encode", "FILM", "OUT", "--bitrate", "fast"], 2, "no bitrate like"),
+        (["encode", "FILM", "OUT", "--bitrate", "fast"], 2, "is not a bitrate like"),
         (["encode", "FILM", "OUT", "--two-pass"], 2, "need a bitrate"),
         (["encode", "FILM", "OUT", "-map", "z"], 2, "not understood"),
         (["encode", "FILM", "OUT", "-ss", "x"], 2, "no time like"),
         (["encode", "FILM", "OUT", "-ss", "100"], 1, "is over before 100 s"),
-        (["encode", "FILM", "OUT", "--weights", "/none"], 1, "/none"),
+        (["encode", "FILM", "OUT", "--model", "/none"], 1, "/none"),
         (["encode", "FILM", "OUT.mp4"], 2, "cannot hold a neural stream"),
         (["encode", "FILM", "OUT.what"], 2, "no container that is known"),
         (["encode", "/none.mp4", "OUT"], 1, "No such file"),
@@ -131,8 +136,15 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["decode", "NEURAL", "OUT", "--crf", "20"], 2, "give -c:v too"),
         (["verify", "FILM"], 1, "no neural video stream"),
         (["info"], 2, "needs a FILE"),
-        (["frobnicate"], 2, "invalid choice"),
-        ([], 2, "required: COMMAND"),
+        (["encode", "FILM", "OUT", "--threads", "-1"], 2, "threads -1 is negative"),
+        (["encode", "FILM", "OUT", "--keyint", "many"], 2, "keyint 'many' is not a whole number"),
+        (["encode", "FILM", "OUT", "-ss", "2", "-to", "1"], 2, "is not after the start"),
+        (["encode", "FILM", "OUT", "-t", "1", "-to", "2"], 2, "not allowed with"),
+        (["encode", "FILM", "OUT", "OUT"], 2, "2 sources need a folder"),
+        (["transcode", "NEURAL", "OUT", "-c:v", "copy", "--qp", "3"], 2, "no options of coding"),
+        (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
+        (["encoder"], 2, "did you mean encode?"),
+        (["--loud"], 2, "there is no option --loud"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -161,7 +173,7 @@ def test_errors_are_one_sentence(
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("encode", "decode", "transcode", "info", "verify", "evaluate", "demo"):
+    for name in COMMANDS:
         with pytest.raises(SystemExit) as stop:
             main([name, "--help"])
         assert stop.value.code == 0
@@ -200,7 +212,7 @@ def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
         except KeyboardInterrupt:
             raise ImportError("initialisation failed") from None
 
-    monkeypatch.setattr("vcfilter.cli.main._parser", load)
+    monkeypatch.setattr("vcfilter.cli.main.command_parser", load)
     assert main(["info", "film.mkv"]) == 130
     assert capsys.readouterr().err.strip() == "vcfilter: stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -237,3 +249,233 @@ def test_an_option_that_the_encoder_lacks_is_an_error(
     assert main(["decode", str(neural), str(target), *chosen]) == 2
     assert "encoder ffv1 has no option colour" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what FFmpeg's users type -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("encode a b -crf 23", "there is no option -crf: --qp N or --quality DB"),
+        ("encode a b --crf 23", "there is no option --crf: --qp N or --quality DB"),
+        ("decode a b -c:v libx264 -crf 23", "there is no option -crf: it is --crf here"),
+        ("encode a b -vf scale=640:-2", "there is no option -vf: filter with ffmpeg and a pipe"),
+        ("encode -i a b", "there is no option -i: the source stands without it"),
+        ("encode a b -r 25", "there is no option -r"),
+        ("encode a b -s 640x480", "there is no option -s"),
+        ("encode a b -b:v 800k", "there is no option -b:v: --bitrate RATE"),
+        ("encode a b -preset slow", "there is no option -preset: it is --preset here"),
+        ("decode a b -pix_fmt yuv420p", "there is no option -pix_fmt: it is --pix-fmt here"),
+        ("encode a b --weights w", "there is no option --weights: --model"),
+        ("encode a b -fnut", "there is no option -fnut"),
+        ("encode a b --keyintt 5", "there is no option --keyintt; did you mean --keyint?"),
+        ("verify", "required: FILE"),
+    ],
+)
+def test_an_unknown_option_leads_to_the_right_one(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments.split()
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith(f"vcfilter {words[0]}: ")
+    assert message in error
+    assert error.endswith(f"(see vcfilter {words[0]} --help)\n")
+    assert error.count("\n") == 1
+
+
+def test_without_arguments_the_help_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == shown
+    for name, command in COMMANDS.items():
+        assert f"  {name:<12}{command.help}\n" in shown
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vcfilter ")
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    code = (
+        "import sys\nfrom vcfilter.cli.main import main\nmain(['--help'])\n"
+        "try: main(['encode', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'av', 'cv2', 'starlette'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_part_ends_at_its_end(film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "part.mkv"
+    part = ["-ss", "0.1", "-to", "0.2", "-map", "v"]
+    assert main(["encode", str(film), "-q", *part, *FAST, str(target)]) == 0
+    with av.open(str(target)) as container:
+        assert sum(1 for packet in container.demux(video=0) if packet.size) == 3
+
+
+def test_tags_are_set_and_removed(film: Path, tmp_path: Path) -> None:
+    target, again = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    part = ["-q", "-t", "0.05", "-map", "v", *FAST]
+    tags = ["-metadata", "title=A = B", "-metadata", "artist=C"]
+    assert main(["encode", str(film), *part, *tags, str(target)]) == 0
+    changed = ["-metadata", "artist=", "-metadata", "TITLE=D"]
+    assert main(["transcode", str(target), *part, *changed, str(again)]) == 0
+    found = []
+    for path in (target, again):
+        with av.open(str(path)) as container:
+            found.append({k.lower(): v for k, v in container.metadata.items()})
+    assert (found[0]["title"], found[0]["artist"]) == ("A = B", "C")
+    assert found[1]["title"] == "D"
+    assert "artist" not in found[1]
+
+
+# --- several files ------------------------------------------------------------------------------
+
+
+def test_several_sources_go_into_a_folder(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [tmp_path / f"{name}.mp4" for name in ("one", "two")]
+    for name in names:
+        name.symlink_to(film)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_text("no video")
+    folder = tmp_path / "coded"
+    sources = [str(names[0]), str(damaged), str(names[1])]
+    part = ["-t", "0.1", "-map", "v"]
+    assert main(["encode", *sources[:2], *FAST, *part, sources[2], f"{folder}/"]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert {path.name for path in folder.iterdir()} == {"one.mkv", "two.mkv"}
+    assert error[-2].startswith("vcfilter: ")
+    assert str(damaged) in error[-2]
+    assert error[-1] == "vcfilter: 1 of 3 files failed"
+    assert main(["verify", "-q", *(str(folder / f"{n}.mkv") for n in ("one", "two"))]) == 0
+    coded = [str(folder / "one.mkv"), str(folder / "two.mkv")]
+    assert main(["decode", "-q", *coded, "-f", "nut", str(folder)]) == 0
+    assert {path.name for path in folder.glob("*.nut")} == {"one.nut", "two.nut"}
+
+
+def test_sources_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", "a/x.mp4", "b/x.mkv", f"{tmp_path}/"]) == 2
+    assert "a/x.mp4 and b/x.mkv would both become" in capsys.readouterr().err
+
+
+# --- what is shown ------------------------------------------------------------------------------
+
+
+def test_progress_as_json(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["encode", str(film), str(tmp_path / "out.mkv"), *FAST, "--progress", "json"]
+    assert main(arguments) == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {each["event"] for each in events} <= {"progress", "warning", "info", "done"}
+    assert [each["frames"] for each in events if each["event"] == "progress"][-1] == 8
+    assert events[-1]["event"] == "done"
+    assert events[-1]["file_bytes"] == (tmp_path / "out.mkv").stat().st_size
+    assert events[-1]["psnr"] > 20
+    assert main(arguments) == 1
+    told = json.loads(capsys.readouterr().err)
+    assert told["event"] == "error"
+    assert "exists already" in told["text"]
+
+
+class Screen(io.StringIO):
+    """A terminal's standard error."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_moves_while_nothing_is_finished() -> None:
+    screen = Screen()
+    terminal = Terminal(output=screen)
+    with terminal.working("loading"):
+        time.sleep(2.2)
+    lines = [line.strip() for line in screen.getvalue().split("\r") if line.strip()]
+    assert lines[0].startswith("loading  0:0")
+    assert len(set(lines)) >= 2
+
+
+def progress(frames: int, seconds: float) -> Progress:
+    return Progress(
+        stage="", frames=frames, total_frames=100, seconds=frames / 25, total_seconds=4.0,
+        video_bytes=1000 * frames, elapsed_seconds=seconds,
+    )  # fmt: skip
+
+
+def test_the_remaining_time_leaves_out_the_start() -> None:
+    """20 s of loading and 10 frames a second: 5 s remain at frame 50, not 25."""
+    screen = Screen()
+    terminal = Terminal(output=screen)
+    terminal.progress(progress(1, 20.0))
+    time.sleep(0.15)
+    terminal.progress(progress(2, 20.1))
+    assert "ETA" not in screen.getvalue()
+    time.sleep(0.15)
+    terminal.progress(progress(50, 24.9))
+    assert "ETA 0:05" in screen.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert clean("a\x1b[2Jb\x9b1m\u202ec\udcff") == "a\ufffd[2Jb\ufffd1mc?"
+    name = tmp_path / "x\x1b[2J.mkv"
+    name.symlink_to(film)
+    assert main(["info", str(name)]) == 0
+    assert main(["verify", str(name)]) == 1
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "x\ufffd[2J.mkv" in shown.out
+
+
+def test_the_log_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("vcfilter.stream.anything")
+    for terminal, shown in (
+        (Terminal(), "vcfilter: warning: one two\n"),
+        (Terminal(verbose=True), "vcfilter: warning: one two\ninformation\n"),
+        (Terminal(quiet=True), ""),
+    ):
+        with logging_to(terminal):
+            logger.warning("one\ntwo")
+            logger.info("information")
+        assert capsys.readouterr().err == shown
+    logger.info("not shown")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert len(bytes.fromhex(found["id"])) == 8
+    assert found["architecture"]
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert found["id"] in shown
+    assert found["file"] in shown
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["vcfilter", "dec"], "decode"),
+        (["vcfilter", "encode", "--keyi"], "--keyint"),
+        (["vcfilter", "encode", "--progress", "j"], "json"),
+        (["vcfilter", "info", "pyproj"], "pyproject.toml"),
+    ],
+)
+def test_bash_completes(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    script += f"COMP_WORDS=({' '.join(words)})\nCOMP_CWORD={len(words) - 1}\n_vcfilter\n"
+    script += 'echo "${COMPREPLY[@]}"\n'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == expected
+    assert main(["completion", "fish"]) == 0
+    assert "-l keyint" in capsys.readouterr().out

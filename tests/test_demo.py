@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import av
 import pytest
 
-from vcfilter.cli.demo import CLIP, CLIP_SECONDS, add_arguments, run
+from vcfilter.cli.demo import CLIP, CLIP_SECONDS, COMMAND
+from vcfilter.cli.parser import command_parser
+from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
 
 
 def demo(*args: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(args))
+    return COMMAND.run(command_parser(COMMAND).parse(args), Terminal())
 
 
 def test_the_shipped_clip_is_small_and_has_sound() -> None:

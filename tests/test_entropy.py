@@ -16,6 +16,7 @@ from vcfilter.entropy.coder import (
     QUANTISER_LAMBDA,
     DecodingCoder,
     EncodingCoder,
+    RangeEncoder,
     RateCoder,
     TableSet,
     quantise,
@@ -49,9 +50,9 @@ def test_round_trip(count: int) -> None:
     symbols, index = draw(count, count)
     if count > 90:
         symbols[np.flatnonzero(index > 0)[:4]] = [400_000, -300, 257, -256]
-    coder = EncodingCoder(SET)
-    coder.write(symbols, index)
-    assert np.array_equal(DecodingCoder(SET, coder.finish()).read(index), symbols)
+    coder = RangeEncoder(SET)
+    coder.encode(symbols, index)
+    assert np.array_equal(DecodingCoder(SET, coder.finish()).decode(index), symbols)
 
 
 def test_what_one_coder_wrote_another_repeats() -> None:
@@ -61,15 +62,15 @@ def test_what_one_coder_wrote_another_repeats() -> None:
         u = torch.from_numpy(rng.laplace(0, 3, 400)).float()
         first.code(u, torch.from_numpy(rng.integers(0, 64, 400)).float())
     second = EncodingCoder(SET)
-    second.repeat(first.written)
+    second.repeat(first.entries)
     assert second.finish() == first.finish() != b""
 
 
 def test_nothing_written_is_no_bytes() -> None:
-    coder = EncodingCoder(SET)
-    coder.write(np.zeros(50, np.int32), np.zeros(50, np.uint8))
+    coder = RangeEncoder(SET)
+    coder.encode(np.zeros(50, np.int32), np.zeros(50, np.uint8))
     assert coder.finish() == b""
-    assert not DecodingCoder(SET, b"").read(np.zeros(50, np.uint8)).any()
+    assert not DecodingCoder(SET, b"").decode(np.zeros(50, np.uint8)).any()
 
 
 def test_golden_words() -> None:
@@ -77,8 +78,8 @@ def test_golden_words() -> None:
     number = np.arange(600)
     index = (number * 7 % 64).astype(np.uint8)
     symbols = ((number * 31 % 17) - 8).astype(np.int32) * (index > 20) * (number % 3 == 0)
-    coder = EncodingCoder(SET)
-    coder.write(symbols.astype(np.int32), index)
+    coder = RangeEncoder(SET)
+    coder.encode(symbols.astype(np.int32), index)
     data = coder.finish()
     assert (len(data), hashlib.sha256(data).hexdigest()[:16]) == GOLDEN
 
@@ -86,8 +87,8 @@ def test_golden_words() -> None:
 def test_estimated_rate_is_the_coded_rate() -> None:
     symbols, index = draw(40_000, 3)
     symbols = np.clip(symbols, -255, 255)
-    coder = EncodingCoder(SET)
-    coder.write(symbols, index)
+    coder = RangeEncoder(SET)
+    coder.encode(symbols, index)
     rate = RateCoder(SET.bits, 1)
     u = torch.from_numpy(symbols).float()[None]
     with torch.no_grad():
@@ -98,8 +99,8 @@ def test_estimated_rate_is_the_coded_rate() -> None:
 
 def test_damage_is_an_error_or_numbers_but_never_a_crash() -> None:
     symbols, index = draw(3000, 5)
-    coder = EncodingCoder(SET)
-    coder.write(symbols, index)
+    coder = RangeEncoder(SET)
+    coder.encode(symbols, index)
     data = coder.finish()
     rng = np.random.default_rng(1)
     for _ in range(60):
@@ -107,7 +108,7 @@ def test_damage_is_an_error_or_numbers_but_never_a_crash() -> None:
         damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
         cut = bytes(damaged[: rng.integers(len(data) + 1)])
         with contextlib.suppress(BitstreamError):
-            assert DecodingCoder(SET, cut).read(index).shape == symbols.shape
+            assert DecodingCoder(SET, cut).decode(index).shape == symbols.shape
 
 
 def test_tables_are_distributions() -> None:
@@ -141,6 +142,45 @@ def test_native_quantiser_equals_plain(count: int, per_symbol: bool) -> None:
     # A tie between two levels may fall either way: the plain one adds in another order.
     assert np.mean(native != plain.numpy().astype(np.int32)) <= 0.001 if count else len(native) == 0
     assert not native[index == tables.SKIP].any()
+
+
+def test_symbols_chosen_on_a_device_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of other devices, taken on the CPU: PyTorch quantises, one move at the end."""
+    rng = np.random.default_rng(4)
+    parts = [
+        (torch.from_numpy(rng.laplace(0, 3, n)).float(), torch.from_numpy(rng.uniform(0, 63, n)))
+        for n in (700, 1, 1300)
+    ]
+    moves: list[torch.Size] = []
+
+    def code() -> bytes:
+        coder = EncodingCoder(SET)
+        for u, index in parts:
+            coder.code(u, index.float())
+        return coder.finish()
+
+    native = code()
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(
+        EncodingCoder, "_quantise", lambda _, u, t, s: quantise(u, t.long(), SET.bits, s)
+    )
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: moves.append(t.shape) or cpu(t))
+    assert code() == native
+    assert moves == [torch.Size((2001,))]
+
+
+def test_tables_that_are_none_are_found() -> None:
+    good = tables.laplace_magnitudes()
+    assert tables.fault(good) is None
+    assert (
+        tables.fault(tables.normalise(np.abs(np.random.default_rng(0).normal(size=good.shape))))
+        is None
+    )
+    for place, value in (((3, 4), np.nan), ((3, 4), 0.0), ((3, 4), -1.0), ((0, 0), 0.5)):
+        bad = good.copy()
+        bad[place] = value
+        assert tables.fault(bad)
+    assert tables.fault(good[:, :-1]) and tables.fault(good.astype(np.float32))
 
 
 def test_native_quantiser_checks_its_input() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from fractions import Fraction
@@ -13,12 +12,14 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
+from vcfilter.cli.evaluate import COMMAND
+from vcfilter.cli.parser import command_parser
+from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate import runner
 from vcfilter.evaluate.anchors import encode, parse_anchor
-from vcfilter.evaluate.bdrate import bd_rate, pchip_integral, pchip_slopes
-from vcfilter.evaluate.cli import add_arguments, run
-from vcfilter.evaluate.clips import Clip, pictures, planes_of, prepare
+from vcfilter.evaluate.bdrate import bd_rate
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
 from vcfilter.frames import Frame
@@ -107,16 +108,13 @@ def test_bd_rate_refuses_nonsense(rates: list[float], qualities: list[float]) ->
         bd_rate(RATES, QUALITIES, rates, qualities)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 9])
-def test_pchip_equals_scipy(n: int) -> None:
-    interpolate = pytest.importorskip("scipy.interpolate")
-    rng = np.random.default_rng(n)
-    x = np.cumsum(rng.uniform(0.2, 2, n))
-    for y in (rng.normal(size=n), np.cumsum(rng.uniform(0, 1, n))):
-        theirs = interpolate.PchipInterpolator(x, y)
-        assert pchip_slopes(x, y) == pytest.approx(theirs(x, 1))
-        low, high = x[0] + 0.1, x[-1] - 0.05
-        assert pchip_integral(x, y, low, high) == pytest.approx(theirs.integrate(low, high))
+def test_bd_rate_is_the_one_of_the_hand_written_interpolation() -> None:
+    """Figures of the Fritsch-Carlson code that was here before SciPy's took over."""
+    rates, qualities = [90.0, 260, 410, 1000], [30.5, 33.9, 36.1, 40.0]
+    result = bd_rate(RATES, QUALITIES, rates, qualities)
+    assert result.percent == pytest.approx(-2.4583289497991623, abs=1e-9)
+    two = bd_rate(RATES[:2], QUALITIES[:2], rates[:3], qualities[:3])
+    assert two.percent == pytest.approx(-8.523843432102561, abs=1e-9)
 
 
 def test_anchor_texts() -> None:
@@ -134,7 +132,7 @@ def test_prepare_keeps_planes_and_counts_frames(tmp_path: Path) -> None:
     assert (clip.width, clip.height, clip.frames, clip.bit_depth) == (97, 65, 4, 8)
     assert clip == prepare(source, tmp_path / "cache", frames=4)
     assert clip.key != prepare(source, tmp_path / "cache").key
-    for a, b in zip(pictures(source, limit=4), pictures(clip.path), strict=True):
+    for a, b in zip(frames_of(source, limit=4), frames_of(clip.path), strict=True):
         for p, q in zip(planes_of(a).planes, planes_of(b).planes, strict=True):
             assert np.array_equal(p, q)
     assert planes_of(a).u.shape == (33, 49)
@@ -148,7 +146,7 @@ def test_prepare_other_formats(tmp_path: Path, pix_fmt: str, depth: int, convert
     source = write_clip(tmp_path / "a.mkv", frames=2, pix_fmt=pix_fmt)
     clip = prepare(source, tmp_path / "cache")
     assert (clip.bit_depth, clip.converted_from) == (depth, converted)
-    planes = planes_of(next(pictures(clip.path)))
+    planes = planes_of(next(frames_of(clip.path)))
     assert planes.y.dtype == (np.uint16 if depth == 10 else np.uint8)
     assert planes.y.max() < 1 << depth
 
@@ -213,7 +211,7 @@ def test_vcfilter_itself_is_measured_alike(clip: Clip, tmp_path: Path) -> None:
 
 
 def test_lost_frames_are_noticed(clip: Clip) -> None:
-    frames = [planes_of(p) for p in pictures(clip.path)]
+    frames = [planes_of(p) for p in frames_of(clip.path)]
     assert runner.compare(clip, iter(frames))[:4] == (100, 100, 100, 100)
     with pytest.raises(MediaError, match="another number"):
         runner.compare(clip, iter(frames[:-1]))
@@ -235,9 +233,8 @@ def test_png_keeps_the_picture() -> None:
 
 
 def evaluate(*args: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(args))
+    quiet = "--quiet" in args
+    return COMMAND.run(command_parser(COMMAND).parse(args), Terminal(quiet=quiet))
 
 
 def test_report_of_two_anchors(
@@ -281,3 +278,13 @@ def test_report_of_two_anchors(
 def test_options_out_of_range_are_refused(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         evaluate("clip.mkv", "--cache", str(tmp_path), *arguments)
+
+
+def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
+    source = str(write_clip(tmp_path / "a<b>&'\".mkv", size=(192, 176), frames=3))
+    arguments = ["--anchors-only", "--against", "libx264:ultrafast:crf=26/32", "--quiet"]
+    folders = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert evaluate(source, *arguments, *folders) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "a&lt;b&gt;&amp;&#39;&#34;" in page
+    assert "<b>" not in page

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,146 +15,223 @@ from synthetic import clip
 from torch import Tensor
 
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Reader, TableSet
-from vcfilter.errors import MediaError, ModelMismatchError
-from vcfilter.frames import Frame, FrameType, VideoFormat
-from vcfilter.models.checkpoint import (
-    load_model,
-    load_weights,
-    read_card,
-    save_weights,
-    shipped_weights,
-)
-from vcfilter.models.hierarchical.complexity import complexity
-from vcfilter.models.hierarchical.latent import mirror
-from vcfilter.models.hierarchical.layers import CHANNELS, picture_dct, to_blocks, to_planes
-from vcfilter.models.hierarchical.video import (
-    CodingStep,
+from vcfilter.entropy.coder import DecodingCoder, Reader, TableSet
+from vcfilter.errors import BitstreamError
+from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
+from vcfilter.models import store
+from vcfilter.models.base import Model, ModelInfo
+from vcfilter.models.hierarchical.blocks import picture_dct, to_blocks, to_planes
+from vcfilter.models.hierarchical.conditions import (
+    CONTEXT,
+    CONTEXT_MAX,
     Conditions,
-    MotionMode,
-    Reference,
-    VideoModel,
-    VideoNet,
+    context_features,
 )
+from vcfilter.models.hierarchical.config import EFFORTS, Effort
+from vcfilter.models.hierarchical.cost import distortion, psnr, rd_weight
+from vcfilter.models.hierarchical.decide import code_inter, code_keyframe
+from vcfilter.models.hierarchical.latent import mirror
+from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
+from vcfilter.models.hierarchical.model import HierarchicalModel
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.values import Picture, Reference, context_pair, pair
 from vcfilter.nn.exact import check_bound
+from vcfilter.options import Runtime
 
 FORMAT = VideoFormat(width=112, height=80)
-KEY = CodingStep(kind=FrameType.KEY, qp=28)
-INTER = CodingStep(
-    kind=FrameType.INTER, qp=30, layer=1, distances=(2, 2), motion=MotionMode.CODED, motion_level=3
-)
-GRID = torch.Size((1, CHANNELS, 12, 16))  # of the latent, padded
+CPU = torch.device("cpu")
+KEY = FrameStep(type=FrameType.KEY, qp=28)
+INTER = FrameStep(type=FrameType.INTER, qp=30, layer=1, number=12, references=(-2, 2))
+CODED = HierarchicalMode(motion=MotionMode.CODED, level=3)
+GRID = (1, 96, 12, 16)  # of the latent, padded
+REFERENCES = {"between": (-2, 2), "alone": (-2,), "past": (-1, -3), "future": (1, 3)}
 PIXEL_BOUND = 0.05  # of 255: rounding of float32 through the networks, measured below 0.01
 
 
 @pytest.fixture(scope="module")
-def model() -> VideoModel:
-    return VideoModel.load(device="cpu")
+def model() -> HierarchicalModel:
+    found = store.find(None, Runtime(device="cpu"))
+    assert isinstance(found, HierarchicalModel)
+    return found
+
+
+def _typed_by_the_protocol(model: HierarchicalModel) -> Model:
+    return model
+
+
+@torch.inference_mode()
+def code(
+    model: HierarchicalModel,
+    x: Picture,
+    step: FrameStep = KEY,
+    mode: HierarchicalMode = KEY_MODE,
+    past: Sequence[Reference] = (),
+    passes: int = 1,
+) -> tuple[bytes, Reference]:
+    """One frame in one mode."""
+    if step.type is FrameType.KEY:
+        effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 1)
+        return code_keyframe(model.net, model.tables, x, step, effort)
+    both, field = pair(past), None
+    if mode.motion is MotionMode.CODED:
+        conditions = Conditions.of([step], [mode], CPU, x.size)
+        field = estimate_motion(conditions, x.planes, both)
+    return code_inter(model.net, model.tables, x, step, mode, both, field, passes)
+
+
+def decode(
+    model: HierarchicalModel,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    data: bytes,
+    past: Sequence[Reference],
+    video_format: VideoFormat = FORMAT,
+) -> Reference:
+    packed = b"" if step.type is FrameType.KEY else mode.pack()
+    sections = [] if mode.repeats else [data]
+    contexts = [p.context for p in past]
+    symbols = model.parse(step, packed, sections, contexts, video_format)
+    return model.reconstruct(step, packed, symbols, past, video_format)
 
 
 @pytest.fixture(scope="module")
-def coded(model: VideoModel) -> tuple[list[bytes], list[Reference]]:
+def coded(model: HierarchicalModel) -> tuple[list[bytes], list[Reference]]:
     """Payloads and reconstructions of two keyframes and the inter frame between them."""
     frames = clip(5, FORMAT, noise=2.0)
     payloads, references = [], []
     for number in (0, 4, 2):
         x = model.picture(frames[number], FORMAT)
-        step, past = (KEY, []) if number != 2 else (INTER, list(references))
-        motion = model.estimate_motion(step, x, past) if past else None
-        coder = model.encoding_coder()
-        references.append(model.code(step, x, past, coder, motion))
-        payloads.append(coder.finish())
+        step, mode = (KEY, KEY_MODE) if number != 2 else (INTER, CODED)
+        data, reference = code(model, x, step, mode, references)
+        payloads.append(data)
+        references.append(reference)
     return payloads, references
 
 
-def decode(model: VideoModel, payloads: list[bytes]) -> list[Reference]:
+def decode_all(model: HierarchicalModel, payloads: list[bytes]) -> list[Reference]:
     found: list[Reference] = []
     for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
-        past = found if step is INTER else []
-        found.append(model.restore(step, model.parse(step, past, data, FORMAT), past, FORMAT))
+        mode, past = (CODED, found) if step is INTER else (KEY_MODE, [])
+        found.append(decode(model, step, mode, data, past))
     return found
 
 
 def assert_same(found: list[Reference], wanted: list[Reference], bound: float) -> None:
     for a, b in zip(found, wanted, strict=True):
-        assert torch.equal(a.symbols.float(), b.symbols.float())
-        assert torch.equal(a.motion_symbols.float(), b.motion_symbols.float())
+        for name in ("symbols", "activity", "motion_symbols", "motion_activity"):
+            mine, others = getattr(a.context, name), getattr(b.context, name)
+            assert mine.dtype == torch.uint8 and torch.equal(mine, others)
         for p, q in zip(a.planes, b.planes, strict=True):
             assert float((p.double() - q.double()).abs().max()) <= bound
 
 
+def test_context_is_as_before_between_references_and_in_keyframes() -> None:
+    qp, layer = torch.tensor([0, 12, 63]), torch.tensor([0, 2, 7])
+    for distances in ([0, 0], [-1, 1], [-6, 12], [24, -32]):
+        found = context_features(qp, layer, torch.tensor([distances] * 3))
+        assert found.shape == (3, CONTEXT)
+        assert (found[:, :9].sum(1) == CONTEXT_MAX)[1]
+        assert (found[:, 9:13].sum(1) == CONTEXT_MAX).all()
+        assert not found[:, 13:].any()
+
+
+def test_context_tells_past_references_and_how_far_they_are() -> None:
+    rows = torch.tensor([[-1, 0], [-1, -9], [-9, -1], [-2, 0], [-7, -9], [-24, 0], [-300, -400]])
+    qp = torch.full((len(rows),), 30)
+    found = context_features(qp, qp * 0 + 1, rows)
+    assert (found[:, 13] == CONTEXT_MAX).all()
+    assert not found[:, 14].any()
+    assert found[:, 15].tolist() == [0, 0, 0, 4, 16, 32, 32]
+    refined = context_features(qp, qp * 0 + 1, rows, torch.ones_like(qp))
+    assert (refined[:, 14] == CONTEXT_MAX).all() and refined.max() <= CONTEXT_MAX
+
+
+def test_motion_of_past_references_tells_nothing_where_all_are_past(
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    """One frame with another motion history behind it: the same bytes."""
+    x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
+    middle = coded[1][2]
+    none = torch.zeros_like(middle.context.motion_symbols)
+    still = replace(
+        middle, context=replace(middle.context, motion_symbols=none, motion_activity=none)
+    )
+    assert middle.context.motion_activity.any()
+    for references, equal in (((-1, -3), True), ((-1, 2), False)):
+        step = replace(INTER, references=references)
+        payloads = [code(model, x, step, CODED, [m, coded[1][0]])[0] for m in (middle, still)]
+        assert (payloads[0] == payloads[1]) == equal
+
+
 def test_transform_starts_as_an_orthonormal_dct() -> None:
     matrix = picture_dct().double()
-    assert torch.allclose(matrix @ matrix.T, torch.eye(CHANNELS, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(matrix @ matrix.T, torch.eye(96, dtype=torch.float64), atol=1e-6)
     net = VideoNet()
     planes = (torch.rand(1, 1, 64, 32) * 255, torch.rand(1, 1, 32, 16), torch.rand(1, 1, 32, 16))
-    base, ctx = torch.ones(1), torch.zeros(1, 13)
+    base, features = torch.ones(1), torch.zeros(1, CONTEXT)
     with torch.no_grad():
         blocks = to_blocks(*planes)
-        latent = net.image.analyse(blocks, base, ctx)
-        back = to_planes(net.image.synthesise(latent, torch.zeros_like(latent), base, ctx))
+        latent = net.image.analyse(blocks, base, features)
+        back = to_planes(net.image.synthesise(latent, torch.zeros_like(latent), base, features))
     for a, b in zip(planes, back, strict=True):
         assert torch.allclose(a, b, atol=1e-3)
 
 
-def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
+def plain_model() -> HierarchicalModel:
+    """Every learned branch at zero, table 20 for every symbol: no statistics at all."""
     torch.manual_seed(0)
     net = VideoNet()
     for name, parameter in net.named_parameters():
-        if name.endswith("coding.steps.0.index_context.bias") or name.endswith(
-            "index_context.bias"
-        ):
-            parameter.data.fill_(80.0)  # table 20 for every symbol: no statistics at all
-    model = VideoModel(net, TableSet(tables.laplace_magnitudes()), b"classics", torch.device("cpu"))
-    frames = clip(5, FORMAT, noise=0.3)
-    pictures = [model.picture(f, FORMAT) for f in frames]
-    references = []
-    sizes = []
+        if name.endswith("index_context.bias"):
+            parameter.data.fill_(80.0)
+    info = ModelInfo(
+        id=b"classics", name="plain", architecture="hierarchical", numerics=1, config={},
+        efforts=EFFORTS,
+    )  # fmt: skip
+    return HierarchicalModel(net, TableSet(tables.laplace_magnitudes()), info, CPU)
+
+
+def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
+    model = plain_model()
+    pictures = [model.picture(f, FORMAT) for f in clip(5, FORMAT, noise=0.3)]
+    references, sizes = [], []
     for number in (0, 4):
-        coder = model.encoding_coder()
-        references.append(model.code(KEY, pictures[number], [], coder))
-        sizes.append(len(coder.finish()))
-        assert model.psnr(pictures[number], references[-1], FORMAT) > 33
-    motion = model.estimate_motion(INTER, pictures[2], references)
-    coder = model.encoding_coder()
-    middle = model.code(INTER, pictures[2], references, coder, motion)
-    data = coder.finish()
-    assert model.psnr(pictures[2], middle, FORMAT) > 32
-    again = model.restore(INTER, model.parse(INTER, references, data, FORMAT), references, FORMAT)
-    assert_same([again], [middle], PIXEL_BOUND)
+        data, reference = code(model, pictures[number])
+        references.append(reference)
+        sizes.append(len(data))
+        assert psnr(pictures[number], reference.planes, FORMAT) > 33
+    data, middle = code(model, pictures[2], INTER, CODED, references)
+    assert psnr(pictures[2], middle.planes, FORMAT) > 32
+    assert_same([decode(model, INTER, CODED, data, references)], [middle], PIXEL_BOUND)
     assert len(data) < 0.85 * min(sizes)
     assert sizes[0] < 112 * 80 * 1.5 / 3  # and it compresses
 
 
 def test_decoder_reconstructs_what_the_encoder_did(
-    model: VideoModel, coded: tuple[list[bytes], list[Reference]]
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]]
 ) -> None:
     payloads, references = coded
-    assert_same(decode(model, payloads), references, PIXEL_BOUND)
+    assert_same(decode_all(model, payloads), references, PIXEL_BOUND)
 
 
 @pytest.mark.parametrize("step", [KEY, replace(INTER, qp=34)], ids=["key", "inter"])
 def test_a_second_pass_costs_less(
-    model: VideoModel, coded: tuple[list[bytes], list[Reference]], step: CodingStep
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]], step: FrameStep
 ) -> None:
     x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
-    past = [] if step is KEY else coded[1][:2]
-    motion = model.estimate_motion(step, x, past) if past else None
+    mode, past = (KEY_MODE, []) if step is KEY else (CODED, coded[1][:2])
     costs = []
     for passes in (1, 2, 3):
-        coder = model.encoding_coder()
-        reference = model.code(step, x, past, coder, motion, passes)
-        data = coder.finish()
+        data, reference = code(model, x, step, mode, past, passes)
         bits = 8 * len(data) / (FORMAT.width * FORMAT.height)
-        distortion = model.distortion(x, reference, step.qp)
-        costs.append(distortion + model.rd_weight(step.qp) * bits)
-        parsed = model.parse(step, past, data, FORMAT)
-        assert_same([model.restore(step, parsed, past, FORMAT)], [reference], PIXEL_BOUND)
+        costs.append(distortion(x, reference.planes, step.qp) + rd_weight(step.qp) * bits)
+        assert_same([decode(model, step, mode, data, past)], [reference], PIXEL_BOUND)
     assert costs[1] < 0.995 * costs[0]
     assert costs[2] < costs[0]
 
 
-def test_nothing_outside_the_picture_is_coded(model: VideoModel) -> None:
+def test_nothing_outside_the_picture_is_coded(model: HierarchicalModel) -> None:
     small, filled = VideoFormat(width=72, height=40), VideoFormat(width=96, height=64)
     sizes = []
     for video_format in (small, filled):
@@ -168,19 +245,17 @@ def test_nothing_outside_the_picture_is_coded(model: VideoModel) -> None:
                     [np.pad(p, pad, "edge") for p, pad in zip(f.planes, pads, strict=True)]
                 ]
             ]
-        references, payloads = [], []
+        references: list[Reference] = []
+        payloads = []
         for number in (0, 4, 2):
             x = model.picture(frames[number], video_format)
-            step, past = (KEY, []) if number != 2 else (INTER, list(references))
-            motion = model.estimate_motion(step, x, past) if past else None
-            coder = model.encoding_coder()
-            references.append(model.code(step, x, past, coder, motion))
-            payloads.append(coder.finish())
-        for step, past, data, wanted in zip(
-            (KEY, KEY, INTER), ([], [], references[:2]), payloads, references, strict=True
-        ):
-            parsed = model.parse(step, past, data, video_format)
-            assert_same([model.restore(step, parsed, past, video_format)], [wanted], PIXEL_BOUND)
+            step, mode = (KEY, KEY_MODE) if number != 2 else (INTER, CODED)
+            data, reference = code(model, x, step, mode, references)
+            past = list(references) if number == 2 else []
+            again = decode(model, step, mode, data, past, video_format)
+            assert_same([again], [reference], PIXEL_BOUND)
+            payloads.append(data)
+            references.append(reference)
         if video_format is small:  # outside, the border repeats
             y = references[2].planes[0][..., : small.height, small.width - 1 :]
             assert torch.equal(y, y[..., :1].expand_as(y))
@@ -200,26 +275,95 @@ def test_lattices_are_mirrored_at_their_borders() -> None:
 
 @pytest.mark.parametrize("motion", list(MotionMode))
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("sides", list(REFERENCES))
 def test_every_mode_decodes(
-    model: VideoModel,
+    model: HierarchicalModel,
     coded: tuple[list[bytes], list[Reference]],
     motion: MotionMode,
     residual: bool,
-    alone: bool,
+    sides: str,
 ) -> None:
-    if alone and motion is MotionMode.DIRECT:
-        pytest.skip("inherited motion needs two references")
-    past = coded[1][:1] if alone else coded[1][:2]
-    step = replace(INTER, motion=motion, residual=residual, distances=(2, 0 if alone else 2))
+    step = replace(INTER, references=REFERENCES[sides])
+    past = coded[1][: len(step.references)]
+    mode = HierarchicalMode(
+        motion=motion, level=3 if motion is MotionMode.CODED else 0, residual=residual
+    )
+    if sides == "alone" and motion in (MotionMode.SECOND, MotionMode.DIRECT):
+        with pytest.raises(BitstreamError, match="two references"):
+            HierarchicalMode.unpack(mode.pack(), step)
+        return
     x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
-    coder = model.encoding_coder()
-    field = model.estimate_motion(step, x, past) if motion is MotionMode.CODED else None
-    reference = model.code(step, x, past, coder, field)
-    data = coder.finish()
+    data, reference = code(model, x, step, mode, past)
     assert (data == b"") <= (motion is not MotionMode.CODED or not residual)
-    again = model.restore(step, model.parse(step, past, data, FORMAT), past, FORMAT)
-    assert_same([again], [reference], PIXEL_BOUND)
+    assert HierarchicalMode.unpack(mode.pack(), step) == mode
+    assert_same([decode(model, step, mode, data, past)], [reference], PIXEL_BOUND)
+
+
+def test_modes_pack_into_a_byte_and_nothing_else_is_one() -> None:
+    found = {}
+    for bits in range(256):
+        try:
+            found[bits] = HierarchicalMode.unpack(bytes((bits,)), INTER)
+        except BitstreamError:
+            continue
+        assert found[bits].pack() == bytes((bits,))
+    # FIRST and SECOND with and without residual, NONE with it; DIRECT in 4, CODED in 8 * 4 ways.
+    assert len(found) == len(set(found.values())) == 2 * 2 + 1 + 4 + 32
+    repeats = HierarchicalMode.unpack(b"", INTER)
+    assert repeats.repeats and repeats.pack() == b""
+    assert HierarchicalMode.unpack(b"", KEY) == KEY_MODE
+    for data, step in ((b"\x80", KEY), (b"\x80\x80", INTER)):
+        with pytest.raises(BitstreamError, match="mode"):
+            HierarchicalMode.unpack(data, step)
+    alone = replace(INTER, references=(-1,))
+    refined = HierarchicalMode(motion=MotionMode.CODED, refine=True).pack()
+    with pytest.raises(BitstreamError, match="two references"):
+        HierarchicalMode.unpack(refined, alone)
+
+
+def test_a_frame_with_the_wrong_number_of_sections_is_refused(
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    contexts = [r.context for r in coded[1][:2]]
+    for step, mode, sections in (
+        (KEY, b"", []), (KEY, b"", [b"", b""]), (INTER, CODED.pack(), []), (INTER, b"", [b""])
+    ):  # fmt: skip
+        with pytest.raises(BitstreamError, match="sections"):
+            model.parse(step, mode, sections, contexts, FORMAT)
+
+
+@pytest.mark.parametrize("sides", ["between", "past", "alone"])
+@pytest.mark.parametrize("effort", ["ultrafast", "medium"])
+def test_what_the_mode_decision_chose_decodes(
+    model: HierarchicalModel,
+    coded: tuple[list[bytes], list[Reference]],
+    sides: str,
+    effort: str,
+) -> None:
+    step = replace(INTER, references=REFERENCES[sides], layer=2)
+    past = coded[1][: len(step.references)]
+    frames = clip(5, FORMAT, noise=2.0)
+    done = model.encode(model.picture(frames[2], FORMAT), step, past, FORMAT, effort)
+    contexts = [r.context for r in past]
+    symbols = model.parse(step, done.mode, done.sections, contexts, FORMAT)
+    assert len(done.mode) == 1 and len(done.sections) == 1
+    again = model.reconstruct(step, done.mode, symbols, past, FORMAT)
+    assert_same([again], [done.reference], PIXEL_BOUND)
+    assert 28 < done.psnr < 50
+
+
+def test_a_still_frame_codes_nothing(
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]]
+) -> None:
+    key = coded[1][0]
+    y, u, v = model.planes(key, FORMAT)
+    x = model.picture(Frame(y=y, u=u, v=v, pts=0), FORMAT)
+    step = replace(INTER, references=(-2,), qp=40)
+    done = model.encode(x, step, [key], FORMAT, "medium")
+    assert (done.mode, done.sections) == (b"", ())
+    symbols = model.parse(step, b"", (), [key.context], FORMAT)
+    again = model.reconstruct(step, b"", symbols, [key], FORMAT)
+    assert all(map(np.array_equal, model.planes(again, FORMAT), (y, u, v)))
 
 
 @contextmanager
@@ -238,7 +382,7 @@ def settings(threads: int, mkldnn: bool) -> Iterator[None]:
 @pytest.mark.parametrize("mkldnn", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_parse_is_the_same_everywhere(
-    model: VideoModel,
+    model: HierarchicalModel,
     coded: tuple[list[bytes], list[Reference]],
     threads: int,
     channels_last: bool,
@@ -252,15 +396,14 @@ def test_the_parse_is_the_same_everywhere(
     with settings(threads, mkldnn), torch.inference_mode():
         found: list[Reference] = []
         for step, data in zip((KEY, KEY, INTER), payloads, strict=True):
-            given = Conditions.of([step], torch.device("cpu"), (FORMAT.height, FORMAT.width))
-            coder = model.decoding_coder(data)
-            if step is KEY:
-                parsed = net.parse(step.motion, True, given, None, GRID, coder)
-                found.append(net.keyframe(given, None, GRID, parsed))
-            else:
-                pair = (found[0], found[1])
-                parsed = net.parse(step.motion, True, given, pair, GRID, coder)
-                found.append(net.inter(step.motion, True, given, None, pair, parsed)[0])
+            mode = CODED if step is INTER else KEY_MODE
+            size = FORMAT.height, FORMAT.width
+            conditions = Conditions.of([step], [mode], CPU, size)
+            both = pair(found) if step is INTER else None
+            contexts = context_pair([f.context for f in found]) if step is INTER else None
+            reader = DecodingCoder(model.tables, data)
+            symbols = net.parse(mode.motion, True, conditions, contexts, GRID, reader)
+            found.append(net.reconstruct(mode.motion, conditions, symbols, both))
     assert_same(found, references, PIXEL_BOUND)
 
 
@@ -284,34 +427,50 @@ class Tape:
 
 
 def test_the_tables_do_not_depend_on_the_batch(
-    model: VideoModel, coded: tuple[list[bytes], list[Reference]]
+    model: HierarchicalModel, coded: tuple[list[bytes], list[Reference]]
 ) -> None:
     singles = []
     size = (FORMAT.height, FORMAT.width)
-    one = Conditions.of([KEY], torch.device("cpu"), size)
+    one = Conditions.of([KEY], [KEY_MODE], CPU, size)
     with torch.inference_mode():
         for data in coded[0][:2]:
-            tape = Tape(None, model.decoding_coder(data))
-            model.net.parse(KEY.motion, True, one, None, GRID, tape)
+            tape = Tape(None, DecodingCoder(model.tables, data))
+            model.net.parse(MotionMode.NONE, True, one, None, GRID, tape)
             singles.append(tape)
         both = Tape([t.read for t in singles])
-        two = Conditions.of([KEY, KEY], torch.device("cpu"), size)
-        model.net.parse(KEY.motion, True, two, None, torch.Size((2, *GRID[1:])), both)
+        two = Conditions.of([KEY, KEY], [KEY_MODE, KEY_MODE], CPU, size)
+        model.net.parse(MotionMode.NONE, True, two, None, (2, *GRID[1:]), both)
     for step, index in enumerate(both.indices):
         wanted = torch.cat([t.indices[step] for t in singles])
         assert torch.equal(index, wanted)
         assert float(index.max()) > 0
 
 
+def test_a_batch_refines_as_a_whole_or_not_at_all() -> None:
+    modes = [CODED, replace(CODED, refine=True)]
+    with pytest.raises(AssertionError, match="one batch"):
+        Conditions.of([INTER, INTER], modes, CPU)
+
+
+def test_exact_layers_see_new_weights_and_no_mode_of_gradients(model: HierarchicalModel) -> None:
+    layer = copy.deepcopy(model.net.image.coding.steps[0].hidden)
+    with torch.inference_mode():
+        before = layer.integers()[0].clone()
+    assert torch.equal(layer.integers()[0], before)
+    assert layer.integers()[0] is layer.integers()[0]  # computed once, with gradients on as well
+    with torch.no_grad():
+        layer.weight += 1.0
+    assert torch.equal(layer.integers()[0], before + 512)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (17, 19), (96, 33)])
 @pytest.mark.parametrize("depth", [8, 10])
-def test_odd_sizes_and_depths(model: VideoModel, size: tuple[int, int], depth: int) -> None:
+def test_odd_sizes_and_depths(model: HierarchicalModel, size: tuple[int, int], depth: int) -> None:
     video_format = VideoFormat(width=size[0], height=size[1], bit_depth=depth)
     frame = clip(1, video_format)[0]
     x = model.picture(frame, video_format)
-    coder = model.encoding_coder()
-    reference = model.code(replace(KEY, qp=8), x, [], coder)
-    planes = model.frame_planes(reference, video_format)
+    _, reference = code(model, x, replace(KEY, qp=8))
+    planes = model.planes(reference, video_format)
     for plane, original in zip(planes, frame.planes, strict=True):
         assert plane.shape == original.shape
         assert plane.dtype == original.dtype
@@ -320,47 +479,31 @@ def test_odd_sizes_and_depths(model: VideoModel, size: tuple[int, int], depth: i
         assert error < 2.0
 
 
-def test_shipped_weights_are_small_documented_and_exact() -> None:
-    assert Path(shipped_weights()).stat().st_size <= 16 << 20
-    card = read_card()
-    for entry in ("data", "licence", "steps", "results"):
-        assert card.get(entry), f"the card does not tell {entry}"
-    assert check_bound(load_weights(shipped_weights())[0]) < 1
-
-
-def test_cost_stays_in_the_envelope(model: VideoModel) -> None:
-    figures = complexity(model)
-    assert 1 < figures["keyframe"]["total"] < figures["inter"]["total"] <= 20
+def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
+    figures = model.complexity()
+    assert figures["keyframe"]["total"] == pytest.approx(7.2, abs=0.1)
+    assert figures["inter"]["total"] == pytest.approx(17.15, abs=0.1)
     assert figures["inter"]["motion"] > 0
+    assert check_bound(model.net) < 1
 
 
-def test_weights_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no weights file"):
-        load_model(str(tmp_path / "missing"), "cpu")
-    wrong = tmp_path / "wrong.safetensors"
-    wrong.write_bytes(b"\x10\0\0\0\0\0\0\0nonsense")
-    with pytest.raises(ModelMismatchError, match="not a weights file"):
-        load_model(str(wrong), "cpu")
+def test_a_model_changes_no_settings_of_the_process(model: HierarchicalModel) -> None:
+    def state() -> list[Any]:
+        matmul = torch.backends.cuda.matmul
+        return [torch.get_num_threads(), torch.backends.cudnn.allow_tf32, matmul.allow_tf32]
 
-
-def test_new_weights_under_an_old_name_are_loaded(tmp_path: Path) -> None:
-    path = str(tmp_path / "weights.safetensors")
-    net, magnitudes, shipped = load_weights(shipped_weights())
-    assert save_weights(path, net, magnitudes, {}) == load_model(path, "cpu").model_id == shipped
-    with torch.no_grad():
-        net.motion.log_step += 0.5
-    assert save_weights(path, net, magnitudes, {}) == load_model(path, "cpu").model_id != shipped
-    assert load_weights(shipped_weights())[2] == shipped
-    untouched = load_weights(shipped_weights())[0]
-    assert not torch.equal(untouched.motion.log_step, net.motion.log_step)
+    torch.backends.cudnn.allow_tf32 = True
+    before = state()
+    code(model, model.picture(clip(1, FORMAT)[0], FORMAT))
+    assert state() == before
 
 
 @pytest.mark.gpu
-def test_cuda_parses_as_the_cpu_does(
-    coded: tuple[list[bytes], list[Reference]],
-) -> None:
-    found = decode(VideoModel.load(device="cuda"), coded[0])
+def test_cuda_parses_as_the_cpu_does(coded: tuple[list[bytes], list[Reference]]) -> None:
+    model = store.find(None, Runtime(device="cuda"))
+    assert isinstance(model, HierarchicalModel)
+    found = decode_all(model, coded[0])
     for a, b in zip(found, coded[1], strict=True):
-        assert torch.equal(a.symbols.cpu(), b.symbols)
+        assert torch.equal(a.context.symbols.cpu(), b.context.symbols)
         for p, q in zip(a.planes, b.planes, strict=True):
             assert float((p.cpu() - q).abs().max()) <= 0.5

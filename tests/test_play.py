@@ -45,12 +45,12 @@ def test_the_commands() -> None:
     ffplay = player_commands("a film.mkv", "/usr/bin/ffplay", start=Fraction(185, 2))
     shown = str(ffplay)
     assert shown.startswith(
-        f"{sys.executable} -m vcfilter decode 'a film.mkv' - -f nut -q -ss 92.5"
+        f"{sys.executable} -m vcfilter decode -f nut -q -ss 92.5 -- 'a film.mkv' - | "
     )
     assert shown.endswith("-autoexit -window_title 'a film.mkv' -f nut -")
     mpv = player_commands("f.mkv", "/usr/bin/mpv", duration=Fraction(3), options=["--fullscreen"])
     assert mpv.player == ("/usr/bin/mpv", "--title=f.mkv", "--really-quiet", "--fullscreen", "-")
-    assert mpv.decode[-2:] == ("-t", "3")
+    assert mpv.decode[-5:] == ("-t", "3", "--", "f.mkv", "-")
 
 
 def test_players_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +120,7 @@ def test_picture_and_sound_start_together(
         assert f"vcfilter: {sys.executable} -m vcfilter decode" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_player_that_leaves_early_is_no_error(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "mpv", "head -c 100 > /dev/null")
     assert main(["play", str(film), "--player", shlex.quote(str(player))]) == 0
@@ -134,11 +135,12 @@ def test_a_decoder_that_fails_is_told(
     film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     player = fake(tmp_path, "ffplay", "cat > /dev/null")
-    arguments = ["play", str(film), "--player", shlex.quote(str(player)), "--weights", "/none"]
+    arguments = ["play", str(film), "--player", shlex.quote(str(player)), "--model", "/none"]
     assert main(arguments) == 1
     assert "/none" in capfd.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> None:
     player = fake(tmp_path, "ffplay", "cat > /dev/null; exec sleep 60")
     ours, theirs = pty.openpty()
@@ -154,6 +156,7 @@ def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> N
     with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         first = run.stderr.readline()
+        hint = run.stderr.readline()
         os.write(ours, b"nonsense\n")
         told = run.stderr.readline()
         os.write(ours, b"0:00.25\n")
@@ -165,8 +168,9 @@ def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> N
     os.close(ours)
     os.close(theirs)
     assert "-ss" not in first
+    assert "a time and Enter go there" in hint
     assert "'nonsense' is no time" in told
-    assert " -ss 0.25 | " in second
+    assert " -ss 0.25 -- " in second
 
 
 @pytest.mark.tools
@@ -175,3 +179,13 @@ def test_ffplay_plays_to_the_end(film: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
     assert main(["play", str(film), "--player", "ffplay"]) == 0
+
+
+def test_a_name_like_an_option_is_played(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(film.parent)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))
+    player = fake(tmp_path, "ffplay", f'cat > "{tmp_path}/got.nut"')
+    assert main(["play", "--player", shlex.quote(str(player)), "--", film.name]) == 0
+    assert (tmp_path / "got.nut").stat().st_size > 10_000

@@ -9,9 +9,9 @@ from fake_model import FakeModel
 from synthetic import clip
 
 from vcfilter.codec import Encoder, PassLog, first_pass_options
+from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.rate import (
     DEFAULT_QP,
-    LAYER_QP_OFFSET,
     AverageBitrate,
     ConstantQp,
     ConstantQuality,
@@ -52,12 +52,6 @@ def bits_per_second(encoder: Encoder, options: EncoderOptions) -> float:
     return float(8 * statistics.bytes * options.frame_rate / statistics.frames)
 
 
-def test_offsets_cover_all_layers_and_rise() -> None:
-    assert len(LAYER_QP_OFFSET) == 8
-    assert LAYER_QP_OFFSET[0] == 0
-    assert list(LAYER_QP_OFFSET) == sorted(LAYER_QP_OFFSET)
-
-
 def test_the_options_choose() -> None:
     def control(**options: object) -> object:
         return make_rate_control(SMALL, EncoderOptions(**options))
@@ -76,7 +70,7 @@ def test_constant_quality(quality: float) -> None:
     records = encoder.statistics.records
     mean = sum(record.psnr for record in records) / len(records)
     assert abs(mean - quality) < 1.25  # scenes change every second or third segment
-    assert len({record.header.qp for record in records if record.header.layer == 0}) > 1
+    assert len({record.header.step.qp for record in records if record.header.step.layer == 0}) > 1
 
 
 @pytest.mark.parametrize("aim", [25.0, 40.0, 55.0])
@@ -106,7 +100,7 @@ def test_one_pass_bitrate(bitrate: int, keyint: int) -> None:
 @pytest.mark.parametrize("bitrate", [1000, 50_000_000])
 def test_bitrates_out_of_reach_end_at_the_limits(bitrate: int) -> None:
     encoder = encode(film(24), EncoderOptions(bitrate=bitrate, keyint=6))
-    qps = [record.header.qp for record in encoder.statistics.records[7:]]
+    qps = [record.header.step.qp for record in encoder.statistics.records[7:]]
     assert min(qps) >= 55 if bitrate == 1000 else max(qps) <= 10
 
 
@@ -129,7 +123,7 @@ def test_two_passes_even_out_the_quality() -> None:
     log = encode(frames, first_pass_options(SMALL, options)).pass_log
 
     def spread(encoder: Encoder) -> int:
-        qps = [r.header.qp for r in encoder.statistics.records if r.header.layer == 0][1:]
+        qps = [r.header.step.qp for r in encoder.statistics.records if r.header.step.layer == 0][1:]
         return max(qps) - min(qps)
 
     assert spread(encode(frames, options, log)) <= spread(encode(frames, options))
@@ -177,3 +171,44 @@ def test_first_pass_options() -> None:
     assert more.qp < first.qp
     with pytest.raises(ConfigError, match="bitrate"):
         first_pass_options(SMALL, EncoderOptions())
+
+
+# --- maxrate and bufsize ----------------------------------------------------------------------
+
+
+def test_a_buffer() -> None:
+    buffer = Buffer(25_000, 10_000, Fraction(25))  # 1000 bits a frame
+    assert buffer.fullness == 9000
+    assert buffer.overflow([9000]) == 1
+    assert buffer.overflow([4500, 11_000]) == 2  # 5500 bits are there
+    assert buffer.overflow([0, 0, 20_000]) == 2  # no more than 10000 fit
+    buffer.take([9000, 500])
+    assert buffer.fullness == 1500
+    assert buffer.overflow([]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keyint": 12},
+        {"keyint": 12, "bframes": 3, "bitrate": 50_000},
+        {"structure": "low-delay", "keyint": 60},
+        {"structure": "intra"},
+        {"quality": 38},
+    ],
+    ids=str,
+)
+def test_no_packet_asks_for_more_than_has_arrived(options: dict[str, object]) -> None:
+    chosen = EncoderOptions(maxrate=60_000, bufsize=30_000, **options)
+    encoder = encode(film(60), chosen)
+    free = encode(film(60), EncoderOptions(**options))
+    buffer = Buffer(60_000, 30_000, Fraction(25))
+    for record in encoder.statistics.records:
+        assert 8 * record.size <= buffer.fullness
+        buffer.take([8 * record.size])
+    assert encoder.statistics.bytes <= free.statistics.bytes
+
+
+def test_a_maxrate_that_cannot_be_kept_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    encode(film(12), EncoderOptions(maxrate=1000, bufsize=1000))
+    assert "maxrate and bufsize cannot be kept" in caplog.text

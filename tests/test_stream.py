@@ -313,6 +313,7 @@ def test_neural_to_neural(neural: Path, tmp_path: Path) -> None:
     assert report.video_bytes < inspect_file(str(neural)).streams[0].size
 
 
+@pytest.mark.slow
 def test_two_passes(film: Path, tmp_path: Path) -> None:
     stages: set[str] = set()
 

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from synthetic import clip
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from vcfilter.codec.structure import LAYER_QP_OFFSET
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
-from vcfilter.models.checkpoint import load_model
+from vcfilter.models import store
+from vcfilter.models.hierarchical.blocks import to_blocks
+from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
+from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import StepModel
-from vcfilter.models.hierarchical.video import Conditions
-from vcfilter.nn.exact import ExactLayer
+from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.model import HierarchicalModel, load
+from vcfilter.models.hierarchical.refine import gauss_newton
+from vcfilter.models.hierarchical.values import MotionField
+from vcfilter.models.weights import WeightsFile, read_weights
+from vcfilter.nn.exact import ExactLayer, project
+from vcfilter.options import Runtime
 from vcfilter.train import freeze as freezing
 from vcfilter.train import loop
 from vcfilter.train.data import Clip, Samples
-from vcfilter.train.freeze import freeze, prove
-from vcfilter.train.machine import World, halve_branches, motion
-from vcfilter.train.phases import PHASES, Group, Phase, group_steps
+from vcfilter.train.freeze import freeze, verify
+from vcfilter.train.loss import cost, log_cost, squared_error
+from vcfilter.train.machine import Processes, halve_branches, motion
+from vcfilter.train.phases import (
+    PHASES,
+    Group,
+    Phase,
+    anchor_steps,
+    forward_steps,
+    group_steps,
+    looks_back,
+    low_delay_steps,
+    signed_distances,
+)
+from vcfilter.train.precondition import precondition, spread, spread_of
 from vcfilter.train.start import classical
 from vcfilter.train.watch import TrainingError
 
@@ -73,6 +99,7 @@ def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
     assert loss() < before - 0.005
 
 
+@pytest.mark.slow
 def test_resume_is_exact(material: Clip, start: dict[str, torch.Tensor], tmp_path: Path) -> None:
     whole = trainer(material, start)
     for _ in range(4):
@@ -119,7 +146,9 @@ def test_each_phase_moves_what_it_should(
     }.get(name, {"image", "motion", "prediction"})
     assert moved and moved <= expected
     names = {k.removesuffix("_bpp") for k in figures}
-    assert names <= {"key", "group_key", "inter1", "inter2", "inter3", "inter4"}
+    assert names <= {"key", "group_key"} | {
+        f"{way}{n}" for way in ("inter", "forward") for n in (1, 2, 3, 4)
+    }
     assert ("key" in names) == bool(row.keyframes)
     assert ("group_key" in names) == bool(row.groups and not row.originals)
 
@@ -141,6 +170,7 @@ def test_a_gradient_passes_through_references_only_where_the_row_says(
     assert not torch.allclose(gradients[True], gradients[False], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_layer_weights_change_the_loss_of_their_layer_alone(
     material: Clip, start: dict[str, torch.Tensor]
 ) -> None:
@@ -158,16 +188,68 @@ def test_a_chain_halves_towards_one_side(span: int, near_right: bool) -> None:
     steps = group_steps(Group.CHAIN, span, near_right)
     known = {0, span}
     for number, step in enumerate(steps):
-        assert {step.left, step.right} <= known and step.layer == number + 1
-        assert step.left < step.position < step.right
-        known.add(step.position)
-    distances = [span - s.position if near_right else s.position for s in steps]
+        assert set(step.references) <= known and step.layer == number + 1
+        first, second = signed_distances(step)
+        assert first < 0 < second
+        assert step.offset == LAYER_QP_OFFSET[step.layer]
+        known.add(step.number)
+    distances = [span - s.number if near_right else s.number for s in steps]
     assert distances == {2: [1], 4: [2, 1], 6: [3, 1], 8: [4, 2, 1], 12: [6, 3, 1]}[span]
 
 
 def test_a_segment_holds_every_frame() -> None:
     steps = group_steps(Group.SEGMENT, 12, False)
-    assert sorted(s.position for s in steps) == list(range(1, 12))
+    assert sorted(s.number for s in steps) == list(range(1, 12))
+
+
+def test_a_low_delay_chain_refers_to_the_last_frame_and_the_golden_one() -> None:
+    steps = low_delay_steps(9)
+    assert [s.references for s in steps] == [
+        (0,), (1, 0), (2, 0), (3, 0), (4, 0), (5, 4), (6, 4), (7, 4), (8, 4)
+    ]  # fmt: skip
+    assert [s.layer for s in steps] == [3, 2, 3, 1, 3, 2, 3, 1, 3]
+    assert [s.offset for s in steps] == [6, 5, 6, 3, 6, 5, 6, 3, 6]
+    assert signed_distances(steps[0]) == (-1, 0) and signed_distances(steps[5]) == (-1, -2)
+    assert all(map(looks_back, steps))
+
+
+def test_anchors_refer_to_those_before_them() -> None:
+    steps = anchor_steps(6, 3, single=False)
+    assert [s.references for s in steps] == [(0,), (6, 0), (12, 6), (12, 18)]
+    assert [s.number for s in steps] == [6, 12, 18, 15]
+    assert [looks_back(s) for s in steps] == [True, True, True, False]
+    assert [s.references for s in anchor_steps(4, 2, single=True)] == [(0,), (4,)]
+
+
+@pytest.mark.parametrize("longest", [2, 3, 5, 13, 25])
+def test_forward_groups_fit_their_shots(longest: int) -> None:
+    random = np.random.default_rng(1)
+    distances = set()
+    for _ in range(300):
+        steps = forward_steps(random, longest)
+        known = {0}
+        for step in steps:
+            assert set(step.references) <= known and 0 < step.number < longest
+            known.add(step.number)
+        distances.add(-signed_distances(steps[0])[0])
+    assert min(distances) == 1 and max(distances) <= longest - 1
+    if longest == 25:
+        assert len(distances) > 12
+
+
+@pytest.mark.parametrize("group", [Group.CHAIN, Group.FORWARD])
+def test_forward_groups_are_drawn_where_the_row_says(
+    group: Group, material: Clip, start: dict[str, torch.Tensor]
+) -> None:
+    phase = replace(TINY, group=group, forward=0.4)
+    t = trainer(material, start, phase=phase)
+    found = [t.draw_group() for _ in range(200)]
+    forward = [looks_back(steps[0]) for _, steps in found]
+    assert [outer == (0,) for outer, _ in found] == forward
+    if group is Group.FORWARD:
+        assert all(forward)
+    else:
+        assert np.mean(forward) == pytest.approx(0.4, abs=0.1)
 
 
 def test_rates_and_qps() -> None:
@@ -217,12 +299,12 @@ def test_half_precision_stays_outside_the_exact_path(
 @pytest.mark.gpu
 def test_a_step_on_a_gpu(material: Clip, start: dict[str, torch.Tensor]) -> None:
     """Clips in its memory, branches in bfloat16, exact layers in float64, figures as on a CPU."""
-    world = World(device=torch.device("cuda"))
+    processes = Processes(device=torch.device("cuda"))
     net = loop.VideoNet()
     net.load_state_dict(start)
-    there = material.to(world.device)
-    samples, stills = (Samples([there], 64, seed, None, world.device) for seed in (1, 2))
-    t = loop.Trainer(net, samples, stills, TINY, 20, world=world, half=True, flow_threads=2)
+    there = material.to(processes.device)
+    samples, stills = (Samples([there], 64, seed, None, processes.device) for seed in (1, 2))
+    t = loop.Trainer(net, samples, stills, TINY, 20, processes=processes, half=True, flow_threads=2)
     exact: list[torch.Tensor] = []
     for module in t.net.modules():
         if isinstance(module, ExactLayer):
@@ -234,37 +316,115 @@ def test_a_step_on_a_gpu(material: Clip, start: dict[str, torch.Tensor]) -> None
         assert found[name] == pytest.approx(value, abs=0.05), name
 
 
+class DeviceCheck(TorchFunctionMode):
+    """Stands in for a GPU: a device "meta" beside the CPU, and no operation may mix the two.
+
+    PyTorch itself lets CPU tensors without dimensions mix with others; so does this.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        leaves = tree_leaves((args, kwargs or {}))
+        found = {t.device.type for t in leaves if isinstance(t, torch.Tensor) and t.dim()}
+        moves = {"to", "copy_", "_to_copy", "__get__", "__set__", "set_"}
+        assert len(found) < 2 or getattr(func, "__name__", "") in moves, (func, found)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("distances", [(-2, 2), (-1, -3), (-4, 0)])
+def test_a_step_mixes_no_devices(
+    distances: tuple[int, int], material: Clip, start: dict[str, torch.Tensor]
+) -> None:
+    """All of a step but the flow search, on tensors that have shapes and a device only."""
+    device = torch.device("meta")
+    net = loop.VideoNet()
+    net.load_state_dict(start)
+    samples = Samples([material], 64, 1)
+    x = tuple(p.to(device) for p in samples.draw([0], 2)[0])
+    precondition(net, torch.ones(96))
+    net = net.to(device)
+    with DeviceCheck():
+        blocks = to_blocks(*x)
+        assert spread_of(blocks).device == device
+        bits = torch.ones(tables.TABLES, tables.MAGNITUDE_MAX + 2, device=device)
+        qp = torch.full((2,), 30, device=device)
+        key = Conditions(qp, qp * 0, torch.stack([qp * 0, qp * 0], 1), qp * 0)
+        reference = net.code_keyframe(key, x, TrainingCoder(bits, 2), [RateCoder(bits, 2)])
+        reference = reference.each(torch.Tensor.detach)
+        apart = torch.tensor([distances] * 2, device=device)
+        given = Conditions(qp, qp * 0 + 1, apart, qp * 0 + 3, refine=distances[1] > 0)
+        coder, pair = TrainingCoder(bits, 2), (reference, reference)
+        estimate = MotionField(
+            torch.zeros(2, 5, 8, 8, device=device), torch.zeros(2, 8, 8, 5, 5, device=device)
+        )
+        gauss_newton(x[0], x[0], x[0], estimate.field, 1)
+        coded = net.code_motion(given, estimate, pair, coder)
+        new = net.code_inter(MotionMode.CODED, True, given, x, pair, coder, coded)
+        base = quantiser_step(qp)
+        found, _ = cost(squared_error(new.planes, x, base), base, coder.total, 64 * 64)
+        log_cost(found).backward()
+        project(net)
+    assert net.image.log_step.weight.grad.device == device
+
+
+@pytest.mark.gpu
+def test_natural_units_on_a_gpu(material: Clip) -> None:
+    there = material.to(torch.device("cuda"))
+    found = spread(Samples([there], 64, 1, None, torch.device("cuda"))).cpu()
+    assert torch.allclose(found, spread(Samples([material], 64, 1)), rtol=1e-3)
+
+
+def test_a_smaller_configuration_trains_and_is_verified(material: Clip, tmp_path: Path) -> None:
+    config = HierarchicalConfig(
+        image_width=16, image_hidden=32, motion_width=8, motion_hidden=32, prediction_width=16
+    )
+    samples = Samples([material], 64, 1)
+    net = classical(samples, config)
+    t = loop.Trainer(net, samples, Samples([material], 64, 2), TINY, 2)
+    t.run_step()
+    target = tmp_path / "small.safetensors"
+    freeze(t.weights(), samples, str(target), "small", {}, rounds=1)
+    again = store.find(str(target), Runtime(device="cpu"))
+    assert again.info.config["image_width"] == 16
+    assert target.stat().st_size < Path(store.locate(None)).stat().st_size / 2
+
+
 def test_the_flow_search_is_the_same_in_threads(
     material: Clip, start: dict[str, torch.Tensor]
 ) -> None:
     left, x, right = Samples([material], 64, 5).draw([0, 2, 4], 3)
-    pair = loop.original(left), loop.original(right)
+    config = HierarchicalConfig()
+    pair = loop.original(left, config), loop.original(right, config)
     qp, layer, level = (torch.tensor(t) for t in ([20, 28, 36], [1, 2, 3], [4, 5, 6]))
-    given = Conditions(qp, layer, torch.tensor([[2, 2]] * 3), level)
+    given = Conditions(qp, layer, torch.tensor([[-2, 2]] * 3), level)
     alone, shared = (motion(given, x, pair, n) for n in (1, 2))
     assert torch.equal(alone.field, shared.field)
-    assert torch.equal(alone.normal, shared.normal)
+    assert torch.equal(alone.hessian, shared.hessian)
 
 
 def test_a_process_alone_needs_no_others() -> None:
-    world = World()
-    assert world.first and world.own == slice(0, None, 1) and not world.any(False)
+    processes = Processes()
+    assert processes.first and processes.own == slice(0, None, 1) and not processes.any(False)
 
 
 def frozen(start: dict[str, torch.Tensor], material: Clip, target: Path) -> dict[str, float]:
     net = loop.VideoNet()
     net.load_state_dict(start)
-    return freeze(net, Samples([material], 64, 1), str(target), {"data": "made"}, rounds=2)
+    samples = Samples([material], 64, 1)
+    return freeze(net, samples, str(target), "made", {"data": "made"}, rounds=2)
 
 
-def test_freezing_writes_a_proven_file(
+def test_freezing_writes_a_verified_file(
     material: Clip, start: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     target = tmp_path / "w.safetensors"
     figures = frozen(start, material, target)
-    assert figures["bytes"] > 1000 and figures["frames"] == 20
+    assert figures["bytes"] > 1000 and figures["frames"] == 24
     assert abs(figures["estimated_bytes"] / figures["bytes"] - 1) < 0.02
-    assert load_model(str(target), "cpu").model_id != load_model(None, "cpu").model_id
+    made = store.find(str(target), Runtime(device="cpu")).info
+    assert made.name == "made" and made.card == {"data": "made"}
+    assert made.id != store.find(None, Runtime(device="cpu")).info.id
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors"]
 
 
@@ -292,23 +452,22 @@ def test_a_model_that_fails_is_refused(
             return (exact(self, *given) + (self.mean.weight.dtype == torch.float64)).clamp(max=63)
 
         monkeypatch.setattr(StepModel, "indices", loose)
-        message = "refused"
+        message = "verification failed"
     else:
-        load = freezing.load_model
 
-        def wrong(path: str, device: str) -> object:
-            model = load(path, device)
+        def wrong(file: WeightsFile, device: torch.device) -> HierarchicalModel:
+            model = load(file, device)
             model.tables.bits *= 1.03
             return model
 
-        wrong.cache_clear = load.cache_clear
-        monkeypatch.setattr(freezing, "load_model", wrong)
-        message = "over 1 % apart"
+        monkeypatch.setattr(freezing, "load", wrong)
+        message = "more than 1 % apart"
     with pytest.raises(TrainingError, match=message):
         frozen(start, material, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_shipped_model_passes_the_proof(material: Clip) -> None:
-    figures = prove(load_model(None, "cpu"), Samples([material], 64, 1))
+def test_the_shipped_model_is_verified(material: Clip) -> None:
+    model = load(read_weights(store.locate(None)), torch.device("cpu"))
+    figures = verify(model, Samples([material], 64, 1))
     assert figures["pixel_difference"] < 0.01

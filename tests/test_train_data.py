@@ -75,19 +75,33 @@ def test_jpeg_photographs_are_stills(tmp_path: Path) -> None:
     assert stills_of(clips) == clips
 
 
+def scene(seed: int, columns: int) -> np.ndarray:
+    """(72, columns) a frame of large blocks, Y above U and V."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (9, columns // 2 + 1), np.uint8)
+    return np.kron(blocks, np.ones((8, 2), np.uint8))[:, :columns].copy()
+
+
+def test_a_change_of_brightness_starts_no_shot(tmp_path: Path) -> None:
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 64)
+    for number in range(8):
+        writer.add(scene(1, 64) // 2 + (0 if number < 4 else 90), key=False, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0]
+
+
 def test_a_cut_starts_a_shot_and_odd_sizes_are_cut(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with_cut = make_film(data / "a.mkv", frames=16, width=67, height=49)
-    frames = material.video_pictures(with_cut)
+    frames = material.video_frames(with_cut)
     planes, key, first = next(frames)
     assert planes.shape == (72, 66) and key and first
-    dark, bright = np.full((72, 66), 40, np.uint8), np.full((72, 66), 200, np.uint8)
-    growing = material.Growing((tmp_path / "x").open("wb"), 48, 66)
+    one, other = scene(1, 66), scene(2, 66)
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 66)
     for number in range(8):
-        growing.add(dark if number < 5 else bright, key=False, first=False)
-    growing.file.close()
-    assert growing.all_shots(0) == [0, 5]
+        writer.add(one if number < 5 else other, key=False, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0, 5]
 
 
 def test_packed_shards(tmp_path: Path) -> None:
@@ -101,12 +115,12 @@ def test_packed_shards(tmp_path: Path) -> None:
     (data / "index.tsv").write_text("\n".join(rows) + "\n")
     (clip,), _ = gather(data, tmp_path / "cache")
     assert clip.shots == [0, 5, 10, 15]
-    growing = material.Growing((tmp_path / "x").open("wb"), 48, 64)
+    writer = material.ShardWriter((tmp_path / "x").open("wb"), 48, 64)
     for number in range(12):  # the second clip begins much like the first
-        level = np.uint8(40 if number < 8 else 180)
-        growing.add(np.full((72, 64), level, np.uint8), key=number % 4 == 0, first=False)
-    growing.file.close()
-    assert growing.all_shots(0) == [0, 4, 8]
+        frame = scene(1 if number < 8 else 2, 64)
+        writer.add(frame, key=number % 4 == 0, first=False)
+    writer.file.close()
+    assert writer.all_shots(0) == [0, 4, 8]
 
 
 def test_what_cannot_be_read_is_left_out_aloud(tmp_path: Path) -> None:

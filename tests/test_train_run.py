@@ -79,7 +79,7 @@ def test_from_nothing_to_a_file_that_encode_takes(
     names = {p.name for p in undisturbed.parent.iterdir()}
     assert names == {f"w.safetensors{end}" for end in ("", ".state", ".jsonl", ".svg")}
     coded, back = tmp_path / "a.mkv", tmp_path / "back.mkv"
-    weights = ["--weights", str(undisturbed)]
+    weights = ["--model", str(undisturbed)]
     encode = ["encode", str(films / "a.mkv"), str(coded), "--preset", "ultrafast", "-q"]
     assert cli.main([*encode, *weights]) == 0
     assert cli.main(["decode", str(coded), str(back), "-q", *weights]) == 0
@@ -112,7 +112,7 @@ def test_killed_and_resumed_gives_the_same_weights(
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) -> None:
     out = tmp_path / "w.safetensors"
-    more = ("--weights", str(undisturbed), "--keep", "1000")
+    more = ("--model", str(undisturbed), "--keep", "1000")
     process = start([*command(films, out, *more), "--steps", "500"])
     wait_for_step(Path(f"{out}.jsonl"), process, 2)
     process.send_signal(signal.SIGINT)
@@ -123,6 +123,7 @@ def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_another_training_s_state_is_refused(
     undisturbed: Path, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +155,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
         ),
     ):
         out = tmp_path / f"{name}.safetensors"
-        more = ("--weights", str(undisturbed), "--batch", batch, "--log-every", "1")
+        more = ("--model", str(undisturbed), "--batch", batch, "--log-every", "1")
         arguments = [*command(films, out, *more), "--steps", "3"]
         process = start(arguments, *launcher)
         text, _ = process.communicate(timeout=600)
@@ -180,7 +181,7 @@ def test_a_plan_broken_off_in_its_second_phase_ends_alike(
     ended: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(train_cli, "finish", lambda *given: ended.append(given[3].state_dict()))
     plan = ("--phase", "interpolation", "image", "--steps", "2", "2", "--keep", "0")
-    more = ("--weights", str(undisturbed), *plan)
+    more = ("--model", str(undisturbed), *plan)
     assert cli.main(command(films, tmp_path / "whole", *more)) == 0
     step = Trainer.run_step
 
@@ -260,7 +261,7 @@ def test_a_jump_keeps_the_last_good_state(
 
     monkeypatch.setattr(watch.Guard, "check", broken)
     out = tmp_path / "w.safetensors"
-    assert cli.main(command(films, out, "--keep", "0", "--weights", str(undisturbed))) == 1
+    assert cli.main(command(films, out, "--keep", "0", "--model", str(undisturbed))) == 1
     told = capsys.readouterr().err
     assert "'key' is inf at step 4; the last good state, of step 3, is in" in told
     assert torch.load(f"{out}.state", weights_only=True)["step"] == 3
@@ -301,5 +302,5 @@ def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None
     assert set(found) == {"key"} and found["key"][-1][0] == 2000
     plot.draw(rows, tmp_path / "c.svg", "curves <of> two")
     root = ET.parse(tmp_path / "c.svg").getroot()
-    lines = [e for e in root if e.tag.endswith("polyline")]
-    assert len(lines) == 2 and "curves <of> two" in "".join(root.itertext())
+    lines = [e for e in root.iter() if e.get("id", "").startswith("line2d")]
+    assert len(lines) > 4 and len(list(root.iter())) > 50

@@ -23,22 +23,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from synthetic import clip
 
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import Frame, Packet, VideoFormat
-from vcfilter.options import EncoderOptions
+from vcfilter.frames import (
+    ContentLight,
+    FieldOrder,
+    Frame,
+    MasteringDisplay,
+    Packet,
+    VideoFormat,
+)
+from vcfilter.options import EncoderOptions, Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [ROOT / "tests/c/worker_client.c", *(ROOT / "ffmpeg_bridge/ffmpeg").glob("vcf_*.c")]
 WORKER = f"{shlex.quote(sys.executable)} -m vcfilter worker --threads 1 --device cpu"
 SETTINGS = "qp=30:preset=ultrafast:keyint=5"
-OPTIONS = EncoderOptions(qp=30, preset="ultrafast", keyint=5, threads=1, device="cpu")
+OPTIONS = EncoderOptions(qp=30, preset="ultrafast", keyint=5)
+RUNTIME = Runtime(device="cpu", threads=1)
 SMALL = VideoFormat(
     width=64, height=48, sample_aspect_ratio=(4, 3), color_primaries=6, colorspace=5,
-    color_range=1, chroma_location=1,
+    color_range=1, chroma_location=1, field_order=FieldOrder.TOP_FIRST,
+    mastering=MasteringDisplay(
+        primaries=((35400, 14600), (8500, 39850), (6550, 2300)), white_point=(15635, 16450),
+        luminance=(50, 40_000_000),
+    ),
+    content_light=ContentLight(max_content=1000, max_average=400),
 )  # fmt: skip
 LIMIT = 120  # seconds; only a fault of the client or the worker comes near
 
@@ -70,8 +82,16 @@ def packet_file(extradata: bytes, packets: list[Packet]) -> bytes:
 
 
 def format_numbers(f: VideoFormat) -> list[int]:
+    hdr = [0] * 12
+    if f.mastering:
+        points = (*f.mastering.primaries, f.mastering.white_point, f.mastering.luminance)
+        hdr[:10] = [value for point in points for value in point]
+    if f.content_light:
+        hdr[10:] = [f.content_light.max_content, f.content_light.max_average]
+    known = bool(f.mastering) + 2 * bool(f.content_light)
     return [f.width, f.height, f.bit_depth, *f.sample_aspect_ratio, f.color_primaries, f.color_trc,
-            f.colorspace, f.color_range, f.chroma_location, f.rotation]  # fmt: skip
+            f.colorspace, f.color_range, f.chroma_location, f.rotation, int(f.mirrored),
+            int(f.field_order), known, *hdr]  # fmt: skip
 
 
 def line(frame: Frame, f: VideoFormat) -> str:
@@ -87,7 +107,7 @@ def line(frame: Frame, f: VideoFormat) -> str:
 
 def decode(extradata: bytes | None, packets: list[Packet]) -> tuple[list[Frame], Decoder]:
     """What vcfilter.Decoder makes of packets, those that it refuses left out."""
-    decoder = Decoder(extradata, threads=1, device="cpu")
+    decoder = Decoder(extradata, runtime=RUNTIME)
     frames = []
     for packet in [*packets, None]:
         with contextlib.suppress(BitstreamError):
@@ -95,21 +115,21 @@ def decode(extradata: bytes | None, packets: list[Packet]) -> tuple[list[Frame],
     return frames, decoder
 
 
-def make(folder: Path, video_format: VideoFormat, count: int) -> Material:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the workers: pixels may depend on it in their rounding
-    try:
-        frames = clip(count, video_format, first_pts=-700, ticks=512)
-        encoder = Encoder(video_format, OPTIONS)
-        coded = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
-        decoded, _ = decode(encoder.extradata, coded)
-    finally:
-        torch.set_num_threads(threads)
+def make(
+    folder: Path, video_format: VideoFormat, count: int, forced: tuple[int, ...] = ()
+) -> Material:
+    frames = clip(count, video_format, first_pts=-700, ticks=512)
+    encoder = Encoder(video_format, OPTIONS, runtime=RUNTIME)
+    coded = []
+    for n, frame in enumerate(frames):
+        coded += encoder.encode(frame, force_key=n in forced)
+    coded += encoder.encode(None)
+    decoded, _ = decode(encoder.extradata, coded)
     folder.mkdir(exist_ok=True)
-    data = struct.pack("=11i", *format_numbers(video_format))
-    for f in frames:
+    data = struct.pack("=26I", *format_numbers(video_format))
+    for n, f in enumerate(frames):
         planes = b"".join(plane.tobytes() for plane in f.planes)
-        data += struct.pack("=qq", f.pts, f.duration) + planes
+        data += struct.pack("=qqB", f.pts, f.duration, n in forced) + planes
     (folder / "frames").write_bytes(data)
     (folder / "packets").write_bytes(packet_file(encoder.extradata, coded))
     return Material(
@@ -324,10 +344,7 @@ def test_damage_is_told_and_left_out_as_in_python(
     data = bytearray(packets[damaged].data)
     data[len(data) // 2] ^= 0x20
     packets[damaged] = replace(packets[damaged], data=bytes(data))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     frames, decoder = decode(material.extradata, packets)
-    torch.set_num_threads(threads)
     path = material.with_packets("damaged", packets)
     done = run(client, "decode", path, path=warm.path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -358,13 +375,14 @@ def test_another_model_is_refused_when_opening(
     client: Path, warm: Warm, material: Material
 ) -> None:
     header = bytearray(material.extradata[:-2])
-    header[5] ^= 1
+    header[8] ^= 1
     header += (zlib.crc32(bytes(header)) & 0xFFFF).to_bytes(2, "big")
     path = material.folder / "foreign"
     path.write_bytes(packet_file(bytes(header), material.coded))
     done = run(client, "decode", path, path=warm.path)
     assert done.returncode == 1
-    assert done.stdout.startswith("error -5 the stream needs the model ")
+    assert done.stdout.startswith("error -5 ")
+    assert header[6:14].hex() in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -372,9 +390,11 @@ def test_another_model_is_refused_when_opening(
     [
         ("qp=77", "qp 77 is outside 0 to 63"),
         ("speed=3", "setting 'speed' is not one of qp, quality,"),
-        ("qp", "setting qp cannot be ''"),
-        ("frame_rate=1/0", "setting frame_rate cannot be '1/0'"),
-        ("scenecut=2", "setting scenecut cannot be '2'"),
+        ("qp", "setting 'qp' has no value: write qp=VALUE"),
+        ("frame_rate=1/0", "frame_rate '1/0' is not a number"),
+        ("frame_rate=1e30000000", "frame_rate '1e30000000' is not a number"),
+        ("scenecut=2", "scenecut '2' is not yes or no"),
+        ("model=/etc/passwd", "the model is chosen by the worker's command"),
         ("qp=30:bitrate=100000", "qp and bitrate exclude each other"),
     ],
 )
@@ -389,7 +409,7 @@ def test_settings_are_checked(
 def test_formats_are_checked(client: Path, warm: Warm, tmp_path: Path) -> None:
     for numbers in ([15, 48, 8], [64, 48, 12], [4096, 4096, 8]):
         path = tmp_path / "frames"
-        path.write_bytes(struct.pack("=11i", *numbers, 1, 1, 2, 2, 2, 0, 0, 0))
+        path.write_bytes(struct.pack("=26i", *numbers, 1, 1, 2, 2, 2, *[0] * 18))
         done = run(client, "encode", path, "", path=warm.path)
         assert done.stderr.startswith("error -6 ")
 
@@ -398,9 +418,10 @@ def test_a_frame_out_of_order_is_refused_and_the_rest_goes_on(
     client: Path, warm: Warm, material: Material, tmp_path: Path
 ) -> None:
     data = material.frames.read_bytes()
-    size = 16 + 64 * 48 * 3 // 2
+    head, size = 104, 17 + 64 * 48 * 3 // 2
     path = tmp_path / "frames"
-    path.write_bytes(data[: 44 + 3 * size] + data[44 : 44 + size] + data[44 + 3 * size :])
+    third = head + 3 * size
+    path.write_bytes(data[:third] + data[head : head + size] + data[third:])
     done = subprocess.run(
         [str(client), "encode", str(path), SETTINGS],
         env=environment("", "/no/worker", warm.path), capture_output=True, timeout=LIMIT,
@@ -440,6 +461,7 @@ def test_a_worker_that_is_killed(client: Path, material: Material, mark: str) ->
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs(client: Path, material: Material, mark: str) -> None:
     process = started(client, material, mark, "-t", "8000")
     worker = worker_of(process)
@@ -461,7 +483,7 @@ def fake(tmp_path: Path, body: str) -> str:
         "def hear():\n"
         "    size, kind, stream = struct.unpack('<III', s.recv(12, socket.MSG_WAITALL))\n"
         "    return kind, stream, s.recv(size, socket.MSG_WAITALL) if size else b''\n"
-        "def greet(version=1):\n"
+        "def greet(version=2):\n"
         "    hear(); say(16, 0, b'VCFW' + struct.pack('<I', version) + b'fake 7')\n" + body
     )
     return f"{shlex.quote(sys.executable)} -S {script}"
@@ -470,12 +492,12 @@ def fake(tmp_path: Path, body: str) -> str:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("greet(2)\nhear()\n", "error -4 the codec worker (fake 7) speaks version 2 of the"),
-        ("s.sendall(b'Python 3.11.2 (main)\\n' * 9)\nhear()\n", "error -4 the codec worker talks"),
-        ("greet()\nhear()\nsay(99, 1)\nhear()\n", "error -4 the codec worker talks non"),
-        ("greet()\nsay(19, 1, bytes(32))\nhear()\nhear()\n", "error -4 the codec worker talks"),
-        ("greet()\nhear()\nsay(20, 1, bytes(25))\nhear()\n", "error -4 the codec worker talks"),
-        ("greet()\ns.sendall(b'\\xff' * 12)\nhear()\n", "error -4 the codec worker talks"),
+        ("greet(3)\nhear()\n", "error -4 the codec worker (fake 7) speaks version 3 of the"),
+        ("s.sendall(b'Python 3.11.2 (main)\\n' * 9)\nhear()\n", "error -4 the codec worker sent a"),
+        ("greet()\nhear()\nsay(99, 1)\nhear()\n", "error -4 the codec worker broke the"),
+        ("greet()\nsay(19, 1, bytes(32))\nhear()\nhear()\n", "error -4 the codec worker broke the"),
+        ("greet()\nhear()\nsay(20, 1, bytes(25))\nhear()\n", "error -4 the codec worker broke the"),
+        ("greet()\ns.sendall(b'\\xff' * 12)\nhear()\n", "error -4 the codec worker sent a"),
         ("sys.exit(3)\n", "error -1 the codec worker ({}) ended with status 3 before it answ"),
         ("greet()\nhear()\nos.kill(os.getpid(), 9)\n", "error -2 the codec worker was ended by"),
         ("time.sleep(99)\n", "error -3 the codec worker gave no sign of life for 700 ms"),
@@ -497,6 +519,152 @@ def test_workers_that_are_none(
     assert done.returncode == 1
     assert done.stdout.startswith(expected.format(command))
     assert "Sanitizer" not in done.stderr
+
+
+HOSTILE = """
+def shared(size):
+    import fcntl
+    fd = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return fd
+def memory(count, size, fd, *places):
+    body = struct.pack('<8I', count, size, *(places or (0, 64, 4096, 64, 6144, 64)))
+    socket.send_fds(s, [struct.pack('<III', len(body), 19, 1) + body], [fd])
+def format(**other):
+    numbers = dict(width=64, height=48, depth=8, num=0, den=1, p=2, t=2, m=2, r=0, c=0, rot=0,
+                   mir=0, order=0, known=0)
+    numbers.update(other)
+    say(18, 1, struct.pack('<26i', *numbers.values(), *[0] * 12))
+def done(ahead=1):
+    say(22, 1, struct.pack('<IIIi', 0, 0, ahead, 0))
+"""
+DECODER = (
+    HOSTILE
+    + """
+greet(); hear()
+format(); memory(2, 8192, shared(16384)); say(17, 1, struct.pack('<I', 1))
+hear()
+def frame(slot, flags=1):
+    say(20, 1, struct.pack('<IIqqB', 0, slot, 0, 0, flags))
+"""
+)
+ENCODER = (
+    HOSTILE
+    + """
+greet(); hear()
+memory(2, 8192, shared(16384)); say(17, 1, struct.pack('<I', 1) + b'extradata')
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        ("frame(1); done(); memory(2, 0x7fff0000, shared(16384))", 1),
+        ("frame(1); done(); memory(1 << 10, 0xffffffff, shared(16384), 4096, 64, 0, 64, 0, 64)", 1),
+        ("frame(1); done(); format(width=128)", 1),
+        ("frame(1); done(); format(order=6)", 1),
+        ("frame(1); done(); format(den=0)", 1),
+        ("frame(1); done(); format(width=4096, height=4096)", 1),
+        ("frame(2)", 0),
+        ("frame(0, 4)", 0),
+        ("s.sendall(2 * struct.pack('<IIIIIqqB', 25, 20, 1, 0, 1, 0, 0, 1))", 1),
+        ("s.sendall(2 * struct.pack('<IIIIIIi', 16, 22, 1, 0, 0, 1, 0))", 0),
+        ("done(4096)", 0),
+        ("say(21, 1, bytes(40))", 0),
+    ],
+)  # fmt: skip
+def test_hostile_workers_of_a_decoder(
+    client: Path, material: Material, tmp_path: Path, mark: str, body: str, lines: int
+) -> None:
+    """What the worker sends may end the stream; it never makes the client touch foreign memory."""
+    command = fake(tmp_path, DECODER + body + "\nhear()\nhear()\n")
+    done = run(client, "-t", 20000, "decode", material.packets, command=command, mark=mark)
+    assert (done.returncode, done.stderr) == (1, "")
+    *frames, last = done.stdout.splitlines()
+    assert len(frames) <= lines  # one that came before may be shown, whole
+    assert all(line.startswith("frame 0 0 1 64x48 8 0/1") for line in frames)
+    assert last.startswith("error -4 the codec worker broke the protocol")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "memory(2, 0x7fff0000, shared(16384))",
+        "hear(); say(24, 1, bytes(4)); done(); memory(2, 0x7fff0000, shared(16384))",
+        "hear(); say(24, 1, struct.pack('<I', 2))",
+        "say(24, 1, bytes(4))",
+        "hear(); say(20, 1, bytes(25))",
+        "hear(); say(21, 1, bytes(16))",
+    ],
+)
+def test_hostile_workers_of_an_encoder(
+    client: Path, material: Material, tmp_path: Path, mark: str, body: str
+) -> None:
+    command = fake(tmp_path, ENCODER + body + "\nhear()\nhear()\nhear()\n")
+    done = run(client, "-t", 20000, "encode", material.frames, "", command=command, mark=mark)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error -4 the codec worker broke the protocol")
+    assert "Sanitizer" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        "memory(3, 8192, shared(16384))",
+        "memory(2, 8191, shared(16384), 0, 64, 4096, 64, 6657, 64)",
+        "memory(2, 8192, shared(16384), 0, 63, 4096, 64, 6144, 64)",
+        "memory(2, 8192, shared(16384), 0, 0x80000000, 4096, 64, 6144, 64)",
+        "memory(2, 8192, shared(16384), 0xffffffff, 64, 4096, 64, 6144, 64)",
+        "memory(2, 8192, os.memfd_create('unsealed'))",
+        "memory(2, 8192, os.open('/dev/null', 0))",
+        "memory(0, 8192, shared(16384))",
+        "memory(1025, 1, shared(16384))",
+    ],
+)
+def test_memory_that_does_not_hold_what_it_should(
+    client: Path, material: Material, tmp_path: Path, mark: str, memory: str
+) -> None:
+    body = HOSTILE + f"greet(); hear()\nformat()\n{memory}\nhear()\n"
+    command = fake(tmp_path, body)
+    done = run(client, "-t", 20000, "decode", material.packets, command=command, mark=mark)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("error -4 the codec worker broke the protocol (message 19 of 32")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("hostile") / "hostile_worker"
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1",
+             "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # fmt: skip
+    sources = [ROOT / "tests/c/hostile_worker.c", *SOURCES[1:]]
+    words = ["gcc", *flags, f"-I{SOURCES[1].parent}", *map(str, sources), "-o", str(target)]
+    subprocess.run([*words, "-pthread"], check=True)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seed"), [(600, 1), (600, 2), pytest.param(8000, 3, marks=pytest.mark.slow)]
+)
+def test_workers_that_send_random_messages(
+    hostile: Path, tmp_path: Path, rounds: int, seed: int
+) -> None:
+    words = [str(hostile), str(tmp_path / "socket"), str(rounds), str(seed)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3 * LIMIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout.split("received ")[1]) > rounds // 3  # much of it was plausible
+
+
+def test_a_keyframe_can_be_asked_for(client: Path, warm: Warm, tmp_path: Path) -> None:
+    forced = make(tmp_path, SMALL, 8, forced=(2, 6))
+    assert [n for n, packet in enumerate(forced.coded) if packet.is_keyframe] == [0, 2, 6]
+    coded = subprocess.run(
+        [str(client), "encode", str(forced.frames), SETTINGS],
+        env=environment("", "/no/worker", warm.path), capture_output=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert (coded.returncode, coded.stderr) == (0, b"")
+    assert coded.stdout == forced.packets.read_bytes()
 
 
 def test_no_worker_at_all(client: Path, material: Material, mark: str) -> None:
@@ -555,18 +723,20 @@ def test_a_hundred_opens_leave_nothing(plain_client: Path, material: Material, m
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdin is not None
-    seen = []
+    seen: list[tuple[int, ...]] = []
     for _ in range(2):
         _, opened, descriptors, resident = process.stdout.readline().split()
         folder = Path(f"/proc/{worker_of(process)}")
         # What was closed last is taken down by its own thread; then one stream's memory is left.
         assert wait_until(lambda folder=folder: maps_of(folder) == 1, 5)
-        assert wait_until(lambda folder=folder: len(os.listdir(folder / "task")) < 6, 5)
+        most = seen[0][6] if seen else 16
+        assert wait_until(lambda f=folder, n=most: len(os.listdir(f / "task")) <= n, 5)
+        time.sleep(1)
         memory = int((folder / "statm").read_text().split()[1]) * 4
         maps = maps_of(folder)
         seen.append(
             (int(opened), int(descriptors), len(os.listdir(folder / "fd")), maps,
-             int(resident), memory)
+             int(resident), memory, len(os.listdir(folder / "task")))
         )  # fmt: skip
         process.stdin.write("\n")
         process.stdin.flush()
@@ -587,11 +757,10 @@ def test_a_hundred_starts_leave_nothing(
     script = tmp_path / "light.py"
     script.write_text(
         "from types import SimpleNamespace\n"
-        "from vcfilter.worker import server as worker\n"
-        "from vcfilter.codec import decoder\n"
-        "decoder.spare_core = lambda model: False\n"  # asking costs an import of torch
-        f"model = SimpleNamespace(model_id={Decoder(device='cpu')._model.model_id!r})\n"
-        "worker.serve_standard_input(SimpleNamespace(model=lambda: model))\n"
+        "from vcfilter.worker import server\n"
+        "codec = SimpleNamespace(video_format=None)\n"
+        "codecs = SimpleNamespace(decoder=lambda extradata: codec, encoder=None)\n"
+        "server.serve_standard_input(codecs)\n"
     )
     command = f"{shlex.quote(sys.executable)} {script}"
     done = run(plain_client, "-n", "opens", material.packets, 100, command=command, mark=mark)
@@ -637,6 +806,129 @@ def test_another_user_is_turned_away(warm: Warm) -> None:
             folder.chmod(mode)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Light:
+    """A worker that listens and has no networks: its encoders and decoders code nothing."""
+
+    process: subprocess.Popen[bytes]
+    path: Path
+    log: Path
+
+    def connect(self) -> socket.socket:
+        found = socket.socket(socket.AF_UNIX)
+        found.settimeout(20)
+        found.connect(str(self.path))
+        return found
+
+    def greet(self) -> socket.socket:
+        """A client that was welcomed."""
+        found = self.connect()
+        found.sendall(struct.pack("<III", 8, 1, 0) + b"VCFW" + struct.pack("<I", 2))
+        size, kind, _ = struct.unpack("<III", found.recv(12, socket.MSG_WAITALL))
+        assert (kind, found.recv(size, socket.MSG_WAITALL)[:4]) == (16, b"VCFW")
+        return found
+
+
+@pytest.fixture
+def light(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Light]:
+    """The parameter is Python code that is run before, with the module `server` at hand."""
+    path, log = tmp_path / "socket", tmp_path / "log"
+    code = (
+        "import logging, resource, sys\n"
+        "from types import SimpleNamespace\n"
+        "from vcfilter.worker import connection, server\n"
+        "clients = 64\n"
+        "logging.basicConfig(format='%(message)s')\n"
+        f"{request.param}\n"
+        "codec = SimpleNamespace(video_format=None)\n"
+        "codecs = SimpleNamespace(\n"
+        "    load=lambda: None, decoder=lambda extradata: codec, encoder=None)\n"
+        "server.listen(sys.argv[1], codecs, clients)\n"
+    )
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], env=environment("light", ""), stderr=errors
+        )
+    assert wait_until(path.exists, LIMIT)
+    yield Light(process=process, path=path, log=log)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.wait(10)
+
+
+FEW = "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))"
+
+
+@pytest.mark.parametrize("light", [FEW], indirect=True)
+def test_a_worker_out_of_descriptors_serves_on(light: Light) -> None:
+    first = light.greet()
+    silent = [light.connect() for _ in range(40)]  # more than it can take
+    assert wait_until(lambda: b"no client can be let in" in light.log.read_bytes())
+    first.sendall(struct.pack("<III", 0, 2, 1))  # OPEN_DECODER
+    assert struct.unpack("<III", first.recv(12, socket.MSG_WAITALL))[1] == 17  # OPENED
+    for each in silent:
+        each.close()
+    light.greet().close()
+    first.close()
+    assert light.process.poll() is None
+
+
+@pytest.mark.parametrize("light", ["connection.HELLO_SECONDS = 0.5"], indirect=True)
+@pytest.mark.parametrize("words", [b"", b"\x08\0\0\0\x01\0\0\0\0\0\0\0VC"])
+def test_a_client_has_to_greet_in_time(light: Light, words: bytes) -> None:
+    greeted = light.greet()
+    with light.connect() as slow:
+        slow.sendall(words)
+        began = time.monotonic()
+        assert slow.recv(1) == b""
+        assert 0.3 < time.monotonic() - began < 10
+    time.sleep(0.7)  # what was welcomed may be silent for longer
+    greeted.sendall(struct.pack("<III", 0, 2, 1))
+    assert struct.unpack("<III", greeted.recv(12, socket.MSG_WAITALL))[1] == 17
+    greeted.close()
+
+
+@pytest.mark.parametrize("light", ["clients = 2"], indirect=True)
+def test_clients_beyond_the_limit_are_told(light: Light, client: Path, material: Material) -> None:
+    inside = [light.greet(), light.greet()]
+    done = run(client, "decode", material.packets, path=light.path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("error -1 the codec worker at ")
+    assert done.stdout.endswith(" has 2 clients: try again later\n")
+    inside.pop().close()
+    assert wait_until(lambda: _welcome(light))
+    inside.pop().close()
+
+
+def _welcome(light: Light) -> bool:
+    try:
+        light.greet().close()
+    except (AssertionError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("light", ["server.CHECK_SECONDS = 0.2"], indirect=True)
+def test_a_worker_whose_socket_is_gone_ends_once_idle(light: Light) -> None:
+    inside = light.greet()
+    light.path.unlink()
+    time.sleep(0.8)
+    assert light.process.poll() is None
+    inside.close()
+    assert light.process.wait(10) == 0
+    assert b"was removed or is another worker's" in light.log.read_bytes()
+
+
+def test_a_warm_worker_that_hangs_is_given_up(
+    client: Path, material: Material, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "socket"))
+        hung.listen(8)
+        done = run(client, "-t", 700, "decode", material.packets, path=tmp_path / "socket")
+    assert done.stdout.startswith("error -3 the codec worker gave no sign of life for 700 ms")
+
+
 def test_a_second_worker_does_not_take_a_socket(warm: Warm) -> None:
     done = subprocess.run(
         [*shlex.split(WORKER), "--listen", str(warm.path)],
@@ -648,16 +940,16 @@ def test_a_second_worker_does_not_take_a_socket(warm: Warm) -> None:
 
 def test_a_dead_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     from vcfilter.errors import ConfigError
-    from vcfilter.worker.server import _bind
+    from vcfilter.worker.server import bind
 
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    _bind(str(path)).close()
+    bind(str(path)).close()
     path.unlink()
     path.write_text("mine")
     with pytest.raises(ConfigError, match="is no socket"):
-        _bind(str(path))
+        bind(str(path))
     assert path.read_text() == "mine"
 
 

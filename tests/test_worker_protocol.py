@@ -18,35 +18,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_model import FakeModel
+from fake_worker import FakeCodecs
 from synthetic import clip
 
-from vcfilter.codec import Encoder
+from vcfilter.codec import Decoder, Encoder
 from vcfilter.errors import ConfigError
-from vcfilter.frames import VideoFormat
-from vcfilter.options import EncoderOptions
-from vcfilter.worker.protocol import Channel, Kind, ProtocolError, read_format, write_format
-from vcfilter.worker.server import Connection, Models, peer_uid
-from vcfilter.worker.streams import INBOX_MAX, parse_settings
+from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
+from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.worker import streams
+from vcfilter.worker.connection import Codecs, Connection
+from vcfilter.worker.protocol import (
+    FORMAT_BYTES,
+    INBOX_MAX,
+    STREAMS_MAX,
+    Channel,
+    Kind,
+    ProtocolError,
+    read_format,
+    write_format,
+)
+from vcfilter.worker.server import peer_uid
+from vcfilter.worker.streams import parse_settings
 
 SMALL = VideoFormat(width=48, height=32)
-HELLO = b"VCFW" + struct.pack("<I", 1)
+HELLO = b"VCFW" + struct.pack("<I", 2)
 
 
-class FakeModels(Models):
-    """Gives a model that can be made to take its time."""
+class SlowCodecs(FakeCodecs):
+    """Codecs that can be made to take their time."""
 
-    def __init__(self) -> None:
-        super().__init__(None, "cpu", 0)
-        self.given = FakeModel()
-        self.wait = 0.0
-        self.busy = False
+    wait = 0.0
+    busy = False
 
-    def model(self) -> FakeModel:  # type: ignore[override]
+    def decoder(self, extradata: bytes) -> Decoder:
         end = time.monotonic() + self.wait
         while time.monotonic() < end:
             if not self.busy:
                 time.sleep(0.2)
-        return self.given
+        return super().decoder(extradata)
 
 
 class Client:
@@ -55,7 +64,7 @@ class Client:
     def __init__(self) -> None:
         self.socket, served = socket.socketpair()
         self.socket.settimeout(20)
-        self.models = FakeModels()
+        self.codecs = SlowCodecs()
         self.error: ProtocolError | None = None
         self.descriptors: list[int] = []
         self._thread = threading.Thread(target=self._serve, args=(served,))
@@ -63,7 +72,7 @@ class Client:
 
     def _serve(self, served: socket.socket) -> None:
         try:
-            Connection(Channel(served), self.models).serve()
+            Connection(Channel(served), self.codecs).serve()
         except ProtocolError as error:
             self.error = error
 
@@ -93,7 +102,7 @@ class Client:
         return body
 
     def failure(self) -> str:
-        """What the worker says about nonsense; it has hung up then."""
+        """What the worker says of a client that breaks the protocol; it has hung up then."""
         with pytest.raises((EOFError, ConnectionError)):
             while True:
                 self.hear()
@@ -124,7 +133,7 @@ def greeted(client: Client) -> Client:
 
 
 def test_a_decoder_from_the_first_to_the_last_message(greeted: Client) -> None:
-    """The conversation that docs/worker.md shows."""
+    """The conversation that docs/reference/worker.md shows."""
     encoder = Encoder(SMALL, EncoderOptions(keyint=3), model=FakeModel())
     frames = clip(4, SMALL)
     packets = [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
@@ -166,14 +175,14 @@ def test_a_decoder_from_the_first_to_the_last_message(greeted: Client) -> None:
     [
         ((Kind.OPEN_DECODER, 1, b""), "stream 1 was opened twice"),
         ((Kind.SEND_PACKET, 1, b"short"), "SEND_PACKET is malformed"),
-        ((Kind.SEND_FRAME, 1, bytes(20)), "SEND_FRAME was sent to a decoder"),
-        ((Kind.RELEASE, 1, bytes(4)), "slot 0 was released, which nobody held"),
+        ((Kind.SEND_FRAME, 1, bytes(21)), "SEND_FRAME was sent to a decoder"),
+        ((Kind.RELEASE, 1, bytes(4)), "slot 0 was released, which was not given out"),
         ((Kind.DRAIN, 2, b""), "DRAIN was sent to stream 2, not open"),
         ((Kind.FRAME, 1, b""), "FRAME was sent to a decoder"),
         ((77, 1, b""), "unknown kind 77"),
     ],
 )
-def test_nonsense_ends_the_connection(
+def test_a_broken_protocol_ends_the_connection(
     greeted: Client, message: tuple[int, int, bytes], reason: str
 ) -> None:
     greeted.say(Kind.OPEN_DECODER, 1)
@@ -188,28 +197,105 @@ def test_absurd_lengths_are_not_read(greeted: Client) -> None:
 
 
 def test_a_stream_takes_only_so_much(greeted: Client) -> None:
-    greeted.models.wait = 3
+    greeted.codecs.wait = 3
     greeted.say(Kind.OPEN_DECODER, 1)
     for _ in range(INBOX_MAX + 1):
         greeted.say(Kind.DRAIN, 1)
     assert "messages wait on stream 1" in greeted.failure()
 
 
+def test_a_stream_takes_only_so_many_bytes(
+    greeted: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "INBOX_BYTES_MAX", 1000)
+    greeted.codecs.wait = 3
+    greeted.say(Kind.OPEN_DECODER, 1)
+    for _ in range(2):
+        greeted.say(Kind.SEND_PACKET, 1, struct.pack("<qqB", 0, 0, 1) + bytes(500))
+    greeted.say(Kind.FLUSH, 1, struct.pack("<I", 1))  # forgets them
+    for _ in range(3):
+        greeted.say(Kind.SEND_PACKET, 1, struct.pack("<qqB", 0, 0, 1) + bytes(500))
+    assert greeted.failure() == "more than 1000 bytes wait on stream 1"
+
+
+def test_a_client_has_only_so_many_streams(greeted: Client) -> None:
+    for stream in range(1, STREAMS_MAX + 1):
+        greeted.say(Kind.OPEN_DECODER, stream)
+    for _ in range(STREAMS_MAX):
+        greeted.expect(Kind.OPENED)
+    greeted.say(Kind.CLOSE, 1)
+    greeted.say(Kind.OPEN_DECODER, STREAMS_MAX + 1)
+    greeted.expect(Kind.OPENED)
+    greeted.say(Kind.OPEN_DECODER, STREAMS_MAX + 2)
+    assert greeted.failure() == f"the client has more than {STREAMS_MAX} open streams"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"short", f"a format has 5 bytes, not {FORMAT_BYTES}"),
+        (write_format(SMALL) + b"qp=\xff", "settings are not UTF-8"),
+        (write_format(SMALL) + b"frame_rate=1e30000000", "frame_rate '1e30000000' is not"),
+    ],
+)
+def test_a_wish_that_is_refused_has_an_honest_status(
+    greeted: Client, body: bytes, reason: str
+) -> None:
+    greeted.say(Kind.OPEN_ENCODER, 1, body)
+    found = greeted.expect(Kind.FAILED)
+    assert struct.unpack_from("<i", found)[0] == -6
+    assert found[4:].startswith(reason.encode())
+
+
+def test_a_frame_can_be_made_a_keyframe(greeted: Client) -> None:
+    greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL) + b"scenecut=0")
+    greeted.expect(Kind.MEMORY)
+    greeted.expect(Kind.OPENED)
+    for n in range(5):
+        greeted.say(Kind.SEND_FRAME, 1, struct.pack("<IqqB", n % 4, n, 1, n == 3))
+    greeted.say(Kind.DRAIN, 1)
+    keys = []
+    while (heard := greeted.hear())[0] is not Kind.DRAINED:
+        if heard[0] is Kind.PACKET:
+            pts, _, key = struct.unpack_from("<qqB", heard[2])
+            keys.append((pts, key))
+    assert keys == [(0, 1), (1, 0), (2, 0), (3, 1), (4, 0)]
+
+
 def test_a_slot_that_is_none_ends_the_stream_alone(greeted: Client) -> None:
     greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL))
     greeted.expect(Kind.MEMORY)
     greeted.expect(Kind.OPENED)
-    greeted.say(Kind.SEND_FRAME, 1, struct.pack("<Iqq", 1 << 20, 0, 0))
+    greeted.say(Kind.SEND_FRAME, 1, struct.pack("<IqqB", 1 << 20, 0, 0, 0))
     status, text = struct.unpack_from("<i", body := greeted.expect(Kind.FAILED))[0], body[4:]
-    assert (status, text) == (-8, b"there is no slot 1048576")
+    assert (status, text) == (-6, b"slot 1048576 is outside 0 to 31")
     greeted.say(Kind.OPEN_DECODER, 2)
     greeted.expect(Kind.OPENED)
+
+
+@pytest.mark.parametrize(
+    ("structure", "encoder_ahead", "decoder_ahead"),
+    [("random-access", 30, 2), ("low-delay", 1, 1), ("intra", 1, 2)],
+)
+def test_how_much_is_sent_ahead(
+    greeted: Client, structure: str, encoder_ahead: int, decoder_ahead: int
+) -> None:
+    """Nothing where each frame leaves at once, else two segments, so that coding never waits."""
+    settings = f"structure={structure}:keyint=13".encode()
+    greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL) + settings)
+    greeted.expect(Kind.MEMORY)
+    opened = greeted.expect(Kind.OPENED)
+    assert struct.unpack_from("<I", opened) == (encoder_ahead,)
+    greeted.say(Kind.OPEN_DECODER, 2, opened[4:])
+    greeted.expect(Kind.FORMAT)
+    greeted.expect(Kind.MEMORY)
+    assert struct.unpack("<I", greeted.expect(Kind.OPENED)) == (decoder_ahead,)
 
 
 def test_an_error_of_the_codec_ends_the_stream_alone(greeted: Client) -> None:
     encoder = Encoder(SMALL, EncoderOptions(), model=FakeModel())
     (packet,) = [p for frame in [*clip(1, SMALL), None] for p in encoder.encode(frame)]
-    greeted.models.given.explode = RuntimeError("the device\nis gone")
+    greeted.codecs.model.explode = RuntimeError("the device\nis gone")
     greeted.say(Kind.OPEN_DECODER, 1)
     greeted.expect(Kind.OPENED)
     greeted.say(Kind.SEND_PACKET, 1, struct.pack("<qqB", 0, 0, 1) + packet.data)
@@ -218,20 +304,21 @@ def test_an_error_of_the_codec_ends_the_stream_alone(greeted: Client) -> None:
     assert body[4:] == b"RuntimeError: the device is gone"
 
 
-@pytest.mark.parametrize("body", [b"VCFW" + struct.pack("<I", 2), b"HTTP/1.1", b"VCF"])
+@pytest.mark.parametrize("body", [b"VCFW" + struct.pack("<I", 1), b"HTTP/1.1", b"VCF"])
 def test_other_clients_are_told_apart(client: Client, body: bytes) -> None:
     client.say(Kind.HELLO, 0, body)
     if body[:4] == b"VCFW":
         assert client.expect(Kind.WELCOME)[:8] == HELLO  # so that it can tell its user
-        assert "version 2 of the protocol, this worker version 1" in client.failure()
+        assert "version 1 of the protocol, this worker version 2" in client.failure()
     else:
         assert "does not speak" in client.failure()
 
 
+@pytest.mark.slow
 def test_who_works_shows_life_and_who_hangs_does_not(greeted: Client) -> None:
     counts = []
     for stream, busy in enumerate((True, False), 1):
-        greeted.models.wait, greeted.models.busy = 3.5, busy
+        greeted.codecs.wait, greeted.codecs.busy = 3.5, busy
         greeted.say(Kind.OPEN_DECODER, stream)
         kinds = [greeted.hear()[0]]
         while kinds[-1] is not Kind.OPENED:
@@ -242,7 +329,9 @@ def test_who_works_shows_life_and_who_hangs_does_not(greeted: Client) -> None:
 
 
 def test_examples_of_the_documentation(client: Client) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "worker.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "worker.md").read_text(
+        encoding="utf-8"
+    )
     hello, welcome = re.findall(r"(?m)^(?:[0-9a-f]{2} +)+[0-9a-f]{2}$", text)
     client.socket.sendall(bytes.fromhex(hello))
     assert client.hear() == (Kind.WELCOME, 0, bytes.fromhex(welcome)[12:])
@@ -250,24 +339,72 @@ def test_examples_of_the_documentation(client: Client) -> None:
 
 
 def test_the_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = []
+    """Streams that open at once wait for the one that loads; the store keeps what it loaded."""
+    loading, most = 0, 0
 
-    def load(weights: str | None, device: str, threads: int) -> FakeModel:
+    def load(name: str | None, runtime: Runtime) -> FakeModel:
+        nonlocal loading, most
+        assert (name, runtime.device) == ("some model", "cpu")
+        loading += 1
+        most = max(most, loading)
         time.sleep(0.1)
-        loads.append((weights, device, threads))
+        loading -= 1
         return FakeModel()
 
-    monkeypatch.setattr("vcfilter.codec.engine.load_model", load)
-    models = Models("some.weights", "cpu", 0)
-    found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(models.model())) for _ in range(4)]
+    monkeypatch.setattr("vcfilter.codec.runtime.load_model", load)
+    monkeypatch.setattr("vcfilter.codec.decoder.load_model", load)
+    codecs = Codecs(Runtime(device="cpu"), "some model")
+    threads = [threading.Thread(target=codecs.decoder, args=(b"",)) for _ in range(4)]
+    threads.append(threading.Thread(target=codecs.load))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert loads == [("some.weights", "cpu", 0)]
-    assert len(found) == 4
-    assert len(set(map(id, found))) == 1
+    assert most == 1
+
+
+def test_formats_pass_whole() -> None:
+    full = VideoFormat(
+        width=64, height=48, bit_depth=10, sample_aspect_ratio=(4, 3), color_primaries=9,
+        color_trc=16, colorspace=9, color_range=1, chroma_location=3, rotation=270, mirrored=True,
+        field_order=FieldOrder.BOTTOM_FIRST,
+        mastering=MasteringDisplay(
+            primaries=((35400, 14600), (8500, 39850), (6550, 2300)), white_point=(15635, 16450),
+            luminance=(1, (1 << 32) - 1),
+        ),
+        content_light=ContentLight(max_content=65535, max_average=400),
+    )  # fmt: skip
+    data = write_format(full)
+    assert len(data) == FORMAT_BYTES
+    assert read_format(data) == full
+    assert struct.unpack("<13i13I", data)[:14] == (
+        64, 48, 10, 4, 3, 9, 16, 9, 1, 3, 270, 1, 3, 3,
+    )  # fmt: skip
+    assert struct.unpack("<13i13I", data)[14:] == (
+        35400, 14600, 8500, 39850, 6550, 2300, 15635, 16450, 1, (1 << 32) - 1, 65535, 400,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (0, 15, "width 15"), (0, 5000, "width 5000"), (2, 9, "bit depth 9"),
+        (5, 256, "color_primaries 256"), (8, 3, "color_range 3"), (10, 45, "rotation 45"),
+        (11, 2, "mirrored 2"), (12, 6, "field_order 6"), (12, -1, "field_order -1"),
+    ],
+)  # fmt: skip
+def test_formats_beyond_their_bounds_are_refused(place: int, value: int, reason: str) -> None:
+    numbers = list(struct.unpack("<26i", write_format(SMALL)))
+    numbers[place] = value
+    with pytest.raises(ConfigError, match=reason):
+        read_format(struct.pack("<26i", *numbers))
+
+
+def test_static_metadata_beyond_their_bounds_are_unknown() -> None:
+    numbers = list(struct.unpack("<26i", write_format(SMALL)))
+    numbers[13:] = [3, 60000, *[1] * 7, 5, 5, 70000, 1]
+    found = read_format(struct.pack("<26i", *numbers))
+    assert (found.mastering, found.content_light) == (None, None)
 
 
 def test_sample_aspect_ratios_of_any_client() -> None:
@@ -275,14 +412,14 @@ def test_sample_aspect_ratios_of_any_client() -> None:
         ((12, 11), (12, 11)), ((0, 0), (0, 1)), ((7, 0), (0, 1)), ((-4, 3), (0, 1)),
         ((400000, 300000), (4, 3)), ((1 << 30, 1), (0, 1)),
     ]:  # fmt: skip
-        found = read_format(struct.pack("<11i", 64, 48, 8, *given, 2, 2, 2, 0, 0, 0))
+        found = read_format(struct.pack("<26i", 64, 48, 8, *given, 2, 2, 2, *[0] * 18))
         assert found.sample_aspect_ratio == kept
 
 
 def test_settings() -> None:
-    assert parse_settings("") == EncoderOptions()
+    assert parse_settings(b"") == EncoderOptions()
     assert parse_settings(
-        "bitrate=90000:keyint=30:scenecut=0:frame_rate=30000/1001:preset=fast"
+        b"keyint=3:bitrate=90000:keyint=30:scenecut=0:frame_rate=30000/1001:preset=fast"
     ) == (
         EncoderOptions(
             bitrate=90000,
@@ -293,7 +430,9 @@ def test_settings() -> None:
         )
     )
     with pytest.raises(ConfigError, match="'weights' is not one of"):
-        parse_settings("weights=/etc/passwd")
+        parse_settings(b"weights=/etc/passwd")
+    with pytest.raises(ConfigError, match="chosen by the worker's command"):
+        parse_settings(b"model=/etc/passwd")
 
 
 def test_the_kernel_knows_who_is_there() -> None:

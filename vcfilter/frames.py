@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,12 @@ class ContentLight:
                 raise ConfigError(f"content light level {value} is outside 0 to 65535")
 
 
+_NUMBERS = (
+    *("width", "height", "bit_depth", "color_primaries", "color_trc", "colorspace"),
+    *("color_range", "chroma_location", "rotation", "field_order"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFormat:
     """What every frame of one video stream has in common.
@@ -106,7 +113,7 @@ class VideoFormat:
         content_light: how bright its content is, if known.
 
     Raises:
-        ConfigError: a value is outside these bounds.
+        ConfigError: a value is outside these bounds, or of another type.
     """
 
     width: int
@@ -125,6 +132,7 @@ class VideoFormat:
     content_light: ContentLight | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("width", "height"):
             side = getattr(self, name)
             if not MIN_SIDE <= side <= MAX_SIDE:
@@ -149,6 +157,27 @@ class VideoFormat:
             raise ConfigError(f"rotation {self.rotation} is not 0, 90, 180 or 270")
         if self.field_order not in set(FieldOrder):
             raise ConfigError(f"field_order {self.field_order} is outside 0 to 5")
+
+    def _check_types(self) -> None:
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ConfigError(f"{name} {value!r} is not a whole number")
+        ratio = self.sample_aspect_ratio
+        if not (
+            isinstance(ratio, tuple)
+            and len(ratio) == 2
+            and all(isinstance(part, Integral) for part in ratio)
+        ):
+            raise ConfigError(f"sample_aspect_ratio {ratio!r} is not a pair of whole numbers")
+        for name, kind in (
+            ("mirrored", bool),
+            ("mastering", MasteringDisplay | None),
+            ("content_light", ContentLight | None),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} {value!r} is of another type than it has to be")
 
     @property
     def chroma_size(self) -> tuple[int, int]:
@@ -202,7 +231,7 @@ class Packet:
     """One coded frame. Packets follow each other in display order (pts = dts).
 
     Args:
-        data: the packet's bytes (docs/bitstream.md).
+        data: the packet's bytes (docs/reference/bitstream.md).
         pts: presentation time in ticks of the stream's time base.
         duration: in the same ticks; 0 when unknown.
         is_keyframe: decoding can start here.

@@ -6,13 +6,30 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from numbers import Rational
 from typing import Any
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
 
-KEYINT_MAX = 64
+KEYINT_MAX = 1 << 30
+STRUCTURES = ("random-access", "low-delay", "intra")
+TUNES: dict[str, dict[str, Any]] = {
+    "psnr": {},  # what is always aimed at
+    "zerolatency": {"structure": "low-delay"},
+}
+"""Settings that a word stands for; each can be set otherwise beside it."""
+_SYNONYMS = {
+    "g": "keyint",
+    "keyint_min": "min_keyint",
+    "bf": "bframes",
+    "b": "bitrate",
+    "vbv_maxrate": "maxrate",
+    "vbv_bufsize": "bufsize",
+}
+"""Names that FFmpeg, x264 and x265 have for options; "-" may stand for "_"."""
+BFRAMES = (0, 1, 3, 7, 15, 31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +41,15 @@ class Runtime:
         threads: threads of the networks; 0 leaves it to PyTorch.
 
     Raises:
-        ConfigError: threads is negative.
+        ConfigError: a value is of another type, or threads is negative.
     """
 
     device: str = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:
+        _check_type("device", self.device, str, "a text")
+        _check_type("threads", self.threads, int, "a whole number")
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads} is negative")
 
@@ -42,10 +61,18 @@ class DecoderOptions:
     Args:
         strict: damage is an error, not a dropped frame.
         model: name, id or path of a model; None takes the one that the stream names.
+
+    Raises:
+        ConfigError: a value is of another type.
     """
 
     strict: bool = False
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_type("strict", self.strict, bool, "yes or no")
+        if self.model is not None:
+            _check_type("model", self.model, str, "a text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +117,18 @@ class EncoderOptions:
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the picture track, at least 1000.
-        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 64.
-        scenecut: end a segment early where the scene changes.
+        maxrate, bufsize: bits per second that a receiver gets, and bits that its buffer holds: no
+            packet asks for more than has arrived. Both or neither, at least 1000.
+        keyint: largest distance between keyframes in frames, 1 (all keyframes) to 2^30.
+        min_keyint: smallest distance at which a scene cut makes a keyframe.
+        scenecut: a keyframe is set where the scene changes.
+        open_gop: the last frames of a GOP may refer to the keyframe after it.
+        structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
+        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: by what frames show.
+        ltr: low delay: every so many frames one is coded from the last such one alone, so that
+            losses heal there; a multiple of 4, 0: never.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
-        threads: threads of the networks; 0 leaves it to PyTorch.
-        device: a PyTorch device name; "auto" takes CUDA where there is one.
-        weights: path of a weights file; None takes the shipped model.
         model: name, id or path of a model; None takes the default one.
 
     Raises:
@@ -106,19 +138,23 @@ class EncoderOptions:
     qp: int | None = None
     quality: float | None = None
     bitrate: int | None = None
+    maxrate: int | None = None
+    bufsize: int | None = None
     keyint: int = 12
+    min_keyint: int = 1
     scenecut: bool = True
+    open_gop: bool = True
+    structure: str = "random-access"
+    bframes: int | None = None
+    ltr: int = 0
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
-    threads: int = 0
-    device: str = "auto"
-    weights: str | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
         for name in _KINDS:
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name not in _MAY_BE_NONE:
                 _check_kind(name, value)
         given = [n for n in ("qp", "quality", "bitrate") if getattr(self, n) is not None]
         if len(given) > 1:
@@ -129,33 +165,58 @@ class EncoderOptions:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
             raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        if (self.maxrate is None) != (self.bufsize is None):
+            raise ConfigError("maxrate and bufsize belong together: give both or neither")
+        for name in ("maxrate", "bufsize"):
+            value = getattr(self, name)
+            if value is not None and value < 1000:
+                raise ConfigError(f"{name} {value} is below 1000 bits")
         if not 1 <= self.keyint <= KEYINT_MAX:
             raise ConfigError(f"keyint {self.keyint} is outside 1 to {KEYINT_MAX}")
+        if not 1 <= self.min_keyint <= self.keyint:
+            raise ConfigError(f"min_keyint {self.min_keyint} is outside 1 to keyint {self.keyint}")
+        if self.structure not in STRUCTURES:
+            raise ConfigError(f"structure {self.structure!r} is not one of {', '.join(STRUCTURES)}")
+        if self.bframes is not None and self.bframes not in BFRAMES:
+            raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
+        if self.ltr < 0 or self.ltr % 4 or self.ltr > 128:
+            raise ConfigError(f"ltr {self.ltr} is no multiple of 4 from 0 to 128")
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
-        if self.frame_rate <= 0:
-            raise ConfigError(f"frame rate {self.frame_rate} is not positive")
-        if self.threads < 0:
-            raise ConfigError(f"threads {self.threads} is negative")
+        if not 0 < self.frame_rate < inf:
+            raise ConfigError(f"frame rate {self.frame_rate} is not positive and finite")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:
         """Options from texts, as the command line, the worker and FFmpeg's plugin have them.
 
         Args:
-            settings: by the names of the fields; texts as people write them ("800k"), or values.
+            settings: by the names of the fields, or those that x264, x265 and FFmpeg have for
+                them; "tune" stands for several; texts as people write them ("800k"), or values.
 
         Raises:
             ConfigError: a name is unknown, or a value is not what it must be.
         """
         values: dict[str, Any] = {}
-        for name, value in settings.items():
+        named: dict[str, Any] = {}
+        for given, value in settings.items():
+            name = given.replace("-", "_")
+            name = _SYNONYMS.get(name, name)
+            if name in named:
+                raise ConfigError(f"setting {name!r} is given twice, the second time as {given!r}")
+            named[name] = value
+        tune = named.pop("tune", None)
+        if tune is not None:
+            if not isinstance(tune, str) or tune not in TUNES:
+                raise ConfigError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
+            named = {**TUNES[tune], **named}
+        for name, value in named.items():
             if name not in _KINDS:
                 raise ConfigError(f"setting {name!r} is not one of {', '.join(_KINDS)}")
             kind, read = _KINDS[name]
             try:
                 values[name] = read(value) if isinstance(value, str) else value
-            except (ValueError, ZeroDivisionError, OverflowError):
+            except (LookupError, ValueError, ZeroDivisionError, OverflowError):
                 raise ConfigError(f"{name} {value!r} is not {kind}") from None
         return cls(**values)
 
@@ -190,6 +251,12 @@ def _flag(text: str) -> bool:
     }[text.strip().lower()]  # fmt: skip
 
 
+def _check_type(name: str, value: object, kind: type, text: str) -> None:
+    """Raise ConfigError unless a value is of a type; a bool is no int."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} {value!r} is not {text}")
+
+
 def _check_kind(name: str, value: object) -> None:
     """Raise ConfigError unless an option's value is of the type that its field has."""
     kind = _KINDS[name][0]
@@ -208,10 +275,18 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "qp": ("a whole number", _whole),
     "quality": ("a number", lambda text: float(_decimal(text))),
     "bitrate": ("a bitrate like 800000 or 800k", bitrate),
+    "maxrate": ("a bitrate like 800000 or 800k", bitrate),
+    "bufsize": ("a bitrate like 800000 or 800k", bitrate),
     "keyint": ("a whole number", _whole),
+    "min_keyint": ("a whole number", _whole),
     "scenecut": ("yes or no", _flag),
+    "open_gop": ("yes or no", _flag),
+    "structure": ("a text", str),
+    "bframes": ("a whole number", _whole),
+    "ltr": ("a whole number", _whole),
     "preset": ("a text", str),
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),
 }
 """Of each option that a text may set: what it must be, and how it is read."""
+_MAY_BE_NONE = {"qp", "quality", "bitrate", "maxrate", "bufsize", "bframes", "model"}

@@ -42,37 +42,14 @@ target=$(cd "$target" && pwd)
 work=$target/build
 mkdir -p "$work"
 
-# The package is fetched with an apt of our own, so that no deb-src line need be in the system's.
-fetch() {
-    command -v apt-get >/dev/null && command -v dpkg-source >/dev/null ||
-        fail "apt-get and dpkg-source are needed; elsewhere give --source" 3
-    # shellcheck disable=SC1091
-    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
+if [ -z "$source" ]; then
+    source=$work/source
     if [ -z "$package" ]; then
         package=$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null || true)
     fi
-    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-    rm -f "$work"/ffmpeg_*.dsc
-    mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
-    for release in $suite trixie; do
-        echo "deb-src $mirror/debian $release main"
-        echo "deb-src $mirror/debian-security $release-security main"
-    done | sort -u >"$work/apt/sources.list"
-    set -- -qq -o Dir::Etc::sourcelist="$work/apt/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::State::lists="$work/apt/lists" -o Dir::Cache="$work/apt/cache" -o APT::Sandbox::User= \
-        -o Acquire::Retries=1 -o Acquire::http::Timeout=20
-    if ! apt-get "$@" update ||
-        ! (cd "$work" && apt-get "$@" source --download-only "ffmpeg${package:+=$package}"); then
-        fail "the source package of ffmpeg ${package:-} is not at $mirror; give --package or --source" 3
-    fi
-    echo "$package" >"$work/package"
-}
-
-if [ -z "$source" ]; then
-    source=$work/source
-    if [ "$(cat "$work/package" 2>/dev/null || echo none)" != \
-        "${package:-$(dpkg-query -W -f='${source:Version}' ffmpeg 2>/dev/null)}" ]; then
-        fetch
+    if [ "$(cat "$work/package" 2>/dev/null || echo none)" != "$package" ]; then
+        sh "$here/fetch.sh" "$work" "$package"
+        echo "$package" >"$work/package"
         rm -rf "$source"
     fi
     # A tree that was registered in another way is unpacked anew.
@@ -91,9 +68,9 @@ if [ "$what" = tools ]; then
         --disable-network --enable-zlib \
         --enable-decoder=libvcfilter,h264,hevc,vp9,mpeg2video,mpeg4,mjpeg,rawvideo,wrapped_avframe,ffv1,png \
         --enable-decoder=aac,ac3,mp3,flac,opus,vorbis,pcm_s16le,pcm_s24le,pcm_f32le \
-        --enable-encoder=libvcfilter,mpeg4,aac,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
-        --enable-demuxer=vcf,matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
-        --enable-muxer=vcf,matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
+        --enable-encoder=libvcfilter,mpeg4,aac,ac3,flac,pcm_s16le,rawvideo,wrapped_avframe,ffv1,png \
+        --enable-demuxer=matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
+        --enable-muxer=matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
         --enable-parser=h264,hevc,vp9,mpegvideo,mpeg4video,aac,ac3,flac,opus,vorbis,mpegaudio \
         --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,vp9_superframe_split,aac_adtstoasc,extract_extradata \
         --enable-protocol=file,pipe,fd --enable-indev=lavfi \

@@ -4,6 +4,7 @@
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
  */
 
+#include "vcf_sequence.h"
 #include "vcf_worker.h"
 
 #include "libavutil/display.h"
@@ -11,16 +12,16 @@
 #include "libavutil/frame.h"
 #include "libavutil/imgutils.h"
 #include "libavutil/internal.h"
+#include "libavutil/mastering_display_metadata.h"
 #include "libavutil/opt.h"
-#include "libavutil/version.h"
+#include "libavutil/pixdesc.h"
 
 #include "avcodec.h"
 #include "codec_internal.h"
 #include "decode.h"
 #include "internal.h"
 #include "libvcfilter.h"
-#include "vcf_sequence.h"
-#include "version.h"
+#include "libvcfilter_compat.h"
 
 /* A packet that the worker has; props holds everything but its bytes. */
 typedef struct SentPacket {
@@ -39,26 +40,32 @@ typedef struct LibVcfilterDecContext {
     int64_t next_id;
     int draining;
     int ended;         /* drained to the last frame: the end is told until a flush */
+    enum AVPictureType inter_type; /* what frames are called that are not keyframes */
     int complaint;     /* error about single packets, not told yet */
     int failure;       /* error that ended the stream, for every packet to come */
 } LibVcfilterDecContext;
 
-static int libvcfilter_use_format(AVCodecContext *avctx, const VcfSequence *sequence)
+static int libvcfilter_use_format(AVCodecContext *avctx, const VcfFormat *format)
 {
     int ret = 0;
 
-    if (avctx->width != sequence->width || avctx->height != sequence->height)
-        ret = ff_set_dimensions(avctx, sequence->width, sequence->height);
+    if (avctx->width != format->width || avctx->height != format->height)
+        ret = ff_set_dimensions(avctx, format->width, format->height);
     if (ret < 0)
         return ret;
-    avctx->pix_fmt                = sequence->pix_fmt;
-    avctx->color_primaries        = sequence->color_primaries;
-    avctx->color_trc              = sequence->color_trc;
-    avctx->colorspace             = sequence->color_space;
-    avctx->color_range            = sequence->color_range;
-    avctx->chroma_sample_location = sequence->chroma_location;
-    if (sequence->sample_aspect_ratio.num)
-        ff_set_sar(avctx, sequence->sample_aspect_ratio);
+    avctx->pix_fmt = format->bit_depth == 8 ? AV_PIX_FMT_YUV420P : AV_PIX_FMT_YUV420P10LE;
+    /* Numbers that this libavutil has no name for become "unspecified". */
+    avctx->color_primaries = av_color_primaries_name(format->color_primaries)
+                                 ? format->color_primaries : AVCOL_PRI_UNSPECIFIED;
+    avctx->color_trc = av_color_transfer_name(format->color_trc) ? format->color_trc
+                                                                 : AVCOL_TRC_UNSPECIFIED;
+    avctx->colorspace = av_color_space_name(format->color_space) ? format->color_space
+                                                                 : AVCOL_SPC_UNSPECIFIED;
+    avctx->color_range            = format->color_range;
+    avctx->chroma_sample_location = format->chroma_location;
+    avctx->field_order            = format->field_order;
+    if (format->sar_num)
+        ff_set_sar(avctx, (AVRational){ format->sar_num, format->sar_den });
     return 0;
 }
 
@@ -67,27 +74,38 @@ static av_cold int libvcfilter_decode_init(AVCodecContext *avctx)
 {
     LibVcfilterDecContext *vcf = avctx->priv_data;
     VcfSequence sequence;
-    int ret;
+    enum VcfSequenceStatus status;
 
     vcf->pkt  = av_packet_alloc();
     vcf->sent = av_fifo_alloc2(16, sizeof(SentPacket), AV_FIFO_FLAG_AUTO_GROW);
+    vcf->inter_type = AV_PICTURE_TYPE_B;
     if (!vcf->pkt || !vcf->sent)
         return AVERROR(ENOMEM);
 
     if (avctx->extradata_size > 0) {
-        ret = vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size);
-        if (ret == AVERROR_PATCHWELCOME) {
+        status = vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size);
+        if (status == VCF_SEQUENCE_OTHER_VERSION) {
             av_log(avctx, AV_LOG_ERROR,
                    "The stream has bitstream version %d, this decoder reads version %d: "
                    "another release of vcfilter is needed\n",
-                   avctx->extradata[4], VCF_SEQUENCE_VERSION);
-            return ret;
+                   vcf_sequence_version(avctx->extradata, avctx->extradata_size),
+                   VCF_SEQUENCE_VERSION);
+            return AVERROR_PATCHWELCOME;
         }
-        if (ret < 0) { /* keyframes bring the header too */
+        if (status != VCF_SEQUENCE_OK) { /* keyframes bring the header too */
             av_log(avctx, AV_LOG_WARNING, "Damaged extradata, waiting for a keyframe\n");
             return 0;
         }
-        return libvcfilter_use_format(avctx, &sequence);
+        /* has_b_frames stays 0: packets stand in display order, and with another value libavformat
+         * would take away the pts of those that have only one time stamp. */
+        avctx->delay = sequence.reorder;
+        av_log(avctx, AV_LOG_VERBOSE,
+               "Model %s, %d quality levels, %d reference slots, reach %d, %d frames of delay\n",
+               sequence.name, sequence.quality_levels, sequence.slots, sequence.reach,
+               sequence.reorder);
+        if (sequence.structure == VCF_LOW_DELAY)
+            vcf->inter_type = AV_PICTURE_TYPE_P;
+        return libvcfilter_use_format(avctx, &sequence.format);
     }
     return 0;
 }
@@ -97,7 +115,9 @@ static int libvcfilter_open(AVCodecContext *avctx)
     LibVcfilterDecContext *vcf = avctx->priv_data;
     const VcfWorkerOptions options = ff_libvcfilter_options(&vcf->worker);
     VcfSequence sequence;
-    int intact = vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size) >= 0;
+    int intact = avctx->extradata_size > 0 &&
+                 vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size) ==
+                     VCF_SEQUENCE_OK;
     int status = vcf_open_decoder(&vcf->stream, &options, intact ? avctx->extradata : NULL,
                                   intact ? avctx->extradata_size : 0);
 
@@ -128,71 +148,51 @@ static int libvcfilter_find_sent(LibVcfilterDecContext *vcf, int64_t id, SentPac
     return AVERROR_EXTERNAL;
 }
 
-static int libvcfilter_copy_props(AVCodecContext *avctx, AVFrame *frame, const SentPacket *sent)
+static AVRational libvcfilter_rational(uint32_t steps, int per_unit)
 {
-    const AVPacket *pkt = sent->props;
+    AVRational value;
 
-#if LIBAVCODEC_VERSION_MAJOR >= 61
-    int ret = ff_decode_frame_props_from_pkt(avctx, frame, pkt);
-    if (ret < 0)
-        return ret;
-#else
-    static const struct {
-        enum AVPacketSideDataType packet;
-        enum AVFrameSideDataType frame;
-    } side_data[] = {
-        { AV_PKT_DATA_DISPLAYMATRIX,              AV_FRAME_DATA_DISPLAYMATRIX },
-        { AV_PKT_DATA_SPHERICAL,                  AV_FRAME_DATA_SPHERICAL },
-        { AV_PKT_DATA_STEREO3D,                   AV_FRAME_DATA_STEREO3D },
-        { AV_PKT_DATA_MASTERING_DISPLAY_METADATA, AV_FRAME_DATA_MASTERING_DISPLAY_METADATA },
-        { AV_PKT_DATA_CONTENT_LIGHT_LEVEL,        AV_FRAME_DATA_CONTENT_LIGHT_LEVEL },
-        { AV_PKT_DATA_ICC_PROFILE,                AV_FRAME_DATA_ICC_PROFILE },
-    };
-
-    for (size_t i = 0; i < FF_ARRAY_ELEMS(side_data); i++) {
-        size_t size;
-        const uint8_t *data = av_packet_get_side_data(pkt, side_data[i].packet, &size);
-        AVFrameSideData *copy;
-
-        if (!data)
-            continue;
-        copy = av_frame_new_side_data(frame, side_data[i].frame, size);
-        if (!copy)
-            return AVERROR(ENOMEM);
-        memcpy(copy->data, data, size);
-    }
-    frame->pts     = pkt->pts;
-    frame->pkt_pos = pkt->pos;
-#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(57, 30, 100)
-    frame->duration = pkt->duration;
-#else
-    frame->pkt_duration = pkt->duration;
-#endif
-    if (pkt->flags & AV_PKT_FLAG_DISCARD)
-        frame->flags |= AV_FRAME_FLAG_DISCARD;
-#endif
-#if LIBAVCODEC_VERSION_MAJOR < 61 || FF_API_FRAME_PKT
-    FF_DISABLE_DEPRECATION_WARNINGS
-    frame->pkt_size = sent->size;
-    FF_ENABLE_DEPRECATION_WARNINGS
-#endif
-    frame->pkt_dts = pkt->dts;
-    if (frame->pts == AV_NOPTS_VALUE)
-        frame->pts = pkt->dts; /* display order: they are the same */
-    return 0;
+    av_reduce(&value.num, &value.den, steps, per_unit, INT_MAX);
+    return value;
 }
 
-static int libvcfilter_rotate(AVFrame *frame, int rotation)
+/* What the sequence header says and frames carry. What the container says goes first. */
+static int libvcfilter_add_side_data_of(AVFrame *frame, const VcfFormat *format)
 {
-    AVFrameSideData *matrix;
-
-    /* A matrix from the container goes first. */
-    if (!rotation || av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX))
-        return 0;
-    matrix = av_frame_new_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX, 9 * sizeof(int32_t));
-    if (!matrix)
-        return AVERROR(ENOMEM);
-    av_display_rotation_set((int32_t *)matrix->data, rotation);
+    if ((format->rotation || format->mirrored) &&
+        !av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX)) {
+        AVFrameSideData *side_data = av_frame_new_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX,
+                                                            9 * sizeof(int32_t));
+        int32_t *matrix;
+        if (!side_data)
+            return AVERROR(ENOMEM);
+        matrix = (int32_t *)side_data->data;
+        /* A flip comes last in a matrix, a mirrored picture is rotated after it. */
+        av_display_rotation_set(matrix, format->mirrored ? -format->rotation : format->rotation);
+        av_display_matrix_flip(matrix, format->mirrored, 0);
+    }
+    if (format->known & VCF_MASTERING &&
+        !av_frame_get_side_data(frame, AV_FRAME_DATA_MASTERING_DISPLAY_METADATA)) {
+        AVMasteringDisplayMetadata *to = av_mastering_display_metadata_create_side_data(frame);
+        if (!to)
+            return AVERROR(ENOMEM);
+        for (int axis = 0; axis < 2; axis++) {
+            for (int i = 0; i < 3; i++)
+                to->display_primaries[i][axis] = av_make_q(format->primaries[i][axis], 50000);
+            to->white_point[axis] = av_make_q(format->white_point[axis], 50000);
+        }
+        to->min_luminance = libvcfilter_rational(format->luminance[0], 10000);
+        to->max_luminance = libvcfilter_rational(format->luminance[1], 10000);
+        to->has_primaries = to->has_luminance = 1;
+    }
+    if (format->known & VCF_CONTENT_LIGHT &&
+        !av_frame_get_side_data(frame, AV_FRAME_DATA_CONTENT_LIGHT_LEVEL)) {
+        AVContentLightMetadata *to = av_content_light_metadata_create_side_data(frame);
+        if (!to)
+            return AVERROR(ENOMEM);
+        to->MaxCLL  = format->max_content;
+        to->MaxFALL = format->max_average;
+    }
     return 0;
 }
 
@@ -203,7 +203,6 @@ static int libvcfilter_output(AVCodecContext *avctx, AVFrame *frame, const VcfFr
     int linesize[4] = { decoded->linesize[0], decoded->linesize[1], decoded->linesize[2] };
     SentPacket sent;
     VcfFormat format;
-    VcfSequence sequence = { 0 };
     int ret = libvcfilter_find_sent(vcf, decoded->pts, &sent);
 
     if (ret < 0) {
@@ -215,35 +214,27 @@ static int libvcfilter_output(AVCodecContext *avctx, AVFrame *frame, const VcfFr
         vcf->failure = ret = ff_libvcfilter_error(avctx, vcf->stream, ret);
         goto end;
     }
-    sequence.width               = format.width;
-    sequence.height              = format.height;
-    sequence.pix_fmt             = format.bit_depth == 8 ? AV_PIX_FMT_YUV420P
-                                                         : AV_PIX_FMT_YUV420P10LE;
-    sequence.sample_aspect_ratio = (AVRational){ format.sar_num, format.sar_den };
-    sequence.color_range         = format.color_range;
-    sequence.chroma_location     = format.chroma_location;
-    vcf_sequence_colors(&sequence, format.color_primaries, format.color_trc, format.color_space);
-    ret = libvcfilter_use_format(avctx, &sequence);
+    ret = libvcfilter_use_format(avctx, &format);
     if (ret >= 0)
         ret = ff_get_buffer(avctx, frame, 0);
     if (ret >= 0)
-        ret = libvcfilter_copy_props(avctx, frame, &sent);
+        ret = libvcfilter_copy_props(avctx, frame, sent.props, sent.size);
     if (ret >= 0)
-        ret = libvcfilter_rotate(frame, format.rotation);
+        ret = libvcfilter_add_side_data_of(frame, &format);
     if (ret < 0)
         goto end;
 
+    if (frame->pts == AV_NOPTS_VALUE)
+        frame->pts = sent.props->dts; /* display order: they are the same */
     av_image_copy(frame->data, frame->linesize, planes, linesize, avctx->pix_fmt, avctx->width,
                   avctx->height);
-    frame->pict_type = decoded->key ? AV_PICTURE_TYPE_I : AV_PICTURE_TYPE_B;
-#ifdef AV_FRAME_FLAG_KEY
-    if (decoded->key)
-        frame->flags |= AV_FRAME_FLAG_KEY;
-    else
-        frame->flags &= ~AV_FRAME_FLAG_KEY;
-#else
-    frame->key_frame = decoded->key;
-#endif
+    frame->pict_type = decoded->key ? AV_PICTURE_TYPE_I : vcf->inter_type;
+    libvcfilter_set_key(frame, decoded->key);
+    if (format.field_order > AV_FIELD_PROGRESSIVE)
+        libvcfilter_set_interlaced(frame, format.field_order == AV_FIELD_TT ||
+                                              format.field_order == AV_FIELD_TB);
+    if (decoded->corrupt)
+        frame->flags |= AV_FRAME_FLAG_CORRUPT;
 end:
     av_packet_free(&sent.props);
     if (ret < 0)
@@ -263,7 +254,7 @@ static int libvcfilter_take_packet(AVCodecContext *avctx)
     if (ret < 0)
         return ret;
     if (!vcf->pkt->data || avctx->skip_frame >= AVDISCARD_ALL ||
-        (avctx->skip_frame >= AVDISCARD_NONKEY && !vcf_is_key(vcf->pkt->data, vcf->pkt->size)))
+        (avctx->skip_frame >= AVDISCARD_NONKEY && !(vcf->pkt->flags & AV_PKT_FLAG_KEY)))
         av_packet_unref(vcf->pkt);
     return 0;
 }
@@ -277,7 +268,7 @@ static int libvcfilter_send(AVCodecContext *avctx)
         .size     = pkt->size,
         .pts      = vcf->next_id,
         .duration = 0,
-        .key      = vcf_is_key(pkt->data, pkt->size),
+        .key      = !!(pkt->flags & AV_PKT_FLAG_KEY),
     };
     SentPacket sent = { .id = vcf->next_id, .size = pkt->size };
     int status = vcf_send_packet(vcf->stream, &packet), ret;

@@ -6,51 +6,166 @@
 
 #include "vcf_worker.h"
 
+#include "libavutil/avstring.h"
 #include "libavutil/bprint.h"
+#include "libavutil/dict.h"
+#include "libavutil/mastering_display_metadata.h"
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
 #include "libavutil/pixdesc.h"
-#include "libavutil/version.h"
 
 #include "avcodec.h"
 #include "codec_internal.h"
 #include "encode.h"
 #include "internal.h"
 #include "libvcfilter.h"
+#include "libvcfilter_compat.h"
 
 typedef struct LibVcfilterEncContext {
     const AVClass *class;
     LibVcfilterWorker worker;
+    char *preset, *tune;
     int qp;
     float quality;
     int scenecut;
-    int preset;
+    char *structure;
+    AVDictionary *params;
 
     VcfStream *stream;
     AVFrame *frame; /* taken from the caller and not sent yet, if it has a buffer */
     int draining;
 } LibVcfilterEncContext;
 
-static const char *const preset_names[] = { "ultrafast", "fast", "medium", "slow", "veryslow" };
+#define OFFSET(x) offsetof(LibVcfilterEncContext, x)
+#define VE AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_ENCODING_PARAM
 
-/* What the caller set, as the worker's client reads it. */
-static void libvcfilter_settings(const AVCodecContext *avctx, AVBPrint *settings)
+static const AVOption libvcfilter_encode_options[] = {
+    /* Down to "vcfilter-params": settings of the encoder, of the same name. Those that are not at
+     * their default are handed on as they are; values are checked by the worker. */
+    { "preset",   "How much is tried per inter frame: ultrafast fast medium slow veryslow",
+                                               OFFSET(preset),   AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
+    { "tune",     "What the settings are made for: psnr zerolatency",
+                                               OFFSET(tune),     AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
+    { "qp",       "Quantiser of keyframes, 0 finest; -1: 32 unless -quality or -b:v is given",
+                                               OFFSET(qp),       AV_OPT_TYPE_INT,    { .i64 = -1 },  -1, 63, VE },
+    { "quality",  "Constant quality: PSNR in dB to aim at, 20 to 60; 0: off",
+                                               OFFSET(quality),  AV_OPT_TYPE_FLOAT,  { .dbl = 0 },    0, 60, VE },
+    { "scenecut", "Begin a new segment where the scene changes",
+                                               OFFSET(scenecut), AV_OPT_TYPE_BOOL,   { .i64 = -1 },  -1,  1, VE },
+    { "structure", "How frames refer to each other: random-access low-delay intra",
+                                               OFFSET(structure), AV_OPT_TYPE_STRING, { .str = NULL }, 0, 0, VE },
+    { "vcfilter-params", "Any settings of the encoder: a :-separated list of key=value",
+                                               OFFSET(params),   AV_OPT_TYPE_DICT,   { .str = NULL }, 0,  0, VE },
+    LIBVCFILTER_WORKER_OPTIONS(LibVcfilterEncContext, VE),
+    { NULL },
+};
+
+/* Options that all encoders have: name, the value that means "not given", setting. */
+#define LIBVCFILTER_COMMON_OPTIONS(X)  \
+    X("b",          "0",  "bitrate")   \
+    X("maxrate",    "0",  "maxrate")   \
+    X("bufsize",    "0",  "bufsize")   \
+    X("g",          "-1", "keyint")    \
+    X("keyint_min", "-1", "min_keyint")\
+    X("bf",         "-1", "bframes")
+
+#define DEFAULT_ROW(name, unset, setting) { name, unset },
+#define SETTING_ROW(name, unset, setting) { name, unset, setting },
+
+static const FFCodecDefault libvcfilter_encode_defaults[] = {
+    LIBVCFILTER_COMMON_OPTIONS(DEFAULT_ROW)
+    { NULL },
+};
+
+static const struct {
+    const char *name, *unset, *setting;
+} libvcfilter_common_options[] = { LIBVCFILTER_COMMON_OPTIONS(SETTING_ROW) };
+
+static void libvcfilter_add_setting(AVBPrint *settings, const char *name, const char *value)
 {
-    const LibVcfilterEncContext *vcf = avctx->priv_data;
+    av_bprintf(settings, "%s%s=%s", settings->len ? ":" : "", name, value);
+}
 
-    av_bprintf(settings, "preset=%s", preset_names[vcf->preset]);
-    if (vcf->qp >= 0)
-        av_bprintf(settings, ":qp=%d", vcf->qp);
-    if (vcf->quality > 0)
-        av_bprintf(settings, ":quality=%.9g", vcf->quality);
-    if (avctx->bit_rate > 0)
-        av_bprintf(settings, ":bitrate=%"PRId64, avctx->bit_rate);
-    if (avctx->gop_size >= 0)
-        av_bprintf(settings, ":keyint=%d", FFMAX(avctx->gop_size, 1)); /* -g 0: keyframes alone */
-    if (vcf->scenecut >= 0)
-        av_bprintf(settings, ":scenecut=%d", vcf->scenecut);
+/* What the caller set, as the worker's client reads it; of settings given twice the last holds. */
+static int libvcfilter_settings(AVCodecContext *avctx, AVBPrint *settings)
+{
+    LibVcfilterEncContext *vcf = avctx->priv_data;
+    const AVDictionaryEntry *entry = NULL;
+    uint8_t *value;
+    int ret;
+
     if (avctx->framerate.num > 0 && avctx->framerate.den > 0)
-        av_bprintf(settings, ":frame_rate=%d/%d", avctx->framerate.num, avctx->framerate.den);
+        av_bprintf(settings, "frame_rate=%d/%d", avctx->framerate.num, avctx->framerate.den);
+    if (avctx->flags & AV_CODEC_FLAG_CLOSED_GOP)
+        libvcfilter_add_setting(settings, "open_gop", "0");
+    if (avctx->flags & AV_CODEC_FLAG_LOW_DELAY)
+        libvcfilter_add_setting(settings, "structure", "low-delay");
+    for (size_t i = 0; i < FF_ARRAY_ELEMS(libvcfilter_common_options); i++) {
+        const char *setting = libvcfilter_common_options[i].setting;
+        if ((ret = av_opt_get(avctx, libvcfilter_common_options[i].name, 0, &value)) < 0)
+            return ret;
+        if (strcmp(value, libvcfilter_common_options[i].unset))
+            libvcfilter_add_setting(settings, setting, /* -g 0: keyframes alone */
+                                    strcmp(setting, "keyint") || strcmp(value, "0") ? (char *)value
+                                                                                    : "1");
+        av_free(value);
+    }
+    for (const AVOption *o = libvcfilter_encode_options; o->offset != OFFSET(params); o++) {
+        if (av_opt_is_set_to_default(vcf, o))
+            continue;
+        if ((ret = av_opt_get(vcf, o->name, 0, &value)) < 0)
+            return ret;
+        libvcfilter_add_setting(settings, o->name, value);
+        av_free(value);
+    }
+    while ((entry = av_dict_get(vcf->params, "", entry, AV_DICT_IGNORE_SUFFIX)))
+        libvcfilter_add_setting(settings, entry->key, entry->value);
+    return av_bprint_is_complete(settings) ? 0 : AVERROR(ENOMEM);
+}
+
+static uint32_t libvcfilter_steps(AVRational value, int per_unit)
+{
+    const int64_t steps = value.den ? av_rescale(value.num, per_unit, value.den) : 0;
+
+    return av_clip64(steps, 0, UINT32_MAX);
+}
+
+/* Static HDR metadata of the source, for the sequence header and for the muxer. */
+static int libvcfilter_hdr(AVCodecContext *avctx, VcfFormat *format)
+{
+    const AVFrameSideData *display =
+        libvcfilter_source_side_data(avctx, AV_FRAME_DATA_MASTERING_DISPLAY_METADATA);
+    const AVFrameSideData *light =
+        libvcfilter_source_side_data(avctx, AV_FRAME_DATA_CONTENT_LIGHT_LEVEL);
+    int ret;
+
+    if (display) {
+        const AVMasteringDisplayMetadata *from = (const AVMasteringDisplayMetadata *)display->data;
+        if (from->has_primaries && from->has_luminance) {
+            for (int axis = 0; axis < 2; axis++) {
+                for (int i = 0; i < 3; i++)
+                    format->primaries[i][axis] =
+                        libvcfilter_steps(from->display_primaries[i][axis], 50000);
+                format->white_point[axis] = libvcfilter_steps(from->white_point[axis], 50000);
+            }
+            format->luminance[0] = libvcfilter_steps(from->min_luminance, 10000);
+            format->luminance[1] = libvcfilter_steps(from->max_luminance, 10000);
+            format->known |= VCF_MASTERING;
+        }
+        ret = libvcfilter_add_side_data(avctx, AV_PKT_DATA_MASTERING_DISPLAY_METADATA, display);
+        if (ret < 0)
+            return ret;
+    }
+    if (light) {
+        const AVContentLightMetadata *from = (const AVContentLightMetadata *)light->data;
+        format->max_content = FFMIN(from->MaxCLL, 65535);
+        format->max_average = FFMIN(from->MaxFALL, 65535);
+        format->known |= VCF_CONTENT_LIGHT;
+        ret = libvcfilter_add_side_data(avctx, AV_PKT_DATA_CONTENT_LIGHT_LEVEL, light);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
 }
 
 static av_cold int libvcfilter_encode_init(AVCodecContext *avctx)
@@ -58,7 +173,7 @@ static av_cold int libvcfilter_encode_init(AVCodecContext *avctx)
     LibVcfilterEncContext *vcf = avctx->priv_data;
     const VcfWorkerOptions options = ff_libvcfilter_options(&vcf->worker);
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(avctx->pix_fmt);
-    const VcfFormat format = {
+    VcfFormat format = {
         .width           = avctx->width,
         .height          = avctx->height,
         .bit_depth       = desc->comp[0].depth,
@@ -70,18 +185,26 @@ static av_cold int libvcfilter_encode_init(AVCodecContext *avctx)
         .color_range     = avctx->pix_fmt == AV_PIX_FMT_YUVJ420P ? AVCOL_RANGE_JPEG
                                                                  : avctx->color_range,
         .chroma_location = avctx->chroma_sample_location,
+        .field_order     = avctx->field_order,
     };
     AVBPrint settings;
     const uint8_t *header;
     size_t size;
-    int status;
+    int ret, status;
 
     vcf->frame = av_frame_alloc();
     if (!vcf->frame)
         return AVERROR(ENOMEM);
+    ret = libvcfilter_hdr(avctx, &format);
+    if (ret < 0)
+        return ret;
 
-    av_bprint_init(&settings, 0, AV_BPRINT_SIZE_AUTOMATIC);
-    libvcfilter_settings(avctx, &settings);
+    av_bprint_init(&settings, 0, AV_BPRINT_SIZE_UNLIMITED);
+    ret = libvcfilter_settings(avctx, &settings);
+    if (ret < 0) {
+        av_bprint_finalize(&settings, NULL);
+        return ret;
+    }
     status = vcf_open_encoder(&vcf->stream, &options, &format, settings.str);
     av_bprint_finalize(&settings, NULL);
     if (status < 0)
@@ -104,9 +227,8 @@ static int libvcfilter_send_frame(AVCodecContext *avctx)
     const AVFrame *src = vcf->frame;
     VcfFrame frame = {
         .pts      = src->pts,
-#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(57, 30, 100)
-        .duration = src->duration,
-#endif
+        .duration = libvcfilter_duration(src),
+        .key      = src->pict_type == AV_PICTURE_TYPE_I, /* as -force_key_frames asks */
         .data     = { src->data[0], src->data[1], src->data[2] },
         .linesize = { src->linesize[0], src->linesize[1], src->linesize[2] },
     };
@@ -171,39 +293,11 @@ static av_cold int libvcfilter_encode_close(AVCodecContext *avctx)
     return 0;
 }
 
-#define OFFSET(x) offsetof(LibVcfilterEncContext, x)
-#define VE AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_ENCODING_PARAM
-
-static const AVOption libvcfilter_encode_options[] = {
-    { "qp",        "Quantiser of keyframes, 0 finest; -1: 32 unless -quality or -b:v rules",
-                                                OFFSET(qp),       AV_OPT_TYPE_INT,   { .i64 = -1 }, -1, 63, VE },
-    { "quality",   "Constant quality: PSNR in dB to aim at, 20 to 60; 0: off",
-                                                OFFSET(quality),  AV_OPT_TYPE_FLOAT, { .dbl = 0 },   0, 60, VE },
-    { "scenecut",  "Begin a new segment where the scene changes",
-                                                OFFSET(scenecut), AV_OPT_TYPE_BOOL,  { .i64 = -1 }, -1,  1, VE },
-    { "preset",    "How much is tried per inter frame",
-                                                OFFSET(preset),   AV_OPT_TYPE_INT,   { .i64 = 2 },
-                                                0, FF_ARRAY_ELEMS(preset_names) - 1, VE, "preset" },
-    { "ultrafast", NULL, 0, AV_OPT_TYPE_CONST, { .i64 = 0 }, 0, 0, VE, "preset" },
-    { "fast",      NULL, 0, AV_OPT_TYPE_CONST, { .i64 = 1 }, 0, 0, VE, "preset" },
-    { "medium",    NULL, 0, AV_OPT_TYPE_CONST, { .i64 = 2 }, 0, 0, VE, "preset" },
-    { "slow",      NULL, 0, AV_OPT_TYPE_CONST, { .i64 = 3 }, 0, 0, VE, "preset" },
-    { "veryslow",  NULL, 0, AV_OPT_TYPE_CONST, { .i64 = 4 }, 0, 0, VE, "preset" },
-    LIBVCFILTER_WORKER_OPTIONS(LibVcfilterEncContext, VE),
-    { NULL },
-};
-
 static const AVClass libvcfilter_encode_class = {
     .class_name = "libvcfilter encoder",
     .item_name  = av_default_item_name,
     .option     = libvcfilter_encode_options,
     .version    = LIBAVUTIL_VERSION_INT,
-};
-
-static const FFCodecDefault libvcfilter_encode_defaults[] = {
-    { "b", "0"  },
-    { "g", "-1" },
-    { NULL },
 };
 
 const FFCodec ff_libvcfilter_encoder = {

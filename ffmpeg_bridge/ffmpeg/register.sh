@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts vcfilter into an FFmpeg source tree: copies the C files of this folder and adds the lines
-# that register codec, container and FourCC. For FFmpeg 5.1 to 7.1; running it again changes nothing.
+# that register the codec and its FourCC. For FFmpeg 5.1 to 7.1; running it again changes nothing.
 #   sh register.sh FFMPEG_SOURCE
 set -eu
 if [ $# -ne 1 ] || [ ! -f "$1/libavcodec/allcodecs.c" ]; then
@@ -18,7 +18,7 @@ place() {
 # insert FILE before|after FIXED-TEXT LINES: puts lines beside the first line with that text.
 insert() {
     case $(cat "$tree/$1") in *"$4"*) return 0 ;; esac
-    if grep -qE 'VCFILTER|libvcfilter|ff_vcf_|CONFIG_VCF_' "$tree/$1"; then
+    if grep -qE 'VCFILTER|libvcfilter' "$tree/$1"; then
         echo "register.sh: $1 holds lines of another vcfilter: unpack FFmpeg's source anew" >&2
         exit 1
     fi
@@ -42,8 +42,6 @@ insert() {
 for file in "$here"/libvcfilter*.[ch] "$here"/vcf_*.[ch]; do
     place "${file##*/}" libavcodec
 done
-place vcfdec.c libavformat
-place vcfenc.c libavformat
 
 # The number is fixed, so that it is the same in every version, and stays below the sound codecs.
 insert libavcodec/codec_id.h before '/* various PCM "codecs" */' \
@@ -62,20 +60,12 @@ insert libavcodec/allcodecs.c after 'ff_libtwolame_encoder;' \
     'extern const FFCodec ff_libvcfilter_encoder;
 extern const FFCodec ff_libvcfilter_decoder;'
 insert libavcodec/Makefile after 'OBJS-$(CONFIG_LIBTWOLAME_ENCODER)' \
-    'VCFILTER-OBJS = libvcfilter.o vcf_worker.o vcf_pool.o vcf_message.o vcf_stream.o vcf_process.o
+    'VCFILTER-OBJS = libvcfilter.o vcf_worker.o vcf_pool.o vcf_message.o vcf_stream.o vcf_process.o vcf_sequence.o
 OBJS-$(CONFIG_LIBVCFILTER_DECODER)        += libvcfilterdec.o $(VCFILTER-OBJS)
 OBJS-$(CONFIG_LIBVCFILTER_ENCODER)        += libvcfilterenc.o $(VCFILTER-OBJS)'
 insert configure after 'libtwolame_encoder_deps="libtwolame"' \
     'libvcfilter_decoder_deps="pthreads"
 libvcfilter_encoder_deps="pthreads"'
 
-# The types in these declarations differ between versions: take the neighbour's.
-demuxer=$(sed -n 's/\(.*\)ff_vc1_demuxer;.*/\1ff_vcf_demuxer;/p' "$tree/libavformat/allformats.c")
-muxer=$(sed -n 's/\(.*\)ff_vc1_muxer;.*/\1ff_vcf_muxer;/p' "$tree/libavformat/allformats.c")
-insert libavformat/allformats.c after 'ff_vc1_muxer;' "$demuxer
-$muxer"
-insert libavformat/Makefile after 'OBJS-$(CONFIG_VC1_MUXER)' \
-    'OBJS-$(CONFIG_VCF_DEMUXER)               += vcfdec.o
-OBJS-$(CONFIG_VCF_MUXER)                 += vcfenc.o'
 insert libavformat/riff.c before '{ AV_CODEC_ID_NONE,         0 }' \
     "    { AV_CODEC_ID_VCFILTER,     MKTAG('V', 'C', 'F', '1') },"

@@ -20,13 +20,17 @@
 #include <sys/types.h>
 #include <time.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
+#define GREETING_MS 10000 /* a warm worker answers at once: it has loaded its model */
 #define END_MS 2000 /* a worker whose socket is closed ends in milliseconds; then it is killed */
 #define HEAD_BYTES 12
-#define FORMAT_BYTES 44
+#define FORMAT_BYTES 104
 #define MESSAGE_MAX (8u * 4096u * 2304u + 8192u)
 #define TEXT_BYTES 512
 #define SLOTS_MAX 1024
+#define AHEAD_MAX 1024
+#define UNANSWERED_MAX 2048     /* more than AHEAD_MAX and a drain; a power of two */
+#define UNANSWERED_BYTES_MAX (128u << 20) /* the worker takes twice as much, docs/reference/worker.md */
 #define FDS_MAX 8
 
 enum Kind {
@@ -79,14 +83,14 @@ typedef struct Worker {
     int fd_count;
 } Worker;
 
-/* What the worker gave out and nobody received yet: a frame, a packet or an error. */
+/* What came from the worker and was not received yet: a frame, a packet or an error. */
 typedef struct Output {
     struct Output *next;
     int status; /* VCF_OK, or the error */
     int slot;   /* of a frame; -1 otherwise */
     uint32_t inputs; /* how many packets or frames it stands for */
     int64_t pts, duration;
-    int key;
+    int key, corrupt;
     VcfFormat format; /* of a frame */
     size_t size;
     uint8_t data[]; /* a packet, or the error's text with its final zero */
@@ -107,6 +111,9 @@ struct VcfStream {
     uint32_t epoch; /* how often it was flushed: answers from before are dropped */
     int64_t outstanding, unanswered; /* what was sent and has not come out; was not looked at */
     int64_t ahead;                   /* how many may be outstanding before one is given out */
+    uint32_t sizes[UNANSWERED_MAX];  /* of what is unanswered, a ring */
+    uint32_t oldest;                 /* place of the first one, not reduced to the ring */
+    uint64_t unanswered_bytes;
     int draining, drained;
     Output *first, **last, *held; /* held: what the caller looks at */
     int64_t queued;
@@ -169,6 +176,12 @@ void vcf_end_process(Worker *w);
 /* Notes a sentence about an error and gives the status back. */
 int vcf_complain(VcfStream *s, int status, const char *text);
 
+/* Counts something that is sent and not answered yet; takes the oldest answer into account; forgets
+ * all. The lock is held. */
+void vcf_count_sent(VcfStream *s, size_t size);
+void vcf_count_answer(VcfStream *s);
+void vcf_forget_sent(VcfStream *s);
+
 void vcf_write_format(uint8_t *p, const VcfFormat *format);
 
 /* Bytes per row and rows of a plane. */
@@ -177,8 +190,8 @@ void vcf_plane_size(const VcfFormat *format, int plane, size_t *bytes, size_t *r
 /* Maps shared memory, after a look at whether it holds what it should. 0 if it does not. */
 int vcf_map_memory(VcfStream *s, const uint8_t *body, int fd);
 
-/* Takes one message for a stream; 0 if it is nonsense. The worker's lock is held.
- * `stale` collects the slot of a frame that nobody wants any more. */
+/* Takes one message for a stream; 0 if it is not allowed. The worker's lock is held.
+ * `stale` collects the slot of a frame that is no longer wanted. */
 int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t size, int *stale);
 
 /* --- vcf_message.c --------------------------------------------------------------------------- */
@@ -193,7 +206,7 @@ void vcf_release_slot(VcfStream *s, int slot);
  * meanwhile. `began` is when the caller began to wait for what it needs. */
 void vcf_await_news(Worker *w, int64_t began, int timeout_ms);
 
-/* Closes the first descriptors that came and nobody took. */
+/* Closes the first descriptors that came and were not taken. */
 void vcf_drop_fds(Worker *w, int count);
 
 /* --- vcf_pool.c ------------------------------------------------------------------------------ */

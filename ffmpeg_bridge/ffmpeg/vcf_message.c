@@ -78,13 +78,17 @@ void vcf_drop_fds(Worker *w, int count)
     memmove(w->fds, w->fds + count, (size_t)w->fd_count * sizeof(*w->fds));
 }
 
-/* Takes one message; 0 if it is nonsense. The worker's lock is held. */
+/* Takes one message; 0 if it is not allowed. The worker's lock is held. */
 static int dispatch(Worker *w, uint32_t kind, uint32_t id, const uint8_t *body, size_t size,
                     VcfStream **owner, int *stale)
 {
     int good = 1;
     VcfStream *s = w->streams;
     if (!w->welcome) {
+        if (kind == FAILED && size >= 4) { /* it takes no more clients */
+            vcf_fail(w, VCF_ABSENT, "%.*s", (int)(size - 4 < 400 ? size - 4 : 400), body + 4);
+            return 1;
+        }
         if (kind != WELCOME || size < 8 || memcmp(body, "VCFW", 4))
             return 0;
         if (get32(body + 4) != PROTOCOL_VERSION) {
@@ -123,13 +127,14 @@ static void parse(Worker *w)
         VcfStream *owner = NULL;
         int stale = -1;
         if (size > MESSAGE_MAX) {
-            vcf_fail(w, VCF_PROTOCOL, "the codec worker talks nonsense: is it one of vcfilter?");
+            vcf_fail(w, VCF_PROTOCOL, "the codec worker sent a message of %u bytes, %u are allowed: "
+                     "is it one of vcfilter?", (unsigned)size, MESSAGE_MAX);
             return;
         }
         if (w->input_size - at - HEAD_BYTES < size)
             break;
         if (!dispatch(w, kind, id, head + HEAD_BYTES, size, &owner, &stale)) {
-            vcf_fail(w, VCF_PROTOCOL, "the codec worker talks nonsense (message %u of %u bytes): "
+            vcf_fail(w, VCF_PROTOCOL, "the codec worker broke the protocol (message %u of %u bytes): "
                      "is it one of vcfilter?", (unsigned)kind, (unsigned)size);
             return;
         }

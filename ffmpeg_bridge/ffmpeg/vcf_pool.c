@@ -93,6 +93,8 @@ static void start(Worker *w, int timeout_ms)
         vcf_launch(w);
     if (w->status < 0)
         return;
+    if (w->joined && timeout_ms > GREETING_MS)
+        timeout_ms = GREETING_MS;
     put32(hello + 4, PROTOCOL_VERSION);
     pthread_mutex_unlock(&w->lock);
     vcf_send_message(w, timeout_ms, HELLO, 0, hello, sizeof(hello), NULL, 0);

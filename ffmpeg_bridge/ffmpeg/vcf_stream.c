@@ -4,6 +4,7 @@
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
  */
 #include "vcf_internal.h"
+#include "vcf_sequence.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,8 +12,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-
-#define AHEAD_MAX 1024
 
 int vcf_complain(VcfStream *s, int status, const char *text)
 {
@@ -41,26 +40,64 @@ static Output *new_output(int status, size_t size)
     return output;
 }
 
+/* The 26 numbers of a format, in the protocol's order. */
+static void list_format(VcfFormat *format, void *number[26])
+{
+    void *const all[] = {
+        &format->width,           &format->height,          &format->bit_depth,
+        &format->sar_num,         &format->sar_den,         &format->color_primaries,
+        &format->color_trc,       &format->color_space,     &format->color_range,
+        &format->chroma_location, &format->rotation,        &format->mirrored,
+        &format->field_order,     &format->known,           &format->primaries[0][0],
+        &format->primaries[0][1], &format->primaries[1][0], &format->primaries[1][1],
+        &format->primaries[2][0], &format->primaries[2][1], &format->white_point[0],
+        &format->white_point[1],  &format->luminance[0],    &format->luminance[1],
+        &format->max_content,     &format->max_average,
+    };
+    memcpy(number, all, sizeof(all));
+}
+
 static int read_format(VcfFormat *format, const uint8_t *p)
 {
-    int *field[] = {&format->width, &format->height, &format->bit_depth, &format->sar_num,
-                    &format->sar_den, &format->color_primaries, &format->color_trc,
-                    &format->color_space, &format->color_range, &format->chroma_location,
-                    &format->rotation};
-    for (int i = 0; i < 11; i++)
-        *field[i] = (int)get32(p + 4 * i);
-    return format->width >= 16 && format->width <= 4096 && format->height >= 16 &&
-           format->height <= 4096 && (format->bit_depth == 8 || format->bit_depth == 10);
+    void *number[FORMAT_BYTES / 4];
+    list_format(format, number);
+    for (int i = 0; i < FORMAT_BYTES / 4; i++) {
+        uint32_t value = get32(p + 4 * i);
+        memcpy(number[i], &value, sizeof(value));
+    }
+    return vcf_format_allowed(format);
 }
 
 void vcf_write_format(uint8_t *p, const VcfFormat *format)
 {
-    const int field[] = {format->width, format->height, format->bit_depth, format->sar_num,
-                         format->sar_den, format->color_primaries, format->color_trc,
-                         format->color_space, format->color_range, format->chroma_location,
-                         format->rotation};
-    for (int i = 0; i < 11; i++)
-        p = put32(p, (uint32_t)field[i]);
+    VcfFormat copy = *format;
+    void *number[FORMAT_BYTES / 4];
+    list_format(&copy, number);
+    for (int i = 0; i < FORMAT_BYTES / 4; i++) {
+        uint32_t value;
+        memcpy(&value, number[i], sizeof(value));
+        p = put32(p, value);
+    }
+}
+
+void vcf_count_sent(VcfStream *s, size_t size)
+{
+    s->sizes[(s->oldest + (uint32_t)s->unanswered) % UNANSWERED_MAX] = (uint32_t)size;
+    s->unanswered++;
+    s->unanswered_bytes += size;
+}
+
+void vcf_count_answer(VcfStream *s)
+{
+    s->unanswered_bytes -= s->sizes[s->oldest % UNANSWERED_MAX];
+    s->oldest++;
+    s->unanswered--;
+}
+
+void vcf_forget_sent(VcfStream *s)
+{
+    s->unanswered = 0;
+    s->unanswered_bytes = 0;
 }
 
 /* Bytes per row and rows of a plane. */
@@ -71,34 +108,39 @@ void vcf_plane_size(const VcfFormat *format, int plane, size_t *bytes, size_t *r
     *rows = (size_t)((format->height + half) >> half);
 }
 
-/* Maps shared memory, after a look at whether it holds what it should. 0 if it does not. */
+/* Maps shared memory, after a look at whether it holds what it should. 0 if it does not; nothing of
+ * the stream has changed then. */
 int vcf_map_memory(VcfStream *s, const uint8_t *body, int fd)
 {
+    const uint32_t count = get32(body);
+    const size_t slot_size = get32(body + 4);
+    const uint64_t size = (uint64_t)count * slot_size;
+    const int seals = fcntl(fd, F_GET_SEALS);
+    uint32_t offset[3], row[3];
     struct stat found;
-    uint64_t size;
-    int seals = fcntl(fd, F_GET_SEALS);
-    uint32_t count = get32(body);
-    s->slot_size = get32(body + 4);
-    size = (uint64_t)count * s->slot_size;
+    void *memory;
+
     if (s->memory || !s->coming_known || !count || count > SLOTS_MAX || fstat(fd, &found) < 0 ||
-        seals < 0 || !(seals & F_SEAL_SHRINK) || size > (uint64_t)found.st_size)
+        seals < 0 || !(seals & F_SEAL_SHRINK) || found.st_size < 0 ||
+        size > (uint64_t)found.st_size || size > SIZE_MAX)
         return 0;
     for (int i = 0; i < 3; i++) {
         size_t bytes, rows;
         vcf_plane_size(&s->coming, i, &bytes, &rows);
-        s->offset[i] = get32(body + 8 + 8 * i);
-        s->row[i] = get32(body + 12 + 8 * i);
-        if (s->row[i] < bytes || s->row[i] > INT32_MAX ||
-            s->offset[i] + (uint64_t)s->row[i] * rows > s->slot_size)
+        offset[i] = get32(body + 8 + 8 * i);
+        row[i] = get32(body + 12 + 8 * i);
+        if (row[i] < bytes || row[i] > INT32_MAX || offset[i] + (uint64_t)row[i] * rows > slot_size)
             return 0;
     }
-    s->memory_size = (size_t)size;
-    s->memory = mmap(NULL, s->memory_size, s->encoder ? PROT_READ | PROT_WRITE : PROT_READ,
-                     MAP_SHARED, fd, 0);
-    if (s->memory == MAP_FAILED) {
-        s->memory = NULL;
+    memory = mmap(NULL, (size_t)size, s->encoder ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
+                  fd, 0);
+    if (memory == MAP_FAILED)
         return 0;
-    }
+    s->memory = memory;
+    s->memory_size = (size_t)size;
+    s->slot_size = slot_size;
+    memcpy(s->offset, offset, sizeof(offset));
+    memcpy(s->row, row, sizeof(row));
     s->slots = (int)count;
     if (s->encoder)
         for (int i = s->slots; i-- > 0;)
@@ -114,8 +156,8 @@ static int copy_text(char *to, const uint8_t *text, size_t size)
     return 1;
 }
 
-/* Takes one message for a stream; 0 if it is nonsense. The worker's lock is held.
- * `stale` collects the slot of a frame that nobody wants any more. */
+/* Takes one message for a stream; 0 if it is not allowed. The worker's lock is held.
+ * `stale` collects the slot of a frame that is no longer wanted. */
 int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t size, int *stale)
 {
     Output *output;
@@ -125,10 +167,10 @@ int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t 
     case OPENED:
         if (s->opened || size < 4 || (s->encoder && !s->memory))
             return 0;
-        s->opened = 1;
-        s->ahead = get32(body);
-        if (s->ahead > AHEAD_MAX)
+        if (get32(body) > AHEAD_MAX)
             return 0;
+        s->ahead = get32(body);
+        s->opened = 1;
         if (size > 4 && s->encoder) {
             s->extradata = malloc(size - 4);
             if (!s->extradata)
@@ -147,7 +189,7 @@ int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t 
         s->coming_known = 1;
         return 1;
     case FRAME:
-        if (s->encoder || size != 25 || !s->memory || get32(body + 4) >= (uint32_t)s->slots)
+        if (s->encoder || size != 25 || !s->memory || body[24] > 3 || get32(body + 4) >= (uint32_t)s->slots)
             return 0;
         if (get32(body) != s->epoch) {
             *stale = (int)get32(body + 4);
@@ -160,7 +202,8 @@ int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t 
         output->slot = (int)get32(body + 4);
         output->pts = get64(body + 8);
         output->duration = get64(body + 16);
-        output->key = body[24];
+        output->key = body[24] & 1;
+        output->corrupt = body[24] >> 1 & 1;
         output->format = s->coming;
         append(s, output);
         return 1;
@@ -171,7 +214,7 @@ int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t 
             break;
         output->pts = get64(body);
         output->duration = get64(body + 8);
-        output->key = body[16];
+        output->key = body[16] & 1;
         memcpy(output->data, body + 17, size - 17);
         append(s, output);
         return 1;
@@ -183,7 +226,7 @@ int vcf_accept_message(VcfStream *s, uint32_t kind, const uint8_t *body, size_t 
         status = (int)get32(body + 12);
         if (s->unanswered < 1 || status > 0 || get32(body + 8) > AHEAD_MAX)
             return 0;
-        s->unanswered--;
+        vcf_count_answer(s);
         s->ahead = get32(body + 8);
         if (status == VCF_OK)
             return 1;

@@ -4,6 +4,7 @@
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
  */
 #include "vcf_internal.h"
+#include "vcf_sequence.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 
 static __thread char open_failure[TEXT_BYTES];
 
-/* What the caller looked at is his no longer. */
+/* Gives back what the caller received last. */
 static void let_go(VcfStream *s)
 {
     Output *held = s->held;
@@ -27,7 +28,7 @@ static void let_go(VcfStream *s)
 
 static const char *chosen(const char *option, const char *variable)
 {
-    const char *found = option ? option : getenv(variable);
+    const char *found = option ? option : secure_getenv(variable); /* a setuid host's is not ours */
     return found && *found ? found : NULL;
 }
 
@@ -103,11 +104,10 @@ int vcf_open_encoder(VcfStream **stream, const VcfWorkerOptions *options, const 
     uint8_t head[FORMAT_BYTES];
     VcfStream *s;
     *stream = NULL;
-    if (format->width < 16 || format->width > 4096 || format->height < 16 ||
-        format->height > 4096 || (format->bit_depth != 8 && format->bit_depth != 10)) {
+    if (!vcf_size_allowed(format)) {
         snprintf(open_failure, sizeof(open_failure),
-                 "%dx%d at %d bit cannot be encoded: 16 to 4096 samples a side, 8 or 10 bit",
-                 format->width, format->height, format->bit_depth);
+                 "%dx%d at %d bit cannot be encoded: 16 to 4096 samples a side, at most 4096x2304, "
+                 "8 or 10 bit", format->width, format->height, format->bit_depth);
         return VCF_OPTION;
     }
     if ((s = calloc(1, sizeof(*s)))) {
@@ -173,11 +173,12 @@ int vcf_format(VcfStream *s, VcfFormat *format)
     return status;
 }
 
-/* Whether what comes next may be given out: enough is outstanding that the worker need not wait
- * for the caller to send more while he looks at it. */
+/* Whether what comes next may be given out: enough is outstanding that the worker has work
+ * while the caller looks at it, or so many bytes that more would not be taken. */
 static int ready(const VcfStream *s)
 {
-    return s->draining || s->outstanding >= s->ahead;
+    return s->draining || s->outstanding >= s->ahead ||
+           s->unanswered_bytes >= UNANSWERED_BYTES_MAX;
 }
 
 /* Whether nothing works any more. The lock is held. */
@@ -189,7 +190,7 @@ static int broken(VcfStream *s)
 }
 
 /* Whether something may be sent; if so it is counted. The lock is held. */
-static int may_send(VcfStream *s, int encoder, int drains)
+static int may_send(VcfStream *s, int encoder, int drains, size_t size)
 {
     if (s->encoder != encoder)
         return vcf_complain(s, VCF_OPTION, encoder ? "a decoder takes packets, not frames"
@@ -201,7 +202,7 @@ static int may_send(VcfStream *s, int encoder, int drains)
         return VCF_AGAIN;
     s->draining = drains;
     s->outstanding += !drains;
-    s->unanswered++;
+    vcf_count_sent(s, size);
     return VCF_OK;
 }
 
@@ -226,7 +227,7 @@ int vcf_send_packet(VcfStream *s, const VcfPacket *packet)
     if (packet && packet->size > MESSAGE_MAX - sizeof(head))
         return vcf_complain(s, VCF_INVALID, "a packet is larger than any can be: left out");
     pthread_mutex_lock(&s->worker->lock);
-    if ((status = may_send(s, 0, !packet)) != VCF_OK) {
+    if ((status = may_send(s, 0, !packet, packet ? packet->size : 0)) != VCF_OK) {
         pthread_mutex_unlock(&s->worker->lock);
         return status;
     }
@@ -239,12 +240,12 @@ int vcf_send_packet(VcfStream *s, const VcfPacket *packet)
 int vcf_send_frame(VcfStream *s, const VcfFrame *frame)
 {
     Worker *w = s->worker;
-    uint8_t body[20], *slot;
+    uint8_t body[21], *slot;
     int64_t began = now_ms();
     int number, status;
     let_go(s);
     pthread_mutex_lock(&w->lock);
-    if ((status = may_send(s, 1, !frame)) != VCF_OK) {
+    if ((status = may_send(s, 1, !frame, 0)) != VCF_OK) {
         pthread_mutex_unlock(&w->lock);
         return status;
     }
@@ -257,9 +258,9 @@ int vcf_send_frame(VcfStream *s, const VcfFrame *frame)
         return s->status;
     }
     number = s->free[--s->free_count];
+    slot = s->memory + (size_t)number * s->slot_size; /* mapped once, and for good */
     pthread_mutex_unlock(&w->lock);
 
-    slot = s->memory + (size_t)number * s->slot_size;
     for (int i = 0; i < 3; i++) {
         size_t bytes, rows;
         vcf_plane_size(&s->format, i, &bytes, &rows);
@@ -267,7 +268,7 @@ int vcf_send_frame(VcfStream *s, const VcfFrame *frame)
             memcpy(slot + s->offset[i] + y * s->row[i],
                    frame->data[i] + (ptrdiff_t)y * frame->linesize[i], bytes);
     }
-    put64(put64(put32(body, (uint32_t)number), frame->pts), frame->duration);
+    *put64(put64(put32(body, (uint32_t)number), frame->pts), frame->duration) = frame->key != 0;
     pthread_mutex_lock(&w->lock);
     return send_allowed(s, SEND_FRAME, body, sizeof(body), NULL, 0);
 }
@@ -303,6 +304,7 @@ static int receive(VcfStream *s, int encoder)
             if (s->draining) {
                 s->draining = s->drained = 0;
                 s->outstanding = 0;
+                vcf_forget_sent(s);
             }
             break;
         }
@@ -328,6 +330,7 @@ int vcf_receive_frame(VcfStream *s, VcfFrame *frame)
     frame->pts = s->held->pts;
     frame->duration = s->held->duration;
     frame->key = s->held->key;
+    frame->corrupt = s->held->corrupt;
     for (int i = 0; i < 3; i++) {
         frame->data[i] = s->memory + (size_t)s->held->slot * s->slot_size + s->offset[i];
         frame->linesize[i] = (int)s->row[i];
@@ -363,7 +366,8 @@ int vcf_flush(VcfStream *s)
     old = s->first;
     s->first = NULL;
     s->last = &s->first;
-    s->queued = s->outstanding = s->unanswered = 0;
+    s->queued = s->outstanding = 0;
+    vcf_forget_sent(s);
     s->draining = s->drained = 0;
     put32(body, ++s->epoch);
     pthread_mutex_unlock(&s->worker->lock);

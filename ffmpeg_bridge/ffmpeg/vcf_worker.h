@@ -2,7 +2,7 @@
  * Client of vcfilter's codec worker: frames and packets in, packets and frames out.
  *
  * The codec runs in a process of its own (python -m vcfilter worker). This client starts it, or
- * joins one that is kept warm on a Unix socket, and speaks the protocol of docs/worker.md. It
+ * joins one that is kept warm on a Unix socket, and speaks the protocol of docs/reference/worker.md. It
  * needs C99 and POSIX, neither libav nor Python.
  *
  * Copyright (c) 2026 the vcfilter authors. SPDX-License-Identifier: MIT
@@ -29,7 +29,7 @@ enum VcfStatus {
     VCF_ABSENT = -1,   /* the worker cannot be started */
     VCF_DIED = -2,     /* the worker ended */
     VCF_TIMEOUT = -3,  /* the worker gave no sign of life in the time limit */
-    VCF_PROTOCOL = -4, /* the worker talks nonsense, or is of another version */
+    VCF_PROTOCOL = -4, /* the worker broke the protocol, or speaks another version */
     VCF_INVALID = -5,  /* the bitstream is damaged or not for the worker's model */
     VCF_OPTION = -6,   /* an option, a format or a frame is refused */
     VCF_MEMORY = -7,
@@ -49,22 +49,33 @@ typedef struct VcfWorkerOptions {
     int timeout_ms;
 } VcfWorkerOptions;
 
+/* What a VcfFormat knows beyond the fields that are always there. */
+enum { VCF_MASTERING = 1, VCF_CONTENT_LIGHT = 2 };
+
 /* What all frames of a stream have in common. Colour numbers are those of libavutil. */
 typedef struct VcfFormat {
-    int width, height;    /* luma samples, 16 to 4096 */
+    int width, height;    /* luma samples, 16 to 4096 each, at most 4096x2304 in all */
     int bit_depth;        /* 8 or 10 */
     int sar_num, sar_den; /* sample aspect ratio; 0/1 unknown */
     int color_primaries, color_trc, color_space;
     int color_range;
     int chroma_location;
-    int rotation; /* clockwise, for display: 0, 90, 180 or 270 degrees */
+    int rotation;    /* clockwise, for display: 0, 90, 180 or 270 degrees */
+    int mirrored;    /* left to right, before it is rotated: 0 or 1 */
+    int field_order; /* an AVFieldOrder, 0 to 5 */
+    unsigned known;  /* VCF_MASTERING, VCF_CONTENT_LIGHT; what is not known is 0 */
+    /* mastering display: x and y in steps of 0.00002, red, green, blue and white; luminance from
+     * and to in steps of 0.0001 cd/m2 */
+    uint32_t primaries[3][2], white_point[2], luminance[2];
+    uint32_t max_content, max_average; /* content light level in cd/m2 */
 } VcfFormat;
 
 /* A picture in 4:2:0: planes Y, U, V; 8 bit, or 10 bit in 16 bit little-endian.
  * Chroma planes have half the luma size, rounded up. */
 typedef struct VcfFrame {
     int64_t pts, duration; /* ticks; duration 0: unknown */
-    int key;               /* received frames: 1 for a keyframe. Sent frames: not looked at */
+    int key;               /* received: it is a keyframe. Sent: it has to become one. 0 or 1 */
+    int corrupt;           /* received: parts of it are missing */
     const uint8_t *data[3];
     int linesize[3]; /* bytes from row to row */
 } VcfFrame;
@@ -77,7 +88,7 @@ typedef struct VcfPacket {
 } VcfPacket;
 
 /* Opening starts the worker where none runs yet, which takes a few seconds. A program that opens
- * decoders only to probe does better to read the sequence header itself (docs/bitstream.md) and
+ * decoders only to probe does better to read the sequence header itself (docs/reference/bitstream.md) and
  * to open with the first packet.
  *
  * *stream is NULL after a failure; vcf_message(NULL) then says why. options may be NULL. */
@@ -87,8 +98,9 @@ typedef struct VcfPacket {
 int vcf_open_decoder(VcfStream **stream, const VcfWorkerOptions *options, const uint8_t *extradata,
                      size_t size);
 
-/* settings: "key=value:key=value" with qp, quality (dB), bitrate (bit/s), keyint, scenecut (0 or
- * 1), preset, frame_rate ("30000/1001", for rate control); NULL or "": the defaults. */
+/* settings: "key=value:key=value" with the fields of vcfilter.EncoderOptions: qp, quality (dB),
+ * bitrate (bit/s), keyint, scenecut, preset, frame_rate ("30000/1001", for rate control), ...;
+ * NULL or "": the defaults. The model is chosen by the worker's command. */
 int vcf_open_encoder(VcfStream **stream, const VcfWorkerOptions *options, const VcfFormat *format,
                      const char *settings);
 

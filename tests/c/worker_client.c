@@ -13,8 +13,8 @@
  *   -t: time limit; -x: without extradata; -k: see opens; -n: opens decodes nothing
  *
  * PACKETS: u32 size and bytes of the extradata, then per packet i64 pts, i64 duration, u8 key, u32
- * size, bytes. FRAMES: the eleven int32 of a VcfFormat, then per frame i64 pts, i64 duration and
- * the planes without gaps. In the machine's own byte order, which is the test's.
+ * size, bytes. FRAMES: a VcfFormat, 26 numbers of 32 bits, then per frame i64 pts, i64 duration, u8
+ * key and the planes without gaps. In the machine's own byte order, which is the test's.
  */
 #define _GNU_SOURCE
 #include "vcf_worker.h"
@@ -102,10 +102,15 @@ static void describe(FILE *out, VcfStream *stream, const VcfFrame *frame)
     vcf_format(stream, &f);
     for (int plane = 0; plane < 3; plane++)
         hash = hash_plane(hash, frame, plane, &f);
-    fprintf(out, "frame %" PRId64 " %" PRId64 " %d %dx%d %d %d/%d %d %d %d %d %d %d %016" PRIx64 "\n",
-            frame->pts, frame->duration, frame->key, f.width, f.height, f.bit_depth, f.sar_num,
-            f.sar_den, f.color_primaries, f.color_trc, f.color_space, f.color_range,
-            f.chroma_location, f.rotation, hash);
+    fprintf(out, "frame %" PRId64 " %" PRId64 " %d %dx%d %d %d/%d %d %d %d %d %d %d %d %d %u",
+            frame->pts, frame->duration, frame->key + 2 * frame->corrupt, f.width, f.height,
+            f.bit_depth, f.sar_num, f.sar_den, f.color_primaries, f.color_trc, f.color_space,
+            f.color_range, f.chroma_location, f.rotation, f.mirrored, f.field_order, f.known);
+    for (int i = 0; i < 3; i++)
+        fprintf(out, " %u %u", (unsigned)f.primaries[i][0], (unsigned)f.primaries[i][1]);
+    fprintf(out, " %u %u %u %u %u %u %016" PRIx64 "\n", (unsigned)f.white_point[0],
+            (unsigned)f.white_point[1], (unsigned)f.luminance[0], (unsigned)f.luminance[1],
+            (unsigned)f.max_content, (unsigned)f.max_average, hash);
     fflush(out);
 }
 
@@ -208,6 +213,7 @@ static int encode(Input *input, const char *settings)
             if (!pending && !(ended = input->at == input->size)) {
                 frame.pts = take_number(input, 8);
                 frame.duration = take_number(input, 8);
+                frame.key = (int)take_number(input, 1);
                 frame.linesize[0] = format.width * (int)bytes;
                 frame.linesize[1] = frame.linesize[2] = (format.width + 1) / 2 * (int)bytes;
                 frame.data[0] = take(input, (size_t)format.width * (size_t)format.height * bytes);

@@ -1,37 +1,256 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, and the options that they make."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from vcfilter.errors import ConfigError
+from vcfilter.frames import QP_MAX
+from vcfilter.options import (
+    DEFAULT_PRESET,
+    PRESETS,
+    TUNES,
+    DecoderOptions,
+    EncoderOptions,
+    Runtime,
+)
+
+if TYPE_CHECKING:
+    from vcfilter.stream.encoders import MediaCodec
+
+_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
 
 
 def seconds(text: str) -> Fraction:
     """Seconds of "90", "1:30" or "0:01:30.5".
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is no time.
     """
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-        if len(parts) > 3 or any(part < 0 for part in parts):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5") from None
+    parts = text.split(":")
+    if len(parts) > 3 or not all(_NUMBER.fullmatch(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5")
     total = Fraction(0)
     for part in parts:
-        total = total * 60 + part
+        total = total * 60 + Fraction(part)
     return total
 
 
+def add_files(parser: argparse.ArgumentParser, source: str) -> None:
+    """SOURCE... and TARGET."""
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="+",
+        help=f'{source}; "-" is standard input; several go into a folder',
+    )  # fmt: skip
+    parser.add_argument(
+        "target", metavar="TARGET", help='file or folder to write; "-" is standard output'
+    )
+
+
 def add_part(group: argparse._ActionsContainer) -> None:
-    """-ss and -t."""
+    """-ss, -t and -to."""
     group.add_argument("-ss", type=seconds, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
-    group.add_argument("-t", type=seconds, metavar="TIME", help="so much of it")
+    end = group.add_mutually_exclusive_group()
+    end.add_argument("-t", type=seconds, metavar="TIME", help="duration")
+    end.add_argument("-to", type=seconds, metavar="TIME", help="end there")
+
+
+def duration(args: argparse.Namespace) -> Fraction | None:
+    """The duration that -t, or -ss and -to, ask for; None is all.
+
+    Raises:
+        ConfigError: the end is not after the start.
+    """
+    if args.to is None:
+        return args.t  # type: ignore[no-any-return]
+    start = args.ss or Fraction(0)
+    if args.to <= start:
+        raise ConfigError(f"-to {float(args.to):g} s is not after the start {float(start):g} s")
+    return Fraction(args.to - start)
+
+
+def add_streams(parser: argparse.ArgumentParser) -> None:
+    """What is coded: -ss, -t, -to and -map."""
+    group = parser.add_argument_group("what is coded")
+    add_part(group)
+    group.add_argument(
+        "-map", action="append", metavar="STREAMS", dest="streams",
+        help="only these streams: v a s t d (kinds), a:1, 0:2; may be repeated (all)",
+    )  # fmt: skip
+
+
+_SETTINGS = (
+    (
+        "qp",
+        ("--qp",),
+        "N",
+        f"quantiser parameter, 0 (finest) to {QP_MAX}; 6 more double the step (32)",
+    ),
+    ("quality", ("--quality",), "DB", "constant PSNR, 20 to 60 dB"),
+    ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
+    ("maxrate", ("--maxrate",), "RATE", "bit/s that a receiver gets; goes with --bufsize"),
+    ("bufsize", ("--bufsize",), "SIZE", "bits that a receiver's buffer holds: 2M"),
+    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (12)"),
+    (
+        "min_keyint",
+        ("--min-keyint",),
+        "N",
+        "smallest distance at which a scene cut makes a keyframe (1)",
+    ),
+    (
+        "structure",
+        ("--structure",),
+        "NAME",
+        "random-access, low-delay (no delay) or intra (random-access)",
+    ),
+    (
+        "bframes",
+        ("--bframes",),
+        "N",
+        "B-frames between two anchors: 0, 1, 3, 7, 15, 31 (by content)",
+    ),
+    (
+        "preset",
+        ("--preset",),
+        "NAME",
+        f"{', '.join(PRESETS)}: how much the encoder tries ({DEFAULT_PRESET})",
+    ),
+    ("tune", ("--tune",), "NAME", f"settings for an aim: {', '.join(TUNES)}"),
+)
+"""Settings that take a text, as EncoderOptions.from_mapping reads it: name, options, what follows,
+help."""
+
+_SWITCHES = (
+    ("scenecut", "--no-scenecut", "no keyframe where the scene changes"),
+    ("open_gop", "--no-open-gop", "no frame refers to the keyframe after its GOP"),
+)
+"""Settings that an option turns off."""
+
+
+def add_rate(parser: argparse.ArgumentParser) -> None:
+    """Rate, structure and speed of neural coding; `encoder_options` reads them."""
+    group = parser.add_argument_group("rate, structure and speed (neural coding)")
+    for name, flags, metavar, text in _SETTINGS:
+        group.add_argument(*flags, dest=name, metavar=metavar, help=text)
+    for name, flag, text in _SWITCHES:
+        group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
+    group.add_argument("--two-pass", action="store_true", help="look ahead to meet --bitrate")
+
+
+def encoder_options(args: argparse.Namespace) -> EncoderOptions:
+    """Options of the neural encoder.
+
+    Raises:
+        ConfigError: a value is not what it must be.
+    """
+    settings = _settings_of(args)
+    if args.model is not None:
+        settings["model"] = args.model
+    return EncoderOptions.from_mapping(settings)
+
+
+def is_rate_given(args: argparse.Namespace) -> bool:
+    """Whether any option of `add_rate` is given."""
+    return bool(_settings_of(args)) or args.two_pass
+
+
+def _settings_of(args: argparse.Namespace) -> dict[str, str]:
+    names = [each[0] for each in (*_SETTINGS, *_SWITCHES)]
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def add_codec(parser: argparse.ArgumentParser) -> None:
+    """Encoders of FFmpeg's; `media_codec` reads them."""
+    group = parser.add_argument_group("coding with another encoder")
+    group.add_argument("-c:v", dest="codec", metavar="NAME", help="encoder: libx264, ffv1, ...")
+    group.add_argument("--crf", type=float, metavar="N", help="its constant quality (x264: 18)")
+    group.add_argument("--pix-fmt", metavar="NAME", help="pixel format: yuv420p, yuv444p, ...")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", type=_setting,
+        help="one of the encoder's own options; may be repeated",
+    )  # fmt: skip
+
+
+def media_codec(args: argparse.Namespace) -> MediaCodec | None:
+    """The encoder that -c:v names; None leaves it to the container.
+
+    Raises:
+        ConfigError: it is unknown, or its options are given without it.
+    """
+    from vcfilter.stream.encoders import MediaCodec
+
+    if args.codec is None:
+        if args.crf is not None or args.pix_fmt or args.set:
+            raise ConfigError("--crf, --pix-fmt and --set need an encoder: give -c:v too")
+        return None
+    return MediaCodec.named(args.codec, args.crf, args.pix_fmt, dict(args.set))
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The target's container, and whether it may be replaced."""
+    group = parser.add_argument_group("output")
+    group.add_argument("-f", dest="format", metavar="NAME", help="container: matroska, nut, y4m")
+    group.add_argument(
+        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
+        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
+    )  # fmt: skip
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("-y", dest="overwrite", action="store_true", help="replace the target")
+    choice.add_argument("-n", action="store_true", help="never replace the target (default)")
+    group.add_argument(
+        "--progress", choices=("auto", "json"), default="auto",
+        help="json: progress, warnings and errors as one JSON object a line (%(default)s)",
+    )  # fmt: skip
+
+
+def add_loudness(parser: argparse.ArgumentParser) -> None:
+    """-q and -v."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="show errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what is done as well")
 
 
 def add_model(group: argparse._ActionsContainer) -> None:
-    """--threads, --device and --weights."""
-    group.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
+    """--threads, --device and --model."""
+    group.add_argument("--threads", type=_whole, default=0, metavar="N", help="0: PyTorch's choice")
     group.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    group.add_argument("--weights", metavar="FILE", help="another model than the shipped one")
+    group.add_argument(
+        "--model", metavar="NAME", help="a model's name, id or file (vcfilter models lists them)"
+    )
+
+
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    """The model, where it runs, and what damage means."""
+    group = parser.add_argument_group("model")
+    add_model(group)
+    group.add_argument("--strict", action="store_true", help="a damaged packet is an error")
+
+
+def runtime(args: argparse.Namespace) -> Runtime:
+    """Where and how the networks run.
+
+    Raises:
+        ConfigError: the number of threads is negative.
+    """
+    return Runtime(device=args.device, threads=args.threads)
+
+
+def decoder_options(args: argparse.Namespace) -> DecoderOptions:
+    """How neural streams are decoded."""
+    return DecoderOptions(strict=getattr(args, "strict", False), model=args.model)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value

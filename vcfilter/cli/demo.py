@@ -1,4 +1,4 @@
-"""The demo command: the main job on the shipped clip, with figures."""
+"""vcfilter demo: encode and decode the shipped clip, with figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vcfilter.cli.arguments import add_loudness
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import QP_MAX
 from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions
@@ -17,7 +20,7 @@ from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions
 if TYPE_CHECKING:
     from vcfilter.metrics import FramePsnr
 
-CLIP = Path(__file__).resolve().parent / "assets" / "demo.mp4"
+CLIP = Path(__file__).resolve().parents[1] / "assets" / "demo.mp4"
 CLIP_SECONDS = 10
 DEFAULT_QP = 32
 
@@ -38,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", default=DEFAULT_PRESET, choices=list(PRESETS), help="(%(default)s)"
     )
+    add_loudness(parser)
 
 
-def _source_track(seconds: float) -> tuple[int, int, Fraction]:
-    """(bytes, frames, frames per second) of the start of the shipped clip's picture track."""
+def _source_stream(seconds: float) -> tuple[int, Fraction, int]:
+    """(frames, frames per second, bytes) of the start of the shipped clip's video stream."""
     import av
 
     size = frames = 0
@@ -53,12 +57,12 @@ def _source_track(seconds: float) -> tuple[int, int, Fraction]:
             if packet.pts is not None and packet.pts < ticks:
                 size += packet.size
                 frames += 1
-    return size, frames, rate
+    return frames, rate, size
 
 
 def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
     """(averages over frames per plane, seconds that decoding took)."""
-    from vcfilter.evaluate.clips import pictures, planes_of
+    from vcfilter.evaluate.clips import frames_of, planes_of
     from vcfilter.metrics import FramePsnr, frame_psnr
     from vcfilter.stream.decoders import neural_frames
 
@@ -67,7 +71,7 @@ def _mean_psnr(neural: Path, frames: int) -> tuple[FramePsnr, float]:
     seconds = time.perf_counter() - start
     if len(decoded) != frames:
         raise MediaError(f"{frames} frames were encoded, {len(decoded)} decoded")
-    sources = (planes_of(picture) for picture in pictures(CLIP, limit=frames))
+    sources = (planes_of(frame) for frame in frames_of(CLIP, limit=frames))
     psnr = [frame_psnr(a, b) for a, b in zip(sources, decoded, strict=True)]
     y, u, v = (sum(getattr(p, plane) for p in psnr) / len(psnr) for plane in "yuv")
     return FramePsnr(y=y, u=u, v=v), seconds
@@ -85,8 +89,8 @@ def _short(path: str) -> str:
     return path.removeprefix(here)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out demo; errors are raised as VcfilterError."""
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out demo."""
     if not 0 < args.seconds <= CLIP_SECONDS:
         raise ConfigError(f"seconds {args.seconds:g} is outside 0 to {CLIP_SECONDS}")
     if not CLIP.exists():
@@ -98,51 +102,57 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise MediaError(f"{out} cannot be made: {error.strerror}") from error
     target, playable = out / "demo.mkv", out / "demo_decoded.mp4"
-    # Imported late: a wrong option should not wait for the networks.
-    from vcfilter.stream.transcode import decode_file, encode_file
+    frames, rate, size = _source_stream(args.seconds)
+    terminal.result(
+        f"encoding {frames} frames of {CLIP.name} (352x288, {float(rate):g} frames/s, stereo)"
+    )
+    with terminal.working("loading"):
+        from vcfilter.stream.transcode import decode_file, encode_file
 
-    size, frames, rate = _source_track(args.seconds)
-    print(f"encoding {frames} frames of {CLIP.name} (352x288, {float(rate):g} frames/s, stereo)")
-    started = time.perf_counter()
-
-    def show(count: int, verb: str) -> None:
-        if sys.stderr.isatty():
-            speed = count / max(1e-3, time.perf_counter() - started)
-            text = f"\r  {verb} {count}/{frames} frames, {speed:.1f} frames/s "
-            sys.stderr.write(text if count < frames else "\r" + " " * len(text) + "\r")
-            sys.stderr.flush()
-
-    report = encode_file(
-        str(CLIP), str(target), options, duration=args.seconds, overwrite=True,
-        progress=lambda p: show(p.frames, "encoded"),
-    )  # fmt: skip
-    encode_seconds = time.perf_counter() - started
-    print("decoding, comparing with the source")
-    psnr, decode_seconds = _mean_psnr(target, report.frames)
-    decode_file(str(target), str(playable), overwrite=True)
+        started = time.perf_counter()
+        report = encode_file(
+            str(CLIP), str(target), options, duration=args.seconds, overwrite=True,
+            progress=terminal.progress,
+        )  # fmt: skip
+        encode_seconds = time.perf_counter() - started
+    terminal.result("decoding, comparing with the source")
+    with terminal.working("decoding"):
+        psnr, decode_seconds = _mean_psnr(target, report.frames)
+        decode_file(str(target), str(playable), overwrite=True)
 
     playing = report.frames / float(rate)
     rows = [
         ("", "source (H.264)", f"vcfilter qp {args.qp}"),
-        ("picture track", f"{size / 1000:.1f} kB", f"{report.video_bytes / 1000:.1f} kB"),
+        ("video stream", f"{size / 1000:.1f} kB", f"{report.video_bytes / 1000:.1f} kB"),
         (
             "",
             f"{8 * size / playing / 1000:.0f} kbit/s",
             f"{8 * report.video_bytes / playing / 1000:.0f} kbit/s",
         ),
-        ("file with sound", f"{CLIP.stat().st_size / 1000:.1f} kB, {CLIP_SECONDS} s",
+        ("file with audio", f"{CLIP.stat().st_size / 1000:.1f} kB, {CLIP_SECONDS} s",
          f"{target.stat().st_size / 1000:.1f} kB, {playing:.3g} s"),
         ("PSNR Y / U / V", "", f"{psnr.y:.2f} / {psnr.u:.2f} / {psnr.v:.2f} dB"),
         ("PSNR 6:1:1", "", f"{psnr.weighted:.2f} dB"),
         ("encoding", "", f"{report.frames / encode_seconds:.1f} frames/s"),
         ("decoding", "", f"{report.frames / decode_seconds:.1f} frames/s"),
     ]  # fmt: skip
-    print(f"\n{_table(rows)}\n")
+    lines = ["", _table(rows), ""]
     command = f"{_short(sys.executable)} -m vcfilter"
-    print(f"neural file:       {target}")
-    print(f"  look inside:     ffprobe {target}")
-    print(f"                   {command} info {target}")
-    print(f"  play:            {command} decode {target} - -f nut | ffplay -")
-    print(f"decoded, as H.264: {playable} (any player; recoded for it at high quality)")
-    print(f"source:            {_short(str(CLIP))}")
+    lines += [
+        f"neural file:       {target}",
+        f"  look inside:     ffprobe {target}",
+        f"                   {command} info {target}",
+        f"  play:            {command} decode {target} - -f nut | ffplay -",
+        f"decoded, as H.264: {playable} (any player; coded at high quality)",
+        f"source:            {_short(str(CLIP))}",
+    ]
+    terminal.result("\n".join(lines))
     return 0
+
+
+COMMAND = Command(
+    name="demo",
+    help="encode and decode the clip that comes with the package, with figures",
+    add_arguments=add_arguments,
+    run=run,
+)

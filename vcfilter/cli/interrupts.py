@@ -13,7 +13,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 class Interrupts:
     """While entered, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread.
 
-    A library that is being loaded may turn the exception into one of its own; `seen` tells. A
+    A library that is being loaded may turn the exception into one of its own; `seen` shows it. A
     handler that is not Python's own stays, and outside the main thread nothing is changed.
 
     Attributes:

@@ -1,8 +1,8 @@
-"""The play command: a film in ffplay or mpv, decoded into a pipe.
+"""vcfilter play: a neural video file in ffplay or mpv, decoded into a pipe.
 
-Two processes do it, `vcfilter decode` and the player, joined by a pipe that carries raw pictures
-and the film's own sound in one NUT stream, so that both stay in step however fast decoding is.
-A pipe cannot seek: another place is reached by starting both again from there.
+Two processes run, `vcfilter decode` and the player, joined by a pipe that carries raw frames and
+the file's own audio in one NUT stream, so both stay in step at any decoding speed. A pipe cannot
+seek: another time is reached by starting both again from there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_model, add_part
+from vcfilter.cli.arguments import add_model, add_part, duration
 from vcfilter.cli.arguments import seconds as seconds_of
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
 
 PLAYERS = ("ffplay", "mpv")
@@ -30,9 +32,9 @@ _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 3.0
 _EXAMPLES = """\
 examples:
-  vcfilter play film.mkv
-  vcfilter play film.mkv -ss 1:30
-  vcfilter play film.mkv --player 'mpv --fullscreen'
+  vcfilter play in.mkv
+  vcfilter play in.mkv -ss 1:30
+  vcfilter play in.mkv --player 'mpv --fullscreen'
 
 In a terminal a time and Enter go there: 90, 1:30, +10, -10; q and Enter end it.
 """
@@ -43,8 +45,8 @@ class Commands:
     """What is run: two commands and a pipe between them.
 
     Args:
-        decode: writes raw pictures and sound to standard output.
-        player: shows what comes on standard input.
+        decode: writes raw frames and audio to standard output.
+        player: plays standard input.
     """
 
     decode: tuple[str, ...]
@@ -57,8 +59,7 @@ class Commands:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of play to a parser."""
-    parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="FILE", help="a neural film")
+    parser.add_argument("source", metavar="FILE", help="a neural video file")
     add_part(parser)
     parser.add_argument(
         "--player", metavar="COMMAND",
@@ -68,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out play; errors are raised as VcfilterError."""
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out play."""
     try:
         wanted, *options = shlex.split(args.player) if args.player else [None]
     except ValueError as error:
@@ -82,13 +83,15 @@ def run(args: argparse.Namespace) -> int:
             args.source,
             player,
             start=start,
-            duration=args.t,
+            duration=duration(args),
             options=[each for each in options if each],
             decoder_options=_decoder_options(args),
         )
-        print(f"vcfilter: {commands}", file=sys.stderr)
+        terminal.line(f"vcfilter: {commands}")
+        if sys.stdin is not None and sys.stdin.isatty():
+            terminal.line("a time and Enter go there (90, 1:30, +10, -10); q and Enter end it")
         began = time.monotonic()
-        asked, status = _play(commands)
+        asked, status = _play(commands, terminal)
         if asked is None:
             return status
         start = _place(asked, start + Fraction(time.monotonic() - began).limit_denominator(1000))
@@ -108,7 +111,7 @@ def find_player(wanted: str | None) -> str:
                 return found
         raise MediaError(
             "no player is installed: install ffplay (apt-get install ffmpeg) or mpv, "
-            "or open the film in a browser with: vcfilter serve FILE"
+            "or open the file in a browser with: vcfilter serve FILE"
         )
     if Path(wanted).name not in PLAYERS:
         raise ConfigError(f"player {wanted!r} is not {' or '.join(PLAYERS)}, or a path to one")
@@ -127,16 +130,16 @@ def player_commands(
     options: list[str] | None = None,
     decoder_options: tuple[str, ...] = (),
 ) -> Commands:
-    """The commands that play a film.
+    """The commands that play a file.
 
     Args:
-        source: the film.
+        source: its path.
         player: path of ffplay or mpv.
         start, duration: the part wanted, in seconds.
         options: further ones for the player.
         decoder_options: further ones for vcfilter decode.
     """
-    decode = [sys.executable, "-m", "vcfilter", "decode", source, "-", "-f", "nut", "-q"]
+    decode = [sys.executable, "-m", "vcfilter", "decode", "-f", "nut", "-q"]
     if start:
         decode += ["-ss", _text(start)]
     if duration is not None:
@@ -147,10 +150,11 @@ def player_commands(
     else:
         show = [player, "-hide_banner", "-loglevel", "error", "-autoexit"]
         show += ["-window_title", title, *(options or []), "-f", "nut", "-"]
-    return Commands(decode=(*decode, *decoder_options), player=tuple(show))
+    files = ("--", source, "-")  # the name may begin with a dash
+    return Commands(decode=(*decode, *decoder_options, *files), player=tuple(show))
 
 
-def _play(commands: Commands) -> tuple[str | None, int]:
+def _play(commands: Commands, terminal: Terminal) -> tuple[str | None, int]:
     """Run both to the end; returns (a place that was asked for on the way, exit status)."""
     asked: str | None = None
     player: subprocess.Popen[bytes] | None = None
@@ -162,12 +166,12 @@ def _play(commands: Commands) -> tuple[str | None, int]:
             assert decode.stdout is not None
             player = subprocess.Popen(commands.player, stdin=decode.stdout)
             decode.stdout.close()  # the player alone holds the reading end: its leaving is seen
-            asked = _wait(player)
+            asked = _wait(player, terminal)
         except OSError as error:
             raise MediaError(f"{commands.player[0]} cannot be started: {error.strerror}") from error
         finally:
             _leave(player)
-            # Where the player left first, the decoder ends at its next write, without a word.
+            # Where the player ended first, the decoder ends at its next write, without a message.
             stopped = _leave(decode)
         complaints.seek(0)
         text = complaints.read().decode(errors="replace").strip()
@@ -177,7 +181,7 @@ def _play(commands: Commands) -> tuple[str | None, int]:
     return asked, 0 if asked is not None or player.returncode <= 0 else 1
 
 
-def _wait(player: subprocess.Popen[bytes]) -> str | None:
+def _wait(player: subprocess.Popen[bytes], terminal: Terminal) -> str | None:
     """Wait until the player ends, or a place is typed: that place."""
     listen = sys.stdin is not None and sys.stdin.isatty()
     while listen and player.poll() is None:
@@ -192,7 +196,7 @@ def _wait(player: subprocess.Popen[bytes]) -> str | None:
                     _place(line, Fraction(0))
                     return line
                 except argparse.ArgumentTypeError as error:
-                    print(f"vcfilter: {error}", file=sys.stderr)
+                    terminal.error(str(error))
     player.wait()
     return None
 
@@ -226,13 +230,13 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
         words += ["--threads", str(args.threads)]
     if args.device != "auto":
         words += ["--device", args.device]
-    if args.weights:
-        words += ["--weights", args.weights]
+    if args.model:
+        words += ["--model", args.model]
     return tuple(words)
 
 
 def _check_source(name: str) -> None:
-    """Raise MediaError where there is nothing to play: a player need not start for that."""
+    """Raise MediaError where there is nothing to play, before a player starts."""
     from vcfilter.stream.decoders import neural_stream
     from vcfilter.stream.source import Source
 
@@ -245,3 +249,12 @@ def _check_source(name: str) -> None:
 
 def _text(seconds: Fraction) -> str:
     return f"{float(seconds):.3f}".rstrip("0").rstrip(".")
+
+
+COMMAND = Command(
+    name="play",
+    help="play a neural video file in ffplay or mpv, with its audio",
+    add_arguments=add_arguments,
+    run=run,
+    examples=_EXAMPLES,
+)

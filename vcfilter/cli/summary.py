@@ -1,37 +1,59 @@
-"""What `info` prints: a file's streams, and the model."""
+"""What info prints: a file's streams, and a model."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from typing import Any
 
 from vcfilter.cli.terminal import size_text
-from vcfilter.stream.inspect import MOTION_NAMES, FileSummary, describe_format
+from vcfilter.options import Runtime
+from vcfilter.stream.inspect import (
+    FileSummary,
+    FrameInfo,
+    StreamSummary,
+    describe_format,
+)
 from vcfilter.stream.track import is_neural
 
 
-def print_model(weights: str | None, as_json: bool) -> None:
-    """The model's id, what decoding costs, and the card in its weights file."""
-    from vcfilter.models.checkpoint import read_card
-    from vcfilter.models.hierarchical.complexity import complexity
-    from vcfilter.models.hierarchical.video import VideoModel
+def model_values(name: str | None) -> dict[str, Any]:
+    """What a model is, its card, and what decoding costs in kMAC per luma sample.
 
-    model = VideoModel.load(weights, "cpu")
-    costs = complexity(model)
-    card = dict(sorted(read_card(weights).items()))
-    if as_json:
-        found = {"model": model.model_id.hex(), "card": card, "kmac_per_pixel": costs}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    print(f"model {model.model_id.hex()}")
-    print("cost of decoding, kMAC per luma sample:")
-    for kind, parts in costs.items():
-        print(f"  {kind:<9}" + ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items()))
-    print("card:")
-    for key, text in card.items():
-        print(f"  {key}: " + text.strip().replace("\n", "\n    "))
+    Args:
+        name: name, id or path of a model; None takes the default one.
+    """
+    from vcfilter.models import store
+
+    model = store.find(name, Runtime(device="cpu"))
+    info = model.info
+    return {
+        "model": info.id.hex(),
+        "name": info.name,
+        "architecture": info.architecture,
+        "presets": list(info.efforts),
+        "card": dict(sorted(info.card.items())),
+        "kmac_per_pixel": model.complexity(),
+    }
 
 
-def print_summary(summary: FileSummary, frames: bool) -> None:
+def model_lines(name: str | None) -> list[str]:
+    """The same in words."""
+    found = model_values(name)
+    lines = [
+        f"model {found['name']}, {found['architecture']}, id {found['model']}",
+        f"presets: {' '.join(found['presets'])}",
+        "cost of decoding, kMAC per luma sample:",
+    ]
+    for kind, parts in found["kmac_per_pixel"].items():
+        costs = ", ".join(f"{part} {cost:.3g}" for part, cost in parts.items())
+        lines.append(f"  {kind:<9}{costs}")
+    lines.append("card:")
+    for key, text in found["card"].items():
+        lines.append(f"  {key}: " + text.strip().replace("\n", "\n    "))
+    return lines
+
+
+def summary_lines(summary: FileSummary, frames: bool) -> list[str]:
     """What a file holds; with frames, one line per coded frame too."""
     head = [summary.container]
     if summary.seconds is not None:
@@ -42,54 +64,71 @@ def print_summary(summary: FileSummary, frames: bool) -> None:
             head.append(f"{8 * summary.size / summary.seconds / 1000:.0f} kbit/s")
     if summary.chapters:
         head.append(f"{summary.chapters} chapters")
-    print(f"{summary.name}: {', '.join(head)}")
+    lines = [f"{summary.name}: {', '.join(head)}"]
     for stream in summary.streams:
-        info = stream.info
-        language = info.metadata.get("language")
-        title = f"  stream {info.index}{f' [{language}]' if language else ''}: {info.kind} "
-        total = f"{stream.packets} packets, {size_text(stream.size)}"
-        total += f", {stream.bitrate / 1000:.1f} kbit/s" if stream.bitrate else ""
-        if not is_neural(info):
-            detail = info.codec or info.codec_tag or "unknown"
-            if info.kind == "video":
-                detail += f", {info.width}x{info.height}"
-            if info.kind == "audio":
-                detail += f", {info.sample_rate} Hz, {info.channels} channels"
-            print(f"{title}{detail}; {total}")
-            continue
-        rate = f", {float(info.frame_rate):.6g} frames/s" if info.frame_rate else ""
-        sequence = stream.sequence
-        if sequence is None:
-            print(f"{title}vcfilter, its sequence header is damaged; {total}")
-            continue
-        print(f"{title}vcfilter, {describe_format(sequence.video_format)}{rate}; {total}")
-        print(f"    model {sequence.model_id.hex()}")
-        known = [frame for frame in stream.frames if frame.packet]
-        segments = stream.segments
-        if segments:
-            span = f"{min(segments)} to {max(segments)}" if len(set(segments)) > 1 else segments[0]
-            print(f"    {len(segments)} segments of {span} frames")
-        for kind in sorted({frame.packet.header.kind for frame in known if frame.packet}):
-            same = [f for f in known if f.packet and f.packet.header.kind is kind]
-            size = sum(frame.size for frame in same)
-            qps = [frame.packet.header.qp for frame in same if frame.packet]
-            print(
-                f"    {len(same)} {kind.name.lower()} frames, {size_text(size)}, "
-                f"mean {size_text(size / len(same))}, qp {min(qps)} to {max(qps)}"
-            )
-        damaged = len(stream.frames) - len(known)
-        if damaged:
-            print(f"    {damaged} damaged packets")
-        for number, frame in enumerate(stream.frames if frames else ()):
-            if frame.packet is None:
-                print(f"    {number:6} {frame.seconds:10.3f} s {frame.size:8} bytes  DAMAGED")
-                continue
-            header = frame.packet.header
-            detail = f"qp {header.qp:2}"
-            if header.references:
-                detail += f" layer {header.layer} distances {header.distances[0]}"
-                detail += f"+{header.distances[1]}" if header.distances[1] else ""
-                detail += f" motion {MOTION_NAMES[header.motion]}"
-                detail += "" if header.residual else " no residual"
-            name = header.kind.name.lower()
-            print(f"    {number:6} {frame.seconds:10.3f} s {frame.size:8} bytes  {name:5} {detail}")
+        lines += _neural_lines(stream, frames) if is_neural(stream.info) else [_other_line(stream)]
+    return lines
+
+
+def _title(stream: StreamSummary) -> str:
+    language = stream.info.metadata.get("language")
+    tag = f" [{language}]" if language else ""
+    return f"  stream {stream.info.index}{tag}: {stream.info.kind} "
+
+
+def _total(stream: StreamSummary) -> str:
+    rate = f", {stream.bitrate / 1000:.1f} kbit/s" if stream.bitrate else ""
+    return f"{stream.packets} packets, {size_text(stream.size)}{rate}"
+
+
+def _other_line(stream: StreamSummary) -> str:
+    info = stream.info
+    detail = info.codec or info.codec_tag or "unknown"
+    if info.kind == "video":
+        detail += f", {info.width}x{info.height}"
+    if info.kind == "audio":
+        detail += f", {info.sample_rate} Hz, {info.channels} channels"
+    return f"{_title(stream)}{detail}; {_total(stream)}"
+
+
+def _neural_lines(stream: StreamSummary, frames: bool) -> Iterator[str]:
+    info, sequence = stream.info, stream.sequence
+    rate = f", {float(info.frame_rate):.6g} frames/s" if info.frame_rate else ""
+    if sequence is None:
+        yield f"{_title(stream)}vcfilter, damaged sequence header; {_total(stream)}"
+        return
+    described = describe_format(sequence.video_format)
+    yield f"{_title(stream)}vcfilter, {described}{rate}; {_total(stream)}"
+    yield f"    model {sequence.model_id.hex()}"
+    segments = stream.segments
+    if segments:
+        span = f"{min(segments)} to {max(segments)}" if len(set(segments)) > 1 else segments[0]
+        yield f"    {len(segments)} segments of {span} frames"
+    known = [(frame.size, frame.packet.header) for frame in stream.frames if frame.packet]
+    for kind in sorted({header.step.type for _, header in known}):
+        same = [(size, header.step.qp) for size, header in known if header.step.type is kind]
+        total, qps = sum(size for size, _ in same), [qp for _, qp in same]
+        yield (
+            f"    {len(same)} {kind.name.lower()} frames, {size_text(total)}, "
+            f"mean {size_text(total / len(same))}, qp {min(qps)} to {max(qps)}"
+        )
+    damaged = len(stream.frames) - len(known)
+    if damaged:
+        yield f"    {damaged} damaged packets"
+    for number, frame in enumerate(stream.frames if frames else ()):
+        yield _frame_line(number, frame)
+
+
+def _frame_line(number: int, frame: FrameInfo) -> str:
+    start = f"    {number:6} {frame.seconds:10.3f} s {frame.size:8} bytes  "
+    if frame.packet is None:
+        return f"{start}DAMAGED"
+    header = frame.packet.header
+    step = header.step
+    coded = frame.packet.sections
+    detail = f"qp {step.qp:2}" if coded else "repeated"
+    if step.references:
+        detail += f" layer {step.layer} from " + ", ".join(f"{d:+}" for d in step.references)
+        detail += "" if step.slot is None else f" slot {step.slot}"
+        detail += f" mode {header.mode.hex()}" if header.mode else ""
+    return f"{start}{step.type.name.lower():5} {detail}"

@@ -1,14 +1,19 @@
 """Encoder and decoder: frames to packets and back. Knows no files."""
 
 from vcfilter.codec.decoder import Decoder
-from vcfilter.codec.encoder import Encoder, EncoderStatistics, FrameRecord
+from vcfilter.codec.encoder import Encoder, EncoderStatistics
+from vcfilter.codec.executor import Executor, ProcessExecutor, ThreadExecutor
 from vcfilter.codec.rate import PassLog, first_pass_options
+from vcfilter.codec.segment import FrameRecord
 
 __all__ = [
     "Decoder",
     "Encoder",
     "EncoderStatistics",
+    "Executor",
     "FrameRecord",
     "PassLog",
+    "ProcessExecutor",
+    "ThreadExecutor",
     "first_pass_options",
 ]

@@ -1,59 +1,118 @@
-"""From packets to frames."""
+"""From packets to frames: waits, looks up references and hands out frames in display order."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from vcfilter.bitstream import (
+    VERSION,
     FrameHeader,
+    PacketInfo,
     SequenceHeader,
     VersionError,
-    packet_crc,
     packet_size_max,
     read_packet,
-    reference_check,
 )
-from vcfilter.codec.engine import load_model, parse_frame, restore_frame, spare_core
-from vcfilter.errors import BitstreamError, ModelMismatchError
-from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
+from vcfilter.codec.references import Slots
+from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
+from vcfilter.frames import SLOTS, Frame, FrameStep, Packet, VideoFormat
+from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
 
-if TYPE_CHECKING:
-    from vcfilter.models.hierarchical.video import Parsed, Past, Reference, VideoModel
+_PICTURES_MAX = 3 * SLOTS
+"""Most decoded pictures that are held: those in slots, those that wait to be shown, and those that
+frames not decoded yet refer to. What vcfilter encodes needs 16 at most."""
+_SKIPPED_MAX = 64
+"""Most frames that are passed by before what is kept of them is decoded."""
 
-REFERENCES_MAX = 16
-"""Inter frames held as references at a time; the encoder's order needs 7 at most."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Coded:
     """A packet that is not decoded yet."""
 
-    header: FrameHeader
-    payload: bytes
-    crc: int
+    info: PacketInfo
     pts: int
     duration: int
+    shown: bool
+
+    @property
+    def header(self) -> FrameHeader:
+        return self.info.header
+
+    @property
+    def step(self) -> FrameStep:
+        return self.info.header.step
+
+    @property
+    def sections(self) -> tuple[bytes, ...]:
+        return tuple(section.data for section in self.info.sections)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decoded:
-    """A reconstruction, for output and as reference."""
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class _Entry:
+    """A frame in its place in coding order: its references are known, its pixels not yet needed.
 
-    reference: Reference
+    Args:
+        coded: its packet.
+        place: in coding order.
+        references: until it is decoded.
+        reference: its reconstruction; None: it is not decoded yet, or cannot be.
+        failed: it cannot be decoded.
+    """
+
     coded: _Coded
+    place: int = 0
+    references: tuple[_Entry, ...] = ()
+    reference: Reference | None = None
+    failed: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still be decoded."""
+        return self.reference is None and not self.failed
+
+    def needed(self) -> list[_Entry]:
+        """What is still to be decoded for it, in coding order, itself last."""
+        found, stack = {self}, [self]
+        while stack:
+            deeper = [e for e in stack.pop().references if e.open and e not in found]
+            found.update(deeper)
+            stack += deeper
+        return sorted(found, key=lambda entry: entry.place)
+
+
+class _Gop:
+    """What is held of one GOP.
+
+    Args:
+        key: its keyframe, decoded.
+    """
+
+    def __init__(self, key: _Entry) -> None:
+        self.identity = key.coded.info.identity
+        self.slots: Slots[_Entry] = Slots(key)
+        self.next_key: _Entry | None = None
+        self.newest = 0  # number of the newest packet
+        self.next = 1  # number of the next frame to show
+        self.waiting: dict[int, _Coded] = {}  # packets, by number
+        # Out of these, and not their turn to be shown; None where a reference is missing.
+        self.placed: dict[int, _Entry | None] = {}
+        self.places = 0  # frames that were placed
+        self.skipped = 0  # frames that were not shown since all slots were decoded
 
 
 class Decoder:
     """Decodes packets, given in display order, into frames in display order.
 
-    A frame comes out as soon as what it needs is there: a keyframe at once, inter frames
-    when the keyframe (or the last frame) that ends their segment has come. At most one
-    segment of packets and a few references are held. Where the networks leave a core, a
-    thread reads the symbols of the next inter frame while they restore one.
+    A frame comes out as soon as what it needs is there: a keyframe at once, an inter frame when
+    the newest of its references has come. At most the packets that the sequence header promises
+    and 24 pictures are held. Where the networks leave a core, a thread reads the symbols of the
+    next inter frame while they make the pixels of one.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
     and counted; decoding goes on with what can be decoded rightly. A frame that does come
@@ -63,19 +122,16 @@ class Decoder:
         extradata: the track's sequence header; None if unknown (keyframes hold it too).
         options: see DecoderOptions.
         runtime: where and how networks run.
-        strict: raise BitstreamError instead of dropping.
-        device: a PyTorch device name; "auto" takes CUDA where there is one.
-        threads: threads of the networks; 0 leaves it to PyTorch.
-        weights: path of a weights file; None takes the shipped model.
-        model: a model that is already loaded, instead of device, threads and weights.
+        model: a model that is already loaded, instead of the one that the stream names.
 
     Attributes:
         video_format: what the frames are; None before the first keyframe without extradata.
-        dropped_damaged: packets dropped because they are damaged.
+        dropped_damaged: packets dropped because they are damaged, or of another GOP.
         dropped_missing_reference: packets dropped because a reference is missing.
+        lost_levels: frames decoded without quality levels that are damaged.
 
     Raises:
-        ModelMismatchError: extradata names another model than the loaded one.
+        ModelMismatchError: extradata name a model that cannot be found, or another than `model`.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
     """
 
@@ -85,80 +141,78 @@ class Decoder:
         options: DecoderOptions | None = None,
         *,
         runtime: Runtime | None = None,
-        strict: bool = False,
-        device: str = "auto",
-        threads: int = 0,
-        weights: str | None = None,
-        model: VideoModel | None = None,
+        model: Model | None = None,
     ) -> None:
         self.video_format: VideoFormat | None = None
         self.dropped_damaged = 0
         self.dropped_missing_reference = 0
-        if options is not None:
-            strict, weights = options.strict, options.model
-        if runtime is not None:
-            device, threads = runtime.device, runtime.threads
-        self._strict = strict
-        self._model = model if model is not None else load_model(weights, device, threads)
+        self.lost_levels = 0
+        self._options = options if options is not None else DecoderOptions()
+        self._runtime = runtime if runtime is not None else Runtime()
+        if model is None and self._options.model is not None:
+            model = load_model(self._options.model, self._runtime)
+        self._model = model
+        self._sequence: SequenceHeader | None = None
         self._output: list[Frame] = []
-        spare = spare_core(self._model)
-        self._parser = ThreadPoolExecutor(1, "vcfilter-parse") if spare else None
-        self._start_segment(None)
+        self._parser: ThreadPoolExecutor | None = None
+        self._gop: _Gop | None = None
+        self._ahead: tuple[_Entry, Future[Symbols]] | None = None  # what is being read ahead
+        self._pictures: WeakSet[_Entry] = WeakSet()  # decoded, and held somewhere
         if extradata:
-            self._read_extradata(extradata)
+            try:
+                self._use(SequenceHeader.read(extradata))
+            except VersionError:
+                raise
+            except BitstreamError:
+                if self._options.strict:
+                    raise  # otherwise the first keyframe tells
 
-    def decode(self, packet: Packet | None) -> list[Frame]:
+    @property
+    def model(self) -> Model | None:
+        """The model in use; None before the stream names one."""
+        return self._model
+
+    def decode(self, packet: Packet | None, *, show: bool = True) -> list[Frame]:
         """Take the next packet and return the frames that are now ready, in display order.
 
         Args:
             packet: None at the end of the stream: the last frames come, and the decoder is
                 ready for another stream.
+            show: False: its frame will not come out, and is decoded only if others need it.
 
         Raises:
             BitstreamError: a keyframe of another size, depth or model than before, or of an
                 unknown version; with strict, also whatever else would be dropped. Decoding
                 may go on with the next packet, and frames that were ready come with it.
-            ModelMismatchError: the first keyframe names another model than the loaded one.
+            ModelMismatchError: the first keyframe names a model that cannot be found.
+            ConfigError: it is no Packet.
         """
-        if packet is None:
-            self._end_segment(None)
-        else:
-            self._accept(packet)
+        if packet is not None and not isinstance(packet, Packet):
+            raise ConfigError(f"a {type(packet).__name__} is no Packet")
+        with threads_of(self._runtime):
+            if packet is None:
+                self._end_gop(None)
+            else:
+                self._accept(packet, show)
         frames, self._output = self._output, []
         return frames
 
     def reset(self) -> None:
         """Forget all packets and references, as after a seek; the counters stay."""
         self._output = []
-        self._start_segment(None)
-
-    def _start_segment(self, key: _Decoded | None) -> None:
-        self._left = key
-        self._right: _Decoded | None = None
-        self._length: int = 0  # of the segment, once known
-        self._last: int = 0  # position of the newest packet
-        self._next: int = 1  # position of the next frame to show
-        self._waiting: dict[int, _Coded] = {}
-        self._opened: dict[int, _Coded] = {}  # taken from there, their references not all decoded
-        self._decoded: dict[int, _Decoded] = {}
-        self._ahead: tuple[_Coded, Future[Parsed]] | None = None  # what is being read ahead
-
-    def _read_extradata(self, extradata: bytes) -> None:
-        try:
-            self._use(SequenceHeader.read(extradata))
-        except VersionError:
-            raise
-        except BitstreamError:
-            if self._strict:
-                raise  # otherwise the first keyframe tells
+        self._gop = self._ahead = None
 
     def _use(self, sequence: SequenceHeader) -> None:
         """Take over a sequence header, if the model and the frames so far allow it."""
-        model_id, fmt, known = sequence.model_id, sequence.video_format, self.video_format
-        if model_id != self._model.model_id:
+        fmt, known = sequence.video_format, self.video_format
+        if self._model is None:
+            self._model = find_model(sequence.model_id, self._runtime)
+        info = self._model.info
+        needed, used = (sequence.model_id, sequence.numerics), (info.id, info.numerics)
+        if needed != used:
             text = (
-                f"the stream needs the model {model_id.hex()}, "
-                f"loaded is {self._model.model_id.hex()}: give the weights it was coded with"
+                f"the stream needs the model {needed[0].hex()} with arithmetic {needed[1]}, "
+                f"in use is {used[0].hex()} with {used[1]}: give the model it was coded with"
             )
             raise ModelMismatchError(text) if known is None else BitstreamError(text)
         if known is not None and (known.width, known.height, known.bit_depth) != (
@@ -171,217 +225,295 @@ class Decoder:
                 f"to {fmt.width}x{fmt.height} at {fmt.bit_depth} bit: decode its parts one by one"
             )
         self.video_format = fmt
+        self._sequence = sequence
+        if self._parser is None and spare_core(self._model, self._runtime):
+            self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
 
-    def _accept(self, packet: Packet) -> None:
+    def _accept(self, packet: Packet, show: bool) -> None:
+        gop = self._gop
         try:
-            sequence, header, payload = read_packet(packet.data)
-        except VersionError:
-            self._end_segment(None)
-            raise
+            info = read_packet(
+                packet.data,
+                key_identity=gop.identity if gop else None,
+                after=gop.newest if gop else 0,
+            )
+            if info.sequence is None and self._sequence is not None:
+                _check_bounds(info, self._sequence)
         except BitstreamError as error:
             if packet.is_keyframe:
-                self._end_segment(None)
-            self._drop_damaged(error)
-            return
-        if sequence is not None:
-            try:
-                self._use(sequence)
-            except (BitstreamError, ModelMismatchError):
-                self._end_segment(None)
+                self._end_gop(None)
+            # Later versions are known by one byte only: in a stream of this one it is damage.
+            later = isinstance(error, VersionError) and error.version > VERSION
+            if isinstance(error, VersionError) and not (later and self._sequence is not None):
                 raise
-        if self.video_format is not None:
-            limit = packet_size_max(self.video_format)
-            if len(packet.data) > limit:
-                self._drop_damaged(f"a packet has {len(packet.data)} bytes, {limit} are allowed")
-                return
-        coded = _Coded(
-            header=header,
-            payload=payload,
-            crc=packet_crc(packet.data),
-            pts=packet.pts,
-            duration=packet.duration,
-        )
-        if header.kind is FrameType.KEY:
-            self._accept_key(coded)
-        else:
-            self._accept_inter(coded)
-
-    def _accept_key(self, coded: _Coded) -> None:
-        try:
-            reference = self._restore(coded, self._parse(coded, ()), ())
-        except BitstreamError as error:
-            self._end_segment(None)
             self._drop_damaged(error)
             return
-        key = _Decoded(reference=reference, coded=coded)
+        coded = _Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
+        if info.sequence is not None:
+            self._accept_key(info.sequence, coded)
+        elif gop is None:
+            self._drop_missing("the keyframe before it is missing")
+        else:
+            gop.newest = coded.step.number
+            gop.waiting[gop.newest] = coded
+            self._advance(gop, final=False)
+
+    def _accept_key(self, sequence: SequenceHeader, coded: _Coded) -> None:
         try:
-            self._end_segment(key)
+            self._use(sequence)
+        except (BitstreamError, ModelMismatchError):
+            self._end_gop(None)
+            raise
+        try:
+            _check_bounds(coded.info, sequence)
+            reference = self._reconstruct(coded, self._parse(coded, ()), ())
+        except BitstreamError as error:
+            self._end_gop(None)
+            self._drop_damaged(error)
+            return
+        key = _Entry(coded=coded, reference=reference)
+        self._pictures.add(key)
+        try:
+            self._end_gop(key)
         finally:
-            self._start_segment(key)
+            self._gop = _Gop(key)
             self._show(key)
 
-    def _accept_inter(self, coded: _Coded) -> None:
-        header = coded.header
-        if header.position <= self._last or self._length not in (0, header.segment_length):
-            self._end_segment(None)  # of another segment, whose keyframe did not come
-        if self._left is None:
-            self._drop_missing("the keyframe before it is missing")
+    def _end_gop(self, next_key: _Entry | None) -> None:
+        """Decode what can be decoded, now that no packet of the GOP will come."""
+        gop, self._gop = self._gop, None
+        if gop is None:
             return
-        self._last, self._length = header.position, header.segment_length
-        self._waiting[header.position] = coded
-        self._advance(final=False)
-
-    def _end_segment(self, right: _Decoded | None) -> None:
-        """Decode what can be decoded, now that no packet of the segment will come."""
-        self._right = right
+        gop.next_key = next_key
         try:
-            self._advance(final=True)
+            self._advance(gop, final=True)
         finally:
-            self._start_segment(None)
+            self._ahead = None
 
-    def _advance(self, final: bool) -> None:
+    def _advance(self, gop: _Gop, final: bool) -> None:
         """Show frames up to the first one that must wait for a packet."""
-        while self._next <= self._last:
-            position = self._next
-            if not final and self._must_wait(position, set()):
+        assert self._sequence is not None
+        while gop.next <= gop.newest:
+            number = gop.next
+            overdue = gop.newest - number > self._sequence.reorder
+            if not (final or overdue) and self._must_wait(gop, number):
                 return
-            decoded = self._obtain(position)
-            self._next += 1
-            if decoded is not None:
-                self._show(decoded)
-            self._release(final or self._last == self._length - 1)
+            gop.next += 1
+            self._place(gop, number)
+            if number not in gop.placed:
+                continue
+            entry = gop.placed.pop(number)
+            if entry is None:
+                self._drop_missing()
+            elif entry.coded.shown:
+                self._decode(gop, entry, final)
+                self._show(entry)
+            else:
+                self._skip(gop)
 
-    def _must_wait(self, position: int, seen: set[int]) -> bool:
+    def _skip(self, gop: _Gop) -> None:
+        """A frame is not shown: it is decoded when another needs it, but packets that wait for
+        that must not pile up."""
+        gop.skipped += 1
+        if gop.skipped >= _SKIPPED_MAX:
+            gop.skipped = 0
+            for entry in gop.slots.frames():
+                self._decode(gop, entry, False)
+
+    def _must_wait(self, gop: _Gop, number: int) -> bool:
         """Whether something that this frame needs, directly or not, may still come."""
-        seen.add(position)
-        coded = self._waiting.get(position)
-        if coded is None:
-            return False
-        return any(
-            needed > self._last or (needed not in seen and self._must_wait(needed, seen))
-            for needed in coded.header.references
-        )
+        seen, stack = {number}, [number]
+        while stack:
+            coded = gop.waiting.get(stack.pop())
+            for needed in coded.step.reference_numbers if coded is not None else ():
+                if needed > gop.newest:
+                    return True
+                if needed not in seen:
+                    seen.add(needed)
+                    stack.append(needed)
+        return False
 
-    def _obtain(self, position: int) -> _Decoded | None:
-        """The frame at this position, decoded now if need be; None if it cannot be had."""
-        if position == 0:
-            return self._left
-        if position == self._length:
-            return self._right
-        if position in self._decoded:
-            return self._decoded[position]
+    def _held(self, gop: _Gop, coded: _Coded, number: int) -> _Entry | None:
+        """A reference of a frame, if it is there and the right one."""
+        check, numbers = coded.header.next_key, coded.step.reference_numbers
+        if check is not None and number == max(numbers):
+            key = gop.next_key
+            return key if key and key.coded.info.identity & 0xFFFF == check else None
+        return gop.slots.get(number)
+
+    def _place(self, gop: _Gop, number: int) -> None:
+        """Put a frame that waits in its place in coding order: behind all that it refers to."""
         # Taken out first: should frames refer to each other in a circle, it ends here.
-        coded = self._waiting.pop(position, None)
+        coded = gop.waiting.pop(number, None)
         if coded is None:
-            return None
-        self._opened[position] = coded
-        references = [self._obtain(needed) for needed in coded.header.references]
-        del self._opened[position]
-        present = [reference for reference in references if reference is not None]
-        if len(present) < len(references):
-            self._drop_missing("a reference is missing")
-            return None
-        check = reference_check(*(reference.coded.crc for reference in present))
-        if check != coded.header.reference_check:
-            self._drop_missing("its references are not the ones it was coded from")
-            return None
-        try:
-            if any(r.coded.header.layer >= coded.header.layer for r in present):
-                raise BitstreamError("an inter frame refers to one of its own layer or a higher")
-            if len(self._decoded) >= REFERENCES_MAX:
-                raise BitstreamError(f"a segment needs more than {REFERENCES_MAX} references")
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None and ahead[0] is coded:
-                parsed = ahead[1].result()
-            else:
-                parsed = self._parse(coded, [reference.reference for reference in present])
-            self._look_ahead(position, parsed)
-            reference = self._restore(coded, parsed, present)
-        except BitstreamError as error:
-            self._drop_damaged(error)
-            return None
-        self._decoded[position] = _Decoded(reference=reference, coded=coded)
-        return self._decoded[position]
-
-    def _parse(self, coded: _Coded, past: Sequence[Past]) -> Parsed:
-        assert self.video_format is not None  # a keyframe's header came before
-        return parse_frame(self._model, coded.header, coded.payload, past, self.video_format)
-
-    def _restore(self, coded: _Coded, parsed: Parsed, references: Sequence[_Decoded]) -> Reference:
-        assert self.video_format is not None  # a keyframe's header came before
-        past = [reference.reference for reference in references]
-        return restore_frame(self._model, coded.header, parsed, past, self.video_format)
-
-    def _look_ahead(self, position: int, parsed: Parsed) -> None:
-        """Start reading the symbols of the frame that will be restored after this one.
-
-        What is read ahead is a guess: whether that frame may be decoded is checked when it is.
-        """
-        coded = self._following() if self._parser is not None else None
-        if self._parser is None or coded is None:
             return
-        past: list[Past] = []
-        for needed in coded.header.references:
-            decoded = self._decoded.get(needed)
-            if needed == position:
-                past.append(parsed)
-            elif decoded is not None:
-                past.append(decoded.reference)
-            elif needed == 0 and self._left is not None:
-                past.append(self._left.reference)
-            elif needed == self._length and self._right is not None:
-                past.append(self._right.reference)
-            else:
-                return
-        self._ahead = coded, self._parser.submit(self._parse, coded, past)
+        references = []
+        for needed in coded.step.reference_numbers:
+            found = self._held(gop, coded, needed)
+            if found is None and needed in gop.waiting:
+                self._place(gop, needed)
+                found = self._held(gop, coded, needed)
+            if found is not None:
+                references.append(found)
+        if len(references) < len(coded.step.references):
+            gop.placed[number] = None
+            return
+        gop.places += 1
+        entry = _Entry(coded=coded, place=gop.places, references=tuple(references))
+        gop.slots.store(coded.step, entry)
+        gop.placed[number] = entry
 
-    def _following(self) -> _Coded | None:
-        """What will be restored next: the frame that waits for this one, or the next to be shown,
-        or what either must be decoded from first."""
-        if self._opened:
-            coded: _Coded | None = next(reversed(self._opened.values()))
-        else:
-            waiting = (self._waiting.get(p) for p in range(self._next, self._last + 1))
-            coded = next((found for found in waiting if found is not None), None)
-        seen: set[int] = set()
-        while coded is not None:
-            deeper = [p for p in coded.header.references if p in self._waiting and p not in seen]
-            if not deeper:
-                break
-            seen.add(deeper[0])
-            coded = self._waiting[deeper[0]]
-        return coded
-
-    def _release(self, complete: bool) -> None:
-        """Forget shown frames that no waiting packet refers to.
+    def _decode(self, gop: _Gop, entry: _Entry, final: bool) -> None:
+        """Decode a frame and what it needs, as far as it is not decoded yet.
 
         Args:
-            complete: no packet of the segment will come. Otherwise any frame may still be
-                referred to, and only as many are kept as can be allowed.
+            final: no packet of the GOP will come.
         """
-        shown = [position for position in self._decoded if position < self._next]
-        if complete:
-            needed = {p for c in self._waiting.values() for p in c.header.references}
-            shown = [position for position in shown if position not in needed]
-        else:
-            shown = sorted(shown)[: max(len(self._decoded) - REFERENCES_MAX + 1, 0)]
-        for position in shown:
-            del self._decoded[position]
+        needed = deque(entry.needed() if entry.open else ())
+        while needed:  # none is held for longer than others need it
+            each = needed.popleft()
+            try:
+                self._reference(gop, each, needed[0] if needed else None, final)
+            finally:
+                each.failed = each.reference is None
+                each.references = ()
 
-    def _show(self, decoded: _Decoded) -> None:
-        assert self.video_format is not None  # a keyframe's header came before
-        y, u, v = self._model.frame_planes(decoded.reference, self.video_format)
-        coded = decoded.coded
-        self._output.append(
-            Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.header.kind)
+    def _reference(self, gop: _Gop, entry: _Entry, following: _Entry | None, final: bool) -> None:
+        """Decode one frame whose references were tried before.
+
+        Args:
+            following: what is decoded after it; None: what the next frame to show needs.
+        """
+        ahead, self._ahead = self._ahead, None
+        references = [e.reference for e in entry.references if e.reference is not None]
+        if len(references) < len(entry.references):
+            self._drop_missing()
+            return
+        try:
+            if len(self._pictures) >= _PICTURES_MAX:
+                raise BitstreamError(f"more than {_PICTURES_MAX} pictures would have to be held")
+            if ahead is not None and ahead[0] is entry:
+                symbols = ahead[1].result()
+            else:
+                symbols = self._parse(entry.coded, [r.context for r in references])
+            if self._parser is not None:
+                following = following or self._upcoming(gop, entry, final)
+                self._look_ahead(self._parser, following, entry, symbols)
+            entry.reference = self._reconstruct(entry.coded, symbols, references)
+        except BitstreamError as error:
+            self._drop_damaged(error)
+            return
+        self._pictures.add(entry)
+
+    def _upcoming(self, gop: _Gop, current: _Entry, final: bool) -> _Entry | None:
+        """The first frame that will be decoded after `current`, which is the last of those that
+        a frame needs; None: not known yet."""
+        for number in range(gop.next, gop.newest + 1):
+            if number in gop.waiting:
+                if not final and self._must_wait(gop, number):
+                    return None
+                self._place(gop, number)
+            entry = gop.placed.get(number)
+            if entry is not None and entry.coded.shown:
+                needed = [each for each in entry.needed() if each.open and each is not current]
+                if needed:
+                    return needed[0]
+        return None
+
+    def _look_ahead(
+        self, parser: ThreadPoolExecutor, entry: _Entry | None, current: _Entry, symbols: Symbols
+    ) -> None:
+        """Start reading the symbols of the frame that will be decoded next.
+
+        Args:
+            current: the frame whose pixels are being made; symbols: its.
+        """
+        if entry is None:
+            return
+        contexts: list[Context] = []
+        for needed in entry.references:
+            if needed is current:
+                contexts.append(symbols.context)
+            elif needed.reference is not None:
+                contexts.append(needed.reference.context)
+            else:
+                return
+        self._ahead = entry, parser.submit(self._parse_ahead, entry.coded, contexts)
+
+    def _parse_ahead(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
+        with threads_of(self._runtime):
+            return self._parse(coded, contexts)
+
+    def _parse(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
+        """The symbols of a packet; safe in another thread.
+
+        Raises:
+            BitstreamError: they are invalid. The check was right, so they were made that way.
+        """
+        assert self._model is not None and self.video_format is not None  # a keyframe came
+        header, size = coded.header, coded.info.size
+        most = self._model.info.references
+        if len(contexts) > most:
+            raise BitstreamError(f"a frame has {len(contexts)} references, the model uses {most}")
+        try:
+            return self._model.parse(
+                header.step, header.mode, coded.sections, contexts, self.video_format
+            )
+        except BitstreamError:
+            raise
+        except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+            raise BitstreamError(f"a packet of {size} bytes is invalid: {error}") from error
+        except BaseException as error:
+            # pyo3's PanicException is a BaseException that cannot be imported.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise BitstreamError(f"a packet of {size} bytes is invalid: {error}") from error
+
+    def _reconstruct(
+        self, coded: _Coded, symbols: Symbols, references: Sequence[Reference]
+    ) -> Reference:
+        assert self._model is not None and self.video_format is not None  # a keyframe came
+        header = coded.header
+        return self._model.reconstruct(
+            header.step, header.mode, symbols, references, self.video_format
         )
 
-    def _drop_damaged(self, error: BitstreamError | str) -> None:
-        self.dropped_damaged += 1
-        if self._strict:
-            raise error if isinstance(error, BitstreamError) else BitstreamError(error)
+    def _show(self, entry: _Entry) -> None:
+        coded = entry.coded
+        if not coded.shown or entry.reference is None:
+            return
+        assert self._model is not None and self.video_format is not None  # a keyframe came
+        y, u, v = self._model.planes(entry.reference, self.video_format)
+        self.lost_levels += coded.info.lost_levels
+        self._output.append(
+            Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.step.type)
+        )
 
-    def _drop_missing(self, reason: str) -> None:
+    def _drop_damaged(self, error: BitstreamError) -> None:
+        self.dropped_damaged += 1
+        if self._options.strict:
+            raise error
+
+    def _drop_missing(self, reason: str = "a reference is missing or damaged") -> None:
         self.dropped_missing_reference += 1
-        if self._strict:
+        if self._options.strict:
             raise BitstreamError(f"an inter frame cannot be decoded: {reason}")
+
+
+def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
+    """Raise BitstreamError unless a packet keeps what the sequence header promises."""
+    step = info.header.step
+    reach = max((abs(distance) for distance in step.references), default=0)
+    if reach > sequence.reach:
+        raise BitstreamError(f"a reference lies {reach} frames away, {sequence.reach} may be")
+    later = max(step.references, default=0)
+    if later > sequence.reorder:
+        raise BitstreamError(f"a reference comes {later} frames later, {sequence.reorder} may be")
+    if step.slot is not None and step.slot >= sequence.slots:
+        raise BitstreamError(f"slot {step.slot} is named, there are {sequence.slots}")
+    level = info.sections[-1].level if info.sections else 0
+    if level >= sequence.levels:
+        raise BitstreamError(f"quality level {level} is there, {sequence.levels} may be")
+    limit = packet_size_max(sequence.video_format)
+    if info.size > limit:
+        raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")

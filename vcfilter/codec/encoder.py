@@ -1,60 +1,28 @@
-"""From frames to packets."""
+"""From frames to packets: plans, codes and hands out; the coding itself is codec.segment."""
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import log2
 
-from vcfilter.bitstream import (
-    MOTION_CODED,
-    MOTION_DIRECT,
-    MOTION_LEFT,
-    MOTION_RIGHT,
-    FrameHeader,
-    SequenceHeader,
-    packet_crc,
-    reference_check,
-    write_packet,
-)
-from vcfilter.codec.engine import coding_step, encode_frame, load_model
-from vcfilter.codec.rate import (
-    LAYER_QP_OFFSET,
-    KeyTrial,
-    PassLog,
-    SegmentRecord,
-    make_rate_control,
-)
-from vcfilter.codec.structure import Segment, Segmenter, coding_order, last_uses
+from vcfilter.bitstream import SequenceHeader
+from vcfilter.codec.buffer import Buffer
+from vcfilter.codec.executor import Executor, GopTask
+from vcfilter.codec.plan import Planner, SegmentJob
+from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
+from vcfilter.codec.runtime import load_model, threads_of
+from vcfilter.codec.segment import Coding, FrameRecord, GopState, SegmentResult, encode_segment
+from vcfilter.codec.structure import GopStructure
 from vcfilter.errors import ConfigError
-from vcfilter.frames import QP_MAX, Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import PRESETS, EncoderOptions, Runtime
+from vcfilter.frames import QP_MAX, Frame, Packet, VideoFormat
+from vcfilter.models.base import ARCHITECTURES, Model
+from vcfilter.options import EncoderOptions, Runtime
 
-if TYPE_CHECKING:
-    from vcfilter.models.hierarchical.video import MotionField, Picture, Reference, VideoModel
-
-_SMALLEST_BITS = 16 * 8
-"""Bits of an inter packet with one word of payload: nothing but an empty one is smaller."""
-_DEEP_LAYER = 3
-"""From here on a pass more gained 0.14 % of the bits, before 0.89 % (ten training clips)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameRecord:
-    """What became of one frame.
-
-    Args:
-        pts: its presentation time.
-        header: how it was coded.
-        size: bytes of its packet.
-        psnr: of the reconstruction, dB, Y, U and V weighted 6:1:1.
-    """
-
-    pts: int
-    header: FrameHeader
-    size: int
-    psnr: float
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -72,61 +40,28 @@ class EncoderStatistics:
         self.records.append(record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Coded:
-    """A frame's packet, and its record for the statistics."""
-
-    packet: Packet
-    record: FrameRecord
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reference:
-    """A reconstruction that later frames are coded from, and the CRC of its packet."""
-
-    reference: Reference
-    crc: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Key:
-    """A coded keyframe."""
-
-    coded: _Coded
-    reference: _Reference
-    trial: KeyTrial
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
-    """One way to code an inter frame; cost is distortion plus weighted bits."""
-
-    cost: float
-    promise: float
-    header: FrameHeader
-    reference: Reference
-    payload: bytes
-
-
 class Encoder:
     """Encodes frames, given in display order, into packets in display order.
 
-    Packets come a segment at a time, when the frame after it (with scene-cut detection, the
-    second one after it) is there. At most one segment of frames is held.
+    Packets come a GOP at a time, when the frame after it (with scene-cut detection, the second
+    one after it) is there. At most one GOP of frames is held, one per worker with an executor.
 
     Args:
         video_format: what the frames are.
         options: see EncoderOptions.
         runtime: where and how networks run.
         pass_log: of a first pass over the same frames: this is the second one.
-        model: a model that is already loaded, instead of options' device, threads, weights.
+        model: a model that is already loaded, instead of the one that options and runtime name.
+        executor: codes GOPs beside each other; the qp must be constant. Its owner closes it.
 
     Attributes:
         extradata: the sequence header, for the container.
         statistics: what was coded so far.
+        delay: most frames that are held before a packet comes.
 
     Raises:
-        ConfigError: the pass log does not fit.
+        ConfigError: the pass log does not fit, the preset is none of the model's, or an executor
+            comes with a rate that is not a constant qp.
     """
 
     def __init__(
@@ -136,28 +71,50 @@ class Encoder:
         *,
         runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
-        model: VideoModel | None = None,
+        model: Model | None = None,
+        executor: Executor | None = None,
     ) -> None:
         options = options if options is not None else EncoderOptions()
         self.statistics = EncoderStatistics()
+        self._runtime = runtime if runtime is not None else Runtime()
         self._rate = make_rate_control(video_format, options, pass_log)
+        if executor is not None and not isinstance(self._rate, ConstantQp):
+            raise ConfigError("GOPs can be coded beside each other at a constant qp only")
+        if executor is not None and options.maxrate is not None:
+            raise ConfigError("GOPs that are coded beside each other cannot keep a maxrate")
+        self._buffer = None
+        if options.maxrate is not None and options.bufsize is not None:
+            self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
+        self._executor = executor
+        self._pending: deque[Future[list[SegmentResult]]] = deque()
+        self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
         self._options = options
-        self._preset = PRESETS[options.preset]
-        self._model = (
-            model
-            if model is not None
-            else load_model(
-                options.model or options.weights,
-                runtime.device if runtime else options.device,
-                runtime.threads if runtime else options.threads,
+        self._model = model if model is not None else load_model(options.model, self._runtime)
+        info = self._model.info
+        if options.preset not in info.efforts:
+            raise ConfigError(
+                f"preset {options.preset!r} is not one of {', '.join(info.efforts)} "
+                f"of the model {info.name!r}"
             )
+        structure = GopStructure.of(options)
+        sequence = SequenceHeader(
+            model_id=info.id,
+            architecture=ARCHITECTURES[info.architecture],
+            numerics=info.numerics,
+            video_format=video_format,
+            structure=structure.kind,
+            levels=info.quality_layers,
+            slots=structure.slots,
+            reorder=structure.reorder,
+            reach=structure.reach,
+            name=info.name,
         )
-        self._sequence = SequenceHeader(model_id=self._model.model_id, video_format=video_format)
-        self.extradata = self._sequence.write()
-        self._segmenter = Segmenter(options.keyint, options.scenecut)
-        self._frames: deque[Frame] = deque()  # from the current segment's keyframe on
-        self._key: _Key | None = None  # that keyframe, once coded
+        self.extradata = sequence.write()
+        self.delay = structure.delay
+        self._coding = Coding(sequence=sequence, effort=options.preset, key_length=structure.keyint)
+        self._planner = Planner(video_format, structure)
+        self._state: GopState | None = None
         self._last_pts: int | None = None
         self._segments: list[SegmentRecord] = []
 
@@ -171,200 +128,97 @@ class Encoder:
             segments=tuple(self._segments),
         )
 
-    def encode(self, frame: Frame | None) -> list[Packet]:
+    def encode(self, frame: Frame | None, *, force_key: bool = False) -> list[Packet]:
         """Take the next frame and return the packets that are now ready, in display order.
 
         Args:
             frame: kept, and not to be changed, until its packet has come. None at the end of
                 the stream: all remaining packets come.
+            force_key: this frame becomes a keyframe.
 
         Raises:
             ConfigError: the frame is of another format, or not later than the one before.
         """
         if frame is None:
-            packets = []
-            for segment in self._segmenter.finish():
-                packets += self._code_segment(segment)
-            self._last_pts = None
+            packets = [packet for job in self._planner.finish() for packet in self._code(job)]
+            if self._executor is not None:
+                packets += self._submit()
+            while self._pending:
+                packets += self._take(self._pending.popleft())
+            self._last_pts, self._state = None, None
             return packets
+        if not isinstance(frame, Frame):
+            raise ConfigError(f"a {type(frame).__name__} is no Frame")
         frame.check(self._format)
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts
-        self._frames.append(frame)
-        ended = self._segmenter.push(frame.y, self._format.bit_depth)
-        return self._code_segment(ended) if ended is not None else []
+        return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
-    def _code_segment(self, segment: Segment) -> list[Packet]:
-        """The packets of a segment, less its keyframe's if that came out with the segment
-        before, plus the next keyframe's if that is its right reference."""
-        coded = []
-        if self._key is None:
-            self._key = self._code_key(self._frames[0], segment.length)
-            coded.append(self._key.coded)
-        key = self._key
-        following = None
-        if segment.closed:
-            following = self._code_key(self._frames[segment.length], self._options.keyint)
-        inters, base_qp = self._code_inters(segment, key, following)
-        coded += inters
-        if following is not None:
-            coded.append(following.coded)
-        self._key = following
-        for _ in range(segment.length):
-            self._frames.popleft()
-        for frame in coded:
-            self.statistics.add(frame.record)
-        records = [inter.record for inter in inters]
-        done = SegmentRecord(
-            length=segment.length,
-            key_qp=key.trial.qp,
-            inter_qp=base_qp,
-            key_bits=key.trial.bits,
-            inter_bits=sum(8 * record.size for record in records),
-            key_psnr=key.trial.psnr,
-            inter_psnr=sum(r.psnr for r in records) / len(records) if records else 0.0,
-        )
-        self._rate.done(done)
-        self._segments.append(done)
-        return [frame.packet for frame in coded]
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has decoded the frame of this time; see `lost`."""
+        self._planner.acknowledge(pts)
 
-    def _code_key(self, frame: Frame, length: int) -> _Key:
-        """Code the keyframe of a segment, at as many qps as rate control wants to see."""
-        x = self._model.picture(frame, self._format)
-        tried: dict[int, _Key] = {}
-        while True:
-            qp = self._rate.key_qp([key.trial for key in tried.values()], length)
-            if qp in tried:
-                return tried[qp]
-            header = FrameHeader(kind=FrameType.KEY, qp=qp)
-            reference, payload = encode_frame(self._model, header, x, (), passes=self._passes(0))
-            coded = self._packet(frame, header, payload, x, reference)
-            bits, psnr = 8 * coded.record.size, coded.record.psnr
-            tried[qp] = _Key(
-                coded=coded,
-                reference=_Reference(reference=reference, crc=packet_crc(coded.packet.data)),
-                trial=KeyTrial(qp=qp, bits=bits, psnr=psnr),
-            )
+    def lost(self, pts: int) -> None:
+        """A receiver lacks the frame of this time, and so all that was coded from it.
 
-    def _code_inters(
-        self, segment: Segment, key: _Key, following: _Key | None
-    ) -> tuple[list[_Coded], int]:
-        """A segment's inter frames, in display order, and their mean qp before layer offsets."""
-        held = {0: key.reference}
-        if following is not None:
-            held[segment.length] = following.reference
-        coded: dict[int, _Coded] = {}
-        steps = coding_order(segment.length, segment.closed)
-        uses = last_uses(steps)
-        qps = []
-        for index, step in enumerate(steps):
-            base_qp = self._rate.inter_qp(key.trial, [later.layer for later in steps[index:]])
-            qps.append(base_qp)
-            frame = self._frames[step.position]
-            x = self._model.picture(frame, self._format)
-            references = [held[position] for position in step.references]
-            header = FrameHeader(
-                kind=FrameType.INTER,
-                qp=min(base_qp + LAYER_QP_OFFSET[step.layer], QP_MAX),
-                layer=step.layer,
-                position=step.position,
-                segment_length=segment.length,
-                distances=step.distances,
-                residual=False,
-                reference_check=reference_check(*(r.crc for r in references)),
-            )
-            best = self._search(header, x, [r.reference for r in references])
-            inter = self._packet(frame, best.header, best.payload, x, best.reference)
-            coded[step.position] = inter
-            self._rate.inter_done(step.layer, base_qp, 8 * inter.record.size)
-            crc = packet_crc(inter.packet.data)
-            held[step.position] = _Reference(reference=best.reference, crc=crc)
-            for position in (*step.references, step.position):
-                if uses.get(position, -1) <= index:
-                    del held[position]
-        mean_qp = round(sum(qps) / len(qps)) if qps else key.trial.qp
-        return [coded[position] for position in sorted(coded)], mean_qp
-
-    def _search(self, plain: FrameHeader, x: Picture, references: Sequence[Reference]) -> _Trial:
-        """The cheapest way to code an inter frame, among those that the preset tries.
-
-        Every motion is tried without a residual first; the residual, which costs most of the
-        time, is coded only for the motions that promise most.
-
-        Args:
-            plain: the header with neither motion nor residual.
+        The next frame is coded from the newest one that was acknowledged and is still kept; if
+        there is none, or the structure is not low delay, it becomes a keyframe.
         """
-        best = self._try(plain, x, references)
-        pixels = self._format.width * self._format.height
-        if best.cost <= self._model.rd_weight(plain.qp) * _SMALLEST_BITS / pixels:
-            return best  # a still picture: nothing else can be cheaper
-        found = [(best.promise, best.header)]
-        motions = []
-        if self._preset.free_modes and len(references) == 2:
-            motions = [replace(plain, motion=MOTION_LEFT), replace(plain, motion=MOTION_RIGHT)]
-        if len(references) == 2 and plain.layer > 1:
-            motions.append(replace(plain, motion=MOTION_DIRECT, refine=True))
-        coded = [
-            replace(plain, motion=MOTION_CODED, motion_level=level)
-            for level in self._preset.motion_levels
-        ]
-        field = self._model.estimate_motion(
-            coding_step(plain), x, references, self._preset.flow_scale, self._preset.fit_rounds
-        )
-        promises = {}
-        for header in [*motions, *coded]:
-            trial = self._try(header, x, references, field)
-            promises[header] = trial.promise
-            best = min(best, trial, key=lambda t: t.cost)
-        if len(references) == 2:
-            header = replace(min(coded, key=lambda h: promises[h]), refine=True)
-            trial = self._try(header, x, references, field)
-            promises[header] = trial.promise
-            best = min(best, trial, key=lambda t: t.cost)
-        found += [(promise, header) for header, promise in promises.items()]
-        found.sort(key=lambda pair: pair[0])
-        for _, header in found[: self._preset.residuals]:
-            trial = self._try(replace(header, residual=True), x, references, field)
-            best = min(best, trial, key=lambda t: t.cost)
-        return best
+        self._planner.lost(pts)
 
-    def _try(
-        self,
-        header: FrameHeader,
-        x: Picture,
-        references: Sequence[Reference],
-        field: MotionField | None = None,
-    ) -> _Trial:
-        motion = field if header.motion == MOTION_CODED else None
-        passes = self._passes(header.layer)
-        reference, payload = encode_frame(self._model, header, x, references, motion, passes)
-        weight = self._model.rd_weight(header.qp)
-        size = len(write_packet(None, header, payload))
-        rate_cost = weight * 8 * size / (self._format.width * self._format.height)
-        distortion = self._model.distortion(x, reference, header.qp)
-        promise = distortion
-        if not header.residual:
-            promise = self._model.residual_cost(coding_step(header), x, reference)
-        return _Trial(
-            cost=distortion + rate_cost,
-            promise=promise + rate_cost,
-            header=header,
-            reference=reference,
-            payload=payload,
-        )
+    def _code(self, job: SegmentJob) -> list[Packet]:
+        """The packets that are ready when this segment is coded, or given to be coded."""
+        if self._executor is None:
+            with threads_of(self._runtime):
+                return self._done(self._code_here(job))
+        packets = self._submit() if job.first == 0 else []
+        self._jobs.append(job)
+        if not job.continues:
+            packets += self._submit()
+        return packets
 
-    def _passes(self, layer: int) -> int:
-        """One more for keyframes and one less for deep layers, on which little else depends."""
-        return max(1, self._preset.passes + (layer == 0) - (layer >= _DEEP_LAYER))
+    def _submit(self) -> list[Packet]:
+        """Give the GOP whose jobs are collected to the executor; the packets that are ready."""
+        assert self._executor is not None
+        if self._jobs:
+            qp = self._rate.key_qp((), self._coding.key_length)
+            task = GopTask(jobs=tuple(self._jobs), coding=self._coding, qp=qp)
+            self._pending.append(self._executor.submit(task))
+            self._jobs = []
+        packets: list[Packet] = []
+        while self._pending and (
+            self._pending[0].done() or len(self._pending) > self._executor.workers
+        ):
+            packets += self._take(self._pending.popleft())
+        return packets
 
-    def _packet(
-        self, frame: Frame, header: FrameHeader, payload: bytes, x: Picture, reference: Reference
-    ) -> _Coded:
-        is_key = header.kind is FrameType.KEY
-        data = write_packet(self._sequence if is_key else None, header, payload)
-        psnr = self._model.psnr(x, reference, self._format)
-        return _Coded(
-            packet=Packet(data=data, pts=frame.pts, duration=frame.duration, is_keyframe=is_key),
-            record=FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=psnr),
-        )
+    def _take(self, pending: Future[list[SegmentResult]]) -> list[Packet]:
+        return [packet for result in pending.result() for packet in self._done(result)]
+
+    def _code_here(self, job: SegmentJob) -> SegmentResult:
+        """Code a segment; again and coarser where it asks for more than the buffer holds."""
+        coarser = 0
+        while True:
+            # What it learns counts only if the segment stays.
+            rate = copy.deepcopy(self._rate) if self._buffer else self._rate
+            asked = Coarser(rate, coarser) if coarser else rate
+            result, state = encode_segment(self._model, job, self._coding, asked, self._state)
+            sizes = [8 * len(packet.data) for packet in result.packets]
+            overflow = self._buffer.overflow(sizes) if self._buffer else 0.0
+            if overflow <= 1 or coarser >= QP_MAX:
+                break
+            coarser = min(coarser + min(max(1, round(6 * log2(overflow))), 4), QP_MAX)
+        if self._buffer:
+            if overflow > 1:
+                logger.warning("maxrate and bufsize cannot be kept: a packet is too large at qp 63")
+            self._buffer.take(sizes)
+            self._rate = rate
+        self._state = state
+        return result
+
+    def _done(self, result: SegmentResult) -> list[Packet]:
+        for record in result.records:
+            self.statistics.add(record)
+        self._segments.append(result.summary)
+        return list(result.packets)

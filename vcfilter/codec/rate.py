@@ -13,21 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log2
 
-from vcfilter.codec.structure import coding_order
+from vcfilter.codec.structure import HIERARCHY_MAX, coding_order
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, VideoFormat
 from vcfilter.options import EncoderOptions
 
 DEFAULT_QP = 32
 
-LAYER_QP_OFFSET = (0, 3, 6, 8, 9, 9, 9, 9)
-"""Added to the segment's qp per temporal layer (0 keyframes to 7). Errors of a frame pass on to
-all frames of higher layers and to none of lower ones, so the lower are worth more bits. BD-rate on
-training clips against (0, 3, 4, 5, 6): -1.4 %; a first layer of 4 saves more on most clips, and
-costs up to 10 % where nothing can be predicted."""
-
 _SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
-_OVERHEAD_BITS = 96  # an inter frame's bytes besides payload
+_OVERHEAD_BITS = 80  # an inter frame's bytes besides payload
+_GOP_MOST = 48  # frames over which a keyframe's bits are spread at most
 _MIN_BITS = 32.0
 _LAYER_SHARE = (0.0, *(0.6**depth for depth in range(7)))  # bits against a frame of layer 1
 _LIKENESS = 0.7  # how far inter frames' complexity follows the keyframes'
@@ -48,6 +43,7 @@ class SegmentRecord:
 
     Args:
         length: frames, the keyframe included.
+        begins: the first of them is a keyframe; otherwise key_bits is 0.
         key_qp, inter_qp: qp of the keyframe; of the inter frames before layer offsets.
         key_bits, inter_bits: sizes, the latter of all inter frames together.
         key_psnr, inter_psnr: dB (6:1:1), the latter the mean; 0 without inter frames.
@@ -60,6 +56,12 @@ class SegmentRecord:
     inter_bits: int
     key_psnr: float = 0.0
     inter_psnr: float = 0.0
+    begins: bool = True
+
+    @property
+    def inters(self) -> int:
+        """Inter frames in it."""
+        return self.length - self.begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,10 @@ class PassLog:
             fields = json.loads(text)
             segments = tuple(SegmentRecord(**segment) for segment in fields.pop("segments"))
             log = cls(segments=segments, **fields)
-            usable = all(s.length >= 1 and s.key_bits > 0 and s.inter_bits >= 0 for s in segments)
+            usable = all(
+                s.length >= 1 and (s.key_bits > 0 or not s.begins) and s.inter_bits >= 0
+                for s in segments
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"not a pass log: {error}") from error
         if not usable:
@@ -115,12 +120,13 @@ class RateControl(ABC):
             length: frames of its segment, or the most it can have while that is not known.
         """
 
-    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
         """The qp, before the layer's offset, of the next inter frame.
 
         Args:
             key: the segment's keyframe.
-            layers: of the inter frames that are to come, this one's first.
+            layers: of the segment's inter frames that are to come, this one's first.
+            length: frames of the GOP, or the most it can have while that is not known.
         """
         return key.qp
 
@@ -143,6 +149,31 @@ class ConstantQp(RateControl):
         return self._qp
 
 
+class Coarser(RateControl):
+    """Another one's qps, raised by a number: for a segment that came out too large."""
+
+    def __init__(self, inner: RateControl, offset: int) -> None:
+        self._inner, self._offset = inner, offset
+        self._asked: dict[int, int] = {}  # what the other one wanted, by what was given
+
+    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+        # The other one sees trials at the qps that it asked for.
+        seen = [replace(t, qp=self._asked.get(t.qp, t.qp)) for t in trials]
+        wanted = self._inner.key_qp(seen, length)
+        given = _clamp_qp(wanted + self._offset)
+        self._asked[given] = wanted
+        return given
+
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
+        return _clamp_qp(self._inner.inter_qp(key, layers, length) + self._offset)
+
+    def inter_done(self, layer: int, qp: int, bits: int) -> None:
+        self._inner.inter_done(layer, qp, bits)
+
+    def done(self, segment: SegmentRecord) -> None:
+        self._inner.done(segment)
+
+
 class ConstantQuality(RateControl):
     """The qp per segment at which the segment's mean PSNR is about `quality` dB.
 
@@ -152,15 +183,18 @@ class ConstantQuality(RateControl):
 
     _TRIALS = 5
     _TOLERANCE = 0.3  # dB; one qp is about 0.6 to 1 dB
+    _SLOPE = 0.8  # dB per qp, unless two trials know better
 
     def __init__(self, quality: float) -> None:
         self._quality = quality
         self._qp = float(DEFAULT_QP)
         self._gap = 1.6  # dB between the keyframe and its segment's mean
+        self._shift = 0.0  # qps by which the rest of a long GOP is coded coarser than it began
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         aim = self._quality + self._gap
         if not trials:
+            self._shift = 0.0
             return _clamp_qp(self._qp)
         best = min(trials, key=lambda trial: abs(trial.psnr - aim))
         if abs(best.psnr - aim) <= self._TOLERANCE or len(trials) >= self._TRIALS:
@@ -174,7 +208,7 @@ class ConstantQuality(RateControl):
             share = (low.psnr - aim) / max(low.psnr - high.psnr, 1e-6)
             guess = low.qp + share * (high.qp - low.qp)
         else:
-            slope = 0.8  # dB per qp, unless two trials know better
+            slope = self._SLOPE
             if len(trials) >= 2 and trials[-1].qp != trials[-2].qp:
                 measured = (trials[-1].psnr - trials[-2].psnr) / (trials[-2].qp - trials[-1].qp)
                 slope = min(max(measured, 0.2), 1.5)
@@ -187,8 +221,16 @@ class ConstantQuality(RateControl):
             self._qp = qp
         return qp
 
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
+        return _clamp_qp(key.qp + self._shift)
+
     def done(self, segment: SegmentRecord) -> None:
-        inters = segment.length - 1
+        inters = segment.inters
+        if inters:
+            slack = (segment.inter_psnr - self._quality) / self._SLOPE
+            self._shift = min(max(self._shift + 0.5 * slack, -8.0), 8.0)
+        if not segment.begins:
+            return
         gap = inters / segment.length * (segment.key_psnr - segment.inter_psnr) if inters else 0.0
         self._gap += 0.7 * (min(max(gap, 0.0), 8.0) - self._gap)
 
@@ -211,9 +253,9 @@ class _Model:
         self._shares = 1.0
         self._inters = 0
 
-    def bits(self, qp: float, layers: Sequence[int]) -> float:
-        """Of a segment: its keyframe, and its inter frames by their layers."""
-        return float(2 ** (self._key - qp / self._slope)) + self.inter_bits(qp, layers)
+    def bits(self, qp: float, layers: Sequence[int], times: float = 1.0) -> float:
+        """Of a GOP: its keyframe, and its inter frames by their layers, so many times."""
+        return float(2 ** (self._key - qp / self._slope)) + times * self.inter_bits(qp, layers)
 
     def inter_bits(self, qp: float, layers: Sequence[int]) -> float:
         """Of inter frames, by their layers, at a qp before layer offsets."""
@@ -246,30 +288,39 @@ class _Model:
 class AverageBitrate(RateControl):
     """One pass: each segment gets its frames' share, less half of what was overspent before.
 
+    What a keyframe takes beyond a frame's share is saved on the frames of its GOP.
+
     Args:
         bits_per_frame: the target.
         pixels: luma samples per frame (for the first guess).
+        keyint: most frames of a GOP.
     """
 
     _KEY_TRIALS = 3
     _HYSTERESIS = 1.5  # inter frames keep their qp unless it is off by this much
     _SWING = 5  # how far the qp may move within a segment
 
-    def __init__(self, bits_per_frame: float, pixels: int) -> None:
+    def __init__(self, bits_per_frame: float, pixels: int, keyint: int) -> None:
         self._target = bits_per_frame
         # About 0.6 bit per pixel at qp 32: only a start, the first trial corrects it.
         self._model = _Model(0.6 * pixels, DEFAULT_QP)
         self._debt = 0.0  # bits that the segments done took beyond their share
+        self._key_debt = 0.0  # bits of the last keyframe that its GOP has not saved yet
+        self._length = float(min(keyint, _GOP_MOST))  # of a GOP, as expected
+        self._seen = 0  # inter frames of the GOP so far
         self._left: float | None = None  # for the inter frames to come in this segment
+        self._share = 0.0  # per inter frame
         self._qp = self._first_qp = 0  # of the segment's inter frames, now and at first
         self._segments = 0
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
-        layers = [step.layer for step in coding_order(length, True)]
-        budget = self._budget(length)
+        frames = self._frames(length)
+        layers = [step.layer for step in coding_order(min(frames, HIERARCHY_MAX))]
+        times = (frames - 1) / max(len(layers), 1)  # a long GOP is taken for several short ones
+        budget = self._budget(frames * self._target)
         if trials:
             self._model.learn_key(trials)
-        qp = _clamp_qp(_solve(lambda q: self._model.bits(q, layers), budget))
+        qp = _clamp_qp(_solve(lambda q: self._model.bits(q, layers, times), budget))
         if not trials:
             return qp
         nearest = min(trials, key=lambda trial: abs(trial.qp - qp))
@@ -278,10 +329,13 @@ class AverageBitrate(RateControl):
         self._model.learn_key([*(t for t in trials if t is not nearest), nearest])
         return nearest.qp
 
-    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
         first = self._left is None
         if self._left is None:
-            self._left = self._budget(len(layers) + 1) - key.bits
+            frames = self._frames(length)
+            saved = (frames * self._target - key.bits) / max(frames - 1, 1)
+            self._share = max(saved, 0.3 * self._target)
+            self._left = self._budget(len(layers) * self._share)
         left = self._left
         qp = _solve(lambda q: self._model.inter_bits(q, layers), left)
         # Not far from the keyframe's: its quality is what the inter frames are made of.
@@ -299,17 +353,29 @@ class AverageBitrate(RateControl):
             self._left -= bits
 
     def done(self, segment: SegmentRecord) -> None:
-        self._debt += segment.key_bits + segment.inter_bits - segment.length * self._target
+        if segment.begins:
+            self._debt += self._key_debt
+            self._key_debt = segment.key_bits - self._target
+            if self._segments and self._seen:
+                self._length += 0.3 * (self._seen + 1 - self._length)
+            self._seen = 0
+        self._seen += segment.inters
+        saved = segment.inters * (self._target - self._share) if segment.inters else 0.0
+        self._key_debt -= saved
+        self._debt += segment.inter_bits - segment.inters * self._share
         self._left = None
         self._segments += 1
 
-    def _budget(self, frames: int) -> float:
-        share = frames * self._target
+    def _frames(self, length: int) -> int:
+        """Frames of a GOP that has at most so many: of a long one, as many as usual."""
+        return length if length <= HIERARCHY_MAX else max(round(self._length), 2)
+
+    def _budget(self, share: float) -> float:
         return min(max(share - 0.5 * self._debt, 0.3 * share), 2.0 * share)
 
 
 class TwoPass(RateControl):
-    """Second of two passes: one qp for all, shifted a little per segment, corrected on the way.
+    """Second of two passes: one qp for all, shifted a little per GOP, corrected on the way.
 
     The bits of each kind of frame are predicted from the first pass; how far predictions are
     off on the whole is learned as segments pass.
@@ -319,12 +385,12 @@ class TwoPass(RateControl):
         bits_per_frame: the target.
     """
 
-    _COMPRESSION = 0.6  # qps by which a segment twice as costly as the mean is coarser
+    _COMPRESSION = 0.6  # qps by which a GOP twice as costly as the mean is coarser
     _SHIFT_MAX = 3.0
 
     def __init__(self, log: PassLog, bits_per_frame: float) -> None:
         segments = log.segments
-        costs = [log2(_cost_at_zero(s) / s.length) for s in segments]
+        costs = _gop_costs(segments)
         mean = sum(costs) / max(len(costs), 1)
         limit = self._SHIFT_MAX
         self._shift = [min(max(self._COMPRESSION * (cost - mean), -limit), limit) for cost in costs]
@@ -342,34 +408,45 @@ class TwoPass(RateControl):
         self._inters_left = _sums_from_end(self._inters)
         self._overhead_left = _sums_from_end([_overhead_bits(s) for s in segments])
         self._bits_left = bits_per_frame * sum(s.length for s in segments)
-        self._key_count = 0  # segments whose keyframe is coded
+        self._key_count = 0  # segments up to the newest whose keyframe is coded
         self._done_count = 0
-        self._key_error = _MeanError()
-        self._inter_error = _MeanError()
+        self._key_error = _MeanError(4)
+        self._inter_error = _MeanError(44)
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
         if not trials:
-            return self._qp(self._key_count)
-        index, trial = self._key_count, trials[-1]
+            return self._qp(self._next_key())
+        index, trial = self._next_key(), trials[-1]
         self._key_error.learn(trial.bits, self._keys[index], trial.qp - self._shift[index])
         self._bits_left -= trial.bits
-        self._key_count += 1
+        self._key_count = index + 1
         return trial.qp
 
-    def inter_qp(self, key: KeyTrial, layers: Sequence[int]) -> int:
-        if self._segments[self._done_count].length <= len(layers):
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
+        if self._done_count >= len(self._segments) or (
+            self._segments[self._done_count].inters < len(layers)
+        ):
             raise ConfigError(_OTHER_FRAMES)
         return min(max(self._qp(self._done_count), key.qp - 4), key.qp + 8)
 
     def done(self, segment: SegmentRecord) -> None:
         index = self._done_count
-        if self._segments[index].length != segment.length:
+        known = self._segments[index] if index < len(self._segments) else None
+        if known is None or (known.length, known.begins) != (segment.length, segment.begins):
             raise ConfigError(_OTHER_FRAMES)
-        if segment.length > 1:
+        if segment.inters:
             qp = segment.inter_qp - self._shift[index]
-            self._inter_error.learn(_payload_bits(segment), self._inters[index], qp)
+            bits = _payload_bits(segment)
+            self._inter_error.learn(bits, self._inters[index], qp, segment.inters)
         self._bits_left -= segment.inter_bits
         self._done_count += 1
+
+    def _next_key(self) -> int:
+        """The next segment that begins with a keyframe."""
+        for index in range(self._key_count, len(self._segments)):
+            if self._segments[index].begins:
+                return index
+        raise ConfigError(_OTHER_FRAMES)
 
     def _qp(self, index: int) -> int:
         """The qp for segment `index` at which all that is to come fits what is left."""
@@ -390,16 +467,21 @@ _OTHER_FRAMES = (
 
 
 class _MeanError:
-    """Mean ratio of actual to predicted bits, newer ones weighing more."""
+    """Mean ratio of actual to predicted bits, newer ones weighing more.
 
-    def __init__(self) -> None:
+    Args:
+        memory: how many frames are remembered.
+    """
+
+    def __init__(self, memory: int) -> None:
         self.factor = 1.0
+        self._memory = memory
         self._count = 0
 
-    def learn(self, actual: float, at_zero: float, qp: float) -> None:
+    def learn(self, actual: float, at_zero: float, qp: float, frames: int = 1) -> None:
         ratio = max(actual, _MIN_BITS) / (at_zero * 2.0 ** (-qp / _SLOPE))
-        self._count += 1
-        weight = max(1 / self._count, 0.25)
+        self._count = min(self._count + frames, max(self._memory, frames))
+        weight = frames / self._count
         self.factor *= ratio**weight / self.factor**weight
 
 
@@ -424,7 +506,7 @@ def make_rate_control(
     if options.bitrate is not None:
         pixels = video_format.width * video_format.height
         per_frame = float(options.bitrate / options.frame_rate)
-        return AverageBitrate(per_frame, pixels)
+        return AverageBitrate(per_frame, pixels, options.keyint)
     if options.quality is not None:
         return ConstantQuality(options.quality)
     return ConstantQp(DEFAULT_QP if options.qp is None else options.qp)
@@ -451,12 +533,51 @@ def _cost_at_zero(segment: SegmentRecord) -> float:
     return float(key + _payload_bits(segment) * 2 ** (segment.inter_qp / _SLOPE))
 
 
+def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
+    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
+    costs: list[float] = []
+    start = 0
+    for index in range(1, len(segments) + 1):
+        if index == len(segments) or segments[index].begins:
+            gop = segments[start:index]
+            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
+            costs += [log2(cost)] * len(gop)
+            start = index
+    return costs
+
+
+def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
+    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
+    costs: list[float] = []
+    start = 0
+    for index in range(1, len(segments) + 1):
+        if index == len(segments) or segments[index].begins:
+            gop = segments[start:index]
+            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
+            costs += [log2(cost)] * len(gop)
+            start = index
+    return costs
+
+
+def _gop_costs(segments: Sequence[SegmentRecord]) -> list[float]:
+    """Of each segment the logarithm of its whole GOP's bits per frame at qp 0."""
+    costs: list[float] = []
+    start = 0
+    for index in range(1, len(segments) + 1):
+        if index == len(segments) or segments[index].begins:
+            gop = segments[start:index]
+            cost = sum(_cost_at_zero(s) for s in gop) / sum(s.length for s in gop)
+            costs += [log2(cost)] * len(gop)
+            start = index
+    return costs
+
+
 def _overhead_bits(segment: SegmentRecord) -> float:
-    return _OVERHEAD_BITS * (segment.length - 1.0)
+    return float(_OVERHEAD_BITS * segment.inters)
 
 
 def _payload_bits(segment: SegmentRecord) -> float:
-    if segment.length == 1:
+    if segment.inters == 0:
         return 0.0
     return max(segment.inter_bits - _overhead_bits(segment), _MIN_BITS)
 

@@ -9,6 +9,7 @@ bitstream (pinned version, float64 probabilities, perfect=False, 32-bit range co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import constriction
@@ -98,28 +99,32 @@ def quantise(u: Tensor, index: Tensor, bits: Tensor, rd_scale: Tensor | float) -
     return level.clamp(max=LEVEL_MAX) * u.sign()
 
 
-Written: TypeAlias = "tuple[Integers, npt.NDArray[np.uint8]]"
-"""Symbols and their tables, as one call wrote them."""
+Entry: TypeAlias = "tuple[Tensor, Tensor]"
+"""Symbols and their tables, flat integers on the device, as one call of `code` chose them."""
 
 
 class EncodingCoder:
-    """Quantises and writes symbols; `finish` gives the bytes."""
+    """Chooses symbols, which stay where they are; `finish` moves them all at once and encodes."""
 
     def __init__(self, table_set: TableSet) -> None:
         self._tables = table_set
-        self._encoder = constriction.stream.queue.RangeEncoder()
-        self._used = False
-        self._written: list[Written] = []
+        self._entries: list[Entry] = []
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
-        """Quantise u (rate-distortion optimally), write it, return the symbols."""
+        """Quantise u (rate-distortion optimally) and keep the symbols for `finish`.
+
+        On a CPU the native quantiser works, elsewhere the same rule in PyTorch.
+        """
         whole = torch.floor(index + 0.5)
-        tables_ = whole.reshape(-1).cpu().numpy().astype(np.uint8)
-        if u.is_cuda:
+        if u.device.type == "cpu":
+            symbols = self._quantise(u, whole, rd_scale)
+        else:
             bits = self._tables.bits_on(u.device)
             symbols = quantise(u, whole.long(), bits, rd_scale)
-            self.write(symbols.reshape(-1).cpu().numpy().astype(np.int32), tables_)
-            return symbols
+        self._entries.append((symbols.reshape(-1), whole.reshape(-1)))
+        return symbols
+
+    def _quantise(self, u: Tensor, whole: Tensor, rd_scale: Tensor | float) -> Tensor:
         weight: float | npt.NDArray[np.float32]
         if isinstance(rd_scale, Tensor):
             scale = (QUANTISER_LAMBDA * rd_scale).expand(u.shape)
@@ -127,15 +132,47 @@ class EncodingCoder:
         else:
             weight = QUANTISER_LAMBDA * rd_scale
         values = np.ascontiguousarray(u.reshape(-1).numpy(), dtype=np.float32)
+        tables_ = whole.reshape(-1).numpy().astype(np.uint8)
         chosen = native_symbols.quantise(
             values, tables_, self._tables.bits.numpy(), weight, LEVEL_MAX
         )
-        self.write(chosen, tables_)
         return torch.from_numpy(chosen).to(u.dtype).view(u.shape)
 
-    def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What was chosen so far: another coder takes it with `repeat`."""
+        return tuple(self._entries)
+
+    def repeat(self, entries: Sequence[Entry]) -> None:
+        """Append what another coder chose."""
+        self._entries += entries
+
+    def finish(self) -> bytes:
+        """The bytes of all symbols; empty when none was coded."""
+        if not self._entries:
+            return b""
+        # Both fit 24 bits and more: one transfer from a device, however many steps there were.
+        packed = [(s.to(torch.int32) << 6) + t.to(torch.int32) for s, t in self._entries]
+        flat = torch.cat(packed).cpu().numpy()
+        encoder = RangeEncoder(self._tables)
+        start = 0
+        for symbols, _ in self._entries:
+            part = flat[start : start + len(symbols)]
+            encoder.encode(part >> 6, (part & 63).astype(np.uint8))
+            start += len(symbols)
+        return encoder.finish()
+
+
+class RangeEncoder:
+    """Encodes symbols under given tables; the mirror of `DecodingCoder`."""
+
+    def __init__(self, table_set: TableSet) -> None:
+        self._tables = table_set
+        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._used = False
+
+    def encode(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
         """Append symbols, grouped by table in rising order, each group in its own order."""
-        self._written.append((symbols, index))
         escapes: list[int] = []
         for table, chosen in groups(index):
             values = symbols[chosen]
@@ -148,19 +185,9 @@ class EncodingCoder:
             self._encoder.encode(np.ascontiguousarray(codes), self._tables.models[table])
             self._used = True
         for value in escapes:
-            self._write_escape(value)
+            self._encode_escape(value)
 
-    @property
-    def written(self) -> list[Written]:
-        """What was written so far: another coder takes it with `repeat`."""
-        return list(self._written)
-
-    def repeat(self, written: list[Written]) -> None:
-        """Append what another coder wrote."""
-        for symbols, index in written:
-            self.write(symbols, index)
-
-    def _write_escape(self, value: int) -> None:
+    def _encode_escape(self, value: int) -> None:
         uniform = constriction.stream.model.Uniform
         size = abs(value).bit_length()
         self._encoder.encode(size, uniform(ESCAPE_BITS + 1))
@@ -168,21 +195,14 @@ class EncodingCoder:
         self._encoder.encode(abs(value) - (1 << (size - 1)), uniform(max(2, 1 << (size - 1))))
 
     def finish(self) -> bytes:
-        """The bytes of all symbols written; empty when none was."""
+        """The bytes of all symbols; empty when none was encoded."""
         if not self._used:
             return b""
         return bytes(self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
 
 
-class DraftCoder(EncodingCoder):
-    """Chooses the symbols that an `EncodingCoder` would, and writes nothing."""
-
-    def write(self, symbols: Integers, index: npt.NDArray[np.uint8]) -> None:
-        """Leave it."""
-
-
 class DecodingCoder:
-    """Reads the symbols that an `EncodingCoder` wrote.
+    """Decodes the symbols that a `RangeEncoder` encoded.
 
     Raises:
         BitstreamError: the bytes cannot be a range coder's output.
@@ -196,11 +216,11 @@ class DecodingCoder:
     def symbols(self, index: Tensor) -> Tensor:
         """Read the symbols of the given tables."""
         tables_ = torch.floor(index + 0.5).reshape(-1).cpu().numpy().astype(np.uint8)
-        symbols = torch.from_numpy(self.read(tables_).astype(np.float32))
+        symbols = torch.from_numpy(self.decode(tables_).astype(np.float32))
         return symbols.to(index.device, index.dtype).view(index.shape)
 
-    def read(self, index: npt.NDArray[np.uint8]) -> Integers:
-        """(N,) int32 symbols for (N,) tables; the mirror of `EncodingCoder.write`."""
+    def decode(self, index: npt.NDArray[np.uint8]) -> Integers:
+        """(N,) int32 symbols for (N,) tables."""
         symbols = np.zeros(index.shape, dtype=np.int32)
         outside: list[Integers] = []
         try:
@@ -213,7 +233,7 @@ class DecodingCoder:
                     outside.append(chosen[values > length].astype(np.int32))
             for positions in outside:
                 for position in positions:
-                    symbols[position] = self._read_escape()
+                    symbols[position] = self._decode_escape()
         except (AssertionError, ValueError) as error:
             raise BitstreamError(f"coded symbols are damaged: {error}") from error
         except BaseException as error:
@@ -222,7 +242,7 @@ class DecodingCoder:
             raise BitstreamError("coded symbols are damaged") from None
         return symbols
 
-    def _read_escape(self) -> int:
+    def _decode_escape(self) -> int:
         uniform = constriction.stream.model.Uniform
         size = int(self._decoder.decode(uniform(ESCAPE_BITS + 1)))
         negative = int(self._decoder.decode(uniform(2)))
@@ -234,40 +254,48 @@ class DecodingCoder:
 
 
 class RateCoder:
-    """Estimates bits while training: the same symbols, and a differentiable rate.
+    """Chooses symbols and counts their bits.
 
     Args:
         bits: (64, 257) bits per table and magnitude.
-        batch: how many pictures go through at once; rates are kept apart.
+        batch: how many frames go through at once; rates are kept apart.
     """
 
     def __init__(self, bits: Tensor, batch: int) -> None:
-        self._bits = bits
+        self.bits = bits
         self.total = torch.zeros(batch, device=bits.device)
+
+    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
+        """Quantise u as an `EncodingCoder` does; adds the symbols' bits to `total`."""
+        width = self.bits.shape[1]
+        whole = torch.floor(index + 0.5).long()
+        symbols = quantise(u, whole, self.bits, rd_scale)
+        level = symbols.abs().clamp(max=width - 1).long()
+        spent = self.bits.view(-1)[whole * width + level]
+        spent = torch.where(whole == tables.SKIP, 0.0, spent)
+        self.total = self.total + spent.flatten(1).sum(1)
+        return symbols
+
+
+class TrainingCoder(RateCoder):
+    """The same symbols, and a differentiable rate."""
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols (rounded, the gradient passing through); adds their bits to `total`.
 
-        With gradients, the cost between two tables is interpolated, so that the index has one;
-        u has the slope of the cost over the magnitude and passes through the rounding, by half
-        where the symbol is zero (whole, the wide dead zone inflates the latent, and not at all, it
+        The cost between two tables is interpolated, so that the index has a gradient; u has the
+        slope of the cost over the magnitude and passes through the rounding, by half where the
+        symbol is zero (whole, the wide dead zone inflates the latent, and not at all, it
         shrinks); and what is left out under the first table counts as if it were coded, so that
-        training learns to avoid it. Without gradients the bits are those of the coded symbols.
+        training learns to avoid it.
         """
-        width = self._bits.shape[1]
-        flat = self._bits.view(-1)
-        if not torch.is_grad_enabled():
-            whole = torch.floor(index + 0.5).long()
-            symbols = quantise(u, whole, self._bits, rd_scale)
-            spent = flat[whole * width + symbols.abs().clamp(max=width - 1).long()]
-            spent = torch.where(whole == tables.SKIP, 0.0, spent)
-            self.total = self.total + spent.flatten(1).sum(1)
-            return symbols
+        width = self.bits.shape[1]
+        flat = self.bits.view(-1)
         with torch.no_grad():
             whole = torch.floor(index + 0.5).long()
-            symbols = quantise(u, whole, self._bits, rd_scale)
+            symbols = quantise(u, whole, self.bits, rd_scale)
             coded = whole.clamp(min=tables.SKIP + 1)
-            free = quantise(u, coded, self._bits, rd_scale).abs()
+            free = quantise(u, coded, self.bits, rd_scale).abs()
             level = free.clamp(max=width - 3).long()  # the last column is the escape
             low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
             base = low * width + level

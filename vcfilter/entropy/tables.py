@@ -10,6 +10,8 @@ SKIP = 0  # symbols under this table are not coded: they are zero
 MAGNITUDE_MAX = 255  # larger magnitudes escape
 SCALE_MIN = 0.0658  # Laplace scale at which one symbol in 2000 is not zero
 SCALE_MAX = 128.0
+LEAST = 2.0**-27  # of a probability: `normalise` raises to twice that, and divides by the sum
+SUM_TOLERANCE = 1e-9
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -57,3 +59,15 @@ def alphabet(magnitudes: Probabilities, table: int) -> Probabilities:
     full = np.concatenate([half[::-1], magnitudes[table, :1], half, [escape]])
     full = np.maximum(full, 2.0**-20)
     return np.asarray(full / full.sum())
+
+
+def fault(magnitudes: Probabilities) -> str | None:
+    """What makes an array no set of tables; None: it is one."""
+    wanted = (TABLES, MAGNITUDE_MAX + 2)
+    if magnitudes.shape != wanted or magnitudes.dtype != np.float64:
+        return f"tables are {magnitudes.dtype} {magnitudes.shape}, not float64 {wanted}"
+    if not np.isfinite(magnitudes).all() or magnitudes.min() < LEAST:
+        return f"a table has a probability that is not at least {LEAST:.3g}"
+    if np.abs(magnitudes.sum(1) - 1).max() > SUM_TOLERANCE:
+        return "the probabilities of a table do not sum to 1"
+    return None

@@ -15,7 +15,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.evaluate.clips import Clip, pictures
+from vcfilter.evaluate.clips import Clip, frames_of
 
 _X26X_PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast",
@@ -114,7 +114,7 @@ def encode(
     """Encode a clip into a Matroska file and return the seconds that encoding took.
 
     Everything is the codec's default but preset, crf, largest keyframe interval and threads;
-    B-frames, scene cuts and open groups of pictures are as the codec has them. Only encoding and
+    B-frames, scene cuts and open groups of frames are as the codec has them. Only encoding and
     muxing are timed, not reading the source.
 
     Raises:
@@ -136,15 +136,15 @@ def encode(
             if anchor.codec == "libx264":
                 # The same for x264's text of 700 bytes in the first packet.
                 strip = BitStreamFilterContext("filter_units=remove_types=6", "h264")
-            for picture in pictures(clip.path):
+            for frame in frames_of(clip.path):
                 if not elapsed:
-                    context.color_primaries = picture.color_primaries
-                    context.color_trc = picture.color_trc
-                    context.colorspace = picture.colorspace
-                    context.color_range = picture.color_range
-                picture.pict_type = 0
+                    context.color_primaries = frame.color_primaries
+                    context.color_trc = frame.color_trc
+                    context.colorspace = frame.colorspace
+                    context.color_range = frame.color_range
+                frame.pict_type = 0
                 start = time.perf_counter()
-                for packet in stream.encode(picture):
+                for packet in stream.encode(frame):
                     output.mux(strip.filter(packet) if strip else packet)
                 elapsed += time.perf_counter() - start
             start = time.perf_counter()

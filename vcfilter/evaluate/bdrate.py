@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import PchipInterpolator
 
 from vcfilter.errors import ConfigError
 
@@ -30,7 +31,7 @@ class BdRate:
             None when the curves share no quality.
         low, high: the quality range that was compared.
         overlap: its length as a share of the narrower curve's range, 0 to 1.
-        note: what a reader has to know about the figure; "" when it is sound.
+        note: what a reader has to know about the figure; "" when it holds.
     """
 
     percent: float | None
@@ -38,59 +39,6 @@ class BdRate:
     high: float
     overlap: float
     note: str
-
-
-def pchip_slopes(x: Vector, y: Vector) -> Vector:
-    """Slopes at the knots of the monotone piecewise cubic (Fritsch and Butland 1984).
-
-    Args:
-        x: (n,) strictly increasing, n >= 2.
-        y: (n,) values.
-    """
-    step = np.diff(x)
-    secant = np.diff(y) / step
-    if len(x) == 2:
-        return np.array([secant[0], secant[0]])
-    slopes = np.zeros_like(y)
-    for i in range(1, len(x) - 1):
-        before, after = float(secant[i - 1]), float(secant[i])
-        if before * after > 0:
-            w1 = 2 * step[i] + step[i - 1]
-            w2 = step[i] + 2 * step[i - 1]
-            slopes[i] = (w1 + w2) / (w1 / before + w2 / after)
-    slopes[0] = _end_slope(step[0], step[1], secant[0], secant[1])
-    slopes[-1] = _end_slope(step[-1], step[-2], secant[-1], secant[-2])
-    return slopes
-
-
-def _end_slope(h0: float, h1: float, s0: float, s1: float) -> float:
-    """Three-point slope at an end, kept to the sign and three times the secant beside it."""
-    slope = ((2 * h0 + h1) * s0 - h0 * s1) / (h0 + h1)
-    if slope * s0 <= 0:
-        return 0.0
-    if s0 * s1 <= 0 and abs(slope) > 3 * abs(s0):
-        return 3 * s0
-    return slope
-
-
-def pchip_integral(x: Vector, y: Vector, low: float, high: float) -> float:
-    """Exact integral of the piecewise cubic through (x, y) from low to high, within the knots."""
-    slopes = pchip_slopes(x, y)
-    total = 0.0
-    for i in range(len(x) - 1):
-        a, b = max(low, float(x[i])), min(high, float(x[i + 1]))
-        if b <= a:
-            continue
-        h = float(x[i + 1] - x[i])
-        d0, d1 = float(slopes[i]) * h, float(slopes[i + 1]) * h
-        y0, y1 = float(y[i]), float(y[i + 1])
-        # Hermite cubic in t = (x - x[i]) / h, highest power first.
-        cubic = np.array([2 * y0 - 2 * y1 + d0 + d1, -3 * y0 + 3 * y1 - 2 * d0 - d1, d0, y0])
-        primitive = np.polyint(cubic)
-        ends = (np.array([a, b]) - float(x[i])) / h
-        value_a, value_b = np.polyval(primitive, ends)
-        total += h * float(value_b - value_a)
-    return total
 
 
 def _curve(rates: Sequence[float], qualities: Sequence[float]) -> tuple[Vector, Vector, int]:
@@ -142,7 +90,10 @@ def bd_rate(
         return BdRate(percent=None, low=low, high=high, overlap=0, note="; ".join(notes))
     if overlap < LITTLE_OVERLAP:
         notes.append(f"the curves share only {low:.1f} to {high:.1f} dB ({overlap:.0%})")
-    mean_a = pchip_integral(quality_a, log_a, low, high) / (high - low)
-    mean_b = pchip_integral(quality_b, log_b, low, high) / (high - low)
-    percent = 100 * float(np.expm1(mean_b - mean_a))
+    integrals = (
+        float(PchipInterpolator(quality, log).integrate(low, high))
+        for quality, log in ((quality_b, log_b), (quality_a, log_a))
+    )
+    tested, anchor = integrals
+    percent = 100 * float(np.expm1((tested - anchor) / (high - low)))
     return BdRate(percent=percent, low=low, high=high, overlap=overlap, note="; ".join(notes))

@@ -54,25 +54,25 @@ class Clip:
         return self.frames / float(self.rate)
 
 
-def planes_of(picture: VideoFrame) -> Frame:
-    """Planes of a decoded 4:2:0 picture of 8 or 10 bit, copied.
+def planes_of(frame: VideoFrame) -> Frame:
+    """Planes of a decoded 4:2:0 frame of 8 or 10 bit, copied.
 
     Raises:
         MediaError: another pixel format.
     """
-    if picture.format.name not in NATIVE:
-        raise MediaError(f"decoded pictures are {picture.format.name}, not 4:2:0 of 8 or 10 bit")
-    dtype = np.dtype(np.uint8 if NATIVE[picture.format.name] == 8 else np.uint16)
+    if frame.format.name not in NATIVE:
+        raise MediaError(f"decoded frames are {frame.format.name}, not 4:2:0 of 8 or 10 bit")
+    dtype = np.dtype(np.uint8 if NATIVE[frame.format.name] == 8 else np.uint16)
     planes: list[Any] = []
-    for plane in picture.planes:
+    for plane in frame.planes:
         stride = plane.line_size // dtype.itemsize
         rows = np.frombuffer(memoryview(plane), dtype=dtype, count=plane.height * stride)
         planes.append(rows.reshape(plane.height, stride)[:, : plane.width].copy())
-    return Frame(y=planes[0], u=planes[1], v=planes[2], pts=picture.pts or 0)
+    return Frame(y=planes[0], u=planes[1], v=planes[2], pts=frame.pts or 0)
 
 
-def pictures(path: str | Path, threads: int = 1, limit: int | None = None) -> Iterator[VideoFrame]:
-    """Decoded pictures of a file's first video stream.
+def frames_of(path: str | Path, threads: int = 1, limit: int | None = None) -> Iterator[VideoFrame]:
+    """Decoded frames of a file's first video stream.
 
     Raises:
         MediaError: it cannot be opened, has no video stream or cannot be decoded.
@@ -83,10 +83,10 @@ def pictures(path: str | Path, threads: int = 1, limit: int | None = None) -> It
                 raise MediaError(f"{path} has no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = threads
-            for count, picture in enumerate(container.decode(stream)):
+            for count, frame in enumerate(container.decode(stream)):
                 if limit is not None and count >= limit:
                     return
-                yield picture
+                yield frame
     except (av.error.FFmpegError, OSError) as error:
         if isinstance(error, MediaError):
             raise
@@ -115,7 +115,7 @@ def write_atomically(path: Path, text: str) -> None:
 def prepare(path: str | Path, cache: Path, frames: int | None = None) -> Clip:
     """Make (or find in the cache) the lossless copy of a clip that all codecs get.
 
-    Pictures that are not 4:2:0 of 8 or 10 bit are converted once, here, so that every codec is
+    Frames that are not 4:2:0 of 8 or 10 bit are converted once, here, so that every codec is
     given the same planes; times are counted in frames (a variable rate is evened out).
 
     Args:
@@ -157,30 +157,30 @@ def _copy(source: Path, target: Path, key: str, limit: int | None) -> Clip:
     with av.open(str(target), "w") as output:
         stream = output.add_stream("ffv1", rate=rate)
         context = stream.codec_context
-        for picture in pictures(source, limit=limit):
+        for frame in frames_of(source, limit=limit):
             if not count:
-                found = picture.format.name
-                deep = any(c.bits > 8 for c in picture.format.components)
+                found = frame.format.name
+                deep = any(c.bits > 8 for c in frame.format.components)
                 wanted = found if found in NATIVE else "yuv420p10le" if deep else "yuv420p"
                 stored = "yuv420p" if wanted == "yuvj420p" else wanted
-                stream.width, stream.height = picture.width, picture.height
+                stream.width, stream.height = frame.width, frame.height
                 stream.pix_fmt = stored
-                context.color_primaries = picture.color_primaries
-                context.color_trc = picture.color_trc
-                context.colorspace = picture.colorspace
-                context.color_range = picture.color_range
-                width, height = picture.width, picture.height
-            if (picture.width, picture.height) != (width, height):
+                context.color_primaries = frame.color_primaries
+                context.color_trc = frame.color_trc
+                context.colorspace = frame.colorspace
+                context.color_range = frame.color_range
+                width, height = frame.width, frame.height
+            if (frame.width, frame.height) != (width, height):
                 raise MediaError(f"{source} changes its size after {count} frames")
-            if picture.format.name != stored and found not in NATIVE:
-                picture = picture.reformat(format=stored)
-            picture.pts, picture.time_base = count, 1 / rate
-            output.mux(stream.encode(picture))
+            if frame.format.name != stored and found not in NATIVE:
+                frame = frame.reformat(format=stored)
+            frame.pts, frame.time_base = count, 1 / rate
+            output.mux(stream.encode(frame))
             count += 1
         if count:
             output.mux(stream.encode(None))
     if not count:
-        raise MediaError(f"{source} holds no picture")
+        raise MediaError(f"{source} holds no frame")
     return Clip(
         name=source.stem,
         key=key,

@@ -37,7 +37,7 @@ def draw_curves(curves: Sequence[Curve], title: str, target: Path) -> None:
 
     Args:
         curves: of one clip and one keyframe interval.
-        title: stands over both pictures.
+        title: stands over both plots.
         target: path without suffix; its folder exists.
 
     Raises:
@@ -68,7 +68,7 @@ def draw_curves(curves: Sequence[Curve], title: str, target: Path) -> None:
         right.set_ylabel("MS-SSIM of luma, dB")
         for axes in (left, right):
             axes.set_xscale("log")
-            axes.set_xlabel("kbit/s of the picture track")
+            axes.set_xlabel("kbit/s of the video stream")
             axes.grid(True, alpha=0.3)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))

@@ -17,7 +17,7 @@ import av.error
 
 from vcfilter.errors import MediaError
 from vcfilter.evaluate.anchors import Anchor, encode
-from vcfilter.evaluate.clips import Clip, pictures, planes_of, write_atomically
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
@@ -36,20 +36,20 @@ class Neural:
     Args:
         preset: one of vcfilter's presets.
         qps: quantiser parameters of keyframes, one point each.
-        weights: path of a weights file; None takes the shipped model.
+        model: name, id or path of a model; None takes the default one.
         device: a PyTorch device name or "auto".
     """
 
     preset: str
     qps: tuple[int, ...]
-    weights: str | None = None
+    model: str | None = None
     device: str = "auto"
 
     @property
     def label(self) -> str:
         """What reports call it: "vcfilter medium"."""
         name = f"vcfilter {self.preset}"
-        return f"{name} {Path(self.weights).stem}" if self.weights else name
+        return f"{name} {Path(self.model).stem}" if self.model else name
 
 
 Codec = Neural | Anchor
@@ -61,7 +61,7 @@ class Point:
 
     Args:
         setting: crf or qp.
-        bytes: sum of the picture track's packets, demuxed from the real file.
+        bytes: sum of the video stream's packets, demuxed from the real file.
         frames, keyframes: packets of the track, and how many of them carry the key flag.
         bpp: bits per luma sample.
         kbps: 1000 bit/s at the clip's frame rate.
@@ -114,12 +114,12 @@ def track_packets(path: Path) -> tuple[int, int, int]:
 def decoded_frames(path: Path, codec: Codec, threads: int) -> Iterator[Frame]:
     """Frames of a coded file, decoded by the decoder that belongs to the codec."""
     if isinstance(codec, Anchor):
-        return (planes_of(picture) for picture in pictures(path, threads))
+        return (planes_of(frame) for frame in frames_of(path, threads))
     # Imported late: comparing ordinary codecs needs no networks.
     from vcfilter.stream.decoders import neural_frames
 
-    options = DecoderOptions(strict=True, model=codec.weights)
-    return neural_frames(str(path), options, runtime=Runtime(device=codec.device, threads=threads))
+    options = DecoderOptions(strict=True, model=codec.model)
+    return neural_frames(path, options, runtime=Runtime(device=codec.device, threads=threads))
 
 
 def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, float, float]:
@@ -130,10 +130,10 @@ def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, 
     """
     sums = [0.0] * 5
     count = 0
-    for picture, frame in zip_longest(pictures(clip.path), decoded):
-        if picture is None or frame is None:
+    for original, frame in zip_longest(frames_of(clip.path), decoded):
+        if original is None or frame is None:
             raise MediaError(f"{clip.name}: {clip.frames} frames went in, another number came out")
-        source = planes_of(picture)
+        source = planes_of(original)
         psnr = frame_psnr(source, frame, clip.bit_depth)
         values = (psnr.y, psnr.u, psnr.v, psnr.weighted, ms_ssim(source.y, frame.y, clip.bit_depth))
         sums = [a + b for a, b in zip(sums, values, strict=True)]
@@ -145,13 +145,15 @@ def compare(clip: Clip, decoded: Iterator[Frame]) -> tuple[float, float, float, 
 def _source_digest() -> str:
     """Sha256 over the code that decides what vcfilter's encoder writes."""
     package = Path(__file__).resolve().parent.parent
-    folders = [package / name for name in ("codec", "model", "entropy")]
-    files = [package / "bitstream.py", package / "config.py"]
-    for folder in [*folders, package.parent / "native"]:
-        files += sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".c", ".h", ".pyx"))
+    rooms = ("bitstream", "codec", "entropy", "models", "nn", "options", "_native")
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
+    for room in rooms:
+        module = package / f"{room}.py"
+        files = [module] if module.exists() else sorted((package / room).rglob("*"))
+        content = [file for file in files if file.suffix in (".py", ".so", ".pyd")]
+        assert content, f"{room} has no code"
+        for file in content:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -160,9 +162,9 @@ def identity(codec: Codec) -> dict[str, object]:
     if isinstance(codec, Anchor):
         build = [".".join(map(str, v)) for v in av.library_versions.values()]
         return {"codec": codec.label, "av": av.__version__, "libraries": build}
-    from vcfilter.models.hierarchical.video import VideoModel
+    from vcfilter.models import store
 
-    model = VideoModel.load(codec.weights, device="cpu").model_id.hex()
+    model = store.find(codec.model, Runtime(device="cpu")).info.id.hex()
     return {"codec": codec.label, "model": model, "source": _source_digest()}
 
 
@@ -178,12 +180,11 @@ def _encode(
         keyint=keyint,
         preset=codec.preset,
         frame_rate=clip.rate,
-        threads=threads,
-        weights=codec.weights,
-        device=codec.device,
+        model=codec.model,
     )
+    runtime = Runtime(device=codec.device, threads=threads)
     start = time.perf_counter()
-    encode_file(clip.path, str(target), options, overwrite=True)
+    encode_file(clip.path, target, options, runtime=runtime, overwrite=True)
     return time.perf_counter() - start
 
 
@@ -227,14 +228,18 @@ def measure(
 def cached_point(
     clip: Clip,
     codec: Codec,
-    known: dict[str, object],
+    codec_identity: dict[str, object],
     setting: float,
     keyint: int,
     cache: Path,
     threads: int = 1,
 ) -> tuple[Point, bool]:
-    """The point, and whether the cache had it. known: identity(codec), asked once per codec."""
-    wanted: dict[str, Any] = known | {
+    """The point, and whether the cache had it.
+
+    Args:
+        codec_identity: the result of `identity(codec)`, made once per codec.
+    """
+    wanted: dict[str, Any] = codec_identity | {
         "version": RESULT_VERSION,
         "clip": clip.key,
         "setting": setting,

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
 
-MODEL_ID_BYTES = 8
+ARCHITECTURES = {"test": 0, "hierarchical": 1}
+"""Folders below vcfilter/models by name, and their numbers in sequence headers."""
 
 Picture = Any
 """A frame as the model holds it on its device; made by `Model.picture`."""
@@ -140,3 +141,10 @@ class Model(Protocol):
 
     def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's (y, u, v) planes at the format's size and depth."""
+
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates per luma sample of decoding, in thousands.
+
+        Returns:
+            By frame type ("keyframe", "inter"), and by part of the networks.
+        """

@@ -3,10 +3,13 @@
 Activations are integers in [0, 255], weights integers in units of 1/512. All are held in floating
 point tensors, but every partial sum stays below 2^24 in magnitude (`check_bound`), so float32
 represents each exactly whatever the order of summation, the layout or the number of threads
-(docs/determinism.md).
+(docs/reference/determinism.md).
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,22 +31,29 @@ def floor_through(x: Tensor) -> Tensor:
     return x + (torch.floor(x) - x).detach()
 
 
+def _state(parameter: Tensor) -> tuple[Any, ...]:
+    """What changes when a parameter is replaced, moved or written to."""
+    version = 0 if parameter.is_inference() else parameter._version
+    return parameter.device, parameter.data_ptr(), version
+
+
 class ExactLayer(nn.Module):
     """A layer whose weight and bias are integers in units of 2^-9."""
 
     weight: nn.Parameter
     bias: nn.Parameter
     input_max: float = ACTIVATION_MAX
-    _fixed: tuple[Tensor, Tensor] | None = None
+    _fixed: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
     def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """(weight, bias) as integer-valued tensors; outside training computed only once."""
-        fixed = self._fixed
-        if fixed is None or fixed[0].dtype != dtype or torch.is_grad_enabled():
-            unit = float(1 << WEIGHT_SHIFT)
-            weight, bias = round_through(self.weight * unit), round_through(self.bias * unit)
-            fixed = weight.to(dtype), bias.to(dtype)
-            self._fixed = None if self.weight.requires_grad else fixed
+        """(weight, bias) as integer-valued tensors; of weights that do not learn computed once."""
+        key = dtype, *(_state(p) for p in (self.weight, self.bias))
+        if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
+            return self._fixed[1]
+        unit = float(1 << WEIGHT_SHIFT)
+        weight, bias = round_through(self.weight * unit), round_through(self.bias * unit)
+        fixed = weight.to(dtype), bias.to(dtype)
+        self._fixed = None if self.weight.requires_grad else (key, fixed)
         return fixed
 
     def bound(self) -> Tensor:
@@ -94,12 +104,17 @@ def activate(sums: Tensor) -> Tensor:
 
 
 def check_bound(module: nn.Module) -> float:
-    """The largest partial sum of any exact layer in module, as a share of the bound (below 1)."""
-    worst = 0.0
-    for layer in module.modules():
-        if isinstance(layer, ExactLayer):
-            worst = max(worst, float(layer.bound().max()) / SUM_BOUND)
-    return worst
+    """The largest partial sum of any exact layer in module, as a share of the bound.
+
+    Sums are exact where it is below 1; NaN where a weight is.
+    """
+    shares = [
+        float(layer.bound().max()) / SUM_BOUND
+        for layer in module.modules()
+        if isinstance(layer, ExactLayer)
+    ]
+    # max() would pass over NaN, which compares with nothing.
+    return math.nan if any(map(math.isnan, shares)) else max(shares, default=0.0)
 
 
 @torch.no_grad()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -14,96 +17,62 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vcfilter.errors import VcfilterError
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
-from vcfilter.serve.film import Film
-from vcfilter.serve.library import ForbiddenError, Library, UnknownFilmError
+from vcfilter.serve.guard import Guard, sentence
+from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, Step, advise
+from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import Run, StoppedError, WorkQueue
 
 _CACHE_BYTES = 192 << 20
-_SOUND_CACHE_BYTES = 32 << 20
+_AUDIO_CACHE_BYTES = 32 << 20
 _POLL_SECONDS = 0.2
-_VIEWER_SECONDS = 30.0  # a viewer who asks for nothing is forgotten after so long
+_VIEWER_SECONDS = 30.0  # after which a viewer without requests is dropped
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
-_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:"
 _STEPS = {step.name: step for step in STEPS}
 
 
-def make_app(library: Library, *, local: bool = True) -> Starlette:
-    """The application for a library.
+def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
+    """The application for a library. `app.state.site.close()` ends its work.
 
     Args:
-        local: it listens on this machine only: requests under any other host's name are refused,
-            so that no page from elsewhere can reach it through a name of its own.
+        hosts: addresses and names that it is reached by besides this machine's own (see Guard).
     """
     site = _Site(library)
     routes = [
         Route("/", site.index),
-        Route("/watch/{film:path}", site.watch),
+        Route("/watch/{video:path}", site.watch),
         Route("/page/{name}", site.page),
-        Route("/media/{film:path}/info.json", site.info),
-        Route("/media/{film:path}/frames/{number:int}.json", site.frames),
-        Route("/media/{film:path}/compare/{frame:int}.json", site.compare),
-        Route("/media/{film:path}/video/{step}/init.mp4", site.video_init),
-        Route("/media/{film:path}/video/{step}/{number:int}.m4s", site.video_segment),
-        Route("/media/{film:path}/video/{step}/index.m3u8", site.playlist),
-        Route("/media/{film:path}/sound/init.mp4", site.sound_init),
-        Route("/media/{film:path}/sound/{number:int}.m4s", site.sound_segment),
-        Route("/media/{film:path}/sound/index.m3u8", site.playlist),
-        Route("/media/{film:path}/master.m3u8", site.master),
-        Route("/media/{film:path}", site.unknown),
+        Route("/media/{video:path}/info.json", site.info),
+        Route("/media/{video:path}/frames/{number:int}.json", site.frames),
+        Route("/media/{video:path}/compare/{frame:int}.json", site.compare),
+        Route("/media/{video:path}/video/{step}/init.mp4", site.video_init),
+        Route("/media/{video:path}/video/{step}/{number:int}.m4s", site.video_segment),
+        Route("/media/{video:path}/video/{step}/index.m3u8", site.playlist),
+        Route("/media/{video:path}/audio/init.mp4", site.audio_init),
+        Route("/media/{video:path}/audio/{number:int}.m4s", site.audio_segment),
+        Route("/media/{video:path}/audio/index.m3u8", site.playlist),
+        Route("/media/{video:path}/master.m3u8", site.master),
+        Route("/media/{video:path}", site.unknown),
     ]
     app = Starlette(
         routes=routes,
         exception_handlers={
             ForbiddenError: _refusal(403),
-            UnknownFilmError: _refusal(404),
+            UnknownVideoError: _refusal(404),
             VcfilterError: _refusal(500),
         },
     )
     app.state.site = site
-    app.add_middleware(_Guard, local=local)
-    threading.Thread(target=site.warm_up, name="warm-up", daemon=True).start()
+    app.add_middleware(Guard, hosts=hosts)
+    site.start()
     return app
-
-
-class _Guard:
-    """Refuses what no player of ours asks for, and tells browsers to trust this page alone."""
-
-    def __init__(self, app: ASGIApp, local: bool) -> None:
-        self._app = app
-        self._local = local
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"].replace("\\", "/")
-        if ".." in path.split("/"):
-            await _text(403, "paths outside the folder are refused")(scope, receive, send)
-            return
-        if self._local and not _is_own_name(dict(scope["headers"]).get(b"host", b"")):
-            await _text(403, "this server answers to names of this machine only")(
-                scope, receive, send
-            )
-            return
-
-        async def send_with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] += [
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, send_with_policy)
 
 
 class _Site:
@@ -111,159 +80,171 @@ class _Site:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self.pictures = WorkQueue(_CACHE_BYTES, "pictures")
-        self.sounds = WorkQueue(_SOUND_CACHE_BYTES, "sounds")
+        self._video_work = WorkQueue(_CACHE_BYTES, "video")
+        self._audio_work = WorkQueue(_AUDIO_CACHE_BYTES, "audio")
         self._shares: dict[str, tuple[float, float]] = {}  # viewer: (share, when)
         self._inits: dict[tuple[str, str], bytes] = {}
 
-    def warm_up(self) -> None:
-        """Load networks and libraries before the first viewer comes."""
+    def start(self) -> None:
+        """Load networks and libraries in a thread, before the first viewer comes."""
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def stop(self) -> None:
+        """Drop all work; close() still follows."""
+        self._video_work.stop()
+        self._audio_work.stop()
+
+    def close(self) -> bool:
+        """Drop all work; returns whether its threads have ended within some seconds."""
+        return all([self._video_work.close(), self._audio_work.close()])
+
+    def _warm_up(self) -> None:
         name = self._library.single or next((e.name for e in self._library.entries()), None)
-        if name is not None:
-            try:
-                film = self._library.film(name)
-                key = (film.key, STEPS[0].name, 0)
-                work = self.pictures.ask(key, _video_run(film, 0, STEPS[0]))
-                work.future.result()
-                self.pictures.leave(work)
-            except VcfilterError:
-                return  # told when it is asked for
+        if name is None:
+            return
+        # An error is reported when the file is asked for.
+        with suppress(Exception, CancelledError):
+            video = self._library.video(name)
+            key = (video.key, STEPS[0].name, 0)
+            work = self._video_work.ask(key, _video_run(video, 0, STEPS[0]))
+            work.future.result()
+            self._video_work.leave(work)
 
     async def index(self, request: Request) -> Response:
-        """The list of films."""
+        """The list of videos."""
         if self._library.single is not None:
             return self._watch_page(self._library.single)
         entries = await run_in_threadpool(self._library.entries)
         rows = "".join(
-            f'<li><a href="/watch/{quote(entry.name)}">{html.escape(entry.name)}</a> '
+            f'<li><a href="/watch/{_quoted(entry.name)}">{html.escape(_shown(entry.name))}</a> '
             f"<small>{entry.size / 1000:,.0f} kB</small></li>"
             for entry in entries
         )
-        text = _page_text("films.html").replace("{{films}}", rows or "<li>no neural film here</li>")
+        text = _page_text("list.html").replace("{{rows}}", rows or "<li>no neural video here</li>")
         return HTMLResponse(text)
 
     async def watch(self, request: Request) -> Response:
         """The player."""
-        await self._film(request)
-        return self._watch_page(request.path_params["film"])
+        await self._video(request)
+        return self._watch_page(request.path_params["video"])
 
     def _watch_page(self, name: str) -> Response:
-        back = "" if self._library.single else '<a href="/">all films</a>'
+        back = "" if self._library.single else '<a href="/">all videos</a>'
         text = _page_text("watch.html").replace("{{back}}", back)
-        text = text.replace("{{name}}", html.escape(name, quote=True))
-        return HTMLResponse(text.replace("{{media}}", f"/media/{quote(name)}"))
+        text = text.replace("{{name}}", html.escape(_shown(name), quote=True))
+        return HTMLResponse(text.replace("{{media}}", f"/media/{_quoted(name)}"))
 
     async def page(self, request: Request) -> Response:
         """The player's script and style."""
         types = {"player.js": "text/javascript", "style.css": "text/css"}
         name = request.path_params["name"]
         if name not in types:
-            return _text(404, "there is no such page")
+            return sentence(404, "there is no such page")
         return Response(_page_text(name), media_type=types[name])
 
     async def unknown(self, request: Request) -> Response:
-        """An address below a film that means nothing; one outside the folder is refused."""
-        await self._film(request)
-        return _text(404, "there is no such address")
+        """An unknown address below a video; one outside the folder is refused."""
+        await self._video(request)
+        return sentence(404, "there is no such address")
 
     async def info(self, request: Request) -> Response:
-        """What the player must know of a film."""
-        film = await self._film(request)
-        return JSONResponse(await run_in_threadpool(self._describe, film))
+        """What the player must know of a video."""
+        video = await self._video(request)
+        return JSONResponse(await run_in_threadpool(self._describe, video))
 
-    def _describe(self, film: Film) -> dict[str, Any]:
-        fmt = film.video_format
-        width, height = fragments.display_size(film, STEPS[0])
-        speeds = film.speeds()
-        sound = film.sound
-        begun = self.pictures.has((film.key, STEPS[0].name, 0))  # then it costs nothing to begin so
+    def _describe(self, video: VideoFile) -> dict[str, Any]:
+        fmt = video.video_format
+        width, height = fragments.display_size(video, STEPS[0])
+        speeds = video.speeds()
+        audio = video.audio
+        is_ready = self._video_work.has((video.key, STEPS[0].name, 0))  # full size costs nothing
         return {
-            "name": film.path.name,
+            "name": _shown(video.path.name),
             "width": width,
             "height": height,
             "coded": f"{fmt.width}x{fmt.height}, {fmt.bit_depth} bit",
-            "model": film.header.model_id.hex(),
-            "seconds": float(film.seconds),
-            "frames": len(film.frames),
-            "bytes": sum(segment.size for segment in film.segments),
-            "original": film.original.name if film.original else None,
-            "segments": [[float(s.start), float(s.stop), s.size] for s in film.segments],
+            "model": video.header.model_id.hex(),
+            "seconds": float(video.seconds),
+            "frames": len(video.frames),
+            "bytes": sum(segment.size for segment in video.segments),
+            "original": _shown(video.original.name) if video.original else None,
+            "segments": [[float(s.start), float(s.stop), s.size] for s in video.segments],
             "steps": [
                 {
                     "name": step.name,
-                    "size": "x".join(map(str, fragments.display_size(film, step))),
-                    "rate": round(film.rate_of(step), 2),
-                    "type": self._video_type(film, step),
+                    "size": "x".join(map(str, fragments.display_size(video, step))),
+                    "rate": round(video.rate_of(step), 2),
+                    "type": self._video_type(video, step),
                     "speed": speeds[step.name],
                 }
                 for step in STEPS
             ],
-            "advice": STEPS[0].name if begun else advise(speeds, STEPS[0].name),
-            "sound": None
-            if sound is None
+            "advice": STEPS[0].name if is_ready else advise(speeds, STEPS[0].name),
+            "audio": None
+            if audio is None
             else {
-                "codec": sound.codec,
-                "type": f'{fragments.AUDIO_TYPE}; codecs="{fragments.sound_codec(sound)}"',
+                "codec": audio.codec,
+                "type": f'{fragments.AUDIO_TYPE}; codecs="{fragments.audio_codec(audio)}"',
             },
         }
 
-    def _video_type(self, film: Film, step: Step) -> str:
-        codec = fragments.video_codec(self._video_init(film, step))
+    def _video_type(self, video: VideoFile, step: Step) -> str:
+        codec = fragments.video_codec(self._video_init(video, step))
         return f'{fragments.VIDEO_TYPE}; codecs="{codec}"'
 
-    def _video_init(self, film: Film, step: Step) -> bytes:
-        key = (film.key, step.name)
+    def _video_init(self, video: VideoFile, step: Step) -> bytes:
+        key = (video.key, step.name)
         if key not in self._inits:
             if len(self._inits) > 256:
                 self._inits.clear()
-            self._inits[key] = fragments.video_init(film, step)
+            self._inits[key] = fragments.video_init(video, step)
         return self._inits[key]
 
     async def frames(self, request: Request) -> Response:
         """The packets of one segment: [seconds, bytes, layer (0 keyframe), qp] each."""
-        film = await self._film(request)
-        number = _number(request, film)
-        segment = film.segments[number]
+        video = await self._video(request)
+        number = _number(request, video)
+        segment = video.segments[number]
         rows = [
-            [round(float(film.time_of(i)), 4), frame.size, frame.layer, frame.qp]
-            for i, frame in enumerate(film.frames[segment.first : segment.end], segment.first)
+            [round(float(video.time_of(i)), 4), frame.size, frame.layer, frame.qp]
+            for i, frame in enumerate(video.frames[segment.first : segment.end], segment.first)
         ]
         return JSONResponse({"first": segment.first, "frames": rows})
 
     async def compare(self, request: Request) -> Response:
         """One frame beside x264."""
-        film = await self._film(request)
+        video = await self._video(request)
         index = request.path_params["frame"]
-        if not 0 <= index < len(film.frames):
-            return _text(404, f"frame {index} is outside 0 to {len(film.frames) - 1}")
-        key = (film.key, "compare", index)
+        if not 0 <= index < len(video.frames):
+            return sentence(404, f"frame {index} is outside 0 to {len(video.frames) - 1}")
+        key = (video.key, "compare", index)
         made = await self._made(
-            request, self.pictures, key, lambda stopped: compare(film, index, stopped), _PATIENT
+            request, self._video_work, key, lambda stopped: compare(video, index, stopped), _PATIENT
         )
         return made or Response(status_code=204)
 
     async def video_init(self, request: Request) -> Response:
-        """The head of a step's picture track."""
-        film, step = await self._film(request), _step(request)
-        data = await run_in_threadpool(self._video_init, film, step)
+        """The head of a step's video stream."""
+        video, step = await self._video(request), _step(request)
+        data = await run_in_threadpool(self._video_init, video, step)
         return Response(data, media_type=fragments.VIDEO_TYPE)
 
     async def video_segment(self, request: Request) -> Response:
-        """Pictures of a segment; a header advises the step for the next one."""
-        film, step = await self._film(request), _step(request)
-        number = _number(request, film)
+        """Frames of a segment; a header advises the step for the next one."""
+        video, step = await self._video(request), _step(request)
+        number = _number(request, video)
         began = time.monotonic()
-        key = (film.key, step.name, number)
+        key = (video.key, step.name, number)
         made = await self._made(
-            request, self.pictures, key, _video_run(film, number, step), _URGENT
+            request, self._video_work, key, _video_run(video, number, step), _URGENT
         )
         if made is None:
             return Response(status_code=204)
         made.media_type = fragments.VIDEO_TYPE
         made.headers["content-type"] = fragments.VIDEO_TYPE
-        speeds = film.speeds()
+        speeds = await run_in_threadpool(video.speeds)
         cached = made.headers["vcfilter-cached"] == "1"
-        segment = film.segments[number]
+        segment = video.segments[number]
         share = self._share(
             request.query_params.get("viewer", ""),
             None if cached else float(segment.stop - segment.start) / (time.monotonic() - began),
@@ -271,6 +252,8 @@ class _Site:
         )
         made.headers["vcfilter-advice"] = advise(speeds, step.name, share)
         made.headers["vcfilter-speed"] = f"{speeds[step.name] or 0:.3f}"
+        quickest = max((speed for speed in speeds.values() if speed), default=0.0)
+        made.headers["vcfilter-quickest"] = f"{quickest:.3f}"
         return made
 
     def _share(self, viewer: str, delivered: float | None, possible: float | None) -> float:
@@ -283,26 +266,26 @@ class _Site:
         self._shares[viewer[:64]] = (share, now)
         return share
 
-    async def sound_init(self, request: Request) -> Response:
-        """The head of the sound track."""
-        film = await self._film(request)
-        if film.sound is None:
-            return _text(404, "the film has no sound")
-        data = await run_in_threadpool(fragments.sound_init, film)
+    async def audio_init(self, request: Request) -> Response:
+        """The head of the audio stream."""
+        video = await self._video(request)
+        if video.audio is None:
+            return sentence(404, "the video has no audio")
+        data = await run_in_threadpool(fragments.audio_init, video)
         return Response(data, media_type=fragments.AUDIO_TYPE)
 
-    async def sound_segment(self, request: Request) -> Response:
-        """Sound of a segment."""
-        film = await self._film(request)
-        number = _number(request, film)
-        if film.sound is None:
-            return _text(404, "the film has no sound")
-        key = (film.key, "sound", number)
+    async def audio_segment(self, request: Request) -> Response:
+        """Audio of a segment."""
+        video = await self._video(request)
+        number = _number(request, video)
+        if video.audio is None:
+            return sentence(404, "the video has no audio")
+        key = (video.key, "audio", number)
         made = await self._made(
             request,
-            self.sounds,
+            self._audio_work,
             key,
-            lambda stopped: fragments.sound_segment(film, number, stopped),
+            lambda stopped: fragments.audio_segment(video, number, stopped),
             _URGENT,
         )
         if made is not None:
@@ -311,19 +294,19 @@ class _Site:
 
     async def master(self, request: Request) -> Response:
         """HLS: the steps, for players that read it (Safari, VLC, mpv)."""
-        film = await self._film(request)
+        video = await self._video(request)
         lines = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-INDEPENDENT-SEGMENTS"]
         codecs, group = "", ""
-        if film.sound is not None:
+        if video.audio is not None:
             lines.append(
-                '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="sound",NAME="sound",DEFAULT=YES,'
-                'AUTOSELECT=YES,URI="sound/index.m3u8"'
+                '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="audio",DEFAULT=YES,'
+                'AUTOSELECT=YES,URI="audio/index.m3u8"'
             )
-            codecs, group = f",{fragments.sound_codec(film.sound)}", ',AUDIO="sound"'
+            codecs, group = f",{fragments.audio_codec(video.audio)}", ',AUDIO="audio"'
         for step in STEPS:
-            init = await run_in_threadpool(self._video_init, film, step)
-            width, height = fragments.display_size(film, step)
-            rate = film.rate_of(step)
+            init = await run_in_threadpool(self._video_init, video, step)
+            width, height = fragments.display_size(video, step)
+            rate = video.rate_of(step)
             # What x264 makes of it is not known before: a bit and a half per sample at most.
             bandwidth = round(1.5 * width * height * rate)
             lines.append(
@@ -335,10 +318,10 @@ class _Site:
 
     async def playlist(self, request: Request) -> Response:
         """HLS: the segments of one track."""
-        film = await self._film(request)
+        video = await self._video(request)
         if "step" in request.path_params:
             _step(request)
-        longest = max(segment.stop - segment.start for segment in film.segments)
+        longest = max(segment.stop - segment.start for segment in video.segments)
         lines = [
             "#EXTM3U",
             "#EXT-X-VERSION:7",
@@ -346,17 +329,17 @@ class _Site:
             "#EXT-X-PLAYLIST-TYPE:VOD",
             '#EXT-X-MAP:URI="init.mp4"',
         ]
-        for number, segment in enumerate(film.segments):
+        for number, segment in enumerate(video.segments):
             lines += [f"#EXTINF:{float(segment.stop - segment.start):.5f},", f"{number}.m4s"]
         return _playlist([*lines, "#EXT-X-ENDLIST"])
 
-    async def _film(self, request: Request) -> Film:
-        return await run_in_threadpool(self._library.film, request.path_params["film"])
+    async def _video(self, request: Request) -> VideoFile:
+        return await run_in_threadpool(self._library.video, request.path_params["video"])
 
     async def _made(
         self, request: Request, work_queue: WorkQueue, key: Any, run: Run, urgency: int
     ) -> Response | None:
-        """The result of some work; None where who asked is gone before it is there."""
+        """The result of some work; None where the client left before."""
         work = work_queue.ask(key, run, urgency)
         try:
             future = asyncio.wrap_future(work.future)
@@ -376,38 +359,39 @@ class _Site:
         )
 
 
-def _video_run(film: Film, number: int, step: Step) -> Run:
-    return lambda stopped: fragments.video_segment(film, number, step, stopped)
+def _video_run(video: VideoFile, number: int, step: Step) -> Run:
+    return lambda stopped: fragments.video_segment(video, number, step, stopped)
 
 
-def _number(request: Request, film: Film) -> int:
+def _number(request: Request, video: VideoFile) -> int:
     number = int(request.path_params["number"])
-    if number >= len(film.segments):
-        raise UnknownFilmError(f"segment {number} is outside 0 to {len(film.segments) - 1}")
+    if number >= len(video.segments):
+        raise UnknownVideoError(f"segment {number} is outside 0 to {len(video.segments) - 1}")
     return number
 
 
 def _step(request: Request) -> Step:
     name = request.path_params["step"]
     if name not in _STEPS:
-        raise UnknownFilmError(f"step {name!r} is not one of {', '.join(_STEPS)}")
+        raise UnknownVideoError(f"step {name!r} is not one of {', '.join(_STEPS)}")
     return _STEPS[name]
-
-
-def _is_own_name(host: bytes) -> bool:
-    name = host.decode("latin-1").rsplit(":", 1)[0] if not host.endswith(b"]") else host.decode()
-    return name in ("localhost", "[::1]") or name.startswith("127.")
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return _text(status, str(error))
+        return sentence(status, str(error))
 
     return answer
 
 
-def _text(status: int, text: str) -> Response:
-    return PlainTextResponse(f"{text}\n", status_code=status)
+def _quoted(name: str) -> str:
+    """A file's name in an address, byte by byte."""
+    return quote(os.fsencode(name))
+
+
+def _shown(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 are replaced."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _playlist(lines: list[str]) -> Response:

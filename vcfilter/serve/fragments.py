@@ -1,4 +1,4 @@
-"""Segments for browsers: fragmented MP4 with H.264 (or VP9) and the film's sound, through PyAV.
+"""Segments for browsers: fragmented MP4 with H.264 (or VP9) and the video's audio, through PyAV.
 
 Each segment is made on its own, with an encoder of its own, and carries its time: any of them can
 follow any other, in any quality.
@@ -24,14 +24,14 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from vcfilter.errors import MediaError
-from vcfilter.serve.film import Film, Segment, Sound, measured
 from vcfilter.serve.steps import Step
+from vcfilter.serve.video import Audio, Segment, VideoFile, measured
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.source import media_url, reason_of
 
 VIDEO_TYPE, AUDIO_TYPE = "video/mp4", "audio/mp4"
-COPIED_SOUND = ("aac", "opus", "flac")
-"""Sound that browsers play from MP4: copied byte for byte. All other is coded as FLAC, without
+COPIED_CODECS = ("aac", "opus", "flac")
+"""Audio that browsers play from MP4: copied byte for byte. All other is coded as FLAC, without
 loss."""
 
 _CLOCK = Fraction(1, 90000)
@@ -48,50 +48,50 @@ _ENCODERS = {
         "lag-in-frames": "0", "g": "9999",
     },
 }  # fmt: skip
-"""What pictures are coded with: the first that PyAV's FFmpeg brings. All wheels bring x264, builds
+"""What frames are coded with: the first that PyAV's FFmpeg brings. All wheels bring x264, builds
 without GPL only VP9."""
 _CHUNK_SAMPLES = 4096
-_LEAD_SECONDS = Fraction(1, 2)  # decoders of sound need some packets to settle
+_LEAD_SECONDS = Fraction(1, 2)  # decoders of audio need some packets to settle
 _FLAC_FORMATS = {True: "s16", False: "s32"}  # by whether 16 bits hold all there is
 _SIXTEEN_BITS = ("u8", "u8p", "s16", "s16p")
 
 
-def display_size(film: Film, step: Step) -> tuple[int, int]:
+def display_size(video: VideoFile, step: Step) -> tuple[int, int]:
     """Width and height that a step shows, even ones: chroma is half of them."""
-    fmt = film.video_format
+    fmt = video.video_format
     sides = (fmt.width, fmt.height) if fmt.rotation % 180 == 0 else (fmt.height, fmt.width)
     width, height = (max(16, (side + 2 * step.scale - 1) // (2 * step.scale) * 2) for side in sides)
     return width, height
 
 
-def video_init(film: Film, step: Step) -> bytes:
-    """What a browser needs before the first picture segment of a step: ftyp and moov."""
+def video_init(video: VideoFile, step: Step) -> bytes:
+    """What a browser needs before the first video segment of a step: ftyp and moov."""
     file = io.BytesIO()
-    with _picture_track(film, step, file) as (container, _):
+    with _VideoStream(video, step, file) as (container, _):
         container.start_encoding()
     return _boxes(file.getvalue(), (b"ftyp", b"moov"))
 
 
-def video_segment(film: Film, number: int, step: Step, stopped: Callable[[], bool]) -> bytes:
-    """The pictures of one segment: moof and mdat. What they cost goes to the film's speedometer."""
+def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[], bool]) -> bytes:
+    """The frames of one segment: moof and mdat. Their cost goes to the throughput meter."""
     began = time.perf_counter()
     cost = [0.0]
     file = io.BytesIO()
     count = 0
-    kept = film.kept(number, step)
-    stop = dict(zip(kept, [*kept[1:], film.segments[number].end], strict=True))
+    kept = video.kept(number, step)
+    stop = dict(zip(kept, [*kept[1:], video.segments[number].end], strict=True))
     lengths: dict[int, int] = {}
 
-    def encode(container: Any, stream: Any, picture: VideoFrame | None) -> None:
-        for packet in stream.encode(picture):
+    def encode(container: Any, stream: Any, frame: VideoFrame | None) -> None:
+        for packet in stream.encode(frame):
             packet.duration = lengths.get(packet.pts, packet.duration)
             container.mux(packet)
 
-    with _picture_track(film, step, file) as (container, stream):
-        scale = _Scaler(film, step)
-        for index, picture in measured(film.pictures(number, step, stopped), cost):
-            shown = scale(picture)
-            pts, end = (round(film.time_of(i) / _CLOCK) for i in (index, stop[index]))
+    with _VideoStream(video, step, file) as (container, stream):
+        scale = _Scaler(video, step)
+        for index, frame in measured(video.decoded(number, step, stopped), cost):
+            shown = scale(frame)
+            pts, end = (round(video.time_of(i) / _CLOCK) for i in (index, stop[index]))
             lengths[pts] = max(1, end - pts)
             shown.pts, shown.time_base, shown.duration = pts, _CLOCK, lengths[pts]
             shown.pict_type = 0
@@ -101,7 +101,7 @@ def video_segment(film: Film, number: int, step: Step, stopped: Callable[[], boo
                 raise StoppedError
         if count:
             encode(container, stream, None)
-    film.speed.add(step, count, cost[0], time.perf_counter() - began - cost[0])
+    video.speed.add(step, count, cost[0], time.perf_counter() - began - cost[0])
     return _boxes(file.getvalue(), (b"moof", b"mdat"))
 
 
@@ -118,8 +118,8 @@ def video_codec(init: bytes) -> str:
 
 
 @cache
-def picture_encoder() -> str:
-    """The name of the encoder for pictures.
+def video_encoder() -> str:
+    """The name of the encoder for frames.
 
     Raises:
         MediaError: there is none.
@@ -133,35 +133,35 @@ def picture_encoder() -> str:
     raise MediaError(f"PyAV's FFmpeg has no encoder for browsers: {' or '.join(_ENCODERS)}")
 
 
-def sound_codec(sound: Sound) -> str:
+def audio_codec(audio: Audio) -> str:
     """The codec as MSE and HLS name it."""
-    return {"aac": "mp4a.40.2", "opus": "opus"}.get(sound.codec, "flac")
+    return {"aac": "mp4a.40.2", "opus": "opus"}.get(audio.codec, "flac")
 
 
-def sound_init(film: Film) -> bytes:
-    """What a browser needs before the first sound segment."""
-    return _boxes(_sound(film, None), (b"ftyp", b"moov"))
+def audio_init(video: VideoFile) -> bytes:
+    """What a browser needs before the first audio segment."""
+    return _boxes(_audio(video, None), (b"ftyp", b"moov"))
 
 
-def sound_segment(film: Film, number: int, stopped: Callable[[], bool]) -> bytes:
-    """The sound of one segment: moof and mdat; empty where the film is silent there."""
+def audio_segment(video: VideoFile, number: int, stopped: Callable[[], bool]) -> bytes:
+    """The audio of one segment: moof and mdat; empty where the video is silent there."""
     del stopped  # it is over at once
-    return _boxes(_sound(film, film.segments[number]), (b"moof", b"mdat"))
+    return _boxes(_audio(video, video.segments[number]), (b"moof", b"mdat"))
 
 
-class _picture_track:
-    """An MP4 file in memory with one picture track, closed at the end of the block."""
+class _VideoStream:
+    """An MP4 file in memory with one video stream, closed at the end of the block."""
 
-    def __init__(self, film: Film, step: Step, file: io.BytesIO) -> None:
-        fmt = film.video_format
+    def __init__(self, video: VideoFile, step: Step, file: io.BytesIO) -> None:
+        fmt = video.video_format
         self._container = av.open(file, "w", format="mp4", options=dict(_MP4))
-        name = picture_encoder()
+        name = video_encoder()
         stream: Any = self._container.add_stream(name, options=dict(_ENCODERS[name]))
-        stream.width, stream.height = display_size(film, step)
+        stream.width, stream.height = display_size(video, step)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = stream.time_base = _CLOCK
-        context.framerate = Fraction(film.frames_per_second).limit_denominator(1001)
+        context.framerate = Fraction(video.frames_per_second).limit_denominator(1001)
         num, den = fmt.sample_aspect_ratio
         if num:
             aspect = Fraction(num, den)
@@ -178,25 +178,25 @@ class _picture_track:
 
 
 class _Scaler:
-    """Pictures as they are shown: turned, scaled to the step's size, 8 bit."""
+    """Frames as they are shown: turned, scaled to the step's size, 8 bit."""
 
-    def __init__(self, film: Film, step: Step) -> None:
-        self._size = display_size(film, step)
-        self._rotation = film.video_format.rotation
+    def __init__(self, video: VideoFile, step: Step) -> None:
+        self._size = display_size(video, step)
+        self._rotation = video.video_format.rotation
         self._graph: Graph | None = None
 
-    def __call__(self, picture: VideoFrame) -> VideoFrame:
-        wanted = (picture.width, picture.height) == self._size and not self._rotation
-        if wanted and picture.format.name == "yuv420p":
-            return picture
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        wanted = (frame.width, frame.height) == self._size and not self._rotation
+        if wanted and frame.format.name == "yuv420p":
+            return frame
         if self._graph is None:
-            self._graph = self._make(picture)
-        self._graph.push(picture)
+            self._graph = self._make(frame)
+        self._graph.push(frame)
         shown = self._graph.pull()
         assert isinstance(shown, VideoFrame)
         return shown
 
-    def _make(self, picture: VideoFrame) -> Graph:
+    def _make(self, frame: VideoFrame) -> Graph:
         width, height = self._size
         turn = {90: [("transpose", "clock")], 270: [("transpose", "cclock")]}
         turn[180] = [("hflip", ""), ("vflip", "")]
@@ -204,10 +204,10 @@ class _Scaler:
         graph = Graph()
         nodes = [
             graph.add_buffer(
-                width=picture.width,
-                height=picture.height,
-                format=picture.format,
-                time_base=picture.time_base or _CLOCK,
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base or _CLOCK,
             )
         ]
         nodes += [graph.add(name, args) for name, args in [*steps, ("format", "yuv420p")]]
@@ -218,40 +218,42 @@ class _Scaler:
         return graph
 
 
-def _sound(film: Film, segment: Segment | None) -> bytes:
-    """An MP4 file with the sound of one segment; of None with no sound at all."""
-    sound = film.sound
-    assert sound is not None
+def _audio(video: VideoFile, segment: Segment | None) -> bytes:
+    """An MP4 file with the audio of one segment; of None with no audio at all."""
+    audio = video.audio
+    assert audio is not None
     file = io.BytesIO()
     try:
         with (
-            av.open(media_url(str(film.path))) as source,
+            av.open(media_url(str(video.path))) as source,
             av.open(file, "w", format="mp4", options=dict(_MP4)) as target,
         ):
-            if sound.codec in COPIED_SOUND:
-                _copy(source, target, film, sound, segment)
+            if audio.codec in COPIED_CODECS:
+                _copy(source, target, video, audio, segment)
             else:
-                _code(source, target, film, sound, segment)
+                _code(source, target, video, audio, segment)
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(f"the sound of {film.path.name} fails: {reason_of(error)}") from error
+        raise MediaError(f"the audio of {video.path.name} fails: {reason_of(error)}") from error
     return file.getvalue()
 
 
-def _copy(source: Any, target: Any, film: Film, sound: Sound, segment: Segment | None) -> None:
+def _copy(
+    source: Any, target: Any, video: VideoFile, audio: Audio, segment: Segment | None
+) -> None:
     """Packets as they are, their times put back onto the grid of their lengths."""
-    stream = source.streams[sound.index]
+    stream = source.streams[audio.index]
     out = target.add_stream_from_template(stream)
-    base = Fraction(1, sound.rate)
+    base = Fraction(1, audio.rate)
     out.time_base = base
     target.start_encoding()
     if segment is None:
         return
-    clock = sound.clock()
-    for packet in _packets(source, stream, film, segment):
+    clock = audio.clock()
+    for packet in _packets(source, stream, video, segment):
         if packet.pts is None or not packet.size:
             continue
         begin, length = clock(packet.pts, packet.duration)
-        seconds = begin - film.origin
+        seconds = begin - video.origin
         if seconds >= segment.stop:
             break
         if seconds < segment.start:
@@ -263,29 +265,31 @@ def _copy(source: Any, target: Any, film: Film, sound: Sound, segment: Segment |
         target.mux(packet)
 
 
-def _code(source: Any, target: Any, film: Film, sound: Sound, segment: Segment | None) -> None:
+def _code(
+    source: Any, target: Any, video: VideoFile, audio: Audio, segment: Segment | None
+) -> None:
     """Decoded and coded as FLAC, exactly the samples from the segment's start to its end."""
-    stream = source.streams[sound.index]
+    stream = source.streams[audio.index]
     context = stream.codec_context
     sample_format = _FLAC_FORMATS[context.format.name in _SIXTEEN_BITS]
-    out = target.add_stream("flac", rate=sound.rate, layout=context.layout.name)
+    out = target.add_stream("flac", rate=audio.rate, layout=context.layout.name)
     out.codec_context.format = sample_format
-    out.time_base = Fraction(1, sound.rate)
+    out.time_base = Fraction(1, audio.rate)
     target.start_encoding()
     if segment is None:
         return
-    first, end = (round(t * sound.rate) for t in (segment.start, segment.stop))
+    first, end = (round(t * audio.rate) for t in (segment.start, segment.stop))
     channels = context.layout.nb_channels
     dtype = np.int16 if sample_format == "s16" else np.int32
     samples = np.zeros((end - first, channels), dtype)
     filled = 0
-    clock = sound.clock()
-    resampler = AudioResampler(format=sample_format, layout=context.layout.name, rate=sound.rate)
-    for frame in _sounds(source, stream, film, segment):
+    clock = audio.clock()
+    resampler = AudioResampler(format=sample_format, layout=context.layout.name, rate=audio.rate)
+    for frame in _audio_frames(source, stream, video, segment):
         if frame.pts is None or frame.time_base is None:
             continue
-        ticks = round(frame.pts * frame.time_base / sound.time_base)
-        begin = round((clock(ticks, 0)[0] - film.origin) * sound.rate) - first
+        ticks = round(frame.pts * frame.time_base / audio.time_base)
+        begin = round((clock(ticks, 0)[0] - video.origin) * audio.rate) - first
         for part in resampler.resample(frame):
             values = part.to_ndarray().reshape(-1, channels)
             low, high = max(0, begin), min(len(samples), begin + len(values))
@@ -298,23 +302,25 @@ def _code(source: Any, target: Any, film: Film, sound: Sound, segment: Segment |
     for start in range(0, filled, _CHUNK_SAMPLES):
         chunk = samples[start : min(start + _CHUNK_SAMPLES, filled)].reshape(1, -1)
         coded = AudioFrame.from_ndarray(chunk, sample_format, context.layout.name)
-        coded.sample_rate, coded.time_base = sound.rate, Fraction(1, sound.rate)
+        coded.sample_rate, coded.time_base = audio.rate, Fraction(1, audio.rate)
         coded.pts = first + start
         target.mux(out.encode(coded))
     if filled:
         target.mux(out.encode(None))
 
 
-def _packets(source: Any, stream: Any, film: Film, segment: Segment) -> Iterator[Any]:
-    """The sound's packets from somewhat before the segment on."""
-    begin = max(Fraction(0), segment.start + film.origin - _LEAD_SECONDS)
+def _packets(source: Any, stream: Any, video: VideoFile, segment: Segment) -> Iterator[Any]:
+    """The audio's packets from somewhat before the segment on."""
+    begin = max(Fraction(0), segment.start + video.origin - _LEAD_SECONDS)
     if segment.start > 0:
         source.seek(int(begin * av.time_base))
     yield from source.demux(stream)
 
 
-def _sounds(source: Any, stream: Any, film: Film, segment: Segment) -> Iterator[AudioFrame]:
-    for packet in _packets(source, stream, film, segment):
+def _audio_frames(
+    source: Any, stream: Any, video: VideoFile, segment: Segment
+) -> Iterator[AudioFrame]:
+    for packet in _packets(source, stream, video, segment):
         try:
             yield from packet.decode()
         except av.error.InvalidDataError:

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 ENOUGH = 1.15
-"""Seconds of film per second of work that a step needs: a little more than playing takes."""
+"""Seconds of video per second of work that a step needs: a little more than playing takes."""
 
 ENOUGH_TO_RISE = 1.4
 """The same for a better step than the present one, so that it does not go up and down."""
@@ -21,7 +21,7 @@ class Step:
 
     Args:
         name: in addresses.
-        scale: the picture's sides are divided by it.
+        scale: the frame's sides are divided by it.
         share: of the frames that is decoded at most.
     """
 
@@ -37,12 +37,12 @@ STEPS = (
     Step(name="fewest", scale=2, share=0.4),
 )
 """From the best to the quickest: half the size, then fewer frames. What the networks cost hangs on
-the frames alone; a smaller picture is coded, sent and shown more quickly."""
+the frames alone; a smaller frame is coded, sent and shown more quickly."""
 
 
 @dataclass(slots=True)
-class Speedometer:
-    """What decoding a film and coding it anew cost on this machine.
+class ThroughputMeter:
+    """What decoding a video and coding it anew cost on this machine.
 
     Attributes:
         decode_seconds: per frame that the networks decode; None before the first.
@@ -63,10 +63,10 @@ class Speedometer:
             self.code_seconds = _mixed(self.code_seconds, code_seconds / frames * area)
 
     def speed(self, step: Step, frames_per_second: float) -> float | None:
-        """Seconds of film per second of work; None before anything was measured.
+        """Seconds of video per second of work; None before anything was measured.
 
         Args:
-            frames_per_second: of the film in this step.
+            frames_per_second: of the video in this step.
         """
         with self._lock:
             if self.decode_seconds is None or self.code_seconds is None or frames_per_second <= 0:
@@ -79,7 +79,7 @@ def advise(speeds: dict[str, float | None], current: str, share: float = 1.0) ->
     """The step to go on with: the best that keeps up.
 
     Args:
-        speeds: of each step, as Speedometer.speed tells.
+        speeds: of each step, as ThroughputMeter.speed returns.
         current: the present step's name.
         share: of the machine that this viewer gets, 0 to 1.
     """

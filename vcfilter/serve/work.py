@@ -1,4 +1,4 @@
-"""Work that is done while somebody waits for it, once for all who do, and dropped otherwise."""
+"""Work that runs while a request waits for it, once for all that wait, and is dropped otherwise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+
+CLOSE_SECONDS = 10.0
+"""How long closing waits for the work at hand, which ends between two frames."""
+
+_LAST = 1 << 30  # urgency of the end: behind all work, which is then dropped
 
 Run = Callable[[Callable[[], bool]], bytes]
-"""What makes a result; it calls its argument between frames and raises StoppedError when that says
-that nobody waits any longer."""
+"""Makes a result; calls its argument between frames, and raises StoppedError where that is True:
+no request waits any longer."""
 
 
 class StoppedError(Exception):
-    """The work was given up because nobody waits for it."""
+    """The work was stopped because no request waits for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,10 +30,10 @@ class Work:
     """One piece of work.
 
     Attributes:
-        key: what it makes; the same for all who ask for the same.
+        key: of the result; equal keys share one piece of work.
         future: the result, once it is there.
-        waiting: how many wait for it.
-        cached: it was there before it was asked for.
+        waiting: number of requests that wait for it.
+        cached: the result was there before the request.
     """
 
     key: Hashable
@@ -37,7 +43,7 @@ class Work:
     cached: bool = False
 
     def is_unwanted(self) -> bool:
-        """Whether nobody waits any longer."""
+        """Whether no request waits any longer."""
         return self.waiting == 0
 
 
@@ -58,9 +64,11 @@ class WorkQueue:
         self._open: dict[Hashable, Work] = {}
         self._lock = threading.Lock()
         self._order = itertools.count()
-        self._queue: queue.PriorityQueue[tuple[int, int, Work]] = queue.PriorityQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, Work | None]] = queue.PriorityQueue()
         self.done = 0
-        threading.Thread(target=self._loop, name=name, daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
 
     def ask(self, key: Hashable, run: Run, urgency: int = 0) -> Work:
         """Ask for a result; leave() must follow, whether it was waited for or not.
@@ -79,7 +87,11 @@ class WorkQueue:
             if found is not None:
                 found.waiting += 1
                 return found
-            work = self._open[key] = Work(key, run, waiting=1)
+            work = Work(key, run, waiting=1)
+            if self._closed:
+                work.future.cancel()
+                return work
+            self._open[key] = work
             self._queue.put((urgency, next(self._order), work))
             return work
 
@@ -89,20 +101,33 @@ class WorkQueue:
             return key in self._cache
 
     def leave(self, work: Work) -> None:
-        """Wait no longer; what nobody waits for is stopped, or not begun."""
+        """Wait no longer; work that no request waits for is stopped, or not begun."""
         with self._lock:
             work.waiting -= 1
             if work.is_unwanted() and self._open.get(work.key) is work:
                 del self._open[work.key]
 
+    def stop(self) -> None:
+        """Drop all work, that at hand between two frames. Takes no lock: a signal may call it."""
+        self._closed = True
+
+    def close(self) -> bool:
+        """Drop all work; returns whether the thread has ended within CLOSE_SECONDS.
+
+        A thread that still computes when the interpreter ends brings the process down.
+        """
+        self.stop()
+        self._queue.put((_LAST, next(self._order), None))
+        self._thread.join(CLOSE_SECONDS)
+        return not self._thread.is_alive()
+
     def _loop(self) -> None:
-        while True:
-            work = self._queue.get()[2]
-            if work.is_unwanted():
+        while (work := self._queue.get()[2]) is not None:
+            if self._is_dropped(work):
                 work.future.cancel()
                 continue
             try:
-                result = work.run(work.is_unwanted)
+                result = work.run(partial(self._is_dropped, work))
             except StoppedError:
                 self._close(work, None)
                 work.future.cancel()
@@ -113,6 +138,9 @@ class WorkQueue:
                 continue
             self._close(work, result)
             work.future.set_result(result)
+
+    def _is_dropped(self, work: Work) -> bool:
+        return self._closed or work.is_unwanted()
 
     def _close(self, work: Work, result: bytes | None) -> None:
         with self._lock:

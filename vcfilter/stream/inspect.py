@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from vcfilter._bridge import BridgeError, StreamInfo
-from vcfilter.bitstream import PacketInfo, SequenceHeader
+from vcfilter.bitstream import PacketInfo, PacketReader, SequenceHeader
 from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FieldOrder, FrameType, VideoFormat
@@ -20,8 +20,6 @@ from vcfilter.stream.decoders import neural_stream
 from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.track import is_neural
-
-MOTION_NAMES = ("none", "left", "right", "inherited", "coded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +43,16 @@ class FrameInfo:
         result: dict[str, Any] = {"time": round(self.seconds, 6), "size": self.size}
         if self.packet is None:
             return result | {"error": self.error}
-        header = self.packet.header
+        step = self.packet.header.step
         return result | {
-            "kind": header.kind.name.lower(),
-            "qp": header.qp,
-            "layer": header.layer,
-            "position": header.position,
-            "distances": list(header.distances),
-            "motion": MOTION_NAMES[header.motion],
-            "residual": header.residual,
+            "type": step.type.name.lower(),
+            "qp": step.qp if self.packet.sections else None,
+            "layer": step.layer,
+            "number": step.number,
+            "references": list(step.references),
+            "slot": step.slot,
+            "mode": self.packet.header.mode.hex(),
+            "sections": [len(section.data) for section in self.packet.sections],
         }
 
 
@@ -68,6 +67,7 @@ class StreamSummary:
     first: Fraction | None = None
     last: Fraction = Fraction(0)
     frames: list[FrameInfo] = field(default_factory=list)
+    reader: PacketReader = field(default_factory=PacketReader)
 
     @property
     def seconds(self) -> float:
@@ -93,7 +93,7 @@ class StreamSummary:
         """Frames of each segment of a neural stream."""
         lengths: list[int] = []
         for frame in self.frames:
-            if frame.packet and frame.packet.header.kind is FrameType.KEY:
+            if frame.packet and frame.packet.header.step.type is FrameType.KEY:
                 lengths.append(1)
             elif lengths:
                 lengths[-1] += 1
@@ -201,7 +201,7 @@ def inspect_file(name: Path) -> FileSummary:
             summary.first = time if summary.first is None else min(summary.first, time)
             summary.last = max(summary.last, time + packet.duration * packet.time_base)
             if is_neural(summary.info):
-                summary.frames.append(_frame_info(packet.data, float(time)))
+                summary.frames.append(_frame_info(summary.reader, packet.data, float(time)))
         return FileSummary(
             name=source.title,
             container=demuxer.format_name.split(",")[0],
@@ -214,9 +214,9 @@ def inspect_file(name: Path) -> FileSummary:
         )
 
 
-def _frame_info(data: bytes, seconds: float) -> FrameInfo:
+def _frame_info(reader: PacketReader, data: bytes, seconds: float) -> FrameInfo:
     try:
-        return FrameInfo(seconds=seconds, size=len(data), packet=PacketInfo.read(data))
+        return FrameInfo(seconds=seconds, size=len(data), packet=reader.read(data))
     except BitstreamError as error:
         return FrameInfo(seconds=seconds, size=len(data), packet=None, error=str(error))
 

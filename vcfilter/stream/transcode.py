@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -75,6 +75,7 @@ def encode_file(
     two_pass: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
     """Code a video's frames neurally; its other streams, chapters and tags are copied.
@@ -95,6 +96,7 @@ def encode_file(
         two_pass: look at the whole source first, to meet options.bitrate.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
+        metadata: tags of the file, over those of the source; an empty text removes one.
         progress: called about five times a second.
 
     Raises:
@@ -105,6 +107,7 @@ def encode_file(
     check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job.metadata = dict(metadata or {})
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     with job:
@@ -134,6 +137,7 @@ def decode_file(
     overwrite: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
     """Decode a neural video into an ordinary one; its other streams are copied.
@@ -145,8 +149,8 @@ def decode_file(
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
-        runtime, start, duration, streams, overwrite, container, filters, progress: as for
-            encode_file.
+        runtime, start, duration, streams, overwrite, container, filters, metadata,
+            progress: as for encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
@@ -154,6 +158,7 @@ def decode_file(
         ModelMismatchError: the stream was coded by another model.
     """
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job.metadata = dict(metadata or {})
     name = container_of(target, container, Y4M)
     with job:
         if not job.is_neural:
@@ -191,6 +196,7 @@ class _Job:
         self._copy_videos = streams != "all"
         self._start, self._duration = start, duration
         self._filters = tuple(filters)
+        self.metadata: dict[str, str] = {}
         self._progress = progress
         self._decoder = decoder or DecoderOptions()
         self._runtime = runtime
@@ -343,6 +349,13 @@ class _Job:
             target.discard()
             raise
 
+    def _tags(self) -> dict[str, str]:
+        """The file's tags: the source's, and those that were asked for over them."""
+        new = {key.lower() for key in self.metadata}
+        kept = file_metadata(self._demuxer.metadata).items()
+        tags = {key: value for key, value in kept if key.lower() not in new}
+        return tags | {key: value for key, value in self.metadata.items() if value}
+
     def _plan(self, container: str) -> list[Copy]:
         if container_named(container).video_only:
             rest = [i for i in self._wanted if i != self._video.index]
@@ -369,7 +382,7 @@ class _Job:
             target,
             container,
             copier=copier,
-            metadata={} if plain else file_metadata(self._demuxer.metadata),
+            metadata={} if plain else self._tags(),
             chapters=() if plain else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
             track=replace(self._video, metadata=track_metadata(self._video)),
             log=self.log,

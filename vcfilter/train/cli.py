@@ -6,18 +6,22 @@ import argparse
 import hashlib
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vcfilter.errors import ConfigError
-from vcfilter.models.checkpoint import load_weights, read_card
-from vcfilter.models.hierarchical.video import VideoNet
+from vcfilter.errors import ConfigError, ModelMismatchError
+from vcfilter.models import store
+from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.model import networks
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.weights import NAME_BYTES, read_weights
 from vcfilter.train.data import Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train
-from vcfilter.train.machine import World, join, leave, settle
+from vcfilter.train.machine import Processes, join, leave, settle
 from vcfilter.train.material import gather
 from vcfilter.train.phases import PHASES, Phase
 from vcfilter.train.plot import draw
@@ -40,7 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="weights file to write")
     parser.add_argument(
-        "--weights", metavar="FILE", help="start from these weights (default: the classical start)"
+        "--model",
+        metavar="NAME|ID|FILE",
+        help="start from this model's weights (default: the classical start)",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with the classical start: widths and blocks of the networks, as image_width=48",
+    )
+    parser.add_argument(
+        "--name",
+        help="what the new model is found by, at most 32 bytes (default: the file's name)",
     )
     parser.add_argument(
         "--phase",
@@ -97,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, freeze, prove, write."""
+    """Train, freeze, verify, write."""
     plan = plan_of(args.phase, args.steps)
     for name in ("batch", "rate", "log_every"):
         if getattr(args, name) <= 0:
@@ -105,15 +122,19 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.out)
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
-    if args.weights:
-        read_card(args.weights)  # a wrong name is told before an hour of decoding
+    config_of(args.config)  # wrong names are reported before an hour of decoding
+    if args.model:
+        if args.config:
+            raise ConfigError("--config is for the classical start; --model has its own")
+        networks(read_weights(store.locate(args.model)))
+    name_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    world = join(args.device)
+    processes = join(args.device)
     try:
-        train_plan(args, plan, world)
+        train_plan(args, plan, processes)
     finally:
-        leave(world)
+        leave(processes)
     return 0
 
 
@@ -131,32 +152,32 @@ def plan_of(names: list[str], steps: list[int]) -> Plan:
     return [(PHASES[name], count) for name, count in zip(names, counts, strict=True)]
 
 
-def train_plan(args: argparse.Namespace, plan: Plan, world: World) -> None:
+def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> None:
     """All phases one after the other, each from the weights of the one before."""
 
     def say(text: str) -> None:
-        if world.first:
+        if processes.first:
             print(text, file=sys.stderr, flush=True)
 
-    if not world.first:
-        world.wait()  # the first one decodes, the others find it in the cache
+    if not processes.first:
+        processes.wait()  # the first one decodes, the others find it in the cache
     clips = gather(args.data, args.cache, say)
-    if world.first:
-        world.wait()
+    if processes.first:
+        processes.wait()
     about = {
         "plan": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
-        "batch": args.batch * world.count,
+        "batch": args.batch * processes.count,
         "material": hashlib.sha256(" ".join(c.key for c in clips).encode()).hexdigest()[:16],
     }
     state, log = (Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl"))
     notes = read_notes(state, about) if state.exists() else None
     begin = notes["number"] if notes else 0
-    net = start(args, plan, clips, world, resumed=notes is not None)
-    placed = settle(clips, world.device)
+    net = start(args, plan, clips, processes, resumed=notes is not None)
+    placed = settle(clips, processes.device)
     for number, (phase, steps) in enumerate(plan):
         if number < begin:
             continue
-        trainer = make_trainer(args, phase, steps, net, placed, world, number)
+        trainer = make_trainer(args, phase, steps, net, placed, processes, number)
         goes_on = None
         if notes is not None and number == begin:
             goes_on = trainer.resume(state)
@@ -172,20 +193,56 @@ def train_plan(args: argparse.Namespace, plan: Plan, world: World) -> None:
             goes_on=goes_on,
         )
         net = trainer.weights()
-    if world.first:
+    if processes.first:
         finish(args, plan, clips, net, log)
 
 
 def start(
-    args: argparse.Namespace, plan: Plan, clips: list[Clip], world: World, resumed: bool
+    args: argparse.Namespace, plan: Plan, clips: list[Clip], processes: Processes, resumed: bool
 ) -> VideoNet:
     """The networks training begins from; only the first process need have them."""
-    if resumed or not world.first:
-        return VideoNet()  # filled from the state, or by the first process
-    if args.weights:
-        return load_weights(args.weights)[0]
+    if args.model:
+        return networks(read_weights(store.locate(args.model)))[0]
+    config = config_of(args.config)
+    if resumed or not processes.first:
+        return VideoNet(config)  # filled from the state, or by the first process
     print("measuring the classical start", file=sys.stderr, flush=True)
-    return classical(Samples(clips, crop_side(clips, START_SIZE), seed=3))
+    return classical(Samples(clips, crop_side(clips, START_SIZE), seed=3), config)
+
+
+def config_of(settings: list[str]) -> HierarchicalConfig:
+    """The default configuration with some values changed.
+
+    Raises:
+        ConfigError: a setting is not NAME=VALUE, or not one that is allowed.
+    """
+    values: dict[str, Any] = asdict(HierarchicalConfig())
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in values or not value.isdecimal():
+            raise ConfigError(
+                f"setting {setting!r} is not NAME=VALUE with a whole number and one of "
+                f"{', '.join(values)}"
+            )
+        values[name] = int(value)
+    try:
+        return HierarchicalConfig(**values)
+    except ModelMismatchError as error:
+        raise ConfigError(str(error)) from error
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """The new model's name.
+
+    Raises:
+        ConfigError: it is too long, or cannot be printed.
+    """
+    name: str = args.name if args.name is not None else Path(args.out).stem
+    if not 0 < len(name.encode()) <= NAME_BYTES or not name.isprintable():
+        raise ConfigError(
+            f"name {name!r} of a model is not 1 to {NAME_BYTES} bytes long: give a --name"
+        )
+    return name
 
 
 def make_trainer(
@@ -194,27 +251,27 @@ def make_trainer(
     steps: int,
     net: VideoNet,
     clips: list[Clip],
-    world: World,
+    processes: Processes,
     number: int,
 ) -> Trainer:
     """A trainer of one phase; every process and every start of it draws alike."""
     stills = stills_of(clips)
     wanted = max(phase.size if phase.keyframes else 0, phase.group_size if phase.groups else 0)
     side, still_side = crop_side(clips, wanted), crop_side(stills, phase.size)
-    if side < wanted and world.first:
+    if side < wanted and processes.first:
         print(f"{phase.name}: crops of {side}x{side}: the clips are small", file=sys.stderr)
-    cuda = world.device.type == "cuda"
+    cuda = processes.device.type == "cuda"
     return Trainer(
         net,
-        Samples(clips, side, 2 * number + 11, phase.augment, world.device),
-        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, world.device),
+        Samples(clips, side, 2 * number + 11, phase.augment, processes.device),
+        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, processes.device),
         phase,
         steps,
-        world=world,
+        processes=processes,
         batch=args.batch,
         rate=args.rate,
         half=args.precision == "bfloat16" or (args.precision == "auto" and cuda),
-        flow_threads=max(1, (os.cpu_count() or 1) // world.count) if cuda else 1,
+        flow_threads=max(1, (os.cpu_count() or 1) // processes.count) if cuda else 1,
     )
 
 
@@ -241,19 +298,24 @@ def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
 def finish(
     args: argparse.Namespace, plan: Plan, clips: list[Clip], net: VideoNet, log: Path
 ) -> None:
-    """Freeze, prove, write; the log's curves beside it."""
+    """Freeze, verify, write; the log's curves beside it."""
     card = {
-        "data": f"{len(clips)} arrays of videos and pictures given by the user",
+        "data": f"{len(clips)} arrays of videos and images given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
         "steps": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
-        "results": "not evaluated; run vcfilter evaluate --weights",
+        "results": "not evaluated; run vcfilter evaluate --model",
     }
     samples = Samples(clips, crop_side(clips, max(p.group_size for p, _ in plan)), seed=4)
-    figures = freeze(net, samples, args.out, card)
-    curve = Path(f"{args.out}.svg")
-    draw(read_log(log), curve, f"training of {Path(args.out).name}")
+    figures = freeze(net, samples, args.out, name_of(args), card)
     print(
-        f"{args.out}: proven on {figures['frames']:.0f} frames, {figures['bytes']:.0f} coded bytes "
-        f"(estimated {figures['estimated_bytes']:.0f}); curves in {curve}",
+        f"{args.out}: verified on {figures['frames']:.0f} frames, {figures['bytes']:.0f} coded "
+        f"bytes (estimated {figures['estimated_bytes']:.0f})",
         file=sys.stderr,
     )
+    curve = Path(f"{args.out}.svg")
+    try:
+        draw(read_log(log), curve, f"training of {Path(args.out).name}")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+    else:
+        print(f"curves in {curve}", file=sys.stderr)

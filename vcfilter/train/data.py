@@ -20,7 +20,7 @@ BLACK, GREY = 16.0, 128.0  # of luma in limited range, of chroma
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
-    """How crops differ from what the camera saw, besides flips, turns and reversal.
+    """How crops differ from what was recorded, besides flips, turns and reversal.
 
     Args:
         strides: (temporal stride, probability), one drawn per batch.
@@ -226,12 +226,12 @@ def crop_side(clips: list[Clip], wanted: int) -> int:
     """The side of crops: as wanted, or the largest multiple of 32 that half of all frames hold.
 
     Raises:
-        ConfigError: the pictures are too small for any crop.
+        ConfigError: the frames are too small for any crop.
     """
     sides = np.repeat([min(c.rows, c.columns) for c in clips], [len(c.frames) for c in clips])
     side = min(wanted, int(np.quantile(sides, 0.5, method="lower")) // ALIGNMENT * ALIGNMENT)
     if side < ALIGNMENT:
-        raise ConfigError(f"most pictures are smaller than {ALIGNMENT}x{ALIGNMENT}")
+        raise ConfigError(f"most frames are smaller than {ALIGNMENT}x{ALIGNMENT}")
     return side
 
 

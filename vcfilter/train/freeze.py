@@ -1,44 +1,42 @@
-"""Freezing: tables measured, weights written, and the result proven on a real encode and decode."""
+"""Freezing: tables measured, weights written, and the result verified by real coding."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
-from vcfilter.codec.structure import coding_order
+from vcfilter.codec.structure import LAYER_QP_OFFSET, coding_order
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Coder, RateCoder, Reader
+from vcfilter.entropy.coder import DecodingCoder, EncodingCoder, Entry, RateCoder, Reader
 from vcfilter.errors import BitstreamError
-from vcfilter.frames import FrameType
-from vcfilter.models.checkpoint import load_model, save_weights
-from vcfilter.models.hierarchical.video import (
-    CodingStep,
-    Conditions,
-    MotionMode,
-    Picture,
-    Reference,
-    VideoModel,
-    VideoNet,
-    estimate_motion,
-    latent_grid,
-    pair,
-)
+from vcfilter.frames import FrameStep, FrameType
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
+from vcfilter.models.hierarchical.model import HierarchicalModel, load, save
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.values import Reference, context_pair, pair
+from vcfilter.models.weights import read_weights
 from vcfilter.train.data import Planes, Samples
 from vcfilter.train.watch import TrainingError
 
 PRIOR = 400.0  # symbols' worth of trust in the Laplace shape, per table
 ROUNDS = 60  # batches from which the tables' shapes are measured
+BETWEEN_SHARE = 2 / 3  # of the inter frames in them; the others look back
 SPANS = (2, 4, 6)  # distance of the outer frames in them
-PROOF_QPS = (18, 26, 34, 42)
-PROOF_SPAN = 4  # frames between the proof's keyframes, one coded segment per qp
+VERIFIED_QPS = (18, 26, 34, 42)
+VERIFIED_SPAN = 4  # frames between the keyframes, one coded segment per qp
 RATE_TOLERANCE = 0.01
 SECTION_END = 4  # bytes that a range coder may add to a frame when it closes: its last word
 PIXEL_TOLERANCE = 0.5  # between encoder and decoder: roundings, in 8-bit units
+
+Place = tuple[int, FrameStep, HierarchicalMode, tuple[int, ...]]
+"""Number, step and mode of a frame, and the numbers of its references."""
 
 
 class Histogram(RateCoder):
@@ -73,16 +71,20 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
         qp = torch.from_numpy(random.integers(12, 52, batch))
         one = torch.ones_like(qp)
         coder = Histogram(bits, batch, counts)
-        shape = torch.Size((batch, *latent_grid(samples.size, samples.size)[1:]))
-        given = Conditions(qp, one * 0, torch.zeros(batch, 2, dtype=torch.int64), one * 0)
-        left, right = (net.keyframe(given, frames[i], shape, coder) for i in (0, 2))
+        key = Conditions(qp, one * 0, torch.zeros(batch, 2, dtype=torch.int64), one * 0)
+        between = random.random() < BETWEEN_SHARE
+        # Looking back, the frame before is the first reference and an older one the second.
+        outer, at, way = ((0, 2), 1, (-1, 1)) if between else ((1, 0), 2, (-1, -2))
+        both = pair([net.code_keyframe(key, frames[i], coder) for i in outer])
         if not spans:  # photographs: tables of inter frames keep their Laplace shape
             continue
         layer = int(random.integers(1, 4))
-        distances = torch.full((batch, 2), span // 2)
-        given = Conditions((qp + layer).clamp(max=63), one * layer, distances, one * 3)
-        estimate = estimate_motion(given, frames[1], (left, right))
-        net.inter(MotionMode.CODED, True, given, frames[1], (left, right), coder, estimate)
+        distances = torch.tensor([way]).repeat(batch, 1) * (span // 2)
+        lower = (qp + layer).clamp(max=63)
+        conditions = Conditions(lower, one * layer, distances, one * 3)
+        estimate = estimate_motion(conditions, frames[at], both)
+        motion = net.code_motion(conditions, estimate, both, coder)
+        net.code_inter(MotionMode.CODED, True, conditions, frames[at], both, coder, motion)
     prior = laplace * PRIOR
     # The first table stands for "not coded": its counts are zeros by construction.
     table = counts.double().numpy() + prior
@@ -91,57 +93,57 @@ def measure_tables(net: VideoNet, samples: Samples, rounds: int) -> tables.Proba
 
 
 def freeze(
-    net: VideoNet, samples: Samples, path: str, card: dict[str, str], rounds: int = ROUNDS
+    net: VideoNet,
+    samples: Samples,
+    path: str,
+    name: str,
+    card: Mapping[str, str],
+    rounds: int = ROUNDS,
 ) -> dict[str, float]:
-    """Write a weights file that was proven; what `prove` found.
+    """Write a weights file that was verified; returns what `verify` found.
+
+    Args:
+        name: what the model is found by.
 
     Raises:
-        TrainingError: the model is refused (see `prove`); nothing is left at path.
-        ConfigError: an exact layer's sums could pass the bound.
+        TrainingError: verification failed; nothing is left at path.
+        ModelMismatchError: the weights are not ones that every machine parses alike.
     """
     magnitudes = measure_tables(net.eval(), samples, rounds)
-    part = Path(f"{path}.unproven")
-    save_weights(str(part), net, magnitudes, card)
+    part = Path(f"{path}.unverified")
     try:
-        load_model.cache_clear()
-        figures = prove(load_model(str(part), "cpu"), samples)
+        save(str(part), net, magnitudes, name, card)
+        figures = verify(load(read_weights(str(part)), torch.device("cpu")), samples)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-        load_model.cache_clear()
     return figures
 
 
-class Noted:
-    """Any coder, remembering which symbols went through under which tables."""
+class Recorder:
+    """A reader that remembers which symbols it read under which tables."""
 
-    def __init__(self, coder: Coder | Reader) -> None:
-        self.coder = coder
-        self.seen: list[Tensor] = []
-        self.tables: list[Tensor] = []
-
-    def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
-        """As the coder does."""
-        return self.note(self.coder.code(u, index, rd_scale), index)  # type: ignore[union-attr]
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.entries: list[Entry] = []
 
     def symbols(self, index: Tensor) -> Tensor:
-        """As the coder does."""
-        return self.note(self.coder.symbols(index), index)  # type: ignore[union-attr]
-
-    def note(self, symbols: Tensor, index: Tensor) -> Tensor:
-        """Symbols, remembered with their tables."""
-        self.seen.append(symbols.double())
-        self.tables.append(torch.floor(index.double() + 0.5))
+        """As the reader does."""
+        symbols = self._reader.symbols(index)
+        self.entries.append((symbols.reshape(-1), torch.floor(index + 0.5).reshape(-1)))
         return symbols
 
-    def same(self, other: Noted) -> bool:
-        """Whether all symbols and tables are equal."""
-        mine, others = (*self.seen, *self.tables), (*other.seen, *other.tables)
-        return len(mine) == len(others) and all(map(torch.equal, mine, others))
+
+def same(one: list[Entry], other: list[Entry]) -> bool:
+    """Whether all symbols and tables are equal."""
+    if len(one) != len(other):
+        return False
+    pairs = [(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
+    return all(torch.equal(a.double(), b.double()) for a, b in pairs)
 
 
 @torch.no_grad()
-def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
+def verify(model: HierarchicalModel, samples: Samples) -> dict[str, float]:
     """Code segments of clips for real, decode them, and compare.
 
     Returns:
@@ -151,50 +153,47 @@ def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
         TrainingError: a frame decodes to other symbols or pixels than were coded; networks in
             float64 parse it otherwise; or the estimated rate is more than 1 % off.
     """
-    span = min(PROOF_SPAN, samples.longest - 1)
-    double = copy.deepcopy(model.net).double()
+    span = min(VERIFIED_SPAN, samples.longest - 1)
+    net, double = model.net, copy.deepcopy(model.net).double()
     estimated, real, sections, frames_coded, worst = 0.0, 0, 0, 0, 0.0
-    for qp in PROOF_QPS:
+    for qp in VERIFIED_QPS:
         frames = samples.draw(list(range(span + 1)), 1)
         held: dict[int, tuple[Reference, Reference, Reference]] = {}
-        for position, step, between in segment(span, qp):
-            x = Picture(
-                frames[position], (frames[position][0].shape[2], frames[position][0].shape[3])
-            )
+        for number, step, mode, between in segment(span, qp):
             past = [held[i] for i in between]
-            own = [p[0] for p in past]
-            motion = model.estimate_motion(step, x, own) if own else None
-            writing = model.encoding_coder()
-            coder = Noted(writing)
-            reference = model.code(step, x, own, coder, motion)
-            data = writing.finish()
-            rate = RateCoder(model.tables.bits, 1)
-            model.code(step, x, own, rate, motion)
-            again, wide = Noted(model.decoding_coder(data)), Noted(model.decoding_coder(data))
-            like = x.planes[0].shape
+            coder, rate = EncodingCoder(model.tables), RateCoder(model.tables.bits, 1)
+            x = frames[number]
+            reference = encode(net, step, mode, [p[0] for p in past], x, coder)
+            encode(net, step, mode, [p[0] for p in past], x, rate)
+            data = coder.finish()
+            again, wide = (Recorder(DecodingCoder(model.tables, data)) for _ in range(2))
+            size = x[0].shape[2:]
             try:
-                decoded = decode_frame(model.net, step, [p[1] for p in past], like, again)
-                other = decode_frame(double, step, [p[2] for p in past], like, wide)
+                decoded = decode(net, step, mode, [p[1] for p in past], size, again)
+                other = decode(double, step, mode, [p[2] for p in past], size, wide)
             except BitstreamError as error:
-                raise TrainingError(f"the model is refused: qp {qp}: {error}") from error
-            worst = max(worst, apart(reference, decoded), apart(reference, other))
-            if not again.same(coder) or worst > PIXEL_TOLERANCE:
+                raise TrainingError(f"verification failed: qp {qp}: {error}") from error
+            difference = max(largest_error(reference, r) for r in (decoded, other))
+            worst = max(worst, difference)
+            coded = list(coder.entries)
+            if not same(again.entries, coded) or worst > PIXEL_TOLERANCE:
                 raise TrainingError(
-                    f"the model is refused: at qp {qp} it decodes other than it coded "
-                    f"(pixels up to {worst:.2f} apart)"
+                    f"verification failed: at qp {qp} it decodes other than it coded "
+                    f"(pixels differ by up to {worst:.2f})"
                 )
-            if not wide.same(coder):
+            if not same(wide.entries, coded):
                 raise TrainingError(
-                    f"the model is refused: at qp {qp} float64 parses other than float32"
+                    f"verification failed: at qp {qp} float64 parses other than float32"
                 )
-            held[position] = reference, decoded, other
+            held[number] = reference, decoded, other
             estimated += float(rate.total) / 8
             real += len(data)
             sections += bool(data)
             frames_coded += 1
     if abs(estimated - real) > RATE_TOLERANCE * real + SECTION_END * sections:
         raise TrainingError(
-            f"the model is refused: estimated {estimated:.0f} bytes, coded {real}: over 1 % apart"
+            f"verification failed: estimated {estimated:.0f} bytes, coded {real}: "
+            "more than 1 % apart"
         )
     return {
         "estimated_bytes": estimated,
@@ -204,41 +203,74 @@ def prove(model: VideoModel, samples: Samples) -> dict[str, float]:
     }
 
 
-def segment(span: int, qp: int) -> list[tuple[int, CodingStep, tuple[int, ...]]]:
-    """(position, step, positions of its references) of two keyframes and all frames between."""
-    key = CodingStep(kind=FrameType.KEY, qp=qp)
-    result: list[tuple[int, CodingStep, tuple[int, ...]]] = [(0, key, ())]
+def segment(span: int, qp: int) -> list[Place]:
+    """Some frames in coding order.
+
+    Two keyframes and all frames between, and a frame from the past in place of the second
+    keyframe where there is room.
+    """
+    key = FrameStep(type=FrameType.KEY, qp=qp)
+    result: list[Place] = [(0, key, KEY_MODE, ())]
     if span == 0:
         return result
-    result.append((span, key, ()))
-    for place in coding_order(span, closed=True):
-        step = CodingStep(
-            kind=FrameType.INTER,
-            qp=min(63, qp + LAYER_QP_OFFSET[place.layer]),
-            layer=place.layer,
-            distances=place.distances,
-            motion=MotionMode.CODED if place.layer < 2 else MotionMode.DIRECT,
-            motion_level=3,
+    result.append((span, key, KEY_MODE, ()))
+    for place in coding_order(span):
+        coded = place.layer < 2
+        mode = HierarchicalMode(
+            motion=MotionMode.CODED if coded else MotionMode.DIRECT, level=3 if coded else 0
         )
-        result.append((place.position, step, place.references))
+        result.append((place.number, place.step(qp), mode, place.references))
+    if span > 1:
+        references = (span - 1, 0)
+        step = FrameStep(
+            type=FrameType.INTER,
+            qp=min(63, qp + LAYER_QP_OFFSET[1]),
+            layer=1,
+            number=span,
+            references=tuple(r - span for r in references),
+        )
+        mode = HierarchicalMode(motion=MotionMode.CODED, level=4)
+        result.append((span, step, mode, references))
     return result
 
 
-def decode_frame(
-    net: VideoNet, step: CodingStep, past: list[Reference], like: torch.Size, reader: Reader
+def encode(
+    net: VideoNet,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    references: list[Reference],
+    x: Planes,
+    coder: EncodingCoder | RateCoder,
 ) -> Reference:
-    """Decode one frame of the size `like` (..., H, W) with networks of any precision."""
-    given = Conditions.of([step], torch.device("cpu"))
-    grid = latent_grid(like[-2], like[-1])
-    if step.kind is FrameType.KEY:
-        parsed = net.parse(step.motion, True, given, None, grid, reader)
-        return net.keyframe(given, None, grid, parsed)
-    both = pair(past)
-    parsed = net.parse(step.motion, step.residual, given, both, grid, reader)
-    return net.inter(step.motion, step.residual, given, None, both, parsed)[0]
+    """Code one frame with a coder that writes or estimates."""
+    conditions = Conditions.of([step], [mode], torch.device("cpu"))
+    if step.type is FrameType.KEY:
+        return net.code_keyframe(conditions, x, coder)
+    both, motion = pair(references), None
+    if mode.motion is MotionMode.CODED:
+        estimate = estimate_motion(conditions, x, both)
+        motion = net.code_motion(conditions, estimate, both, coder)
+    return net.code_inter(mode.motion, mode.residual, conditions, x, both, coder, motion)
 
 
-def apart(a: Reference, b: Reference) -> float:
+def decode(
+    net: VideoNet,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    references: list[Reference],
+    size: torch.Size,
+    reader: Reader,
+) -> Reference:
+    """Decode one frame of so many rows and columns with networks of any precision."""
+    conditions = Conditions.of([step], [mode], torch.device("cpu"))
+    key = step.type is FrameType.KEY
+    contexts = None if key else context_pair([p.context for p in references])
+    shape = net.latent_shape(1, size[0], size[1])
+    symbols = net.parse(mode.motion, mode.residual, conditions, contexts, shape, reader)
+    return net.reconstruct(mode.motion, conditions, symbols, None if key else pair(references))
+
+
+def largest_error(a: Reference, b: Reference) -> float:
     """The largest difference of two reconstructions' samples."""
     return max(
         float((p.double() - q.double()).abs().max())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcfilter.codec.rate import LAYER_QP_OFFSET
+from vcfilter.codec.structure import GopStep
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import RateCoder
+from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
-from vcfilter.models.hierarchical.layers import CHANNELS, quantiser_step
-from vcfilter.models.hierarchical.motion import MOTION_CHANNELS
-from vcfilter.models.hierarchical.video import (
-    Conditions,
-    MotionField,
-    MotionMode,
-    Reference,
-    VideoNet,
-)
+from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
+from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.values import CodedMotion, FrameContext, Reference
 from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples
 from vcfilter.train.loss import cost, log_cost
-from vcfilter.train.machine import World, halve_branches, motion, select
-from vcfilter.train.phases import PHASES, Phase, group_steps
+from vcfilter.train.machine import Processes, halve_branches, motion
+from vcfilter.train.phases import (
+    PHASES,
+    Group,
+    Phase,
+    forward_steps,
+    group_steps,
+    looks_back,
+    signed_distances,
+)
 from vcfilter.train.precondition import plain, precondition, spread
 from vcfilter.train.watch import Guard, Log, TrainingError, settle_file, stopping
 
@@ -59,7 +61,8 @@ QP_WHOLE_SHARE = 0.2
 JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more or less
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
-DRAFT_SHARE = 0.5  # of the pictures; the analysis learns from the others only
+FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
+TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
 
 def rate_scale(name: str) -> float:
@@ -74,7 +77,7 @@ class Trainer:
         net: the networks, in ordinary weights.
         samples: where groups and half of the keyframes come from. stills: the other half.
         phase: a row of PHASES. steps: how many in all, for the schedule.
-        world: this process among those that train together.
+        processes: this process among those that train together.
         batch: multiplies the row's crops and groups per process.
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
@@ -89,21 +92,21 @@ class Trainer:
         phase: Phase,
         steps: int,
         *,
-        world: World | None = None,
+        processes: Processes | None = None,
         batch: int = 1,
         rate: float = 1.0,
         half: bool = False,
         flow_threads: int = 1,
     ) -> None:
-        self.world = world or World()
+        self.processes = processes or Processes()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         self.rate, self.flow_threads = rate, flow_threads
-        self.batch = batch * self.world.count  # of all processes, in rows of the table
+        self.batch = batch * self.processes.count  # of all processes, in rows of the table
         if not phase.learns or any(part.startswith("image.") for part in phase.learns):
             precondition(net, spread(stills).cpu())
-        device = self.world.device
+        device = self.processes.device
         self.net: VideoNet = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.world.spread(self.net)
+        self.processes.spread(self.net)
         scales: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(not phase.learns or name.startswith(phase.learns))
@@ -122,7 +125,7 @@ class Trainer:
 
     def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
-        return torch.from_numpy(values[self.world.own]).to(self.world.device)
+        return torch.from_numpy(values[self.processes.own]).to(self.processes.device)
 
     def draw_qp(self, batch: int) -> Tensor:
         """(own part of B,) keyframe qps."""
@@ -130,15 +133,15 @@ class Trainer:
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
         return self.part(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
 
-    def drafts(self, batch: int) -> list[RateCoder]:
+    def earlier_passes(self, batch: int) -> list[RateCoder]:
         """Coders of passes before the one that counts: one, as in the default preset, or none."""
-        drawn = self.random.random() < DRAFT_SHARE
+        drawn = self.random.random() < TWO_PASS_SHARE
         return [RateCoder(self.bits, batch)] if drawn else []
 
     def judge(
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(mean log cost, mean bits per sample) of pictures of one layer."""
+        """(mean log cost, mean bits per sample) of frames of one layer."""
         base = quantiser_step(qp)
         distortion = self.phase.distortion(planes, x, base) * self.phase.layer_weight(layer)
         j, bpp = cost(distortion, base, bits, x[0][0].numel())
@@ -147,11 +150,10 @@ class Trainer:
     def keyframes(self, x: Planes, qp: Tensor) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of keyframes."""
         batch = len(qp)
-        shape = torch.Size((batch, CHANNELS, x[0].shape[2] // 8, x[0].shape[3] // 8))
         zero = torch.zeros_like(qp)
-        given = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
-        coder = RateCoder(self.bits, batch)
-        reference = self.net.keyframe(given, x, shape, coder, self.drafts(batch))
+        conditions = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
+        coder = TrainingCoder(self.bits, batch)
+        reference = self.net.code_keyframe(conditions, x, coder, self.earlier_passes(batch))
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
@@ -160,28 +162,29 @@ class Trainer:
         x: Planes,
         pair: tuple[Reference, Reference],
         qp: Tensor,
-        layer: int,
-        distances: tuple[int, int],
+        step: GopStep,
     ) -> tuple[Tensor, Reference, Tensor]:
-        """(mean log cost, reconstruction, bits per sample) of inter frames of one layer."""
+        """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
         batch = len(qp)
         one = torch.ones_like(qp)
-        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.world.count)
-        apart = torch.tensor([distances], device=qp.device).repeat(batch, 1)
-        refined = bool(self.random.random() < REFINED_SHARE)
-        given = Conditions(qp, one * layer, apart, self.part(drawn), refined)
+        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.processes.count)
+        distances = torch.tensor([signed_distances(step)], device=qp.device).repeat(batch, 1)
+        back = looks_back(step)
+        refined = bool(self.random.random() < REFINED_SHARE) and not back
+        conditions = Conditions(qp, one * step.layer, distances, self.part(drawn), refined)
         uniform = self.random.random()
         mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
-        if uniform > (1 + self.phase.coded) / 2 and layer > 1:
+        if uniform > (1 + self.phase.coded) / 2 and step.layer > 1 and not back:
             mode = MotionMode.DIRECT
-        estimate: MotionField | None = None
+        coded: CodedMotion | None = None
+        coder = TrainingCoder(self.bits, batch)
         if mode is MotionMode.CODED:
-            estimate = motion(given, x, pair, self.flow_threads)
-        coder = RateCoder(self.bits, batch)
-        reference, _ = self.net.inter(
-            mode, self.phase.residual, given, x, pair, coder, estimate, self.drafts(batch)
+            estimate = motion(conditions, x, pair, self.flow_threads)
+            coded = self.net.code_motion(conditions, estimate, pair, coder)
+        reference = self.net.code_inter(
+            mode, self.phase.residual, conditions, x, pair, coder, coded, self.earlier_passes(batch)
         )
-        loss, bpp = self.judge(reference.planes, x, qp, layer, coder.total)
+        loss, bpp = self.judge(reference.planes, x, qp, step.layer, coder.total)
         return loss, reference, bpp
 
     def run_step(self) -> dict[str, float]:
@@ -201,9 +204,9 @@ class Trainer:
             found |= self.keyframe_step()
         if self.phase.groups:
             found |= self.group_step()
-        self.world.average_gradients(self.learning)
+        self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
-        means = self.world.average(torch.stack([v.detach() for v in found.values()])).tolist()
+        means = self.processes.average(torch.stack([v.detach() for v in found.values()])).tolist()
         if not math.isfinite(sum(means) + float(norm)):
             raise TrainingError(f"the loss or its gradient is not finite at step {self.step}")
         self.optimizer.step()
@@ -219,7 +222,7 @@ class Trainer:
     def keyframe_step(self) -> dict[str, Tensor]:
         """Keyframes alone: half from photographs, half from clips."""
         half = self.phase.keyframes // 2 * self.batch
-        own, size = self.world.own, min(self.phase.size, self.stills.size, self.samples.size)
+        own, size = self.processes.own, min(self.phase.size, self.stills.size, self.samples.size)
         a = self.stills.draw([0], half, size, own)[0]
         b = self.samples.draw([0], half, size, own)[0]
         qp = torch.cat([self.draw_qp(half), self.draw_qp(half)])
@@ -228,18 +231,32 @@ class Trainer:
         (loss * self.phase.keyframe_share).backward()
         return {"key": loss, "key_bpp": bpp}
 
-    def group_step(self) -> dict[str, Tensor]:
-        """Two outer frames, and inter frames between them in coding order."""
-        phase, batch = self.phase, self.phase.groups * self.batch
-        fitting = [(s, p) for s, p in phase.spans if s < self.samples.longest]
+    def draw_group(self) -> tuple[tuple[int, ...], tuple[GopStep, ...]]:
+        """Positions of a group's keyframes, and its inter frames in coding order.
+
+        Raises:
+            ConfigError: no shot is long enough.
+        """
+        phase, longest = self.phase, self.samples.longest
+        fitting = [(s, p) for s, p in phase.spans if s < longest]
         if not fitting:
             raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
+        forward = phase.group is Group.FORWARD or (
+            phase.forward > 0 and self.random.random() < phase.forward
+        )
+        if forward:
+            return (0,), forward_steps(self.random, longest)
         spans, chances = (np.array(column) for column in zip(*fitting, strict=True))
         span = int(self.random.choice(spans, p=chances / chances.sum()))
-        steps = group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
-        shown = sorted({0, span, *(step.position for step in steps)})
+        return (0, span), group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
+
+    def group_step(self) -> dict[str, Tensor]:
+        """Keyframes, and inter frames between or after them in coding order."""
+        phase, batch = self.phase, self.phase.groups * self.batch
+        outer, steps = self.draw_group()
+        shown = sorted({*outer, *(step.number for step in steps)})
         size = min(phase.group_size, self.samples.size)
-        drawn = self.samples.draw(shown, batch, size, self.world.own)
+        drawn = self.samples.draw(shown, batch, size, self.processes.own)
         frames = dict(zip(shown, drawn, strict=True))
         qp = self.draw_qp(batch)
         losses: list[Tensor] = []
@@ -251,29 +268,33 @@ class Trainer:
                 losses.append(loss * share)
                 return reference
             (loss * share).backward()
-            return each(reference, Tensor.detach)
+            return reference.each(Tensor.detach)
 
         if phase.originals:
-            held = {at: original(frames[at]) for at in (0, span)}
+            held = {at: original(frames[at], self.net.config) for at in outer}
         else:
-            y, u, v = (torch.cat([p, q]) for p, q in zip(frames[0], frames[span], strict=True))
-            loss, keys, _ = self.keyframes((y, u, v), torch.cat([qp, qp]))
-            keys = learn(loss, phase.keyframe_share, keys)
+            planes = zip(*(frames[at] for at in outer), strict=True)
+            y, u, v = (torch.cat(same) for same in planes)
+            loss, keys, _ = self.keyframes((y, u, v), qp.repeat(len(outer)))
+            # One keyframe and long chains after it, or two keyframes and few frames between.
+            keys = learn(loss, phase.keyframe_share * len(outer) / 2, keys)
             own = len(qp)
-            held = {0: select(keys, slice(0, own)), span: select(keys, slice(own, None))}
+            held = {at: keys.rows(slice(i * own, (i + 1) * own)) for i, at in enumerate(outer)}
             figures["group_key"] = [loss]
+        share = phase.inter_share
+        if looks_back(steps[0]):
+            share *= min(1.0, FORWARD_FRAMES / len(steps))
         for step in steps:
-            assert step.right is not None
-            pair = held[step.left], held[step.right]
+            pair = held[step.references[0]], held[step.references[-1]]
             jitter = self.part(self.random.integers(-JITTER, JITTER + 1, batch))
-            lower = (qp + LAYER_QP_OFFSET[step.layer] + jitter).clamp(max=63)
-            left, right = step.distances
-            x = frames[step.position]
-            loss, new, bpp = self.inter(x, pair, lower, step.layer, (left, right))
-            new = learn(loss, phase.inter_share, new)
-            held[step.position] = original(x) if phase.originals else new
-            figures.setdefault(f"inter{step.layer}", []).append(loss)
-            figures.setdefault(f"inter{step.layer}_bpp", []).append(bpp)
+            lower = (qp + step.offset + jitter).clamp(max=63)
+            x = frames[step.number]
+            loss, new, bpp = self.inter(x, pair, lower, step)
+            new = learn(loss, share, new)
+            held[step.number] = original(x, self.net.config) if phase.originals else new
+            name = f"{'forward' if looks_back(step) else 'inter'}{step.layer}"
+            figures.setdefault(name, []).append(loss)
+            figures.setdefault(f"{name}_bpp", []).append(bpp)
         if losses:
             torch.stack(losses).sum().backward()
         return {name: torch.stack(found).mean() for name, found in figures.items()}
@@ -311,7 +332,7 @@ class Trainer:
             ConfigError: the file is no state of such a training.
         """
         try:
-            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            state = torch.load(path, map_location=self.processes.device, weights_only=True)
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
@@ -326,20 +347,19 @@ class Trainer:
         return notes
 
 
-def each(reference: Reference, change: Callable[[Tensor], Tensor]) -> Reference:
-    """A reference with all its tensors changed alike."""
-    y, u, v = (change(p) for p in reference.planes)
-    rest = {f.name: change(getattr(reference, f.name)) for f in fields(reference)[1:]}
-    return Reference((y, u, v), **rest)
-
-
-def original(x: Planes) -> Reference:
+def original(x: Planes, config: HierarchicalConfig) -> Reference:
     """An original as a reference: it brings no symbols and no motion."""
     batch, _, rows, columns = x[0].shape
-    none = x[0].new_zeros(batch, CHANNELS, rows // 8, columns // 8)
-    motionless = x[0].new_zeros(batch, MOTION_CHANNELS, rows // 32, columns // 32)
-    apart = torch.zeros(batch, 2, dtype=torch.int64, device=none.device)
-    return Reference(x, none, none, motionless, motionless, none[:, :4], apart)
+    height, width = config.latent_size(rows, columns)
+    none = torch.zeros(batch, config.channels, height, width, dtype=torch.uint8, device=x[0].device)
+    still = none.new_zeros(batch, config.motion_channels, height // 4, width // 4)
+    context = FrameContext(symbols=none, activity=none, motion_symbols=still, motion_activity=still)
+    return Reference(
+        planes=x,
+        context=context,
+        moves=x[0].new_zeros(batch, 4, height, width),
+        distances=torch.zeros(batch, 2, dtype=torch.int64, device=none.device),
+    )
 
 
 def train(
@@ -364,7 +384,7 @@ def train(
         TrainingError: a loss broke; the last good state is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is kept, its attribute `partial` says where.
     """
-    first, past = trainer.world.first, goes_on or {}
+    first, past = trainer.processes.first, goes_on or {}
     guard = Guard()
     guard.restore(past.get("guard", {}))
     book = Log(log, trainer.phase.name, number, every, not first, trainer.step)
@@ -391,7 +411,7 @@ def train(
                     "go on from it with a lower --rate"
                 ) from error
             book.add(figures, trainer.step, trainer.steps, time.monotonic() - begun)
-            halt = trainer.world.any(stop.asked is not None)
+            halt = trainer.processes.any(stop.asked is not None)
             if calm and (halt or time.monotonic() - saved >= keep):
                 kept, saved = save(), time.monotonic()
             if halt:

@@ -1,4 +1,4 @@
-"""What training minimises: rate plus distortion, each picture relative to its own cost.
+"""What training minimises: rate plus distortion, each frame relative to its own cost.
 
 Another measure of distortion is another function here and a field in a phase's row.
 """
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
-from vcfilter.models.hierarchical.layers import chroma_weight
+from vcfilter.models.hierarchical.conditions import chroma_weight
 from vcfilter.train.data import Planes
 
 # (reconstruction, original, quantiser steps (B,)) to distortion per luma sample (B,), in squared
 # 8-bit units.
 Distortion = Callable[[Planes, Planes, Tensor], Tensor]
-FLOOR = 0.01  # bits per sample: below, a picture's cost no longer counts relative to itself
+FLOOR = 0.01  # bits per sample: below, a frame's cost no longer counts relative to itself
 
 
 def squared_error(reconstruction: Planes, x: Planes, base: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def cost(distortion: Tensor, base: Tensor, bits: Tensor, samples: int) -> tuple[
 
     Args:
         distortion: (B,) per luma sample. base: (B,) quantiser steps, which set the Lagrangian.
-        bits: (B,). samples: luma samples of a picture.
+        bits: (B,). samples: luma samples of a frame.
     """
     bpp = bits / samples
     return bpp + distortion / (QUANTISER_LAMBDA * base**2), bpp

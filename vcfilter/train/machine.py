@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import cv2
 import torch
 from torch import Tensor, distributed, nn
 
-from vcfilter.models.checkpoint import pick_device
-from vcfilter.models.hierarchical.layers import Branch
-from vcfilter.models.hierarchical.video import Conditions, MotionField, Reference, estimate_motion
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.values import MotionField, Pair
+from vcfilter.models.store import pick_device
+from vcfilter.nn.blocks import Branch
 from vcfilter.train.data import Clip, Planes
 
 PATIENCE = timedelta(hours=12)  # others wait while one process decodes the material
@@ -27,7 +29,7 @@ DEVICE_SHARE = 0.5  # of the free device memory that clips may take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Processes:
     """This process among those that train together.
 
     Args:
@@ -45,7 +47,7 @@ class World:
 
     @property
     def own(self) -> slice:
-        """Which pictures of a batch are this process's."""
+        """Which frames of a batch are this process's."""
         return slice(self.rank, None, self.count)
 
     def wait(self) -> None:
@@ -85,7 +87,7 @@ class World:
         return bool(self.average(torch.tensor(float(flag), device=self.device)) > 0)
 
 
-def join(device: str) -> World:
+def join(device: str) -> Processes:
     """This process's place, from what torchrun says in the environment; alone without it.
 
     Args:
@@ -103,17 +105,17 @@ def join(device: str) -> World:
         torch.backends.cudnn.benchmark = True
         cv2.setNumThreads(1)  # `motion` has its own threads
     if count == 1:
-        return World(device=found)
+        return Processes(device=found)
     if found.type == "cuda":
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(found)
     distributed.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
-    return World(rank=distributed.get_rank(), count=count, device=found)
+    return Processes(rank=distributed.get_rank(), count=count, device=found)
 
 
-def leave(world: World) -> None:
+def leave(processes: Processes) -> None:
     """The end of working together."""
-    if world.count > 1:
+    if processes.count > 1:
         distributed.destroy_process_group()
 
 
@@ -144,39 +146,30 @@ def halve(branch: Branch, device: str) -> None:
     """See `halve_branches`; parameters stay in float32."""
     forward = branch.forward
 
-    def run(x: Tensor, ctx: Tensor) -> Tensor:
+    def run(x: Tensor, context: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return forward(x, ctx).to(x.dtype)
+            return forward(x, context).to(x.dtype)
 
     branch.forward = run  # type: ignore[method-assign]
 
 
-def motion(
-    given: Conditions, x: Planes, pair: tuple[Reference, Reference], threads: int
-) -> MotionField:
+def motion(conditions: Conditions, x: Planes, pair: Pair, threads: int) -> MotionField:
     """`estimate_motion` of a batch; the flow search runs on the host, in several threads."""
-    batch = len(given.qp)
+    batch = len(conditions.qp)
     parts = min(threads, batch)
     if parts <= 1:
         with torch.no_grad():
-            return estimate_motion(given, x, pair)
+            return estimate_motion(conditions, x, pair)
 
     def part(number: int) -> MotionField:
         own = slice(number * batch // parts, (number + 1) * batch // parts)
         y, u, v = (plane[own] for plane in x)
-        rows = {name: getattr(given, name)[own] for name in ("qp", "layer", "distances", "level")}
-        some = replace(given, **rows)
-        left, right = (select(reference, own) for reference in pair)
+        rows = {n: getattr(conditions, n)[own] for n in ("qp", "layer", "distances", "level")}
+        some = replace(conditions, **rows)
+        first, second = (reference.rows(own) for reference in pair)
         with torch.no_grad():  # holds for one thread only
-            return estimate_motion(some, (y, u, v), (left, right))
+            return estimate_motion(some, (y, u, v), (first, second))
 
     with ThreadPoolExecutor(parts) as pool:
         found = list(pool.map(part, range(parts)))
-    return MotionField(torch.cat([f.field for f in found]), torch.cat([f.normal for f in found]))
-
-
-def select(reference: Reference, own: slice) -> Reference:
-    """Some pictures of a batch."""
-    y, u, v = (plane[own] for plane in reference.planes)
-    rest = (getattr(reference, f.name)[own] for f in fields(reference)[1:])
-    return Reference((y, u, v), *rest)
+    return MotionField(torch.cat([f.field for f in found]), torch.cat([f.hessian for f in found]))

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
-from vcfilter.codec.structure import Thumbnail, thumbnail
+from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
 from vcfilter.errors import MediaError
 from vcfilter.train.data import Clip
 
@@ -43,11 +42,7 @@ NUMBERED = re.compile(r"(.*?)(\d+)")  # of a file's stem
 SHARD_INDEX = "index.tsv"  # one row per clip, with at least the columns shard and clip
 VIMEO_TRAINING = "sep_trainlist.txt"  # Vimeo-90k's own list: its other septuplets are for tests
 RUN_IMAGES = 2000  # images per array of the cache, unless one run of them is longer
-LEAST_SIDE = 32  # smaller pictures hold no crop
-
-# Two neighbouring frames belong to different shots when their block means differ by this much,
-# and by this many times what the last frames differed by.
-CUT_DIFFERENCE, CUT_RATIO, CUT_RECENT = 12.0, 2.5, 4
+LEAST_SIDE = 32  # smaller frames hold no crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +67,7 @@ class Source:
 
     def key(self) -> str:
         """16 hexadecimal digits that change with any of its files."""
-        digest = hashlib.sha256(f"2 {self.clips}".encode())  # 2: version of this layout
+        digest = hashlib.sha256(f"3 {self.clips}".encode())  # 3: version of layout and cuts
         for path in (p for run in self.runs for p in run):
             stat = path.stat()
             digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -98,7 +93,7 @@ def gather(folders: Iterable[str], cache: str | Path, say: Callable[[str], None]
             except UnreadableError as error:
                 say(f"left out: {error}")
         if not found:
-            raise MediaError(f"nothing in {folder!r} can be read as a video or as pictures")
+            raise MediaError(f"nothing in {folder!r} can be read as a video or as images")
         clips += found
     return clips
 
@@ -131,7 +126,7 @@ def sources(folder: Path) -> list[Source]:
             runs += runs_of(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES)
     found = [*videos, *packed_runs(runs)]
     if not found:
-        raise MediaError(f"no video files and no pictures in {str(folder)!r}")
+        raise MediaError(f"no video files and no images in {str(folder)!r}")
     return found
 
 
@@ -165,7 +160,7 @@ def shard_clips(index: Path) -> dict[str, int]:
 def runs_of(images: Iterable[Path]) -> list[tuple[Path, ...]]:
     """Images of one folder as runs of frames: im1, im2 ... im10; 00000000, 00000001 ...
 
-    Those without a number are pictures of their own.
+    Those without a number are shots of their own.
     """
     numbered: dict[str, list[tuple[int, Path]]] = {}
     alone: list[tuple[Path, ...]] = []
@@ -217,7 +212,7 @@ def open_source(source: Source, cache: Path, say: Callable[[str], None]) -> list
     return clips
 
 
-class Growing:
+class ShardWriter:
     """An array of the cache while it is written: all frames of one size, and where shots begin."""
 
     def __init__(self, file: BinaryIO, rows: int, columns: int) -> None:
@@ -225,27 +220,23 @@ class Growing:
         self.frames = 0
         self.shots: list[int] = []
         self.keys: list[int] = []
-        self._last: Thumbnail | None = None
-        self._recent: deque[float] = deque(maxlen=CUT_RECENT)
+        self._cuts = SceneCutDetector()
 
-    def add(self, picture: Frames, key: bool, first: bool) -> None:
+    def add(self, frame: Frames, key: bool, first: bool) -> None:
         """Append a frame; first: it surely begins a shot."""
-        small = thumbnail(picture[: self.rows], 8)
-        changed = 0.0 if self._last is None else float(np.abs(small - self._last).mean())
-        usual = float(np.mean(self._recent)) if self._recent else 0.0
-        if first or not self.frames or changed > max(CUT_DIFFERENCE, CUT_RATIO * usual):
+        if first or not self.frames:
+            self._cuts = SceneCutDetector()
+        # What follows is not known yet: a flash begins a shot, too.
+        cut = self._cuts.is_cut(thumbnail(frame[: self.rows], 8), None)
+        if first or not self.frames or cut:
             self.shots.append(self.frames)
-            self._recent.clear()
-        else:
-            self._recent.append(changed)
         if key:
             self.keys.append(self.frames)
-        self._last = small
-        self.file.write(picture.tobytes())
+        self.file.write(frame.tobytes())
         self.frames += 1
 
     def all_shots(self, clips: int) -> list[int]:
-        """Where shots begin: by the shard's index, by keyframes that are cuts, by the pictures."""
+        """Where shots begin: by the shard's index, by keyframes that are cuts, by what is seen."""
         if clips and self.frames % clips == 0:
             return list(range(0, self.frames, self.frames // clips))
         gaps = set(np.diff(self.keys).tolist())
@@ -265,18 +256,18 @@ def decode(source: Source, index: Path) -> None:
     Raises:
         UnreadableError: nothing of it can be decoded.
     """
-    arrays: dict[tuple[int, int], Growing] = {}
+    arrays: dict[tuple[int, int], ShardWriter] = {}
     parts: list[Path] = []
     try:
         last: tuple[int, int] | None = None
-        for picture, key, first in pictures(source):
-            size = picture.shape[0] * 2 // 3, picture.shape[1]
+        for frame, key, first in frames_of(source):
+            size = frame.shape[0] * 2 // 3, frame.shape[1]
             if min(size) < LEAST_SIDE:
                 continue
             if size not in arrays:
                 parts.append(index.with_suffix(f".{len(arrays)}.{os.getpid()}.part"))
-                arrays[size] = Growing(parts[-1].open("wb"), *size)
-            arrays[size].add(picture, key, first or size != last)
+                arrays[size] = ShardWriter(parts[-1].open("wb"), *size)
+            arrays[size].add(frame, key, first or size != last)
             last = size
         entries = []
         for number, (array, part) in enumerate(zip(arrays.values(), parts, strict=True)):
@@ -298,20 +289,20 @@ def decode(source: Source, index: Path) -> None:
         for part in parts:
             part.unlink(missing_ok=True)
     if not entries:
-        raise UnreadableError(f"{source.name!r} holds no picture of {LEAST_SIDE}x{LEAST_SIDE}")
+        raise UnreadableError(f"{source.name!r} holds no frame of {LEAST_SIDE}x{LEAST_SIDE}")
     part = index.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps({"source": source.name, "arrays": entries}))
     part.replace(index)
 
 
-def pictures(source: Source) -> Iterator[tuple[Frames, bool, bool]]:
+def frames_of(source: Source) -> Iterator[tuple[Frames, bool, bool]]:
     """(planes as one array, keyframe, first of its run) of each frame.
 
     Raises:
         UnreadableError: a file cannot be decoded.
     """
     if source.video:
-        yield from video_pictures(source.runs[0][0])
+        yield from video_frames(source.runs[0][0])
         return
     for run in source.runs:
         for number, path in enumerate(run):
@@ -325,14 +316,14 @@ def pictures(source: Source) -> Iterator[tuple[Frames, bool, bool]]:
             yield planes(frame), False, number == 0
 
 
-def video_pictures(path: Path) -> Iterator[tuple[Frames, bool, bool]]:
-    """The same of a video file's main picture track."""
+def video_frames(path: Path) -> Iterator[tuple[Frames, bool, bool]]:
+    """The same of a video file's main video stream."""
     number = 0
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.best("video")  # cover pictures are tracks as well
+            stream = container.streams.best("video")  # covers are streams as well
             if not isinstance(stream, VideoStream):
-                raise ValueError("it has no picture track")
+                raise ValueError("it has no video stream")
             stream.thread_type = "AUTO"
             width, height = stream.width, stream.height
             for frame in container.decode(stream):
@@ -343,17 +334,17 @@ def video_pictures(path: Path) -> Iterator[tuple[Frames, bool, bool]]:
         if number == 0:
             raise UnreadableError(f"{str(path)!r} cannot be decoded: {error}") from error
     if number == 0:
-        raise UnreadableError(f"{str(path)!r} has no pictures")
+        raise UnreadableError(f"{str(path)!r} has no frames")
 
 
 def planes(frame: av.VideoFrame) -> Frames:
     """(rows * 3 / 2, columns) uint8 of a yuv420p frame, cut to an even size."""
     rows, columns = frame.height // 2 * 2, frame.width // 2 * 2
-    picture = np.empty((rows * 3 // 2, columns), np.uint8)
-    picture[:rows] = plane(frame, 0)[:rows, :columns]
+    whole = np.empty((rows * 3 // 2, columns), np.uint8)
+    whole[:rows] = plane(frame, 0)[:rows, :columns]
     chroma = [plane(frame, i)[: rows // 2, : columns // 2].reshape(-1) for i in (1, 2)]
-    picture[rows:].reshape(-1)[:] = np.concatenate(chroma)
-    return picture
+    whole[rows:].reshape(-1)[:] = np.concatenate(chroma)
+    return whole
 
 
 def plane(frame: av.VideoFrame, index: int) -> Frames:

@@ -5,18 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vcfilter.codec.structure import GopStep, coding_order
+import numpy as np
+
+from vcfilter.codec.structure import LAYER_QP_OFFSET, GopStep, chain_step, coding_order
 from vcfilter.errors import ConfigError
+from vcfilter.models.hierarchical.conditions import signed_pair
 from vcfilter.train.data import ALIGNMENT, Augment
 from vcfilter.train.loss import Distortion, squared_error
 
+LOW_DELAY_LENGTHS = (4, 8)  # frames after the keyframe, least and most
+LOW_DELAY_SHARE = 0.6  # of the forward groups; the others are anchors of random access
+SINGLE_SHARE = 0.3  # of the groups of anchors: each has one reference only
+ANCHORS = 3  # at most, after the keyframe
+
 
 class Group(Enum):
-    """Which inter frames between two keyframes are coded in one step."""
+    """Which inter frames are coded in one step."""
 
-    TRIPLET = "triplet"  # the middle one
+    TRIPLET = "triplet"  # the middle one between two keyframes
     CHAIN = "chain"  # the middle, the middle of one half, of its half: one per layer
-    SEGMENT = "segment"  # all of them, as an encoder does
+    SEGMENT = "segment"  # all between two keyframes, as an encoder does
+    FORWARD = "forward"  # after one keyframe, from the past alone
+
+
+def signed_distances(step: GopStep) -> tuple[int, int]:
+    """Signed display distances to the first two references; 0 = none."""
+    return signed_pair([number - step.number for number in step.references])
+
+
+def looks_back(step: GopStep) -> bool:
+    """Whether all references are past."""
+    return max(step.references) < step.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +49,11 @@ class Phase:
         size: side of the crops of keyframes; group_size: of those of groups.
         rate: AdamW's peak learning rate, reached after warm-up, falling to a fiftieth by a cosine.
         group: which inter frames a group holds.
+        forward: probability that a group is FORWARD instead.
         spans: (distance between the outer frames, probability).
         originals: the outer frames and all references are originals; else reconstructions.
         through: the loss of a frame also teaches the references it was coded from.
-        residual: whether the prediction's error is coded; without it the prediction is the picture.
+        residual: whether the prediction's error is coded; without it the prediction is the frame.
         coded: probability of coded motion; the rest is no motion, or inherited motion.
         learns: beginnings of the names of the parameters that learn; empty: all.
         keyframe_share, inter_share: weight of the mean log cost of keyframes and of each inter
@@ -53,6 +73,7 @@ class Phase:
     group_size: int
     rate: float
     group: Group = Group.CHAIN
+    forward: float = 0.0
     spans: tuple[tuple[int, float], ...] = ((12, 0.45), (8, 0.2), (6, 0.1), (4, 0.15), (2, 0.1))
     originals: bool = False
     through: bool = False
@@ -74,6 +95,8 @@ class Phase:
             raise ConfigError(f"phase {self.name!r}: a size is no multiple of {ALIGNMENT}")
         if abs(sum(p for _, p in self.spans) - 1) > 1e-9 or min(s for s, _ in self.spans) < 2:
             raise ConfigError(f"phase {self.name!r}: spans {self.spans}")
+        if not 0 <= self.forward <= 1:
+            raise ConfigError(f"phase {self.name!r}: forward {self.forward} is no probability")
         if not self.layer_weights or min(self.layer_weights) <= 0:
             raise ConfigError(f"phase {self.name!r}: layer weights {self.layer_weights}")
 
@@ -120,7 +143,10 @@ PHASES = {
             augment=MILD,
         ),
         Phase(name="keyframes", keyframes=12, groups=0, size=128, group_size=128, rate=7e-4),
-        Phase(name="joint", keyframes=8, groups=1, size=128, group_size=192, rate=6e-4),
+        # Frames between references and frames with past ones alone: one model for all structures.
+        Phase(
+            name="joint", keyframes=8, groups=1, size=128, group_size=192, rate=6e-4, forward=0.4
+        ),
         # Whole segments: errors travel, so the frames that others are coded from count for more.
         Phase(
             name="segments",
@@ -145,15 +171,58 @@ def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...
         near_right: a chain's frames lie nearer and nearer to the right outer frame.
     """
     if group is Group.SEGMENT:
-        return coding_order(span, closed=True)
+        return coding_order(span)
     if group is Group.TRIPLET:
-        layer = 1 if span >= 8 else 2 if span >= 4 else 3
-        return (GopStep(position=span // 2, left=0, right=span, layer=layer),)
+        return (_step(span // 2, (0, span), 1 if span >= 8 else 2 if span >= 4 else 3),)
     steps: list[GopStep] = []
     far, distance = span, span // 2
     while len(steps) < 3 and distance >= 1 and distance < far:
-        left, right = (span - far, span) if near_right else (0, far)
-        position = span - distance if near_right else distance
-        steps.append(GopStep(position=position, left=left, right=right, layer=len(steps) + 1))
+        references = (span - far, span) if near_right else (0, far)
+        number = span - distance if near_right else distance
+        steps.append(_step(number, references, len(steps) + 1))
         far, distance = distance, distance // 2
     return tuple(steps)
+
+
+def low_delay_steps(count: int) -> tuple[GopStep, ...]:
+    """Frames 1 to count of a low-delay GOP."""
+    return tuple(map(chain_step, range(1, count + 1)))
+
+
+def anchor_steps(distance: int, count: int, single: bool) -> tuple[GopStep, ...]:
+    """Anchors of random access, each from one or two before it, and a frame between the last two.
+
+    Args:
+        distance: between anchors. count: of them, the keyframe not counted.
+        single: the anchors have one reference only, and nothing is coded between.
+    """
+    steps = []
+    for n in range(1, count + 1):
+        before = (n - 1,) if single or n < 2 else (n - 1, n - 2)
+        steps.append(_step(n * distance, tuple(b * distance for b in before), 1))
+    if not single and distance > 1:
+        right = count * distance
+        steps.append(_step(right - distance // 2, (right - distance, right), 2))
+    return tuple(steps)
+
+
+def _step(number: int, references: tuple[int, ...], layer: int) -> GopStep:
+    offset = LAYER_QP_OFFSET[layer]
+    return GopStep(number=number, references=references, layer=layer, slot=None, offset=offset)
+
+
+def forward_steps(random: np.random.Generator, longest: int) -> tuple[GopStep, ...]:
+    """Inter frames after a keyframe, drawn: a low-delay GOP's, or anchors of random access.
+
+    Args:
+        longest: frames that a shot has at most, at least 2.
+    """
+    if random.random() < LOW_DELAY_SHARE:
+        least, most = LOW_DELAY_LENGTHS
+        return low_delay_steps(min(int(random.integers(least, most + 1)), longest - 1))
+    single = bool(random.random() < SINGLE_SHARE)
+    # Near distances are the likelier ones, as in a search for the nearest usable frame.
+    farthest = longest - 1 if single else max(1, (longest - 1) // 2)
+    distance = min(int(2 ** random.uniform(0 if single else 1, np.log2(32))), farthest)
+    count = min(ANCHORS, (longest - 1) // distance)
+    return anchor_steps(distance, 1 if single and distance > 4 else count, single)

@@ -1,15 +1,13 @@
-"""The log's curves as an SVG picture, written without any library."""
+"""The log's curves as an SVG image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
-COLOURS = ("#c8102e", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
-WIDTH, HEIGHT = 860, 420
-LEFT, RIGHT, TOP, BOTTOM = 60, 150, 30, 45
+from vcfilter.errors import ConfigError
+
 POINTS = 400  # more would only make the file larger
 Row = dict[str, float]
 
@@ -45,59 +43,30 @@ def smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values between two limits, about count of them."""
-    raw = (high - low) / count
-    unit: float = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [k * step for k in range(first, last + 1)]
-
-
 def draw(rows: Sequence[Row], target: Path, title: str) -> None:
-    """Write the curves of a log.
+    """Each loss over the steps, thin as it was logged and thick as its running mean.
 
     Args:
         rows: lines of a log (see `watch.read_log`), at least one.
         target: of the SVG file.
-        title: stands over the picture.
+        title: stands over the curves.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
     """
-    lines = curves(rows)
-    every = [point for points in lines.values() for point in points]
-    right = max([x for x, _ in every], default=1.0)
-    low, high = min([y for _, y in every], default=0.0), max([y for _, y in every], default=1.0)
-    low, high = low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3
-
-    def x(step: float) -> str:
-        return f"{LEFT + (WIDTH - LEFT - RIGHT) * step / right:.1f}"
-
-    def y(value: float) -> str:
-        return f"{TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low):.1f}"
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
-        ' font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="18" font-size="14">{escape(title)}</text>',
-    ]
-    for value in ticks(low, high, 6):
-        parts.append(
-            f'<path d="M{LEFT} {y(value)}H{WIDTH - RIGHT}" stroke="#ddd"/>'
-            f'<text x="{LEFT - 6}" y="{y(value)}" dy="4" text-anchor="end">{value:.3g}</text>'
-        )
-    for value in ticks(0, right, 8):
-        parts.append(
-            f'<text x="{x(value)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>'
-        )
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">optimiser steps; mean log of the cost</text>')
-    for number, (name, points) in enumerate(sorted(lines.items())):
-        colour = COLOURS[number % len(COLOURS)]
-        level = TOP + 10 + 18 * number
-        for curve, style in ((points, 'opacity="0.3"'), (smooth(points), 'stroke-width="2"')):
-            path = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" {style}/>')
-        parts.append(
-            f'<path d="M{WIDTH - RIGHT + 12} {level}h18" stroke="{colour}" stroke-width="3"/>'
-            f'<text x="{WIDTH - RIGHT + 36}" y="{level}" dy="4">{escape(name)}</text>'
-        )
-    target.write_text("\n".join([*parts, "</svg>", ""]), encoding="utf-8")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("curves need matplotlib: pip install 'vcfilter[train]'") from error
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in sorted(curves(rows).items()):
+        steps, values = zip(*points, strict=True)
+        (line,) = axes.plot(steps, values, alpha=0.3, linewidth=1)
+        axes.plot(*zip(*smooth(points), strict=True), color=line.get_color(), label=name)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean log cost")
+    axes.grid(alpha=0.4)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(target, format="svg")

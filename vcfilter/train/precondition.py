@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from vcfilter.models.hierarchical.blocks import GREY, picture_dct, to_blocks
 from vcfilter.models.hierarchical.image import ImageCodec
-from vcfilter.models.hierarchical.layers import GREY, picture_dct, to_blocks
-from vcfilter.models.hierarchical.video import VideoNet
+from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.train.data import Samples
 
 
@@ -47,8 +47,12 @@ class Scaled(nn.Module):
 
 def spread(samples: Samples, count: int = 16) -> Tensor:
     """(96,) root mean square of the DCT coefficients of some crops, at least 1."""
-    blocks = to_blocks(*samples.draw([0], count)[0]) - GREY
-    latent = torch.einsum("fi,bihw->bfhw", picture_dct(), blocks)
+    return spread_of(to_blocks(*samples.draw([0], count)[0]))
+
+
+def spread_of(blocks: Tensor) -> Tensor:
+    """The same of samples in blocks (B, 96, h, w), on their device."""
+    latent = torch.einsum("fi,bihw->bfhw", picture_dct().to(blocks), blocks - GREY)
     return latent.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=1)
 
 
@@ -77,6 +81,6 @@ def plain(net: VideoNet) -> VideoNet:
     for name, module in net.named_modules():
         if parametrize.is_parametrized(module):
             state[f"{name}.weight"] = module.weight.clone()
-    copied = VideoNet()
+    copied = VideoNet(net.config)
     copied.load_state_dict(state)
     return copied

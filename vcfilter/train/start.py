@@ -8,15 +8,18 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import quantise
+from vcfilter.models.hierarchical.conditions import KNOTS, LAYERS, Conditions
+from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, StepModel
-from vcfilter.models.hierarchical.layers import KNOTS, LAYERS
-from vcfilter.models.hierarchical.video import Conditions, MotionMode, VideoNet, estimate_motion
+from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.train.data import Planes, Samples
 
 UNITS_PER_INDEX = 8.0  # 32 (a context feature) / 4 (the output's extra shift of two bits)
 
 
-class Survey:
+class MagnitudeRecorder:
     """A coder that codes nothing and keeps, per step, the mean magnitude of each channel."""
 
     def __init__(self, bits: Tensor) -> None:
@@ -32,7 +35,7 @@ class Survey:
 
 
 def index_of(mean_magnitude: Tensor) -> Tensor:
-    """The table whose Laplace distribution has a given mean magnitude of symbols."""
+    """The table whose Laplace distribution has a conditions mean magnitude of symbols."""
     scales = tables.scales()
     means = np.exp(-0.5 / scales) / (1 - np.exp(-1.0 / scales))
     log = np.log(means)
@@ -51,20 +54,23 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
             distance = min((6, 3, 1)[layer - 1], max(1, (samples.longest - 1) // 2))
             frames: list[Planes] = samples.draw([0, distance, 2 * distance], batch)
             qp = min(63, 8 * knot)
-            survey = Survey(bits)
-            given = condition(qp, 0, 0, batch)
-            shape = torch.Size((batch, 96, samples.size // 8, samples.size // 8))
-            references = tuple(net.keyframe(given, frames[i], shape, survey) for i in (0, 2))
-            image[0, knot] += (
-                spread(survey.magnitudes[: len(net.image.coding.plan)], net.image.coding) / 3
+            recorder = MagnitudeRecorder(bits)
+            conditions = condition(qp, 0, 0, batch)
+            pair = (
+                net.code_keyframe(conditions, frames[0], recorder),
+                net.code_keyframe(conditions, frames[2], recorder),
             )
-            survey.magnitudes.clear()
-            given = condition(qp, layer, distance, batch)
-            estimate = estimate_motion(given, frames[1], references)  # type: ignore[arg-type]
-            net.inter(MotionMode.CODED, True, given, frames[1], references, survey, estimate)  # type: ignore[arg-type]
+            image[0, knot] += (
+                spread(recorder.magnitudes[: len(net.image.coding.plan)], net.image.coding) / 3
+            )
+            recorder.magnitudes.clear()
+            conditions = condition(qp, layer, distance, batch)
+            estimate = estimate_motion(conditions, frames[1], pair)
+            moved = net.code_motion(conditions, estimate, pair, recorder)
+            net.code_inter(MotionMode.CODED, True, conditions, frames[1], pair, recorder, moved)
             split = len(net.motion.coding.plan)
-            motion[layer, knot] = spread(survey.magnitudes[:split], net.motion.coding)
-            image[layer, knot] = spread(survey.magnitudes[split:], net.image.coding)
+            motion[layer, knot] = spread(recorder.magnitudes[:split], net.motion.coding)
+            image[layer, knot] = spread(recorder.magnitudes[split:], net.image.coding)
     motion[0] = motion[1]
     for latent, means in ((net.image.coding, image), (net.motion.coding, motion)):
         index = index_of(means)
@@ -75,7 +81,7 @@ def calibrate(net: VideoNet, samples: Samples, batch: int = 8) -> None:
             chosen = slice(model.step.low, model.step.high)
             weight = model.index_context.weight
             weight[:, :KNOTS] = knots[:, chosen].T / UNITS_PER_INDEX
-            weight[:, KNOTS:] = layers[:, chosen].T / UNITS_PER_INDEX
+            weight[:, KNOTS : KNOTS + LAYERS] = layers[:, chosen].T / UNITS_PER_INDEX
 
 
 def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
@@ -94,18 +100,19 @@ def spread(magnitudes: list[Tensor], latent: LatentModel) -> Tensor:
 def condition(qp: int, layer: int, distance: int, batch: int) -> Conditions:
     """The same frame conditions for a whole batch."""
     one = torch.ones(batch, dtype=torch.int64)
-    return Conditions(one * qp, one * layer, one[:, None].repeat(1, 2) * distance, one * 3)
+    return Conditions(one * qp, one * layer, torch.stack([-one, one], 1) * distance, one * 3)
 
 
-def classical(samples: Samples) -> VideoNet:
+def classical(samples: Samples, config: HierarchicalConfig | None = None) -> VideoNet:
     """Networks that are a working classical codec, nothing learned but static statistics."""
-    torch.manual_seed(0)
-    net = VideoNet()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = VideoNet(config)
     average_neighbours(net.motion.coding)
     average_neighbours(net.image.coding)
     for model in net.image.coding.steps:  # inter frames' residuals are hardly alike
         assert isinstance(model, StepModel)
-        model.gain.weight.data[:, KNOTS + 1 :] = -0.9
+        model.gain.weight.data[:, KNOTS + 1 : KNOTS + LAYERS] = -0.9
     calibrate(net, samples)
     return net
 

@@ -124,7 +124,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 class Stop:
-    """Whether somebody asked to stop."""
+    """Whether a signal asks to stop."""
 
     asked: int | None = None
 

@@ -1,4 +1,7 @@
-"""What a codec worker and its client say to each other (docs/worker.md), and what they share."""
+"""Messages between a codec worker and its client, and the memory they share.
+
+docs/reference/worker.md states them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,18 +20,35 @@ from fractions import Fraction
 
 import numpy as np
 
-from vcfilter.errors import VcfilterError
-from vcfilter.frames import MAX_PIXELS, Plane, VideoFormat
+from vcfilter.errors import ConfigError, VcfilterError
+from vcfilter.frames import (
+    MAX_PIXELS,
+    ContentLight,
+    FieldOrder,
+    MasteringDisplay,
+    Plane,
+    VideoFormat,
+)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAGIC = b"VCFW"
 MESSAGE_MAX = 8 * MAX_PIXELS + 8192  # the largest packet, and room for what is said about it
 MEMORY_BYTES = {False: 256 << 20, True: 64 << 20}  # by "is an encoder"; pages never used cost none
 SLOTS_MIN, SLOTS_MAX = 4, {False: 128, True: 32}
 _HEAD = struct.Struct("<IHHI")  # bytes that follow, kind, zero, stream
 _SIDE_MAX = (1 << 16) - 1  # of a sample aspect ratio
-_FORMAT = struct.Struct("<11i")
+_FORMAT = struct.Struct("<13i13I")
 FORMAT_BYTES = _FORMAT.size
+AHEAD_MAX = 1024
+"""Most packets or frames that a client is asked to have sent before it takes the first result."""
+STREAMS_MAX = 64
+"""Most open streams of one client."""
+INBOX_MAX = AHEAD_MAX + 8
+INBOX_BYTES_MAX = 256 << 20
+"""Most messages, and bytes of packets, that may wait per stream; the C client stops at half."""
+_MASTERING, _LIGHT = 1, 2  # what a format knows
+FRAME_KEY, FRAME_CORRUPT = 1, 2
+"""Flags of a frame in messages."""
 
 
 class Kind(IntEnum):
@@ -59,6 +80,7 @@ class Status(IntEnum):
     """Why something failed: values of enum VcfStatus in vcf_worker.h."""
 
     OK = 0
+    ABSENT = -1
     INVALID = -5
     OPTION = -6
     MEMORY = -7
@@ -70,7 +92,7 @@ class ProtocolError(VcfilterError):
 
 
 class ClientGone(Exception):
-    """Nobody listens any more."""
+    """The client has closed the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,30 +111,41 @@ class Channel:
         self._socket = connection
         self._lock = threading.Lock()
 
-    def receive(self) -> Message | None:
+    def receive(self, seconds: float | None = None) -> Message | None:
         """The next message; None when the client is gone.
+
+        Args:
+            seconds: a client that has not sent it whole by then counts as gone; None: no limit.
+                Only before other threads use the channel.
 
         Raises:
             ProtocolError: it is too long, or of no known kind.
         """
-        head = self._read(_HEAD.size)
+        limit = None if seconds is None else time.monotonic() + seconds
+        head = self._read(_HEAD.size, limit)
         if head is None:
             return None
         size, kind, zero, stream = _HEAD.unpack(head)
-        if size > MESSAGE_MAX or zero:
-            raise ProtocolError(f"the client sent a message of {size} bytes, or other nonsense")
+        if size > MESSAGE_MAX:
+            raise ProtocolError(
+                f"the client sent a message of {size} bytes, {MESSAGE_MAX} are allowed"
+            )
+        if zero:
+            raise ProtocolError(f"the client sent {zero} where 0 is expected")
         try:
             known = Kind(kind)
         except ValueError:
             raise ProtocolError(f"the client sent a message of unknown kind {kind}") from None
-        body = self._read(size)
+        body = self._read(size, limit)
+        if seconds is not None:
+            self._socket.settimeout(None)
         return None if body is None else Message(kind=known, stream=stream, body=body)
 
     def send(self, kind: Kind, stream: int, body: bytes = b"") -> None:
         """Send a message.
 
         Raises:
-            ClientGone: there is nobody to send it to.
+            ClientGone: the client is gone.
         """
         with self._lock:
             try:
@@ -134,7 +167,7 @@ class Channel:
                 os.close(frames.descriptor)
 
     def send_alive(self) -> None:
-        """Say that work goes on, unless something else is being said or nobody listens."""
+        """Say that work goes on, unless another message is being sent or the client is gone."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -151,10 +184,12 @@ class Channel:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _read(self, size: int) -> bytes | None:
+    def _read(self, size: int, limit: float | None) -> bytes | None:
         parts: list[bytes] = []
         while size:
             try:
+                if limit is not None:
+                    self._socket.settimeout(max(limit - time.monotonic(), 0.001))
                 part = self._socket.recv(min(size, 1 << 20))
             except OSError:
                 return None
@@ -197,7 +232,7 @@ class SharedFrames:
         self.descriptor = os.memfd_create("vcfilter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.descriptor, self.count * self._slot_bytes)
-            # A client need not fear that pages it reads are taken away.
+            # Sealed: pages that a client reads cannot be taken away.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
             self._memory = mmap.mmap(self.descriptor, self.count * self._slot_bytes)
@@ -226,35 +261,65 @@ class SharedFrames:
 
 def write_format(video_format: VideoFormat) -> bytes:
     """The bytes of a format in messages."""
-    numerator, denominator = video_format.sample_aspect_ratio
+    mastering, light = video_format.mastering, video_format.content_light
+    hdr = [0] * 12
+    if mastering is not None:
+        points = (*mastering.primaries, mastering.white_point, mastering.luminance)
+        hdr[:10] = [value for pair in points for value in pair]
+    if light is not None:
+        hdr[10:] = light.max_content, light.max_average
     return _FORMAT.pack(
         video_format.width,
         video_format.height,
         video_format.bit_depth,
-        numerator,
-        denominator,
+        *video_format.sample_aspect_ratio,
         video_format.color_primaries,
         video_format.color_trc,
         video_format.colorspace,
         video_format.color_range,
         video_format.chroma_location,
         video_format.rotation,
+        video_format.mirrored,
+        video_format.field_order,
+        (_MASTERING if mastering else 0) | (_LIGHT if light else 0),
+        *hdr,
     )
 
 
 def read_format(data: bytes) -> VideoFormat:
     """The format that write_format gives, of numbers from outside.
 
+    An aspect ratio or static HDR metadata beyond their bounds count as unknown, since programs
+    hand on whatever their sources say; all else has to be right.
+
     Raises:
-        ConfigError: one of them is outside what is allowed. struct.error: wrong length.
+        ConfigError: one of them is outside what is allowed, or there are too few of them.
     """
-    width, height, depth, numerator, denominator, *rest = _FORMAT.unpack(data)
-    primaries, trc, space, colour_range, location, rotation = rest
+    try:
+        (width, height, depth, numerator, denominator, primaries, trc, space, color_range,
+         location, rotation, mirrored, field_order, known, *hdr) = _FORMAT.unpack(data)  # fmt: skip
+    except struct.error as error:
+        raise ConfigError(f"a format has {len(data)} bytes, not {FORMAT_BYTES}") from error
+    if mirrored not in (0, 1):
+        raise ConfigError(f"mirrored {mirrored} is not 0 or 1")
+    if field_order not in set(FieldOrder):
+        raise ConfigError(f"field_order {field_order} is outside 0 to {max(FieldOrder)}")
     ratio = Fraction(0)
     if numerator > 0 and denominator > 0:
         ratio = Fraction(numerator, denominator).limit_denominator(_SIDE_MAX)
         if ratio.numerator > _SIDE_MAX:
-            ratio = Fraction(0)  # beyond anything that can be shown: unknown
+            ratio = Fraction(0)
+    mastering, light = None, None
+    with suppress(ConfigError):
+        if known & _MASTERING:
+            mastering = MasteringDisplay(
+                primaries=((hdr[0], hdr[1]), (hdr[2], hdr[3]), (hdr[4], hdr[5])),
+                white_point=(hdr[6], hdr[7]),
+                luminance=(hdr[8], hdr[9]),
+            )
+    with suppress(ConfigError):
+        if known & _LIGHT:
+            light = ContentLight(max_content=hdr[10], max_average=hdr[11])
     return VideoFormat(
         width=width,
         height=height,
@@ -263,7 +328,11 @@ def read_format(data: bytes) -> VideoFormat:
         color_primaries=primaries,
         color_trc=trc,
         colorspace=space,
-        color_range=colour_range,
+        color_range=color_range,
         chroma_location=location,
         rotation=rotation,
+        mirrored=bool(mirrored),
+        field_order=FieldOrder(field_order),
+        mastering=mastering,
+        content_light=light,
     )

@@ -1,8 +1,7 @@
-"""The codec worker: encodes and decodes for programs that hold no Python, FFmpeg among them.
+"""The command `worker`: serves one client on standard input, or many on a Unix socket.
 
-It speaks the protocol of docs/worker.md over a Unix socket: its standard input, or with --listen
-one in the file system that stays open for many clients. Pictures pass through shared memory that
-has no name, so nothing is left behind however a client or a worker ends.
+It speaks the protocol of docs/reference/worker.md. Frames pass through shared memory that has no
+name, so nothing is left behind however a client or a worker ends.
 
 Each stream has a thread for its codec. The thread that reads a connection never writes to it once
 it is open and never waits for a codec, so a client may send without reading first.
@@ -12,37 +11,30 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
+import secrets
 import signal
 import socket
 import stat
 import struct
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
-from vcfilter import __version__
-from vcfilter.cli.arguments import add_model
 from vcfilter.errors import ConfigError
-from vcfilter.worker.protocol import (
-    MAGIC,
-    PROTOCOL_VERSION,
-    Channel,
-    ClientGone,
-    Kind,
-    Message,
-    ProtocolError,
-)
-from vcfilter.worker.streams import DecoderStream, EncoderStream, Stream, Surroundings
+from vcfilter.options import Runtime
+from vcfilter.worker.connection import Codecs, Connection
+from vcfilter.worker.protocol import Channel, ClientGone, Kind, ProtocolError, Status
 
-if TYPE_CHECKING:
-    from vcfilter.models.hierarchical.video import VideoModel
+logger = logging.getLogger(__name__)
 
-ALIVE_SECONDS = 1.0
-ALIVE_CPU_SECONDS = 0.005  # who worked less in ALIVE_SECONDS hangs, and had better be silent
+CLIENTS_MAX = 64
+CHECK_SECONDS = 5.0  # between two looks at whether the socket is still this worker's
+PAUSE_SECONDS = 0.5  # after a client could not be let in for want of descriptors
+PROBE_SECONDS = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,18 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stay warm for many clients of the same user on a Unix socket of this name; "
         "without it, one client speaks through standard input, which it made a socket",
     )  # fmt: skip
-    add_model(parser)
+    parser.add_argument(
+        "--max-clients", type=int, default=CLIENTS_MAX, metavar="N",
+        help="with --listen: connections at a time (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
+    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
+    parser.add_argument("--model", metavar="NAME|ID|FILE", help="another model than a stream's own")
 
 
 def run(args: argparse.Namespace) -> NoReturn:
     """Serve until the client is gone, or with --listen until a signal comes."""
-    if args.threads < 0:
-        raise ConfigError(f"threads {args.threads} is negative")
+    if args.max_clients < 1:
+        raise ConfigError(f"max-clients {args.max_clients} is below 1")
     keep_memory()
-    models = Models(args.weights, args.device, args.threads)
+    codecs = Codecs(Runtime(device=args.device, threads=args.threads), args.model)
     if args.listen:
-        listen(args.listen, models)
-    serve_standard_input(models)
+        listen(args.listen, codecs, args.max_clients)
+    serve_standard_input(codecs)
 
 
 def keep_memory() -> None:
@@ -81,131 +79,7 @@ def keep_memory() -> None:
         mallopt(arena_max, 1)
 
 
-class Models:
-    """The model, loaded once, by the stream that needs it first.
-
-    Args:
-        weights, device, threads: as those of vcfilter.Decoder.
-    """
-
-    def __init__(self, weights: str | None, device: str, threads: int) -> None:
-        self._weights, self._device, self._threads = weights, device, threads
-        self._lock = threading.Lock()
-        self._model: VideoModel | None = None
-
-    def model(self) -> VideoModel:
-        """The model; the calling thread is then set up to run it."""
-        import torch  # late: a client is greeted before the seconds that this takes
-
-        from vcfilter.codec.engine import load_model
-
-        if self._threads:
-            torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread
-        with self._lock:
-            if self._model is None:
-                self._model = load_model(self._weights, self._device, self._threads)
-            return self._model
-
-
-class Connection:
-    """A client and its streams.
-
-    Args:
-        channel: to the client.
-        models: where the streams get their model.
-    """
-
-    def __init__(self, channel: Channel, models: Models) -> None:
-        self._channel = channel
-        self._surroundings = Surroundings(channel=channel, model=models.model, work=self._work)
-        self._streams: dict[int, Stream] = {}
-        self._working = 0
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-
-    def serve(self) -> None:
-        """Do what the client asks for until it is gone; its streams end with it.
-
-        Raises:
-            ProtocolError: the client talks nonsense, or is of another version.
-        """
-        try:
-            self._greet()
-            threading.Thread(target=self._show_life, name="alive", daemon=True).start()
-            while (message := self._channel.receive()) is not None:
-                try:
-                    self._dispatch(message)
-                except (struct.error, UnicodeDecodeError) as error:
-                    raise ProtocolError(f"{message.kind.name} is malformed: {error}") from error
-        finally:
-            self._over.set()
-            for stream in self._streams.values():
-                stream.close()
-            self._channel.close()
-
-    @contextmanager
-    def _work(self) -> Iterator[None]:
-        """Around work of a stream that a client may have to wait for."""
-        with self._lock:
-            self._working += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._working -= 1
-
-    def _greet(self) -> None:
-        hello = self._channel.receive()
-        if hello is None:
-            return
-        if hello.kind is not Kind.HELLO or hello.body[:4] != MAGIC or len(hello.body) < 8:
-            raise ProtocolError("the client does not speak the worker's protocol")
-        (version,) = struct.unpack_from("<I", hello.body, 4)
-        head = MAGIC + struct.pack("<I", PROTOCOL_VERSION)
-        with suppress(ClientGone):
-            self._channel.send(Kind.WELCOME, 0, head + f"vcfilter {__version__}".encode())
-        if version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"the client speaks version {version} of the protocol, this worker version "
-                f"{PROTOCOL_VERSION}: install vcfilter and the plugin from one release"
-            )
-
-    def _dispatch(self, message: Message) -> None:
-        number = message.stream
-        if message.kind in (Kind.OPEN_DECODER, Kind.OPEN_ENCODER):
-            if number in self._streams:
-                raise ProtocolError(f"stream {number} was opened twice")
-            self._open(message)
-        elif message.kind is Kind.CLOSE:
-            stream = self._streams.pop(number, None)
-            if stream is not None:
-                stream.close()
-        elif number in self._streams:
-            self._streams[number].accept(message)
-        else:
-            raise ProtocolError(f"{message.kind.name} was sent to stream {number}, not open")
-
-    def _open(self, message: Message) -> None:
-        stream: Stream
-        if message.kind is Kind.OPEN_DECODER:
-            stream = DecoderStream(message.stream, self._surroundings, message.body)
-        else:
-            stream = EncoderStream(message.stream, self._surroundings, message.body)
-        self._streams[message.stream] = stream
-        stream.start()
-
-    def _show_life(self) -> None:
-        """Say every second that streams are at work, as long as the process does work: what is
-        slow is not taken for dead, and what hangs not for slow."""
-        before = time.process_time()
-        while not self._over.wait(ALIVE_SECONDS):
-            now = time.process_time()
-            if self._working and now - before >= ALIVE_CPU_SECONDS:
-                self._channel.send_alive()
-            before = now
-
-
-def serve_standard_input(models: Models) -> NoReturn:
+def serve_standard_input(codecs: Codecs) -> NoReturn:
     """Serve the client at the other end of standard input, then end the process.
 
     Raises:
@@ -222,42 +96,123 @@ def serve_standard_input(models: Models) -> NoReturn:
     client.setblocking(True)
     status = 0
     try:
-        Connection(Channel(client), models).serve()
+        Connection(Channel(client), codecs).serve()
     except ProtocolError as error:
-        _say(str(error))
+        logger.error("%s", error)
         status = 1
     # At once: codecs that still work for a client that is gone have nothing to finish.
     os._exit(status)
 
 
-def listen(path: str, models: Models) -> NoReturn:
+def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoReturn:
     """Serve clients of the same user on a Unix socket until SIGTERM or SIGINT, then end the
-    process and remove the socket.
+    process and remove the socket. It also ends, once idle, when the socket is no longer its own.
 
     Raises:
         ConfigError: another worker listens there, or the file is no socket.
         OSError: the socket cannot be made.
     """
-    models.model()  # before anyone is let in: warm is what this worker is for
-    listener = _bind(path)
-    made = os.stat(path).st_ino
+    codecs.load()  # before the first client comes: warm is what this worker is for
+    door = Door(path, clients_max)
 
     def end(number: int, frame: object) -> None:
-        with suppress(OSError):
-            if os.stat(path).st_ino == made:
-                os.unlink(path)
+        door.remove()
         # At once, without waiting for codecs: see serve_standard_input.
         os._exit(0 if number == signal.SIGTERM else 128 + number)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    _say(f"the worker listens on {path}")
-    while True:
-        client, _ = listener.accept()
-        if peer_uid(client) != os.geteuid():
+    logger.info("the worker listens on %s", path)
+    while (client := door.next_client()) is not None:
+        door.serve(client, codecs)
+    logger.warning("%s was removed or is another worker's: this one ends", path)
+    os._exit(0)
+
+
+class Door:
+    """A listening socket, and the clients that came in through it.
+
+    Args:
+        path: of the socket; it is made with mode 0600, in place of one that is dead.
+        clients_max: how many may be in at a time.
+
+    Raises:
+        ConfigError: another worker listens there, or the file is no socket.
+        OSError: the socket cannot be made.
+    """
+
+    def __init__(self, path: str, clients_max: int) -> None:
+        self._path, self._clients_max = path, clients_max
+        self._listener = bind(path)
+        self._made = self._identity()
+        self._clients = 0
+        self._lock = threading.Lock()
+        self._listener.settimeout(CHECK_SECONDS)
+
+    def next_client(self) -> socket.socket | None:
+        """A client of the same user; None once the socket is no longer this worker's and all
+        clients have left."""
+        complained = False
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except TimeoutError:
+                if self._identity() != self._made and not self._clients:
+                    return None
+                continue
+            except OSError as error:  # no descriptor is left, most of all; others are served on
+                if not complained:
+                    logger.warning("no client can be let in: %s", error)
+                complained = True
+                time.sleep(PAUSE_SECONDS)
+                continue
+            if peer_uid(client) == os.geteuid():
+                return client
             client.close()
-            continue
-        threading.Thread(target=_serve, args=(client, models), name="client", daemon=True).start()
+
+    def serve(self, client: socket.socket, codecs: Codecs) -> None:
+        """Serve a client in a thread of its own, or turn it away with a sentence."""
+        with self._lock:
+            full = self._clients >= self._clients_max
+            self._clients += not full
+        if full:
+            _turn_away(client, f"the codec worker at {self._path} has {self._clients_max} clients")
+            return
+        thread = threading.Thread(
+            target=self._serve, args=(client, codecs), name="client", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no thread
+            self._left()
+            _turn_away(client, f"the codec worker at {self._path}: {error}")
+
+    def remove(self) -> None:
+        """Remove the socket's name, if it is still this worker's."""
+        if self._identity() == self._made:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+    def _serve(self, client: socket.socket, codecs: Codecs) -> None:
+        try:
+            Connection(Channel(client), codecs).serve()
+        except ProtocolError as error:
+            logger.warning("%s", error)  # this client's fault; the others are served on
+        except RuntimeError as error:
+            logger.warning("a client cannot be served: %s", error)
+        finally:
+            self._left()
+
+    def _left(self) -> None:
+        with self._lock:
+            self._clients -= 1
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -267,37 +222,58 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack("3i", credentials)[1])
 
 
-def _serve(client: socket.socket, models: Models) -> None:
-    try:
-        Connection(Channel(client), models).serve()
-    except ProtocolError as error:
-        _say(str(error))  # this client's fault; the others are served on
+def bind(path: str) -> socket.socket:
+    """A listening socket that only its owner may connect to, in place of one that is dead.
 
+    It is made under another name, listens, and is then renamed: a client never finds one that does
+    not listen yet, and two workers that start at once never remove each other's.
 
-def _bind(path: str) -> socket.socket:
-    """A listening socket that only its owner may connect to, in place of one that is dead."""
+    Raises:
+        ConfigError: another worker listens there, or the file is no socket.
+        OSError: the socket cannot be made.
+    """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConfigError(f"{path} exists and is no socket: name another one")
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)  # of a worker that was killed
-            else:
-                raise ConfigError(f"another worker listens on {path}: stop it, or name another")
+        if _answers(path):
+            raise ConfigError(f"another worker listens on {path}: stop it, or name another")
+    made = str(Path(path).parent / f".{secrets.token_hex(4)}")
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)  # so that it never stands there with wider permissions
     try:
-        listener.bind(path)
+        listener.bind(made)
     except BaseException:
         listener.close()
         raise
     finally:
         os.umask(before)
-    listener.listen(64)
+    try:
+        listener.listen(64)
+        os.rename(made, path)
+    except BaseException:
+        listener.close()
+        os.unlink(made)
+        raise
     return listener
 
 
-def _say(text: str) -> None:
-    print(f"vcfilter: {text}", file=sys.stderr, flush=True)
+def _answers(path: str) -> bool:
+    """Whether a socket has a listener, be it one that hangs."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False  # of a worker that was killed
+        except (BlockingIOError, TimeoutError):
+            pass  # so many wait there already
+    return True
+
+
+def _turn_away(client: socket.socket, reason: str) -> None:
+    logger.warning("a client is turned away: %s", reason)
+    client.setblocking(False)
+    body = struct.pack("<i", Status.ABSENT) + f"{reason}: try again later".encode()
+    with suppress(ClientGone):
+        Channel(client).send(Kind.FAILED, 0, body)
+    client.close()

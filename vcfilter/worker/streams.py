@@ -9,16 +9,22 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from errno import EMFILE, ENFILE, ENOMEM, ENOSPC
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vcfilter.bitstream import SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.options import EncoderOptions
 from vcfilter.worker.protocol import (
+    AHEAD_MAX,
     FORMAT_BYTES,
+    FRAME_CORRUPT,
+    FRAME_KEY,
+    INBOX_BYTES_MAX,
+    INBOX_MAX,
     Channel,
     ClientGone,
     Kind,
@@ -32,18 +38,6 @@ from vcfilter.worker.protocol import (
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder
-    from vcfilter.models.hierarchical.video import VideoModel
-
-INBOX_MAX = 1024  # messages a stream may have waiting; clients stop at a tenth of it
-SETTINGS: dict[str, Callable[[str], Any]] = {
-    "qp": int,
-    "quality": float,
-    "bitrate": int,
-    "keyint": int,
-    "scenecut": lambda text: {"0": False, "1": True}[text],
-    "preset": str,
-    "frame_rate": Fraction,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +46,14 @@ class Surroundings:
 
     Args:
         channel: to the client.
-        model: gives the model, and sets the calling thread up to run it.
+        decoder: makes one from extradata.
+        encoder: makes one from a format and options.
         work: entered around work that the client may have to wait for.
     """
 
     channel: Channel
-    model: Callable[[], VideoModel]
+    decoder: Callable[[bytes], Decoder]
+    encoder: Callable[[VideoFormat, EncoderOptions], Encoder]
     work: Callable[[], AbstractContextManager[None]]
 
 
@@ -68,6 +64,7 @@ class _Waiting:
     Args:
         epoch: how often the stream had been flushed when it came.
         slot, pts, duration: of a frame.
+        force_key: the frame has to become a keyframe.
     """
 
     epoch: int
@@ -75,6 +72,12 @@ class _Waiting:
     slot: int | None = None
     pts: int = 0
     duration: int = 0
+    force_key: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes."""
+        return len(self.packet.data) if self.packet is not None else 0
 
 
 class Stream(ABC):
@@ -86,9 +89,10 @@ class Stream(ABC):
     def __init__(self, number: int, surroundings: Surroundings) -> None:
         self.number = number
         self._channel = surroundings.channel
-        self._model, self._work = surroundings.model, surroundings.work
+        self._surroundings, self._work = surroundings, surroundings.work
         self._changed = threading.Condition()
         self._inbox: deque[_Waiting] = deque()
+        self._inbox_bytes = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"stream {number}", daemon=True)
 
@@ -100,8 +104,7 @@ class Stream(ABC):
         """Take no more, and end once the codec returns."""
         with self._changed:
             self._closed = True
-            self._inbox.clear()
-            self._changed.notify_all()
+            self._empty()
 
     @abstractmethod
     def accept(self, message: Message) -> None:
@@ -129,8 +132,19 @@ class Stream(ABC):
                 return
             if len(self._inbox) >= INBOX_MAX:
                 raise ProtocolError(f"more than {INBOX_MAX} messages wait on stream {self.number}")
+            if self._inbox_bytes + waiting.size > INBOX_BYTES_MAX:
+                raise ProtocolError(
+                    f"more than {INBOX_BYTES_MAX} bytes wait on stream {self.number}"
+                )
             self._inbox.append(waiting)
+            self._inbox_bytes += waiting.size
             self._changed.notify_all()
+
+    def _empty(self) -> None:
+        """Forget what waits; the lock is held."""
+        self._inbox.clear()
+        self._inbox_bytes = 0
+        self._changed.notify_all()
 
     def _run(self) -> None:
         try:
@@ -142,6 +156,7 @@ class Stream(ABC):
                     if self._closed:
                         return
                     waiting = self._inbox.popleft()
+                    self._inbox_bytes -= waiting.size
                 self._code(waiting)
         except ClientGone:
             pass  # the thread that receives notices too
@@ -184,24 +199,24 @@ class DecoderStream(Stream):
             (epoch,) = struct.unpack("<I", message.body)
             with self._changed:
                 self._epoch = epoch
-                self._inbox.clear()
-                self._changed.notify_all()
+                self._empty()
         elif message.kind is Kind.RELEASE:
             (slot,) = struct.unpack("<I", message.body)
             with self._changed:
                 if self._closed:
                     return
                 if self._frames is None or slot >= self._frames.count or slot in self._free:
-                    raise ProtocolError(f"slot {slot} was released, which nobody held")
+                    raise ProtocolError(f"slot {slot} was released, which was not given out")
                 self._free.add(slot)
                 self._changed.notify_all()
         else:
             raise ProtocolError(f"{message.kind.name} was sent to a decoder")
 
     def _open(self) -> None:
-        from vcfilter.codec import Decoder
-
-        self._decoder = Decoder(self._extradata or None, model=self._model())
+        self._decoder = self._surroundings.decoder(self._extradata)
+        with suppress(BitstreamError):  # damaged, or none: a keyframe tells
+            structure = SequenceHeader.read(self._extradata).structure
+            self._ahead = 1 if structure is StructureKind.LOW_DELAY else self._ahead
         self._tell_format(self._decoder.video_format)
         self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._ahead))
 
@@ -228,7 +243,8 @@ class DecoderStream(Stream):
             if not self._show(frame, waiting.epoch):
                 return
         # As many packets as two segments hold: one is decoded while the other one is shown.
-        self._ahead = max(self._ahead, 2 * len(frames))
+        if len(frames) > 1:
+            self._ahead = min(max(self._ahead, 2 * len(frames)), AHEAD_MAX)
         if error is None and damaged + missing:
             error = _loss(damaged, missing)
         self._done(waiting.epoch, refused + damaged + missing, self._ahead, error)
@@ -250,7 +266,7 @@ class DecoderStream(Stream):
                 self._frames, self._free = frames, set(range(frames.count))
 
     def _show(self, frame: Frame, epoch: int) -> bool:
-        """Send a frame as soon as a slot is free; False if nobody wants it any more."""
+        """Send a frame as soon as a slot is free; False if it is no longer wanted."""
         assert self._frames is not None  # made before the first keyframe is shown
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed or epoch != self._epoch)
@@ -260,8 +276,8 @@ class DecoderStream(Stream):
             self._free.remove(slot)
         for target, plane in zip(self._frames.planes(slot), frame.planes, strict=True):
             np.copyto(target, plane)
-        key = frame.type is FrameType.KEY
-        body = struct.pack("<IIqqB", epoch, slot, frame.pts, frame.duration, key)
+        flags = FRAME_KEY * (frame.type is FrameType.KEY) | FRAME_CORRUPT * frame.corrupt
+        body = struct.pack("<IIqqB", epoch, slot, frame.pts, frame.duration, flags)
         self._channel.send(Kind.FRAME, self.number, body)
         return True
 
@@ -279,24 +295,22 @@ class EncoderStream(Stream):
 
     def accept(self, message: Message) -> None:
         if message.kind is Kind.SEND_FRAME:
-            slot, pts, duration = struct.unpack("<Iqq", message.body)
-            self._put(_Waiting(epoch=0, slot=slot, pts=pts, duration=duration))
+            slot, pts, duration, flags = struct.unpack("<IqqB", message.body)
+            key = bool(flags & FRAME_KEY)
+            self._put(_Waiting(epoch=0, slot=slot, pts=pts, duration=duration, force_key=key))
         elif message.kind is Kind.DRAIN:
             self._put(_Waiting(epoch=0))
         else:
             raise ProtocolError(f"{message.kind.name} was sent to an encoder")
 
     def _open(self) -> None:
-        from vcfilter.codec import Encoder
-
         video_format = read_format(self._wish[:FORMAT_BYTES])
-        options = parse_settings(self._wish[FORMAT_BYTES:].decode())
+        options = parse_settings(self._wish[FORMAT_BYTES:])
         self._depth = video_format.bit_depth
-        # Frames of a segment, and of the next one that may come while this one is coded, each
-        # with the keyframe or the scene cut that ends it.
-        self._ahead = 2 * options.keyint + 2
-        model = self._model()
-        self._encoder = Encoder(video_format, options, model=model)
+        self._encoder = self._surroundings.encoder(video_format, options)
+        # What the encoder may hold, twice: frames of a segment, and of the next one that may come
+        # while this one is coded.
+        self._ahead = min(max(2 * self._encoder.delay, 1), AHEAD_MAX)
         self._frames = SharedFrames(video_format, encoder=True)
         self._channel.send_memory(self.number, self._frames)
         head = struct.pack("<I", self._ahead)
@@ -309,7 +323,7 @@ class EncoderStream(Stream):
         error: Exception | None = None
         with self._work():
             try:
-                packets = self._encoder.encode(frame)
+                packets = self._encoder.encode(frame, force_key=waiting.force_key)
             except ConfigError as failure:
                 error = failure  # the frame is refused; the encoder goes on
         for packet in packets:
@@ -326,7 +340,7 @@ class EncoderStream(Stream):
         """Copy a frame out of its slot: the encoder keeps it for a segment."""
         assert self._frames is not None
         if slot >= self._frames.count:
-            raise ProtocolError(f"there is no slot {slot}")
+            raise ConfigError(f"slot {slot} is outside 0 to {self._frames.count - 1}")
         y, u, v = (plane.copy() for plane in self._frames.planes(slot))
         self._channel.send(Kind.RELEASED, self.number, struct.pack("<I", slot))
         if self._depth > 8:  # the bits above are the client's, and may hold anything
@@ -334,22 +348,26 @@ class EncoderStream(Stream):
         return Frame(y=y, u=u, v=v, pts=waiting.pts, duration=waiting.duration)
 
 
-def parse_settings(text: str) -> EncoderOptions:
-    """Options of an encoder from "key=value:key=value".
+def parse_settings(data: bytes) -> EncoderOptions:
+    """Options of an encoder from "key=value:key=value"; of a key given twice the last holds.
 
     Raises:
         ConfigError: a key is unknown, or a value outside what is allowed.
     """
-    values = {}
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"settings are not UTF-8: {error}") from error
+    settings: dict[str, str] = {}
     for setting in filter(None, text.split(":")):
-        key, _, value = setting.partition("=")
-        if key not in SETTINGS:
-            raise ConfigError(f"setting {key!r} is not one of {', '.join(SETTINGS)}")
-        try:
-            values[key] = SETTINGS[key](value)
-        except (ValueError, KeyError, ZeroDivisionError):
-            raise ConfigError(f"setting {key} cannot be {value!r}") from None
-    return EncoderOptions(**values)
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"setting {setting!r} has no value: write {setting}=VALUE")
+        settings[key] = value
+    options = EncoderOptions.from_mapping(settings)
+    if options.model is not None:  # it may be a path, and a client names no files
+        raise ConfigError("the model is chosen by the worker's command (--model)")
+    return options
 
 
 def _loss(damaged: int, missing: int) -> BitstreamError:
@@ -365,13 +383,16 @@ def _loss(damaged: int, missing: int) -> BitstreamError:
 def _failure(error: Exception) -> tuple[Status, bytes]:
     """How a client is told of an error."""
     text = str(error) or type(error).__name__
-    status = Status.INTERNAL
     if isinstance(error, BitstreamError | ModelMismatchError):
         status = Status.INVALID
     elif isinstance(error, ConfigError):
         status = Status.OPTION
     elif isinstance(error, MemoryError):
         status, text = Status.MEMORY, "the codec worker is out of memory"
-    elif not isinstance(error, ProtocolError):
-        text = f"{type(error).__name__}: {text}"
+    elif isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM, ENOSPC):
+        status, text = Status.MEMORY, f"the codec worker has no memory for frames: {text}"
+    elif type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
+        status, text = Status.MEMORY, f"the codec worker's device is out of memory: {text}"
+    else:
+        status, text = Status.INTERNAL, f"{type(error).__name__}: {text}"
     return status, " ".join(text.split())[:400].encode()

@@ -1,1 +1,1 @@
-"""The networks: pictures to latents and back, motion, prediction. Knows coders, never bytes."""
+"""The networks: frames to latents and back, motion, prediction. Knows coders, never bytes."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from vcfilter.frames import FrameType
-from vcfilter.models.hierarchical.layers import CHANNELS
-from vcfilter.models.hierarchical.video import (
-    CodingStep,
-    Conditions,
-    MotionMode,
-    Reference,
-    VideoModel,
-)
-from vcfilter.nn.exact import ExactLayer
+from vcfilter.frames import FrameStep, FrameType
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.values import Reference
 
 SIDE = 256
-# Interpolation is not a layer: 20 MACs per bicubic and 4 per bilinear sample, two
+# Interpolation is not counted: 20 MACs per bicubic and 4 per bilinear sample, two
 # references; the fields' upsampling and the blend add about 14 more per luma sample.
 WARP_MACS = 2 * (20 + 2 * 4 / 4) + 14
-COUNTED = (nn.Conv2d, nn.Linear, ExactLayer)
 PARTS = {
     "image.analysis_linear": "analysis",
     "image.analysis_branch": "analysis",
@@ -29,8 +24,10 @@ PARTS = {
     "image.coding": "entropy and means",
     "motion.coding": "motion",
     "motion.branch": "motion",
-    "prediction": "prediction",
+    "prediction.branch": "prediction",
 }
+KEY = FrameStep(type=FrameType.KEY, qp=30)
+INTER = FrameStep(type=FrameType.INTER, qp=32, layer=1, number=1, references=(-1, 1))
 
 
 class _Zeros:
@@ -40,47 +37,47 @@ class _Zeros:
         return torch.zeros_like(index)
 
 
-def complexity(model: VideoModel) -> dict[str, dict[str, float]]:
+def complexity(net: VideoNet) -> dict[str, dict[str, float]]:
     """kMAC per luma sample to decode, {"keyframe" | "inter": {part: figure, ..., "total": sum}}."""
-    return {"keyframe": _count(model, FrameType.KEY), "inter": _count(model, FrameType.INTER)}
+    return {"keyframe": _count(net, False), "inter": _count(net, True)}
 
 
-@torch.inference_mode()
-def _count(model: VideoModel, kind: FrameType) -> dict[str, float]:
-    net, device = model.net, model.device
-    shape = torch.Size((1, CHANNELS, SIDE // 8, SIDE // 8))
-    key = Conditions.of([CodingStep(kind=FrameType.KEY, qp=30)], device)
+class _Decode(nn.Module):
+    """Decodes a frame as a module's forward pass: the counter names layers from there on."""
 
-    def keyframe() -> Reference:
-        parsed = net.parse(MotionMode.NONE, True, key, None, shape, _Zeros())
-        return net.keyframe(key, None, shape, parsed)
+    def __init__(self, net: VideoNet) -> None:
+        super().__init__()
+        self.net = net
 
-    reference = keyframe()
-    found = dict.fromkeys(PARTS.values(), 0.0)
+    def forward(
+        self, mode: HierarchicalMode, conditions: Conditions, reference: Reference | None
+    ) -> Reference:
+        shape = self.net.latent_shape(1, SIDE, SIDE)
+        pair = None if reference is None else (reference, reference)
+        contexts = None if reference is None else (reference.context, reference.context)
+        symbols = self.net.parse(mode.motion, True, conditions, contexts, shape, _Zeros())
+        return self.net.reconstruct(mode.motion, conditions, symbols, pair)
 
-    def count(part: str, module: nn.Module, out: Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        found[part] += out.numel() * weight[0].numel() / SIDE**2 / 1000
 
-    hooks = [
-        module.register_forward_hook(lambda m, _, out, part=part: count(part, m, out))
-        for prefix, part in PARTS.items()
-        for name, module in net.named_modules()
-        if name.startswith(prefix) and isinstance(module, COUNTED)
-    ]
-    try:
-        if kind is FrameType.KEY:
-            keyframe()
+@torch.no_grad()
+def _count(net: VideoNet, inter: bool) -> dict[str, float]:
+    coded = HierarchicalMode(motion=MotionMode.CODED, level=3)
+    device = net.image.analysis_linear.weight.device
+    decode, key = _Decode(net), Conditions.of([KEY], [KEY_MODE], device)
+    reference = decode(KEY_MODE, key, None)
+    with FlopCounterMode(display=False) as counter:
+        if inter:
+            decode(coded, Conditions.of([INTER], [coded], device), reference)
         else:
-            step = CodingStep(kind=kind, qp=32, layer=1, distances=(1, 1), motion=MotionMode.CODED)
-            given = Conditions.of([step], device)
-            pair = (reference, reference)
-            parsed = net.parse(step.motion, True, given, pair, shape, _Zeros())
-            net.inter(step.motion, True, given, None, pair, parsed)
-            found["warping"] = WARP_MACS / 1000
-    finally:
-        for hook in hooks:
-            hook.remove()
+            decode(KEY_MODE, key, None)
+    counts = counter.get_flop_counts()
+    found = dict.fromkeys(PARTS.values(), 0.0)
+    for name, module in net.named_modules():
+        part = next((part for prefix, part in PARTS.items() if name.startswith(prefix)), None)
+        if part is not None and not list(module.children()):
+            flops = sum(counts.get(f"_Decode.net.{name}", {}).values())
+            found[part] += flops / 2 / SIDE**2 / 1000
+    if inter:
+        found["warping"] = WARP_MACS / 1000
     found["total"] = sum(found.values())
     return {k: round(v, 3) for k, v in found.items()}

@@ -5,27 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vcfilter.models.hierarchical.blocks import GREY, picture_dct
+from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX, chroma_step
+from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
-from vcfilter.models.hierarchical.layers import (
-    CHANNELS,
-    CONTEXT,
-    GREY,
-    Branch,
-    chroma_step,
-    compress,
-    picture_dct,
-)
-
-LOW = 12  # lowest frequencies of Y, U and V: coded coarse to fine
-MIDDLE = 33
-PLAN = (*pyramid(LOW), *checkerboard(LOW, MIDDLE), *checkerboard(MIDDLE, CHANNELS))
-
-
-def same_place(matrix: Tensor) -> Tensor:
-    """A (out, in) matrix as the centre of a 3x3 convolution's weights."""
-    weight = torch.zeros(*matrix.shape, 3, 3)
-    weight[:, :, 1, 1] = matrix
-    return weight
+from vcfilter.nn.blocks import Branch, compress, same_place
 
 
 class ImageCodec(nn.Module):
@@ -35,36 +19,63 @@ class ImageCodec(nn.Module):
     branches are learned on top.
     """
 
-    def __init__(self, width: int, analysis_blocks: int, synthesis_blocks: int) -> None:
+    chroma: Tensor
+
+    def __init__(self, config: HierarchicalConfig) -> None:
         super().__init__()
+        channels, width = config.channels, config.image_width
         dct = picture_dct()
-        self.analysis_linear = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.synthesis_linear = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.analysis_linear = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.synthesis_linear = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.analysis_linear.weight.data = same_place(dct)
         self.synthesis_linear.weight.data = same_place(dct.T)
-        self.analysis_branch = Branch(CHANNELS, width, CHANNELS, analysis_blocks, last=1)
-        self.synthesis_branch = Branch(2 * CHANNELS, width, CHANNELS, synthesis_blocks, last=3)
-        self.coding = LatentModel(CHANNELS, PLAN, hidden=96, radius=1)
-        self.log_step = nn.Linear(CONTEXT, CHANNELS, bias=False)
+        self.analysis_branch = Branch(
+            channels,
+            width,
+            channels,
+            config.analysis_blocks,
+            last=1,
+            context=CONTEXT,
+            context_max=CONTEXT_MAX,
+        )
+        self.synthesis_branch = Branch(
+            2 * channels,
+            width,
+            channels,
+            config.synthesis_blocks,
+            last=3,
+            context=CONTEXT,
+            context_max=CONTEXT_MAX,
+        )
+        plan = (
+            *pyramid(config.low),
+            *checkerboard(config.low, config.middle),
+            *checkerboard(config.middle, channels),
+        )
+        self.coding = LatentModel(
+            channels, plan, config.image_hidden, config.mean_radius, config.middle
+        )
+        self.log_step = nn.Linear(CONTEXT, channels, bias=False)
         nn.init.zeros_(self.log_step.weight)
-        self.register_buffer("chroma", (dct[:, 64:].abs().sum(1) > 0).float())
-        self.chroma: Tensor
+        chroma = (dct[:, 64:].abs().sum(1) > 0).float()
+        self.register_buffer("chroma", chroma, persistent=False)
 
-    def quantum(self, base: Tensor, ctx: Tensor) -> Tensor:
-        """(B, 96) quantiser steps from the base steps (B,) and the context (B, 13)."""
+    def quantiser_steps(self, base: Tensor, features: Tensor) -> Tensor:
+        """(B, 96) quantiser steps from the base steps (B,) and the context features (B, 16)."""
         shape = 1 + (chroma_step(base)[:, None] - 1) * self.chroma
-        return base[:, None] * shape * torch.exp(self.log_step(ctx / 32.0))
+        return base[:, None] * shape * torch.exp(self.log_step(features / CONTEXT_MAX))
 
-    def analyse(self, blocks: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+    def analyse(self, blocks: Tensor, base: Tensor, features: Tensor) -> Tensor:
         """g_a: samples 0 to 255 in blocks (B, 96, h, w) to the latent."""
         centred = blocks - GREY
         scale = base[:, None, None, None]
         linear = self.analysis_linear(centred)
-        return linear + scale * self.analysis_branch(compress(linear / scale), ctx)
+        return linear + scale * self.analysis_branch(compress(linear / scale), features)
 
-    def synthesise(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+    def synthesise(self, latent: Tensor, symbols: Tensor, base: Tensor, features: Tensor) -> Tensor:
         """g_s: the latent, and the symbols that refined it, to samples in blocks."""
-        return self.synthesis_linear(latent) + self._learned(latent, symbols, base, ctx) + GREY
+        learned = self._learned(latent, symbols, base, features)
+        return self.synthesis_linear(latent) + learned + GREY
 
     def correct(
         self,
@@ -73,7 +84,7 @@ class ImageCodec(nn.Module):
         latent: Tensor,
         symbols: Tensor,
         base: Tensor,
-        ctx: Tensor,
+        features: Tensor,
     ) -> Tensor:
         """A picture in blocks, changed by the difference of two syntheses.
 
@@ -84,14 +95,16 @@ class ImageCodec(nn.Module):
             blocks: the predicted picture, less what the branch makes of its latent, see
                 `without_learned`. expected: its latent. latent, symbols: what was coded.
         """
-        learned = self._learned(latent, symbols, base, ctx)
+        learned = self._learned(latent, symbols, base, features)
         return blocks + self.synthesis_linear(latent - expected) + learned
 
-    def without_learned(self, blocks: Tensor, latent: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+    def without_learned(
+        self, blocks: Tensor, latent: Tensor, base: Tensor, features: Tensor
+    ) -> Tensor:
         """A picture in blocks less what the synthesis branch would add to it for its latent."""
-        return blocks - self._learned(latent, torch.zeros_like(latent), base, ctx)
+        return blocks - self._learned(latent, torch.zeros_like(latent), base, features)
 
-    def _learned(self, latent: Tensor, symbols: Tensor, base: Tensor, ctx: Tensor) -> Tensor:
+    def _learned(self, latent: Tensor, symbols: Tensor, base: Tensor, features: Tensor) -> Tensor:
         """The synthesis branch's part, in samples.
 
         In training no gradient passes back through the branch: what it learns holds at quantised
@@ -99,4 +112,4 @@ class ImageCodec(nn.Module):
         """
         scale = base[:, None, None, None]
         inputs = torch.cat([compress(latent / scale), compress(symbols)], dim=1).detach()
-        return scale * self.synthesis_branch(inputs, ctx)
+        return scale * self.synthesis_branch(inputs, features)

@@ -1,15 +1,17 @@
 """The walk through a latent: which symbols are coded in which order, and from what predicted.
 
-One walk serves encoding, decoding and rate estimation. It goes in steps, low frequencies first and
-coarse lattices first, so that later steps have neighbours on all sides. In each step
-- the table of each symbol follows from integers already decoded, by exact arithmetic;
-- the mean is predicted in floating point from values already reconstructed; it shifts the
-  reconstruction and never the parse.
+It goes in steps, low frequencies first and coarse lattices first, so that later steps have
+neighbours on all sides. Two things happen along it, each written once:
+- the integer walk (`LatentModel.walk`): the table of each symbol follows from integers already
+  decoded, by exact arithmetic. Encoding, decoding and rate estimation differ in where the next
+  symbols come from, and in nothing else;
+- the value pass (`ValuePass`): symbols become values. Means are predicted in floating point from
+  values already reconstructed; they shift the reconstruction and never the parse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,20 +21,20 @@ from torch.nn import functional as F
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
-from vcfilter.models.hierarchical.layers import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.values import LatentSymbols
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
-MEAN_CHANNELS = 33  # means are predicted from the lowest frequencies only
-DECAY = 7 / 8  # how activity fades from reference to reference (exact in integers below)
+DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Channels [low, high) at some positions of the sub-grid that takes every stride-th position.
+    """Channels [low, high) at some positions of the lattice that takes every stride-th position.
 
-    sites are (row, column) residues modulo 2 on that sub-grid; all four mean every position.
+    sites are (row, column) residues modulo 2 on that lattice; all four mean every position.
     """
 
     low: int
@@ -72,29 +74,34 @@ def positions(rows: int, columns: int, sites: tuple[tuple[int, int], ...]) -> Te
         return grid.flatten().nonzero().squeeze(1)
 
 
-def mirror(grid: Tensor, size: int) -> Tensor:
+def mirror(lattice: Tensor, size: int) -> Tensor:
     """(B, C, H, W) with size more rows and columns on each side, mirrored at the outermost ones.
 
     What lies beyond the border of a lattice then looks like what lies within: known where its
     mirror image is known. A side that is too short for it is filled with zeros.
     """
-    rows, columns = grid.shape[2:]
+    rows, columns = lattice.shape[2:]
     if rows > size and columns > size:
-        return F.pad(grid, (size, size, size, size), mode="reflect")
+        return F.pad(lattice, (size, size, size, size), mode="reflect")
     across = "reflect" if columns > size else "constant"
     down = "reflect" if rows > size else "constant"
-    return F.pad(F.pad(grid, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
+    return F.pad(F.pad(lattice, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
 
 
-def take(grid: Tensor, where: Tensor) -> Tensor:
+def gather(maps: Tensor, where: Tensor) -> Tensor:
     """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return grid.flatten(2)[:, :, where].transpose(1, 2)
+    return maps.flatten(2)[:, :, where].transpose(1, 2)
 
 
 class StepModel(nn.Module):
-    """Table indices (exact) and means (float) of one step."""
+    """Table indices (exact) and means (float) of one step.
 
-    def __init__(self, step: Step, hidden: int, radius: int) -> None:
+    Args:
+        hidden: units of the index network. radius: reach of the filters that predict means.
+        informing: means are predicted from so many of the lowest channels, at most.
+    """
+
+    def __init__(self, step: Step, hidden: int, radius: int, informing: int) -> None:
         super().__init__()
         self.step = step
         count = step.high - step.low
@@ -107,232 +114,276 @@ class StepModel(nn.Module):
         self.index = ExactLinear(hidden, count, zero=True)
         self.index_linear = ExactLinear(inputs, count, zero=True)
         self.index_context = ExactLinear(CONTEXT, count, zero=True, input_max=CONTEXT_MAX)
-        # The mean is linear in what is known, times a gain learned per qp and layer.
-        self.informing = min(step.high, MEAN_CHANNELS)
+        # The mean is linear in what is known, times a gain learned per frame context.
+        self.informing = min(step.high, informing)
         self.radius = radius
         self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, bias=False)
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
 
-    def indices(self, magnitudes: Tensor, past: Tensor, ctx: Tensor, where: Tensor) -> Tensor:
+    def indices(
+        self, magnitudes: Tensor, temporal: Tensor, features: Tensor, where: Tensor
+    ) -> Tensor:
         """(B, N, count) table indices: integers over 2^11, within [0, 63], before rounding.
 
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
-            past: (B, 2 * count, h, w) of the references' symbols and their activity.
-            ctx: (B, 13). where: (N,) positions.
+            temporal: (B, 2 * count, h, w) of the references' symbols and their activity.
+            features: (B, 16). where: (N,) positions.
         """
         around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
-        before = self.temporal(mirror(past, self.temporal.size // 2))
-        parts = [take(around, where), take(before, where)]
+        before = self.temporal(mirror(temporal, self.temporal.size // 2))
+        parts = [gather(around, where), gather(before, where)]
         if self.known:
-            parts.append(take(magnitudes[:, : self.known], where))
+            parts.append(gather(magnitudes[:, : self.known], where))
         inputs = torch.cat(parts, dim=2)
-        hidden = activate(self.hidden(inputs) + self.hidden_context(ctx)[:, None])
-        sums = self.index(hidden) + self.index_linear(inputs) + self.index_context(ctx)[:, None]
+        hidden = activate(self.hidden(inputs) + self.hidden_context(features)[:, None])
+        sums = self.index(hidden) + self.index_linear(inputs)
+        sums = sums + self.index_context(features)[:, None]
         return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
 
-    def means(self, values: Tensor, ctx: Tensor, where: Tensor) -> Tensor:
+    def means(self, values: Tensor, features: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
         known = mirror(values[:, : self.informing], self.radius)
-        predicted = take(self.mean(known), where)
-        return predicted * (1 + self.gain(ctx / 32.0))[:, None]
+        predicted = gather(self.mean(known), where)
+        return predicted * (1 + self.gain(features / CONTEXT_MAX))[:, None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Symbols:
-    """The integers of one latent, all (B, C, h, w).
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """One step of a walk: its model, and its (N,) positions on its lattice."""
 
-    Args:
-        symbols: what was coded; 0 at positions outside the picture.
-        activity: 0 to 255, the magnitudes seen here and in the references.
-    """
+    model: StepModel
+    where: Tensor
 
-    symbols: Tensor
-    activity: Tensor
+    def lattice(self, maps: Tensor) -> Tensor:
+        """The channels up to this step's highest, at its lattice's positions."""
+        stride = self.model.step.stride
+        return maps[:, : self.model.step.high, ::stride, ::stride]
+
+    def take(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) at this step's channels and positions: (B, N, count)."""
+        return gather(self.lattice(maps)[:, self.model.step.low :], self.where)
+
+    def put(self, maps: Tensor, chosen: Tensor) -> Tensor:
+        """The maps with (B, N, count) written at this step's place; differentiable.
+
+        In place, unless a gradient passes through the maps or what is written.
+        """
+        step = self.model.step
+        part = maps[:, step.low : step.high, :: step.stride, :: step.stride]
+        flat = part.flatten(2).index_copy(2, self.where, chosen.transpose(1, 2).to(maps.dtype))
+        if maps.requires_grad or chosen.requires_grad:
+            maps = maps.clone()
+        maps[:, step.low : step.high, :: step.stride, :: step.stride] = flat.view(part.shape)
+        return maps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coded:
-    """A reconstructed latent (B, C, h, w) float, and its integers."""
-
-    value: Tensor
-    integers: Symbols
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentContext:
     """What a latent's tables follow from, besides its own symbols.
 
     Args:
-        ctx: (B, 13) frame context.
+        features: (B, 16) of the frame.
         lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
-        past: the references' symbol activations and activity, (B, C, h, w) integers each.
+        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
         inside: rows and columns of the latent that lie in the picture; the rest is not coded.
     """
 
-    ctx: Tensor
+    features: Tensor
     lowest: Tensor
-    past: tuple[Tensor, Tensor]
+    temporal: tuple[Tensor, Tensor]
     inside: tuple[int, int]
 
-    def crop(self, grid: Tensor) -> Tensor:
-        """The part of a (B, C, h, w) grid that lies in the picture."""
-        return grid[:, :, : self.inside[0], : self.inside[1]]
+    def crop(self, maps: Tensor) -> Tensor:
+        """The part of (B, C, h, w) maps that lies in the picture."""
+        return maps[:, :, : self.inside[0], : self.inside[1]]
 
     def fill(self, part: Tensor) -> Tensor:
         """Such a part with zeros around it, of the references' size."""
-        rows, columns = self.past[0].shape[2:]
+        rows, columns = self.temporal[0].shape[2:]
         missing = (0, columns - part.shape[3], 0, rows - part.shape[2])
         return F.pad(part, missing) if any(missing) else part
+
+    def zeros(self) -> Tensor:
+        """Zeros for the part in the picture."""
+        return torch.zeros_like(self.crop(self.temporal[0]), memory_format=torch.contiguous_format)
+
+    def untouched(self) -> LatentSymbols:
+        """The integers of a frame whose latent is not coded."""
+        activity = torch.floor(self.temporal[1] * DECAY)
+        return LatentSymbols(symbols=torch.zeros_like(activity), activity=activity)
+
+
+NextSymbols = Callable[[Place, Tensor], Tensor]
+"""Where a walk's symbols come from: of a step and its table indices, (B, N, count) both."""
+
+
+def reading(reader: Reader) -> NextSymbols:
+    """Symbols that a reader decodes."""
+    return lambda place, index: reader.symbols(index)
 
 
 class LatentModel(nn.Module):
     """Codes one latent (B, channels, h, w); h and w are multiples of the coarsest lattice.
 
-    `parse` reads all symbols from integers alone, and `restore` turns them into the latent that
-    `code` gave: the two can run in different threads.
+    Args:
+        hidden: units of wide steps' index networks. radius, informing: see StepModel.
     """
 
-    def __init__(self, channels: int, plan: tuple[Step, ...], hidden: int, radius: int) -> None:
+    levels: Tensor
+
+    def __init__(
+        self, channels: int, plan: tuple[Step, ...], hidden: int, radius: int, informing: int
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.plan = plan
         self.steps = nn.ModuleList()
         for step in plan:
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
-            self.steps.append(StepModel(step, wide, radius))
+            self.steps.append(StepModel(step, wide, radius, informing))
         # |symbol| to an activation: about 32 log2(1 + |symbol|), stored so that it is exact.
         lut = torch.floor(32 * torch.log2(1 + torch.arange(257, dtype=torch.float64)) + 0.5)
-        self.register_buffer("levels", lut.clamp(max=255).float())
-        self.levels: Tensor
+        self.register_buffer("levels", lut.clamp(max=255).float(), persistent=False)
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""
         return self.levels[symbols.detach().abs().clamp(max=256).long()]
 
-    def code(
-        self,
-        target: Tensor,
-        prediction: Tensor,
-        quantum: Tensor,
-        known: Known,
-        coder: Coder,
-        rd_scale: Tensor | float = 1.0,
-    ) -> Coded:
-        """Walk through the latent with a coder that writes or estimates.
-
-        Args:
-            target: (B, C, h, w) latent to code.
-            prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
-            quantum: (B, C) quantiser steps.
-            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
-
-        Returns:
-            The reconstruction (prediction + mean + symbol * step) and the integers for later.
-        """
-        difference = known.crop(target - prediction)
-        values = torch.zeros_like(difference, memory_format=torch.contiguous_format)
-        symbols = torch.zeros_like(values)
-        if isinstance(rd_scale, Tensor):
-            rd_scale = known.crop(rd_scale)
-        walk = _IndexWalk(self, known)
-        for step, model, where in self._places(values):
-            s, low, high = step.stride, step.low, step.high
-            index = walk.index(step, model, where)
-            mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
-            steps = quantum[:, None, low:high]
-            wanted = take(difference[:, low:high, ::s, ::s], where)
-            scale = rd_scale
-            if isinstance(scale, Tensor):
-                scale = take(scale[:, low:high, ::s, ::s], where)
-            coded = coder.code((wanted - mean) / steps, index, scale)
-            values = put(values, mean + coded * steps, step, where)
-            symbols = put(symbols, coded, step, where)
-            walk.learn(coded, step, where)
-        integers = Symbols(symbols=known.fill(symbols), activity=walk.activity())
-        return Coded(value=prediction + known.fill(values), integers=integers)
-
-    def parse(self, known: Known, reader: Reader) -> Symbols:
-        """Read the symbols; exact on every machine, no float decides about anything."""
-        walk = _IndexWalk(self, known)
-        symbols = torch.zeros_like(known.crop(known.past[0]), memory_format=torch.contiguous_format)
-        for step, model, where in self._places(symbols):
-            coded = reader.symbols(walk.index(step, model, where))
-            symbols = put(symbols, coded, step, where)
-            walk.learn(coded, step, where)
-        return Symbols(symbols=known.fill(symbols), activity=walk.activity())
-
-    def restore(
-        self, integers: Symbols, prediction: Tensor, quantum: Tensor, known: Known
-    ) -> Coded:
-        """What `code` gave with these symbols, prediction and quantiser steps."""
-        symbols = known.crop(integers.symbols)
-        values = torch.zeros_like(symbols, dtype=prediction.dtype)
-        for step, model, where in self._places(values):
-            s, low, high = step.stride, step.low, step.high
-            mean = model.means(values[:, :high, ::s, ::s], known.ctx, where)
-            coded = take(symbols[:, low:high, ::s, ::s], where)
-            values = put(values, mean + coded * quantum[:, None, low:high], step, where)
-        return Coded(value=prediction + known.fill(values), integers=integers)
-
-    def _places(self, grid: Tensor) -> Iterator[tuple[Step, StepModel, Tensor]]:
-        """Each step, its model, and its (N,) positions on its lattice."""
-        rows, columns = grid.shape[2:]
+    def places(self, maps: Tensor) -> Iterator[Place]:
+        """The steps over maps (B, C, h, w), in coding order."""
+        rows, columns = maps.shape[2:]
         for step, model in zip(self.plan, self.steps, strict=True):
             assert isinstance(model, StepModel)
             s = step.stride
             where = positions(-(-rows // s), -(-columns // s), step.sites)
-            yield step, model, where.to(grid.device)
+            yield Place(model, where.to(maps.device))
+
+    def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
+        """The integer walk; exact on every machine, no float decides which table comes next."""
+        indices = _Indices(self, context)
+        symbols = context.zeros()
+        for place in self.places(symbols):
+            coded = next_symbols(place, indices.of(place))
+            symbols = place.put(symbols, coded)
+            indices.learn(coded, place)
+        return LatentSymbols(symbols=context.fill(symbols), activity=indices.activity())
+
+    def parse(self, context: LatentContext, reader: Reader) -> LatentSymbols:
+        """The walk with symbols that a reader decodes."""
+        return self.walk(context, reading(reader))
+
+    def code(
+        self,
+        target: Tensor,
+        prediction: Tensor,
+        steps: Tensor,
+        context: LatentContext,
+        coder: Coder,
+        rd_scale: Tensor | float = 1.0,
+    ) -> tuple[Tensor, LatentSymbols]:
+        """The walk with symbols that a coder chooses near a target.
+
+        Args:
+            target: (B, C, h, w) latent to code.
+            prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
+            steps: (B, C) quantiser steps.
+            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
+
+        Returns:
+            The reconstruction, as `values` gives it of the symbols, and the integers.
+        """
+        difference = context.crop(target - prediction)
+        scales = context.crop(rd_scale) if isinstance(rd_scale, Tensor) else None
+        values = ValuePass(context, steps, torch.zeros_like(difference))
+
+        def choose(place: Place, index: Tensor) -> Tensor:
+            wanted = (place.take(difference) - values.mean(place)) / values.steps(place)
+            scale = rd_scale if scales is None else place.take(scales)
+            coded = coder.code(wanted, index, scale)
+            values.add(place, coded)
+            return coded
+
+        symbols = self.walk(context, choose)
+        return prediction + context.fill(values.maps), symbols
+
+    def values(
+        self, symbols: Tensor, prediction: Tensor, steps: Tensor, context: LatentContext
+    ) -> Tensor:
+        """The latent (B, C, h, w) that symbols stand for: prediction + mean + symbol * step."""
+        inside = context.crop(symbols)
+        values = ValuePass(context, steps, torch.zeros_like(inside, dtype=prediction.dtype))
+        for place in self.places(inside):
+            values.add(place, place.take(inside))
+        return prediction + context.fill(values.maps)
 
 
-class _IndexWalk:
+class ValuePass:
+    """From symbols to values, step by step.
+
+    Args:
+        steps: (B, C) quantiser steps. maps: zeros (B, C, h, w), filled along the way.
+    """
+
+    def __init__(self, context: LatentContext, steps: Tensor, maps: Tensor) -> None:
+        self._features, self._steps = context.features, steps[:, None]
+        self.maps = maps.contiguous()
+        self._mean: tuple[Place, Tensor] | None = None
+
+    def steps(self, place: Place) -> Tensor:
+        """(B, 1, count) quantiser steps."""
+        return self._steps[..., place.model.step.low : place.model.step.high]
+
+    def mean(self, place: Place) -> Tensor:
+        """(B, N, count) what is expected at a place from the values before it."""
+        if self._mean is None or self._mean[0] is not place:
+            found = place.model.means(place.lattice(self.maps), self._features, place.where)
+            self._mean = place, found
+        return self._mean[1]
+
+    def add(self, place: Place, symbols: Tensor) -> None:
+        """Take in the symbols (B, N, count) of a place."""
+        self.maps = place.put(self.maps, self.mean(place) + symbols * self.steps(place))
+
+
+class _Indices:
     """Table indices along a walk, from the integers that it has seen."""
 
-    def __init__(self, latent: LatentModel, known: Known) -> None:
-        self._latent, self._known = latent, known
+    def __init__(self, latent: LatentModel, context: LatentContext) -> None:
+        self._latent, self._context = latent, context
         # In float32 CUDA may pick algorithms that are not plain sums of products.
-        exact = torch.float64 if known.ctx.is_cuda else torch.float32
-        self._ctx = known.ctx.to(exact)
-        self._past = tuple(known.crop(p).to(exact) for p in known.past)
+        exact = torch.float64 if context.features.is_cuda else torch.float32
+        self._features = context.features.to(exact)
+        self._past = tuple(context.crop(p).to(exact) for p in context.temporal)
         shape = self._past[0].shape
-        self._magnitudes = torch.zeros(shape, dtype=exact, device=known.ctx.device)
+        self._magnitudes = torch.zeros(shape, dtype=exact, device=context.features.device)
 
-    def index(self, step: Step, model: StepModel, where: Tensor) -> Tensor:
+    def of(self, place: Place) -> Tensor:
         """(B, N, count) indices of a step's tables, before rounding."""
-        s, low, high = step.stride, step.low, step.high
-        index = model.indices(
-            self._magnitudes[:, :high, ::s, ::s],
-            torch.cat([p[:, low:high, ::s, ::s] for p in self._past], dim=1),
-            self._ctx,
-            where,
+        low = place.model.step.low
+        index = place.model.indices(
+            place.lattice(self._magnitudes),
+            torch.cat([place.lattice(p)[:, low:] for p in self._past], dim=1),
+            self._features,
+            place.where,
         )
-        return torch.maximum(index, self._known.lowest[:, None, None]).to(self._known.ctx.dtype)
+        lowest = self._context.lowest[:, None, None]
+        return torch.maximum(index, lowest).to(self._context.features.dtype)
 
-    def learn(self, coded: Tensor, step: Step, where: Tensor) -> None:
+    def learn(self, coded: Tensor, place: Place) -> None:
         """Take in the symbols (B, N, count) of a step."""
-        seen = self._latent.activation(coded).to(self._ctx.dtype)
-        self._magnitudes = put(self._magnitudes, seen, step, where)
+        seen = self._latent.activation(coded).to(self._features.dtype)
+        self._magnitudes = place.put(self._magnitudes, seen)
 
     def activity(self) -> Tensor:
         """(B, C, h, w) integers, for the frames that refer to this one."""
         faded = torch.floor(self._past[1] * DECAY)
-        activity = torch.maximum(self._magnitudes, faded).to(self._known.ctx.dtype)
-        return self._known.fill(activity)
+        activity = torch.maximum(self._magnitudes, faded)
+        return self._context.fill(activity.to(self._context.features.dtype))
 
 
 def lowest_table(qp: Tensor) -> Tensor:
     """(B,) 1 where the picture is so fine that no symbol may be left out, else 0."""
     return (qp <= ALL_CODED_QP).to(torch.float32)
-
-
-def put(grid: Tensor, chosen: Tensor, step: Step, where: Tensor) -> Tensor:
-    """grid (B, C, H, W) with (B, N, count) written at a step's positions; differentiable."""
-    s = step.stride
-    part = grid[:, step.low : step.high, ::s, ::s]
-    flat = part.flatten(2).index_copy(2, where, chosen.transpose(1, 2).to(grid.dtype))
-    if torch.is_grad_enabled():
-        grid = grid.clone()
-    grid[:, step.low : step.high, ::s, ::s] = flat.view(part.shape)
-    return grid

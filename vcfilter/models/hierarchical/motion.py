@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes, block_dct
+from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
-from vcfilter.models.hierarchical.layers import BLOCK, Branch, block_dct
-from vcfilter.models.hierarchical.refine import enlarge, moved
+from vcfilter.models.hierarchical.values import Pair
+from vcfilter.nn.blocks import Branch
+from vcfilter.nn.warp import enlarge, warp
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
-MOTION_CHANNELS = COMPONENTS * GRID * GRID
-PLAN = (*pyramid(COMPONENTS), *checkerboard(COMPONENTS, MOTION_CHANNELS))
 STEP_SHARE = 0.024  # of the picture's quantiser step, at level 3: see `field_step`
 MISSED = 0.3  # share of the cost across the line that errors along it cost besides their own
 BLEND_SHARE = 8.0  # samples of displacement that weigh as much as the whole range of blending
 
 
 def field_step(base: Tensor, level: Tensor) -> Tensor:
-    """(B,) quantiser step of the field in luma samples: coarser pictures need coarser motion.
+    """(B,) quantiser step of the field in luma samples: coarser frames need coarser motion.
 
     Half a level is a factor of the square root of two; bounded to 1/16 ... 4 samples.
     """
@@ -33,15 +35,16 @@ def field_step(base: Tensor, level: Tensor) -> Tensor:
 
 
 def directions(distances: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors over (left, right): along constant velocity, and across it; (B, 2) each.
+    """Unit vectors over both displacements: along constant velocity, and across it; (B, 2) each.
 
     Args:
-        distances: (B, 2) display distances to the left and right reference, 0 = no reference.
+        distances: (B, 2) signed display distances to the references, 0 = no reference. Both past:
+            the line runs through both, and the farther one's displacement is the longer.
     """
-    left, right = distances[:, 0].float(), distances[:, 1].float()
-    norm = torch.sqrt(left**2 + right**2).clamp(min=1)
-    along = torch.stack([-left, right], dim=1) / norm[:, None]
-    return along, torch.stack([right, left], dim=1) / norm[:, None]
+    first, second = distances[:, 0].float(), distances[:, 1].float()
+    norm = torch.sqrt(first**2 + second**2).clamp(min=1)
+    along = torch.stack([first, second], dim=1) / norm[:, None]
+    return along, torch.stack([second, -first], dim=1) / norm[:, None]
 
 
 class MotionCodec(nn.Module):
@@ -51,13 +54,26 @@ class MotionCodec(nn.Module):
     left) ... 1 (all right).
     """
 
-    def __init__(self, width: int, blocks: int) -> None:
+    dct: Tensor
+
+    def __init__(self, config: HierarchicalConfig) -> None:
         super().__init__()
-        self.branch = Branch(COMPONENTS, width, COMPONENTS, blocks, last=3)
-        self.coding = LatentModel(MOTION_CHANNELS, PLAN, hidden=64, radius=1)
-        self.log_step = nn.Parameter(torch.zeros(MOTION_CHANNELS))
-        self.register_buffer("dct", block_dct(GRID).float())
-        self.dct: Tensor
+        channels = config.motion_channels
+        self.branch = Branch(
+            COMPONENTS,
+            config.motion_width,
+            COMPONENTS,
+            config.motion_blocks,
+            last=3,
+            context=CONTEXT,
+            context_max=CONTEXT_MAX,
+        )
+        plan = (*pyramid(COMPONENTS), *checkerboard(COMPONENTS, channels))
+        self.coding = LatentModel(
+            channels, plan, config.motion_hidden, config.mean_radius, config.middle
+        )
+        self.log_step = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("dct", block_dct(GRID).float(), persistent=False)
 
     def turn(self, field: Tensor, distances: Tensor, back: bool = False) -> Tensor:
         """Displacements to components along and across constant velocity, or back."""
@@ -76,27 +92,29 @@ class MotionCodec(nn.Module):
         blocks = blocks.unflatten(1, (COMPONENTS, GRID * GRID))
         return torch.einsum("fs,bcshw->bfchw", self.dct, blocks).flatten(1, 2)
 
-    def synthesise(self, latent: Tensor, distances: Tensor, step: Tensor, ctx: Tensor) -> Tensor:
+    def synthesise(
+        self, latent: Tensor, distances: Tensor, step: Tensor, features: Tensor
+    ) -> Tensor:
         """h': the latent to the field (B, 5, h, w), blend within -1 ... 1."""
         coefficients = latent.unflatten(1, (GRID * GRID, COMPONENTS))
         blocks = torch.einsum("fs,bfchw->bcshw", self.dct, coefficients).flatten(1, 2)
         turned = F.pixel_shuffle(blocks, GRID)
         scale = step[:, None, None, None]
-        turned = turned + scale * self.branch((turned / scale).clamp(-64, 64), ctx)
+        turned = turned + scale * self.branch((turned / scale).clamp(-64, 64), features)
         field = self.turn(turned, distances, back=True)
         return torch.cat([field[:, :4], field[:, 4:].clamp(-1, 1)], dim=1)
 
-    def cost(self, normal: Tensor, distances: Tensor) -> Tensor:
+    def cost(self, hessian: Tensor, distances: Tensor) -> Tensor:
         """(B, 80, h/4, w/4): squared error of the prediction per squared error of the latent.
 
         Errors along the line through both references move both to opposite sides, which to first
         order costs nothing; some of what they cost across it stands for the higher orders.
 
         Args:
-            normal: (B, h, w, 5, 5), see `linearise`.
+            hessian: (B, h, w, 5, 5), see `linearise`.
         """
         along, across = directions(distances)
-        n = normal.permute(0, 3, 4, 1, 2)
+        n = hessian.permute(0, 3, 4, 1, 2)
 
         def turned(vector: Tensor) -> Tensor:
             a, b = vector[:, 0, None, None, None], vector[:, 1, None, None, None]
@@ -112,56 +130,63 @@ class MotionCodec(nn.Module):
         blocks = F.pixel_unshuffle(costs, GRID).unflatten(1, (COMPONENTS, GRID * GRID))
         return torch.einsum("fs,bcshw->bfchw", self.dct**2, blocks).flatten(1, 2)
 
-    def quantum(self, step: Tensor) -> Tensor:
+    def quantiser_steps(self, step: Tensor) -> Tensor:
         """(B, 80) quantiser steps."""
         return step[:, None] * torch.exp(self.log_step)[None]
 
 
-def inherited(moves: tuple[Tensor, Tensor], spans: Tensor, distances: Tensor) -> Tensor:
+def temporal_direct(moves: tuple[Tensor, Tensor], spans: Tensor, distances: Tensor) -> Tensor:
     """Motion that follows from what is coded: one reference was often coded from the other.
 
-    A picture between them is taken to lie on the straight lines of that motion.
+    A frame between them is taken to lie on the straight lines of that motion.
 
     Args:
         moves: (B, 4, h, w) displacements of the left and the right reference to their own ones.
-        spans: (B, 2): distance of the left reference to its right one, and of the right reference
-            to its left one; 0 = there is none.
-        distances: (B, 2) of the picture to its references.
+        spans: (B, 2) signed: distance of the left reference to its second one, and of the right
+            reference to its first one; 0 = there is none.
+        distances: (B, 2) signed, of the frame to its references.
 
     Returns:
-        (B, 5, h, w) field (see `MotionCodec`); zero where neither was coded from the other.
+        (B, 5, h, w) field (see `MotionCodec`); zero where neither was coded from the other, or
+        where the frame does not lie between them.
     """
     left, right = distances[:, :1].float(), distances[:, 1:].float()
-    apart = (left + right).clamp(min=1)
-    fits = (spans == apart) & (distances[:, 1:] > 0)
+    apart = (right - left).clamp(min=1)
+    between = (left < 0) & (right > 0)
+    fits = (spans == torch.cat([apart, -apart], dim=1)) & between
     # Motion over the whole distance from left to right, at the reference that knows it.
     from_left = moves[0][:, 2:] * fits[:, :1, None, None]
     from_right = -moves[1][:, :2] * fits[:, 1:, None, None]
     known = torch.where(fits[:, 1:, None, None], from_right, from_left)
-    share = torch.where(fits[:, 1:], right / apart, -left / apart)  # from the picture to there
+    share = torch.where(fits[:, 1:], right / apart, left / apart)  # from the frame to there
     over = known
     for _ in range(2):
-        over = moved(known, over * (share / BLOCK)[:, :, None, None], "bilinear")
-    parts = [over * (-left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
+        over = warp(known, over * (share / BLOCK)[:, :, None, None], "bilinear")
+    parts = [over * (left / apart)[:, :, None, None], over * (right / apart)[:, :, None, None]]
     return torch.cat([*parts, torch.zeros_like(over[:, :1])], dim=1)
 
 
-def warp(planes: tuple[Tensor, Tensor, Tensor], flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def direct_motion(references: Pair, distances: Tensor) -> Tensor:
+    """(B, 5, h, w) field that the references' own motion implies, see `temporal_direct`."""
+    first, second = references
+    spans = torch.stack([first.distances[:, 1], second.distances[:, 0]], dim=1)
+    return temporal_direct((first.moves, second.moves), spans, distances)
+
+
+def warp_planes(planes: Planes, flow: Tensor) -> Planes:
     """Planes moved by a field (B, 2, h, w) on the 1/8 grid: bicubic luma, bilinear chroma.
 
     A sample at p takes the reference at p + flow(p); outside the picture its border repeats.
     """
     y, u, v = planes
-    luma = moved(y, enlarge(flow, BLOCK), "bicubic")
-    chroma = moved(torch.cat([u, v], dim=1), enlarge(flow, BLOCK // 2) / 2, "bilinear")
+    luma = warp(y, enlarge(flow, BLOCK), "bicubic")
+    chroma = warp(torch.cat([u, v], dim=1), enlarge(flow, BLOCK // 2) / 2, "bilinear")
     return luma, chroma[:, :1], chroma[:, 1:]
 
 
-def blend(
-    left: tuple[Tensor, Tensor, Tensor], right: tuple[Tensor, Tensor, Tensor], weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """left + alpha * (right - left), alpha = (1 + weight) / 2 with weight (B, 1, h, w) smooth."""
+def blend(first: Planes, second: Planes, weight: Tensor) -> Planes:
+    """first + alpha * (second - first), alpha = (1 + weight) / 2, weight (B, 1, h, w) smooth."""
     alpha = (weight + 1) / 2
     full, half = enlarge(alpha, BLOCK), enlarge(alpha, BLOCK // 2)
-    y, u, v = (a + w * (b - a) for a, b, w in zip(left, right, (full, half, half), strict=True))
+    y, u, v = (a + w * (b - a) for a, b, w in zip(first, second, (full, half, half), strict=True))
     return y, u, v

@@ -1,6 +1,6 @@
 """The encoder's search for motion: flow, the blend that suits it, and a field from the best parts.
 
-Dense search follows texture that repeats or noise into any direction; the camera's own motion,
+Dense search follows texture that repeats or noise into any direction; global motion,
 fitted to all of the field, is right in such places and costs next to nothing. Both are brought
 as near to the picture as they come, and each position takes what is cheaper there.
 """
@@ -14,16 +14,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
-from vcfilter.models.hierarchical.layers import BLOCK
-from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import enlarge, fit, moved
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes
+from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
+from vcfilter.models.hierarchical.motion import BLEND_SHARE, direct_motion, field_step
+from vcfilter.models.hierarchical.refine import gauss_newton
+from vcfilter.models.hierarchical.values import MotionField, Pair
+from vcfilter.nn.warp import enlarge, median3, warp
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
 GAIN = 0.97  # a field of two parts has to cost less than this share
-CAMERA_ROUNDS = 6  # of the robust fit
-CAMERA_FITS = 2
+GLOBAL_ROUNDS = 6  # of the robust fit
+GLOBAL_FITS = 2
 CHOICE_ROUNDS = 3
+
+
+def estimate_motion(
+    conditions: Conditions, x: Planes, references: Pair, scale: int = 1, rounds: int = 2
+) -> MotionField:
+    """Dense motion from x to its references, see `estimate_field`.
+
+    Outside the picture (conditions.size), motion goes on as at the border.
+    """
+    first, second = (reference.planes[0] for reference in references)
+    start = direct_motion(references, conditions.distances)
+    alone = not bool(conditions.distances[0, 1])
+    base = quantiser_step(conditions.qp)
+    found = estimate_field(x[0], first, None if alone else second, start, base, scale, rounds)
+    return MotionField(*found).within(conditions.size)
 
 
 def estimate_field(
@@ -41,7 +59,7 @@ def estimate_field(
         x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
         start: (B, 5, H/8, W/8), where the search begins.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
-        rounds: Gauss-Newton steps at the end; above 1, the camera's motion is tried as well.
+        rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
 
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
@@ -49,22 +67,24 @@ def estimate_field(
     flow = estimate_flow(x, left, scale, start[:, :2])
     if right is None:
         field = torch.cat([flow, torch.zeros_like(start[:, 2:])], dim=1)
-        return fit(x, left, None, field, rounds)
+        return gauss_newton(x, left, None, field, rounds)
     flow_right = estimate_flow(x, right, scale, start[:, 2:4])
     weight = estimate_blend(
         x,
-        moved(left, enlarge(flow, BLOCK), "bicubic"),
-        moved(right, enlarge(flow_right, BLOCK), "bicubic"),
+        warp(left, enlarge(flow, BLOCK), "bicubic"),
+        warp(right, enlarge(flow_right, BLOCK), "bicubic"),
     )
     field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
-        field, _ = fit(x, left, right, field, 1)
-        field = with_camera(x, left, right, field, base)
-    return fit(x, left, right, field, rounds)
+        field, _ = gauss_newton(x, left, right, field, 1)
+        field = with_global_motion(x, left, right, field, base)
+    return gauss_newton(x, left, right, field, rounds)
 
 
-def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor) -> Tensor:
-    """A field (B, 5, h, w), replaced by the camera's motion where that is cheaper.
+def with_global_motion(
+    x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor
+) -> Tensor:
+    """A field (B, 5, h, w), replaced by global motion where that is cheaper.
 
     Cost is the squared error of the prediction plus, weighted as the picture's step asks, bits
     that grow with the distance from the median of the neighbours.
@@ -73,37 +93,37 @@ def with_camera(x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Ten
     unit = torch.tensor([1.0, 1.0, 1.0, 1.0, BLEND_SHARE], device=x.device)[:, None, None] / step
     price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
 
-    def bits(field: Tensor, around: Tensor) -> Tensor:
-        return price * torch.log2(1 + (field - around).abs() * unit).sum(1, keepdim=True)
+    def bits(field: Tensor, neighbours: Tensor) -> Tensor:
+        return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
 
     weight = texture(x)
-    moves = [camera(field[:, :2], weight), camera(field[:, 2:4], weight)]
+    moves = [global_motion(field[:, :2], weight), global_motion(field[:, 2:4], weight)]
     steady = torch.cat([*moves, torch.zeros_like(weight)], dim=1)
-    error = mismatch(x, left, right, field)
-    total = error + bits(field, median(field))
-    least = torch.minimum(over_window(total), over_window(mismatch(x, left, right, steady)))
+    error = block_sse(x, left, right, field)
+    total = error + bits(field, median3(field))
+    least = torch.minimum(over_window(total), over_window(block_sse(x, left, right, steady)))
     if not bool(gains(least, total).any()):
         return field
-    steady, _ = fit(x, left, right, steady, CAMERA_FITS)
-    errors = over_window(error), over_window(mismatch(x, left, right, steady))
+    steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS)
+    errors = over_window(error), over_window(block_sse(x, left, right, steady))
     parts = torch.where(
         errors[1].mean((1, 2, 3), True) < errors[0].mean((1, 2, 3), True), steady, field
     )
     for _ in range(CHOICE_ROUNDS):
-        around = median(parts)
-        costs = [e + bits(f, around) for e, f in zip(errors, (field, steady), strict=True)]
+        neighbours = median3(parts)
+        costs = [e + bits(f, neighbours) for e, f in zip(errors, (field, steady), strict=True)]
         parts = torch.where(costs[1] < costs[0], steady, field)
-    better = gains(mismatch(x, left, right, parts) + bits(parts, median(parts)), total)
+    better = gains(block_sse(x, left, right, parts) + bits(parts, median3(parts)), total)
     return torch.where(better[:, None, None, None], parts, field)
 
 
-def mismatch(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
+def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
-    a = moved(left, enlarge(field[:, :2], BLOCK), "bicubic")
-    b = moved(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
+    a = warp(left, enlarge(field[:, :2], BLOCK), "bicubic")
+    b = warp(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
     alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
     return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
 
@@ -113,15 +133,7 @@ def over_window(error: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(error, (WINDOW // 2,) * 4, mode="replicate"), WINDOW, 1)
 
 
-def median(field: Tensor) -> Tensor:
-    """Medians over 3x3 positions; the border repeats."""
-    rows, columns = field.shape[2:]
-    p = F.pad(field, (1, 1, 1, 1), mode="replicate")
-    shifts = [p[..., i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return torch.stack(shifts).median(0).values
-
-
-def camera(flow: Tensor, weight: Tensor) -> Tensor:
+def global_motion(flow: Tensor, weight: Tensor) -> Tensor:
     """The affine motion that most of a flow (B, 2, h, w) follows, at every position.
 
     A robust fit: positions that disagree lose their weight, more so from round to round.
@@ -137,9 +149,9 @@ def camera(flow: Tensor, weight: Tensor) -> Tensor:
     trust = (weight / (weight + 20)).flatten(1)[..., None] + 1e-4
     own, scale = trust, 8.0
     ridge = 1e-3 * torch.eye(3, device=flow.device)
-    for _ in range(CAMERA_ROUNDS):
-        normal = terms.T @ (own * terms) + ridge
-        affine = torch.linalg.solve(normal, terms.T @ (own * wanted))
+    for _ in range(GLOBAL_ROUNDS):
+        hessian = terms.T @ (own * terms) + ridge
+        affine = torch.linalg.solve(hessian, terms.T @ (own * wanted))
         off = wanted - terms @ affine
         own = trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
         scale = max(0.25, scale / 2)
@@ -197,8 +209,8 @@ def smooth(flow: Tensor, weight: Tensor) -> Tensor:
 
     own = weight + 1.0
     for _ in range(2):
-        around = spread(own)
-        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * around)
+        neighbours = spread(own)
+        flow = (flow * own + 0.5 * spread(flow * own)) / (own + 0.5 * neighbours)
     return flow
 
 

@@ -1,10 +1,10 @@
 "use strict";
-// Plays a film from segments that are made when they are asked for. It asks for a few seconds ahead
-// of the place that is watched and for nothing else: who pauses, hides the page or leaves it costs
-// the server nothing.
+// Plays a video from segments that the server makes on request. Only a few seconds ahead of the
+// current time are requested: a paused, hidden or closed page costs the server nothing.
 
 const AHEAD = 8; // seconds that are fetched before they are shown
 const AHEAD_PAUSED = 2;
+const AHEAD_SLOW = 60; // also while paused, where decoding is slower than playing
 const BEHIND = 30; // seconds that are kept after they were shown
 const COLORS = ["--key", "--layer1", "--layer2", "--layer3", "--layer4"];
 
@@ -15,6 +15,7 @@ const viewer = Math.random().toString(36).slice(2);
 const strips = new Map(); // segment number -> its frames
 let info;
 let automatic = "full";
+let slow = false; // whether this machine cannot play the file as fast as it should
 
 function tell(text) {
   element("trouble").textContent = text;
@@ -38,7 +39,7 @@ class Track {
   }
 
   folder() {
-    return this.kind === "video" ? `video/${chosen()}` : "sound";
+    return this.kind === "video" ? `video/${chosen()}` : "audio";
   }
 
   changed(operation) {
@@ -60,9 +61,13 @@ class Track {
   }
 
   next() {
-    const ahead = video.paused || document.hidden ? AHEAD_PAUSED : AHEAD;
+    let ahead = video.paused ? AHEAD_PAUSED : AHEAD;
+    if (slow) ahead = AHEAD_SLOW;
+    if (document.hidden) ahead = AHEAD_PAUSED;
     for (let n = segmentAt(video.currentTime); n < info.segments.length; n++) {
       if (info.segments[n][0] > video.currentTime + ahead) return null;
+      // Audio waits for the frames that belong to it: a browser would play on without them.
+      if (this !== tracks[0] && !tracks[0].has(n)) return null;
       if (!this.has(n)) return n;
     }
     return null;
@@ -96,7 +101,7 @@ class Track {
     } finally {
       this.busy = null;
     }
-    this.pump();
+    tracks.forEach((track) => track.pump());
     finish();
   }
 
@@ -141,11 +146,22 @@ function chosen() {
 function heed(answer, number) {
   const speed = Number(answer.headers.get("vcfilter-speed"));
   automatic = answer.headers.get("vcfilter-advice") || automatic;
+  warnOfSpeed(Number(answer.headers.get("vcfilter-quickest")));
   const step = info.steps.find((each) => each.name === chosen());
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
     `${step.size}, ${step.rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
     `${((8 * size) / (stop - start) / 1000).toFixed(0)} kbit/s`;
+}
+
+// Every step is slower than playing: say so, and what helps.
+function warnOfSpeed(quickest) {
+  slow = quickest > 0 && quickest < 1;
+  element("slow").textContent = slow
+    ? `This machine decodes the file at ${quickest.toFixed(2)} times playing speed at most: playing will stop and ` +
+      `wait. Pause for a while and up to ${AHEAD_SLOW} seconds are decoded ahead, or decode it once: ` +
+      `vcfilter decode ${info.name} decoded.mp4`
+    : "";
 }
 
 function segmentAt(time) {
@@ -260,14 +276,14 @@ async function beside() {
     const current = nearby().filter((frame) => frame[1] <= video.currentTime + 1e-3).pop();
     const found = await (await fetched(`compare/${current ? current[0] : 0}.json`, control.signal)).json();
     if (control.signal.aborted) return;
-    element("ours").src = found.vcfilter.picture;
-    element("theirs").src = found.x264.picture;
+    element("ours").src = found.vcfilter.image;
+    element("theirs").src = found.x264.image;
     const psnr = (side) => (side.psnr === undefined ? "" : `, this frame ${side.psnr} dB`);
     element("ours-text").textContent =
       `vcfilter, frame ${found.frame}: ${found.vcfilter.bytes} bytes for ${found.frames} frames${psnr(found.vcfilter)}`;
     element("theirs-text").textContent =
       `x264 medium, crf ${found.x264.crf}: ${found.x264.bytes} bytes for the same frames${psnr(found.x264)}; ` +
-      (found.original ? `coded from ${found.original}` : "coded from vcfilter's picture, as the original is not here");
+      (found.original ? `coded from ${found.original}` : "coded from vcfilter's frame, as the original is not here");
     element("beside").dataset.frame = found.frame;
     tell("");
   } catch (error) {
@@ -295,7 +311,7 @@ async function start() {
   element("facts").textContent =
     `${info.coded}; ${info.frames} frames, ${info.seconds.toFixed(2)} s, ` +
     `${((8 * info.bytes) / info.seconds / 1000).toFixed(0)} kbit/s; model ${info.model}; ` +
-    `sound: ${info.sound ? info.sound.codec : "none"}`;
+    `audio: ${info.audio ? info.audio.codec : "none"}`;
   const Source = window.ManagedMediaSource || window.MediaSource;
   if (!Source || !Source.isTypeSupported(info.steps[0].type)) {
     video.src = `${media}/master.m3u8`; // Safari on telephones, and whatever else reads HLS itself
@@ -306,9 +322,9 @@ async function start() {
     await new Promise((resolve) => source.addEventListener("sourceopen", resolve, { once: true }));
     source.duration = info.seconds;
     tracks = [new Track(source, "video", info.steps[0].type)];
-    if (info.sound && Source.isTypeSupported(info.sound.type))
-      tracks.push(new Track(source, "sound", info.sound.type));
-    else if (info.sound) tell(`this browser plays no ${info.sound.codec}: without sound`);
+    if (info.audio && Source.isTypeSupported(info.audio.type))
+      tracks.push(new Track(source, "audio", info.audio.type));
+    else if (info.audio) tell(`this browser plays no ${info.audio.codec}: without audio`);
     const pump = () => tracks.forEach((track) => track.pump());
     video.addEventListener("timeupdate", pump);
     video.addEventListener("play", pump);

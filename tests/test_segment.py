@@ -1,0 +1,84 @@
+"""encode_segment: a pure function of job, model and state."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from fake_model import FakeModel
+from synthetic import clip
+
+from vcfilter.bitstream import SequenceHeader, read_packet
+from vcfilter.codec.plan import Planner, SegmentJob
+from vcfilter.codec.rate import ConstantQp
+from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
+from vcfilter.codec.structure import GopStructure
+from vcfilter.errors import ConfigError
+from vcfilter.frames import VideoFormat
+from vcfilter.options import EncoderOptions
+
+SMALL = VideoFormat(width=48, height=32)
+SEQUENCE = SequenceHeader(model_id=b"fakemodl", video_format=SMALL, reorder=255, reach=65535)
+CODING = Coding(sequence=SEQUENCE, effort="fast", key_length=12)
+
+
+def jobs_of(count: int, **options: object) -> list[SegmentJob]:
+    planner = Planner(SMALL, GopStructure.of(EncoderOptions(**options)))
+    jobs = [job for frame in clip(count, SMALL) for job in planner.push(frame)]
+    return jobs + planner.finish()
+
+
+def data_of(result: SegmentResult) -> list[bytes]:
+    return [packet.data for packet in result.packets]
+
+
+def test_a_keyframe_that_is_coded_already_changes_nothing() -> None:
+    first, second, *_ = jobs_of(24, keyint=8)
+    _, state = encode_segment(FakeModel(), first, CODING, ConstantQp(30))
+    assert state is not None
+    model, alone = FakeModel(), FakeModel()
+    after, _ = encode_segment(model, second, CODING, ConstantQp(30), state)
+    fresh, _ = encode_segment(alone, second, CODING, ConstantQp(30))
+    assert data_of(after) == data_of(fresh)
+    assert len(alone.calls) == len(model.calls) + 1
+
+
+@pytest.mark.parametrize("options", [{"keyint": 50, "bframes": 3}, {"structure": "low-delay"}])
+def test_a_state_may_be_used_twice(options: dict[str, object]) -> None:
+    jobs = jobs_of(24, **options)
+    assert len(jobs) > 3
+    state = None
+    for job in jobs:
+        once, _ = encode_segment(FakeModel(), job, CODING, ConstantQp(30), state)
+        again, state = encode_segment(FakeModel(), job, CODING, ConstantQp(30), state)
+        assert data_of(once) == data_of(again)
+
+
+def test_a_part_of_a_gop_needs_what_came_before() -> None:
+    _, second, *_ = jobs_of(20, keyint=50, bframes=3)
+    assert second.first > 0
+    with pytest.raises(ConfigError, match=f"a segment from frame {second.first} of a GOP on"):
+        encode_segment(FakeModel(), second, CODING, ConstantQp(30))
+
+
+def test_records_and_summary() -> None:
+    first, *_ = jobs_of(24, keyint=8)
+    result, _ = encode_segment(FakeModel(), first, CODING, ConstantQp(30))
+    # Of an open GOP the next keyframe comes too: without it the last frames could not be decoded.
+    assert [r.pts for r in result.records] == [p.pts for p in result.packets] == list(range(9))
+    assert [r.size for r in result.records] == [len(p.data) for p in result.packets]
+    key = read_packet(result.packets[0].data)
+    for packet, record in zip(result.packets[1:8], result.records[1:8], strict=True):
+        info = read_packet(packet.data, key_identity=key.identity, after=packet.pts - 1)
+        assert info.header.step.number == record.header.step.number == packet.pts
+    summary = result.summary
+    assert (summary.length, summary.key_qp, summary.inter_qp) == (8, 30, 30)
+    assert summary.key_bits == 8 * result.records[0].size
+    assert summary.inter_bits == 8 * sum(r.size for r in result.records[1:8])
+
+
+def test_results_can_be_pickled() -> None:
+    first, *_ = jobs_of(24, keyint=8)
+    result, _ = encode_segment(FakeModel(), first, CODING, ConstantQp(30))
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert pickle.loads(pickle.dumps(CODING)) == CODING

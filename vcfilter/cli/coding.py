@@ -1,0 +1,135 @@
+"""What encode, decode and transcode share: one call a file, for one file or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vcfilter.cli.arguments import decoder_options, duration, encoder_options, media_codec, runtime
+from vcfilter.cli.terminal import Terminal
+from vcfilter.errors import ConfigError, VcfilterError
+
+EXIT_FAILED = 1
+
+
+def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
+    """Code one file's video neurally."""
+    options = encoder_options(args)
+    with terminal.working("loading"):
+        from vcfilter.stream.transcode import encode_file
+
+        report = encode_file(
+            source, target, options, two_pass=args.two_pass, **_common(args, terminal)
+        )
+    terminal.report(report, _size(target))
+
+
+def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
+    """Code one file's video with an encoder of FFmpeg's."""
+    with terminal.working("loading"):
+        from vcfilter.stream.transcode import decode_file
+
+        report = decode_file(source, target, codec=media_codec(args), **_common(args, terminal))
+    terminal.report(report, _size(target))
+
+
+def copy(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
+    """Copy one file's neural stream as it is."""
+    from vcfilter.stream.remux import copy_file
+
+    report = copy_file(
+        source,
+        target,
+        streams=args.streams or "all",
+        overwrite=args.overwrite,
+        container=args.format,
+    )
+    terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
+
+
+def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
+    """Arguments that encode_file and decode_file share."""
+    return {
+        "decoder": decoder_options(args),
+        "runtime": runtime(args),
+        "start": args.ss,
+        "duration": duration(args),
+        "streams": args.streams or "all",
+        "overwrite": args.overwrite,
+        "container": args.format,
+        "metadata": dict(args.metadata),
+        "progress": terminal.progress,
+    }
+
+
+def _size(target: str) -> int | None:
+    return os.path.getsize(target) if os.path.isfile(target) else None
+
+
+def each_source(
+    args: argparse.Namespace,
+    terminal: Terminal,
+    run: Callable[[argparse.Namespace, Terminal, str, str], None],
+    default: str,
+) -> int:
+    """Run over one source, or over several into a folder; returns the exit status.
+
+    In a folder a target is called like its source, with the extension of -f's container or the
+    default one. A source that fails does not keep the others from being coded.
+
+    Args:
+        run: codes one file: arguments, terminal, source, target.
+        default: extension of targets in a folder, with its dot.
+    """
+    pairs = _pairs(args, default)
+    if len(pairs) == 1:
+        run(args, terminal, *pairs[0])
+        return 0
+    failed: list[str] = []
+    for source, target in pairs:
+        try:
+            run(args, terminal, source, target)
+        except ConfigError:
+            raise  # it would fail for all of them
+        except (VcfilterError, OSError) as error:
+            text = str(error)
+            failed.append(text if source in text else f"{source}: {text}")
+    for text in failed:
+        terminal.error(text)
+    if failed:
+        terminal.error(f"{len(failed)} of {len(pairs)} files failed")
+    return EXIT_FAILED if failed else 0
+
+
+def _pairs(args: argparse.Namespace, default: str) -> list[tuple[str, str]]:
+    """(source, target) of each file."""
+    sources: list[str] = args.sources
+    target: str = args.target
+    if target == "-" or not (os.path.isdir(target) or target.endswith(os.sep)):
+        if len(sources) > 1:
+            raise ConfigError(f"{len(sources)} sources need a folder; {target} is none")
+        return [(sources[0], target)]
+    if "-" in sources:
+        raise ConfigError("standard input needs the name of a file to write, not of a folder")
+    suffix = _extension(args.format) if args.format else default
+    folder = Path(target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be made: {error.strerror}") from error
+    pairs = [(each, str(folder / f"{Path(each).stem}{suffix}")) for each in sources]
+    for index, (source, name) in enumerate(pairs):
+        for other, same in pairs[:index]:
+            if same == name:
+                raise ConfigError(f"{other} and {source} would both become {name}")
+    return pairs
+
+
+def _extension(container: str) -> str:
+    from vcfilter.stream.containers import container_named, container_of
+
+    extensions = container_named(container_of("-", container, container)).extensions
+    return extensions[0] if extensions else f".{container}"

@@ -1,0 +1,55 @@
+"""vcfilter decode: a neural video file to any other."""
+
+from __future__ import annotations
+
+import argparse
+
+from vcfilter.cli import coding
+from vcfilter.cli.arguments import (
+    add_codec,
+    add_decoder,
+    add_files,
+    add_loudness,
+    add_output,
+    add_streams,
+)
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
+
+_EXAMPLES = """\
+Without -c:v the frames are coded with x264 at crf 18 (webm: VP9, nut: raw video, avi: MPEG-4
+part 2, mpg: MPEG-2); the other streams are copied where the container can hold them. Standard
+output gets y4m, frames only; -f nut writes raw frames together with the audio.
+
+examples:
+  vcfilter decode in.mkv out.mp4
+  vcfilter decode in.mkv out.265.mkv -c:v libx265 --crf 20 --set preset=slow
+  vcfilter decode in.mkv lossless.mkv -c:v ffv1
+  vcfilter decode *.mkv folder/
+  vcfilter decode in.mkv - | x264 --demuxer y4m -o out.264 -
+  vcfilter decode in.mkv - -f nut | ffplay -
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of decode to a parser."""
+    add_files(parser, "a neural video file")
+    add_codec(parser)
+    add_streams(parser)
+    add_output(parser)
+    add_loudness(parser)
+    add_decoder(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out decode."""
+    return coding.each_source(args, terminal, coding.decode, ".mp4")
+
+
+COMMAND = Command(
+    name="decode",
+    help="code the frames of a neural video file with another encoder",
+    add_arguments=add_arguments,
+    run=run,
+    examples=_EXAMPLES,
+)

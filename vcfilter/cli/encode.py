@@ -1,0 +1,55 @@
+"""vcfilter encode: any video file to a neural one."""
+
+from __future__ import annotations
+
+import argparse
+
+from vcfilter.cli import coding
+from vcfilter.cli.arguments import (
+    add_decoder,
+    add_files,
+    add_loudness,
+    add_output,
+    add_rate,
+    add_streams,
+    encoder_options,
+)
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
+
+_EXAMPLES = """\
+One of --qp, --quality and --bitrate sets the rate; the default is --qp 32.
+
+examples:
+  vcfilter encode in.mp4 out.mkv                           qp 32
+  vcfilter encode in.mp4 out.mkv --quality 38              about 38 dB in every segment
+  vcfilter encode in.mp4 out.mkv --bitrate 800k --two-pass
+  vcfilter encode in.mp4 out.mkv -ss 1:30 -to 1:50 -map v -map a:0
+  vcfilter encode *.mp4 folder/                            all of them, in one process
+  ffmpeg -i in.avi -f nut -c copy - | vcfilter encode - out.mkv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of encode to a parser."""
+    add_files(parser, "any video that FFmpeg reads")
+    add_rate(parser)
+    add_streams(parser)
+    add_output(parser)
+    add_loudness(parser)
+    add_decoder(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out encode."""
+    encoder_options(args)  # a wrong option should not wait for the networks
+    return coding.each_source(args, terminal, coding.encode, ".mkv")
+
+
+COMMAND = Command(
+    name="encode",
+    help="code the video of a file neurally; all other streams are copied",
+    add_arguments=add_arguments,
+    run=run,
+    examples=_EXAMPLES,
+)

@@ -1,0 +1,113 @@
+"""vcfilter evaluate: compare with other codecs. Its code is in vcfilter/evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from vcfilter.cli.arguments import add_model
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
+from vcfilter.errors import MediaError
+from vcfilter.frames import QP_MAX
+from vcfilter.options import DEFAULT_PRESET, PRESETS
+
+DEFAULT_AGAINST = "libx264:medium,libx265:medium,libsvtav1:8"
+_EXAMPLES = """\
+examples:
+  vcfilter evaluate clips/*.mp4 --out report
+  vcfilter evaluate clips/*.mp4 --intra --against libx264:medium,libx265:slow:tune=psnr
+"""
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/vcfilter/evaluate, or under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "vcfilter" / "evaluate"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers joined by ','") from None
+    if any(not 0 <= number <= QP_MAX for number in numbers):
+        raise argparse.ArgumentTypeError(f"a qp in {text!r} is outside 0 to {QP_MAX}")
+    return numbers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of evaluate to a parser."""
+    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video files to code")
+    parser.add_argument(
+        "--out", default="evaluation", metavar="DIR", help="where the report goes (%(default)s)"
+    )
+    parser.add_argument(
+        "--qp", type=_numbers, default=(20, 26, 32, 38), metavar="N,...",
+        help="vcfilter's points, at least four (20,26,32,38)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, metavar="NAME,...",
+        help=f"vcfilter's presets, out of {', '.join(PRESETS)} (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keyint", type=int, default=12, metavar="N",
+        help="largest keyframe interval of every codec, in frames (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--intra", action="store_true", help="compare keyframes alone (interval 1) as well"
+    )
+    parser.add_argument(
+        "--against", default=DEFAULT_AGAINST, metavar="CODEC:PRESET,...",
+        help="codecs to compare with; the first is the anchor of the BD-rates. "
+        "Options may follow: libx264:slow:tune=psnr:crf=20/26/32/38 (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--anchors-only", action="store_true", help="leave vcfilter out, fill the cache"
+    )
+    add_model(parser)
+    parser.set_defaults(threads=1)  # of every codec: what is compared is work, not cores
+    parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames")
+    parser.add_argument(
+        "--cache", metavar="DIR", help=f"where results are kept ({default_cache()})"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no line per point")
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out evaluate."""
+    with terminal.working("loading"):
+        try:
+            from vcfilter.evaluate.comparison import Comparison, compare_codecs
+        except ImportError as error:
+            raise MediaError(
+                f"evaluate needs the package {error.name}: install vcfilter with the extra evaluate"
+            ) from error
+
+        comparison = Comparison(
+            clips=tuple(map(Path, args.clips)),
+            out=Path(args.out),
+            cache=Path(args.cache).expanduser() if args.cache else default_cache(),
+            presets=() if args.anchors_only else tuple(args.preset.split(",")),
+            qps=args.qp,
+            against=tuple(text for text in args.against.split(",") if text),
+            keyint=args.keyint,
+            intra=args.intra,
+            frames=args.frames,
+            model=args.model,
+            device=args.device,
+            threads=args.threads,
+        )
+        text = compare_codecs(comparison, terminal.line)
+    terminal.result(text)
+    return 0
+
+
+COMMAND = Command(
+    name="evaluate",
+    help="compare with x264, x265 and SVT-AV1: one report",
+    add_arguments=add_arguments,
+    run=run,
+    examples=_EXAMPLES,
+)

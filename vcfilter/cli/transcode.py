@@ -1,0 +1,84 @@
+"""vcfilter transcode: any direction, neural to neural too."""
+
+from __future__ import annotations
+
+import argparse
+
+from vcfilter.cli import coding
+from vcfilter.cli.arguments import (
+    add_codec,
+    add_decoder,
+    add_files,
+    add_loudness,
+    add_output,
+    add_rate,
+    add_streams,
+    is_rate_given,
+)
+from vcfilter.cli.command import Command
+from vcfilter.cli.terminal import Terminal
+from vcfilter.errors import ConfigError
+
+_EXAMPLES = """\
+-c:v vcfilter codes neurally, -c:v copy copies a neural stream as it is, any other -c:v codes with
+that encoder. Without -c:v the target is neural where its container can hold a neural stream (mkv,
+nut, avi, mov), and otherwise coded as decode does.
+
+examples:
+  vcfilter transcode in.mkv smaller.mkv --qp 40          neural to neural
+  vcfilter transcode in.mkv out.mp4                      as decode
+  vcfilter transcode in.mp4 out.mkv                      as encode
+  vcfilter transcode in.mkv out.nut -c:v copy            the coded packets in another container
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of transcode to a parser."""
+    add_files(parser, "any video file, neural or not")
+    add_codec(parser)
+    add_rate(parser)
+    add_streams(parser)
+    add_output(parser)
+    add_loudness(parser)
+    add_decoder(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out transcode."""
+    return coding.each_source(args, terminal, _one, ".mkv")
+
+
+def _one(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
+    from vcfilter.stream.containers import NEURAL_CONTAINERS, container_of
+
+    if args.codec == "copy":
+        _check_copy(args)
+        coding.copy(args, terminal, source, target)
+        return
+    container = container_of(target, args.format, "matroska")
+    if args.codec == "vcfilter" or (args.codec is None and container in NEURAL_CONTAINERS):
+        coding.encode(args, terminal, source, target)
+        return
+    args.format = container
+    coding.decode(args, terminal, source, target)
+
+
+def _check_copy(args: argparse.Namespace) -> None:
+    """Raise ConfigError where an option asks for what copying cannot do."""
+    if args.ss is not None or args.t is not None or args.to is not None:
+        raise ConfigError("-c:v copy takes whole files; ffmpeg -ss TIME -c copy cuts at keyframes")
+    if args.metadata:
+        raise ConfigError(
+            "-c:v copy keeps the tags; ffmpeg -c copy -metadata KEY=VALUE sets others"
+        )
+    if is_rate_given(args) or args.crf is not None or args.pix_fmt or args.set:
+        raise ConfigError("-c:v copy codes nothing: it takes no options of coding")
+
+
+COMMAND = Command(
+    name="transcode",
+    help="code in any direction, a neural video file anew too",
+    add_arguments=add_arguments,
+    run=run,
+    examples=_EXAMPLES,
+)

@@ -1,0 +1,115 @@
+"""Where GOPs are coded: beside each other in threads or in processes.
+
+Every GOP is coded as if it were alone, so the bytes are those of coding one after the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from vcfilter.codec.plan import SegmentJob
+from vcfilter.codec.rate import ConstantQp
+from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
+from vcfilter.errors import ConfigError
+from vcfilter.models.base import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GopTask:
+    """A GOP's jobs with all that coding them anywhere needs. Can be pickled."""
+
+    jobs: tuple[SegmentJob, ...]
+    coding: Coding
+    qp: int
+
+
+class Executor(Protocol):
+    """Codes tasks; results may be waited for in any order."""
+
+    @property
+    def workers(self) -> int:
+        """Tasks that are coded at a time."""
+
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
+        """Start coding a task, now or when a worker is free."""
+
+
+def run_task(model: Model, task: GopTask) -> list[SegmentResult]:
+    """Code a task alone."""
+    results, state = [], None
+    for job in task.jobs:
+        result, state = encode_segment(model, job, task.coding, ConstantQp(task.qp), state)
+        results.append(result)
+    return results
+
+
+class ThreadExecutor:
+    """Threads of this process, which share one model.
+
+    Args:
+        model: its methods are called from all threads.
+        workers: at least 1.
+    """
+
+    def __init__(self, model: Model, workers: int) -> None:
+        self.workers = _checked(workers)
+        self._model = model
+        self._pool = ThreadPoolExecutor(workers, "vcfilter-segment")
+
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
+        """See `Executor`."""
+        return self._pool.submit(run_task, self._model, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ProcessExecutor:
+    """Processes of this machine, each with a model of its own.
+
+    Args:
+        load: makes the model in each process; importable, since it is pickled.
+        workers: at least 1.
+    """
+
+    def __init__(self, load: Callable[[], Model], workers: int) -> None:
+        self.workers = _checked(workers)
+        self._pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), _start_process, (load,)
+        )
+
+    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
+        """See `Executor`."""
+        return self._pool.submit(_run_in_process, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+_model_of_process: Model | None = None
+
+
+def _start_process(load: Callable[[], Model]) -> None:
+    global _model_of_process
+    _model_of_process = load()
+
+
+def _run_in_process(task: GopTask) -> list[SegmentResult]:
+    assert _model_of_process is not None
+    return run_task(_model_of_process, task)
+
+
+def _checked(workers: int) -> int:
+    if workers < 1:
+        raise ConfigError(f"workers {workers} is below 1")
+    return workers

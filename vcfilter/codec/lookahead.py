@@ -1,0 +1,84 @@
+"""A cheap look at frames before they are coded: how far apart may anchors lie?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vcfilter.frames import Frame, Plane
+
+DISTANCES = (32, 16, 8)
+SHORTEST = 4
+SMALL = 4
+"""Luma is looked at in means of 4x4 samples."""
+REACH = 8
+"""Largest shift that is tried, in such means: 32 samples."""
+BLOCK = 8
+TOLERANCE, GROWTH = 0.22, 1.3
+"""Of the variation within blocks, what motion may leave at the distance of an anchor: this much,
+or so many times what it leaves two frames away (fine texture never fits whole shifts)."""
+NOISE = 1.0
+"""Mean absolute difference, in 8-bit units, that counts as none."""
+
+Means = npt.NDArray[np.float32]
+
+
+def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> int:
+    """How many frames after an anchor the next one should lie.
+
+    The largest distance at which the frame there, moved block by block, is still like the
+    anchor: still scenes get long distances, fast motion short ones.
+
+    Args:
+        frames: those after the anchor, in display order; at least 1.
+
+    Returns:
+        1 to len(frames), at most 32.
+    """
+    most = min(len(frames), DISTANCES[0])
+    if most <= SHORTEST:
+        return most
+    base = means(anchor.y, bit_depth)
+
+    def left(distance: int) -> float:
+        return remainder(base, means(frames[distance - 1].y, bit_depth))
+
+    tolerance = max(TOLERANCE, GROWTH * left(2))
+    for distance in sorted({most, *DISTANCES}, reverse=True):
+        if distance <= most and left(distance) <= tolerance:
+            return distance
+    return SHORTEST
+
+
+def remainder(before: Means, after: Means) -> float:
+    """What block motion leaves of a frame, as a share of what blocks vary by themselves."""
+    rows, columns = (side // BLOCK * BLOCK for side in after.shape)
+    if not rows or not columns:
+        return 0.0
+    after = after[:rows, :columns]
+    padded = np.pad(before, REACH, mode="edge")
+    best = np.full((rows // BLOCK, columns // BLOCK), np.inf, np.float32)
+    for down in range(2 * REACH + 1):
+        for across in range(2 * REACH + 1):
+            moved = padded[down : down + rows, across : across + columns]
+            np.minimum(best, _block_sums(np.abs(after - moved)), out=best)
+    blocks = after.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    alone = np.abs(blocks - blocks.mean(axis=(1, 3), keepdims=True)).sum(axis=(1, 3))
+    free = NOISE * BLOCK * BLOCK
+    inter = np.minimum(np.maximum(best - free, 0), alone)
+    return float(inter.sum() / max(alone.sum(), free * alone.size))
+
+
+def means(y: Plane, bit_depth: int) -> Means:
+    """Luma in means of 4x4 samples, in 8-bit units."""
+    rows, columns = (side // SMALL for side in y.shape)
+    cells = y[: rows * SMALL, : columns * SMALL].reshape(rows, SMALL, columns, SMALL)
+    return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32) / (1 << (bit_depth - 8)))
+
+
+def _block_sums(values: Means) -> Means:
+    rows, columns = values.shape
+    blocks = values.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return np.asarray(blocks.sum(axis=(1, 3)))

@@ -1,0 +1,285 @@
+"""From frames to jobs: where GOPs begin and end, and how their frames refer to each other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vcfilter.bitstream import StructureKind
+from vcfilter.codec.lookahead import anchor_distance
+from vcfilter.codec.scenecut import SceneCutDetector, Thumbnail, thumbnail
+from vcfilter.codec.structure import (
+    GopStep,
+    GopStructure,
+    between_anchors,
+    chain_step,
+    coding_order,
+    drop_slots,
+    halve,
+    restart_step,
+)
+from vcfilter.frames import DISTANCE_MAX, Frame, VideoFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentJob:
+    """Frames that are coded together: a whole GOP, or a part of it. Can be pickled.
+
+    Args:
+        video_format: what the frames are.
+        first: display number of the first frame in its GOP; 0: it is the keyframe.
+        frames: in display order.
+        steps: of the inter frames among them, in coding order.
+        continues: more frames of this GOP follow in the next job.
+        key_sent: the keyframe was next_key of the job before, and its packet came with that one.
+        next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
+    """
+
+    video_format: VideoFormat
+    first: int
+    frames: tuple[Frame, ...]
+    steps: tuple[GopStep, ...]
+    continues: bool = False
+    key_sent: bool = False
+    next_key: Frame | None = None
+
+
+class Planner:
+    """Collects frames into jobs, one frame at a time.
+
+    Args:
+        video_format: what the frames are.
+        structure: how GOPs are built. With scene cuts, decisions come one frame late, because
+            the frame after it tells a cut from a flash; with low delay they come at once.
+    """
+
+    def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
+        self._format = video_format
+        self._structure = structure
+        self._detector = SceneCutDetector() if structure.scenecut else None
+        self._undecided: tuple[Frame, Thumbnail, bool] | None = None
+        self._length = 0  # frames of the GOP so far
+        self._forced = False  # the next frame is a keyframe
+        self._gop: _Placement
+        if structure.kind is not StructureKind.RANDOM_ACCESS:
+            self._gop = _Chain(video_format, structure)
+        else:
+            self._gop = _Anchors(video_format, structure)
+
+    def push(self, frame: Frame, force_key: bool = False) -> list[SegmentJob]:
+        """Take the next frame; return the jobs that are now known.
+
+        Args:
+            force_key: a GOP begins with this frame.
+        """
+        force_key, self._forced = force_key or self._forced, False
+        if self._detector is None:
+            return self._place(frame, False, force_key)
+        small = thumbnail(frame.y, self._format.bit_depth)
+        if self._structure.delay == 0:
+            return self._place(frame, self._detector.is_cut(small, None), force_key)
+        before, self._undecided = self._undecided, (frame, small, force_key)
+        if before is None:
+            return []
+        return self._place(before[0], self._detector.is_cut(before[1], small), before[2])
+
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has this frame (low delay only)."""
+        if isinstance(self._gop, _Chain):
+            self._gop.acknowledge(pts)
+
+    def lost(self, pts: int) -> None:
+        """A receiver lacks this frame: the next one can be decoded without it."""
+        if not (isinstance(self._gop, _Chain) and self._gop.lost(pts)):
+            self._forced = True
+
+    def finish(self) -> list[SegmentJob]:
+        """The jobs that the end of the stream makes of what is left."""
+        jobs = []
+        if self._undecided is not None and self._detector is not None:
+            frame, small, forced = self._undecided
+            jobs += self._place(frame, self._detector.is_cut(small, None), forced)
+            self._undecided = None
+        self._length = 0
+        return [*jobs, *self._gop.end(None)]
+
+    def _place(self, frame: Frame, cut: bool, forced: bool) -> list[SegmentJob]:
+        """Put a frame into the current GOP, or begin the next one with it."""
+        jobs: list[SegmentJob] = []
+        structure = self._structure
+        cut = cut and self._length >= structure.min_keyint
+        if self._length and (cut or forced or self._length >= structure.keyint):
+            jobs += self._gop.end(frame if structure.open_gop and not cut else None)
+            self._length = 0
+        self._length += 1
+        return [*jobs, *self._gop.add(frame)]
+
+
+class _Placement(ABC):
+    """Places the frames of one GOP after the other."""
+
+    def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
+        self._format, self._structure = video_format, structure
+        self._first = 0  # number of the first frame that waits
+        self._waiting: list[Frame] = []
+        self._key_sent = False  # the next keyframe's packet comes with a job before its own
+
+    @abstractmethod
+    def add(self, frame: Frame) -> list[SegmentJob]:
+        """Take the GOP's next frame."""
+
+    @abstractmethod
+    def end(self, next_key: Frame | None) -> list[SegmentJob]:
+        """The GOP is complete.
+
+        Args:
+            next_key: the keyframe that follows, if frames may refer to it.
+        """
+
+    def _job(
+        self, count: int, steps: Sequence[GopStep], continues: bool, next_key: Frame | None = None
+    ) -> SegmentJob:
+        """The job of the first so many frames that wait."""
+        job = SegmentJob(
+            video_format=self._format,
+            first=self._first,
+            frames=tuple(self._waiting[:count]),
+            steps=tuple(steps),
+            continues=continues,
+            key_sent=self._first == 0 and self._key_sent,
+            next_key=next_key,
+        )
+        if not continues or next_key is not None:
+            self._key_sent = next_key is not None
+        del self._waiting[:count]
+        self._first = self._first + count if continues else 0
+        return job
+
+
+class _Chain(_Placement):
+    """Low delay, or keyframes alone: each frame is a job of its own."""
+
+    def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
+        super().__init__(video_format, structure)
+        self._base = 0  # where the chain began or restarted: nothing older is referred to
+        self._pts: dict[int, int] = {}  # number of each frame of the GOP that is kept
+        self._kept: dict[int, int] = {0: 0}  # by slot
+        self._acknowledged: set[int] = set()
+        self._recover: int | None = None
+
+    def add(self, frame: Frame) -> list[SegmentJob]:
+        self._waiting.append(frame)
+        number = self._first
+        steps: tuple[GopStep, ...] = ()
+        if number:
+            ltr = self._structure.ltr
+            if self._recover is None and ltr and number % ltr == 0:
+                self._recover = self._base
+            if self._recover is None:
+                step = chain_step(number, self._base)
+            else:
+                step = restart_step(number, self._recover)
+                self._base, self._recover = number, None
+            steps = (step,)
+            if step.slot is not None:
+                self._kept[step.slot] = number
+        kept = set(self._kept.values())
+        self._pts = {pts: n for pts, n in self._pts.items() if n in kept}
+        self._pts[frame.pts] = number
+        return [self._job(1, steps, self._structure.kind is StructureKind.LOW_DELAY)]
+
+    def end(self, next_key: Frame | None) -> list[SegmentJob]:
+        self._first = self._base = 0
+        self._pts, self._kept, self._acknowledged = {}, {0: 0}, set()
+        self._recover = None
+        return []
+
+    def acknowledge(self, pts: int) -> None:
+        """A receiver has this frame."""
+        if pts in self._pts:
+            self._acknowledged.add(self._pts[pts])
+
+    def lost(self, pts: int) -> bool:
+        """A receiver lacks this frame: the next one avoids it and all that came after it.
+
+        Returns:
+            Whether it can: a frame from before it is acknowledged and kept.
+        """
+        number = self._pts.get(pts, 0)
+        held = set(self._kept.values()) & self._acknowledged
+        near = (n for n in held if self._first - n <= DISTANCE_MAX)
+        sound = [n for n in near if not number or n < number]
+        if sound:
+            self._recover = max(sound)
+        return bool(sound)
+
+
+class _Anchors(_Placement):
+    """Anchors, and a hierarchy of B-frames between each two of them; a short GOP of which the
+    next keyframe is a reference is one hierarchy."""
+
+    def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
+        super().__init__(video_format, structure)
+        self._start()
+
+    def _start(self) -> None:
+        self._anchors: tuple[int, ...] = (0,)  # the newest first
+        self._slot = 0  # of the newest
+        self._anchor: Frame | None = None
+
+    def add(self, frame: Frame) -> list[SegmentJob]:
+        self._waiting.append(frame)
+        if self._first == 0:
+            self._anchor = self._waiting[0]
+        if self._structure.one_hierarchy or self._inters() < self._structure.interval:
+            return []
+        return [self._next(self._distance(self._structure.interval), True)]
+
+    def end(self, next_key: Frame | None) -> list[SegmentJob]:
+        jobs = []
+        if self._structure.one_hierarchy and next_key is not None and self._inters():
+            count = len(self._waiting)
+            jobs.append(self._job(count, coding_order(count), False, next_key))
+        while (left := self._inters()) > 0:
+            if next_key is not None and left < self._distance(left + 1, next_key):
+                last = self._anchors[0] + left + 1
+                steps = drop_slots(tuple(halve(self._anchors[0], last, 2)))
+                jobs.append(self._job(len(self._waiting), steps, False, next_key))
+                break
+            distance = self._distance(left)
+            jobs.append(self._next(distance, distance < left or next_key is not None))
+        if self._waiting:  # a keyframe alone
+            jobs.append(self._job(1, (), False))
+        self._start()
+        self._first = 0
+        return jobs
+
+    def _inters(self) -> int:
+        """Inter frames that wait."""
+        return len(self._waiting) - (self._first == 0)
+
+    def _distance(self, most: int, next_key: Frame | None = None) -> int:
+        """Frames from the newest anchor to the next one.
+
+        Args:
+            next_key: is behind the frames that wait.
+        """
+        most = min(most, self._structure.interval)
+        if not self._structure.adaptive:
+            return most
+        assert self._anchor is not None
+        frames = self._waiting[self._first == 0 :]
+        if next_key is not None:
+            frames = [*frames, next_key]
+        return anchor_distance(self._anchor, frames[:most], self._format.bit_depth)
+
+    def _next(self, distance: int, continues: bool) -> SegmentJob:
+        """The job of the frames up to the next anchor."""
+        count = distance + (self._first == 0)
+        self._anchor = self._waiting[count - 1]
+        self._slot = 1 - self._slot
+        last = self._anchors[0] + distance
+        steps = between_anchors(self._anchors, last, self._slot)
+        self._anchors = (last, self._anchors[0])
+        return self._job(count, steps, continues)

@@ -1,0 +1,138 @@
+"""What a hierarchical model is built with, and how much its encoder may try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vcfilter.errors import ModelMismatchError
+from vcfilter.models.hierarchical.blocks import ALIGN, BLOCK, CHANNELS
+
+MOTION_CHANNELS = 80  # five components of 4x4 positions
+LARGEST = 1024  # of a width or a number of blocks: a foreign file must not fill the memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HierarchicalConfig:
+    """What the networks are built with.
+
+    Args:
+        image_width: features of the image transforms' branches.
+        analysis_blocks, synthesis_blocks: residual blocks of each.
+        image_hidden: hidden units of the image latent's table networks.
+        motion_width, motion_blocks: of the branch that corrects decoded motion.
+        motion_hidden: hidden units of the motion latent's table networks.
+        prediction_width, prediction_blocks: of the branch that corrects predicted latents.
+        low, middle: image channels below low are coded coarse to fine, those below middle next.
+        mean_radius: reach of the filters that predict means, in latent positions.
+
+    Raises:
+        ModelMismatchError: a value is not a whole number within its bounds.
+    """
+
+    image_width: int = 96
+    analysis_blocks: int = 2
+    synthesis_blocks: int = 4
+    image_hidden: int = 96
+    motion_width: int = 48
+    motion_blocks: int = 1
+    motion_hidden: int = 64
+    prediction_width: int = 96
+    prediction_blocks: int = 2
+    low: int = 12
+    middle: int = 33
+    mean_radius: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or not 1 <= value <= LARGEST:
+                raise ModelMismatchError(
+                    f"{field.name} {value!r} of a model is not a whole number of 1 to {LARGEST}"
+                )
+        if not self.low < self.middle < self.channels:
+            raise ModelMismatchError(
+                f"low {self.low} and middle {self.middle} of a model do not rise below "
+                f"{self.channels}"
+            )
+
+    @property
+    def block(self) -> int:
+        """Luma samples per latent position, each way."""
+        return BLOCK
+
+    @property
+    def align(self) -> int:
+        """Frames are padded to multiples of so many luma samples."""
+        return ALIGN
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image latent: 64 of luma, 16 of each chroma plane."""
+        return CHANNELS
+
+    @property
+    def motion_channels(self) -> int:
+        """Channels of the motion latent."""
+        return MOTION_CHANNELS
+
+    def latent_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the image latent of so many luma samples."""
+        return rows // self.block, columns // self.block
+
+    def padded_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of luma that a frame is padded to."""
+        return -(-rows // self.align) * self.align, -(-columns // self.align) * self.align
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> HierarchicalConfig:
+        """The configuration of a weights file.
+
+        Raises:
+            ModelMismatchError: a name is unknown here, missing, or a value is not allowed.
+        """
+        wanted = {field.name for field in fields(cls)}
+        if set(values) != wanted:
+            wrong = sorted(set(values) ^ wanted)
+            raise ModelMismatchError(f"configuration of a model: {', '.join(wrong)} unexpected")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much an encoder tries per inter frame.
+
+    Args:
+        motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
+        free_modes: whether single references without motion are tried.
+        flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
+        fit_rounds: Gauss-Newton steps after the search, at least 1.
+        residuals: for how many motions, of those with the least estimated cost, the residual
+            is tried.
+        passes: how often a residual's latent is coded, at least 1, each time aimed at what the
+            pass before left; that of a keyframe once more, those of deep layers once less.
+    """
+
+    motion_levels: tuple[int, ...]
+    free_modes: bool = True
+    flow_scale: int = 1
+    fit_rounds: int
+    residuals: int = 1
+    passes: int
+
+    def passes_of(self, layer: int) -> int:
+        """Passes of a frame of a temporal layer."""
+        return max(1, self.passes + (layer == 0) - (layer >= DEEP_LAYER))
+
+
+DEEP_LAYER = 3
+"""From here on a pass more gained 0.14 % of the bits, before 0.89 % (ten training clips)."""
+
+EFFORTS: dict[str, Effort] = {
+    "ultrafast": Effort(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1, passes=1),
+    "fast": Effort(motion_levels=(5,), fit_rounds=1, passes=1),
+    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, passes=2),
+    "slow": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, passes=3),
+    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
+}

@@ -1,0 +1,186 @@
+"""The encoder's mode decision: which way to code a frame is cheapest in rate and distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
+from vcfilter.frames import FrameStep
+from vcfilter.models.hierarchical.blocks import picture_dct
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.config import Effort
+from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
+from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.values import (
+    CodedMotion,
+    MotionField,
+    Pair,
+    Picture,
+    Reference,
+    pair,
+)
+
+HEADER_BYTES = 9  # of an inter packet besides mode and payload
+REPEAT_BYTES = 6  # of a packet with nothing coded
+SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """One way to code an inter frame.
+
+    Args:
+        cost: distortion plus weighted bits.
+        estimate: what the cost will be with a residual, where none was coded.
+    """
+
+    cost: float
+    estimate: float
+    mode: HierarchicalMode
+    reference: Reference
+    payload: bytes
+
+
+def code_keyframe(
+    net: VideoNet, tables: TableSet, x: Picture, step: FrameStep, effort: Effort
+) -> tuple[bytes, Reference]:
+    """A keyframe's payload and reconstruction."""
+    conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
+    coder = EncodingCoder(tables)
+    earlier = [EncodingCoder(tables) for _ in range(effort.passes_of(0) - 1)]
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier)
+    return coder.finish(), reference
+
+
+def code_inter(
+    net: VideoNet,
+    tables: TableSet,
+    x: Picture,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    references: Pair,
+    field: MotionField | None,
+    passes: int,
+    coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
+) -> tuple[bytes, Reference]:
+    """An inter frame's payload and reconstruction in one mode.
+
+    Args:
+        field: estimated motion, for CODED.
+        coded: motion by its level, as it was coded of this field before; added to.
+    """
+    conditions = Conditions.of([step], [mode], x.planes[0].device, x.size)
+    coder = EncodingCoder(tables)
+    motion = None
+    if mode.motion is MotionMode.CODED:
+        assert field is not None
+        known = coded if coded is not None else {}
+        if mode.level not in known:
+            motion = net.code_motion(conditions, field, references, coder)
+            known[mode.level] = motion, coder.entries
+        else:
+            motion, entries = known[mode.level]
+            coder.repeat(entries)
+    earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
+    reference = net.code_inter(
+        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier
+    )
+    return coder.finish(), reference
+
+
+class ModeDecision:
+    """The cheapest way to code an inter frame, among those that the effort tries.
+
+    Every motion is tried without a residual first; the residual, which costs most of the time, is
+    coded only for the motions with the least estimated cost.
+    """
+
+    def __init__(
+        self,
+        net: VideoNet,
+        tables: TableSet,
+        x: Picture,
+        step: FrameStep,
+        references: Sequence[Reference],
+        effort: Effort,
+    ) -> None:
+        self._net, self._tables, self._x, self._step = net, tables, x, step
+        self._effort = effort
+        self._pair = pair(references)
+        self._two = len(references) > 1
+        self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
+        self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
+        self._weight = rd_weight(step.qp) * 8 / (x.size[0] * x.size[1])  # of a byte
+        conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device)
+        base, features = net.features(conditions)
+        self._base, self._steps = base, net.image.quantiser_steps(base, features)
+        self._dct = picture_dct()[:, :, None, None].to(base)
+
+    def best(self) -> Trial:
+        """The trial with the least cost."""
+        best = self._try(HierarchicalMode(residual=False))
+        if best.cost <= self._weight * SMALLEST_BITS / 8:
+            return best  # a still picture: nothing else can be cheaper
+        conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
+        effort = self._effort
+        field = estimate_motion(
+            conditions, self._x.planes, self._pair, effort.flow_scale, effort.fit_rounds
+        )
+        trials = [best]
+        for mode in self._motions():
+            trials.append(self._try(mode, field))
+        if self._between:
+            coded = [trial for trial in trials if trial.mode.motion is MotionMode.CODED]
+            first = min(coded, key=lambda trial: trial.estimate)
+            trials.append(self._try(replace(first.mode, refine=True), field))
+        best = min(trials, key=lambda trial: trial.cost)
+        trials.sort(key=lambda trial: trial.estimate)
+        for trial in trials[: effort.residuals]:
+            whole = self._try(replace(trial.mode, residual=True), field)
+            best = min(best, whole, key=lambda trial: trial.cost)
+        return best
+
+    def _motions(self) -> list[HierarchicalMode]:
+        """Modes without a residual that are tried besides none."""
+        modes = []
+        if self._effort.free_modes and self._two:
+            modes += [
+                HierarchicalMode(motion=MotionMode.FIRST, residual=False),
+                HierarchicalMode(motion=MotionMode.SECOND, residual=False),
+            ]
+        if self._between and self._step.layer > 1:
+            modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
+        modes += [
+            HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
+            for level in self._effort.motion_levels
+        ]
+        return modes
+
+    def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:
+        passes = self._effort.passes_of(self._step.layer)
+        payload, reference = code_inter(
+            self._net,
+            self._tables,
+            self._x,
+            self._step,
+            mode,
+            self._pair,
+            field,
+            passes,
+            self._coded,
+        )
+        size = len(mode.pack()) + len(payload) + HEADER_BYTES
+        rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)
+        error = estimate = distortion(self._x, reference.planes, self._step.qp)
+        if not mode.residual:
+            estimate = residual_cost(self._x, reference.planes, self._dct, self._steps, self._base)
+        return Trial(
+            cost=error + rate_cost,
+            estimate=estimate + rate_cost,
+            mode=mode,
+            reference=reference,
+            payload=payload,
+        )

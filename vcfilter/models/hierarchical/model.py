@@ -1,0 +1,249 @@
+"""The hierarchical model as models.base asks for it, and its weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.entropy import tables
+from vcfilter.entropy.coder import DecodingCoder, TableSet
+from vcfilter.errors import BitstreamError, ModelMismatchError
+from vcfilter.frames import Frame, FrameStep, FrameType, Plane, VideoFormat
+from vcfilter.models.base import CodedFrame, ModelInfo
+from vcfilter.models.hierarchical.complexity import complexity
+from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
+from vcfilter.models.hierarchical.cost import plane_sizes, psnr
+from vcfilter.models.hierarchical.decide import ModeDecision, code_keyframe
+from vcfilter.models.hierarchical.mode import HierarchicalMode
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.values import (
+    FrameSymbols,
+    Picture,
+    Reference,
+    context_pair,
+    pair,
+)
+from vcfilter.models.weights import WeightsFile, write_weights
+from vcfilter.nn.exact import check_bound
+from vcfilter.nn.precision import full_precision
+
+ARCHITECTURE = "hierarchical"
+NUMERICS = 1  # generation of the arithmetic that the symbols depend on
+TABLES_NAME = "tables"
+
+
+class HierarchicalModel:
+    """One loaded model on one device; see `models.base.Model`."""
+
+    def __init__(
+        self, net: VideoNet, table_set: TableSet, info: ModelInfo, device: torch.device
+    ) -> None:
+        net = net.to(device).eval().requires_grad_(False)
+        self.net: VideoNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.tables = table_set
+        self.info = info
+        self._device = device
+
+    @property
+    def device(self) -> str:
+        """A PyTorch device name."""
+        return str(self._device)
+
+    def picture(self, frame: Frame, video_format: VideoFormat) -> Picture:
+        """A frame's planes on the device, in 8-bit units, padded by repeating the border."""
+        rows, columns = self._padded(video_format)
+        unit = 1.0 if video_format.bit_depth == 8 else 0.25
+        planes = []
+        for plane, share in zip(frame.planes, (1, 2, 2), strict=True):
+            t = torch.from_numpy(np.ascontiguousarray(plane).astype(np.float32))
+            t = t.to(self._device)[None, None] * unit
+            pad = (0, columns // share - t.shape[3], 0, rows // share - t.shape[2])
+            planes.append(F.pad(t, pad, mode="replicate"))
+        return Picture((planes[0], planes[1], planes[2]), (video_format.height, video_format.width))
+
+    def planes(self, reference: Any, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
+        """A reconstruction's planes: cropped, rounded, uint8 or uint16."""
+        deep = video_format.bit_depth == 10
+        dtype = torch.int16 if deep else torch.uint8
+        planes = []
+        for t, (rows, columns) in zip(reference.planes, plane_sizes(video_format), strict=True):
+            values = t[0, 0, :rows, :columns] * (4.0 if deep else 1.0)
+            values = torch.floor(values + 0.5).clamp(0, 1023 if deep else 255)
+            plane = values.to(dtype).cpu().numpy()
+            planes.append(plane.view(np.uint16) if deep else plane)
+        return planes[0], planes[1], planes[2]
+
+    def encode(
+        self,
+        picture: Picture,
+        step: FrameStep,
+        references: Sequence[Any],
+        video_format: VideoFormat,
+        effort: str,
+    ) -> CodedFrame:
+        """Code one frame in the way that is cheapest in rate and distortion."""
+        with self._inference():
+            if step.type is FrameType.KEY:
+                payload, reference = code_keyframe(
+                    self.net, self.tables, picture, step, EFFORTS[effort]
+                )
+                mode, sections = b"", [payload]
+            else:
+                best = ModeDecision(
+                    self.net, self.tables, picture, step, references, EFFORTS[effort]
+                ).best()
+                reference, mode = best.reference, best.mode.pack()
+                sections = [] if best.mode.repeats else [best.payload]
+            quality = psnr(picture, reference.planes, video_format)
+        return CodedFrame(mode=mode, sections=tuple(sections), reference=reference, psnr=quality)
+
+    def parse(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        sections: Sequence[bytes],
+        contexts: Sequence[Any],
+        video_format: VideoFormat,
+    ) -> FrameSymbols:
+        """Read a frame's integers. No float decides about anything; safe in another thread.
+
+        Raises:
+            BitstreamError: mode or sections are invalid for this model.
+        """
+        found = HierarchicalMode.unpack(mode, step)
+        if len(sections) != (0 if found.repeats else 1):
+            raise BitstreamError(f"a frame of mode {mode.hex()!r} has {len(sections)} sections")
+        key = step.type is FrameType.KEY
+        with self._inference():
+            return self.net.parse(
+                found.motion,
+                found.residual,
+                self._conditions(step, found, video_format),
+                None if key else context_pair(contexts),
+                self.net.latent_shape(1, *self._padded(video_format)),
+                DecodingCoder(self.tables, sections[0] if sections else b""),
+            )
+
+    def reconstruct(
+        self,
+        step: FrameStep,
+        mode: bytes,
+        symbols: Any,
+        references: Sequence[Any],
+        video_format: VideoFormat,
+    ) -> Reference:
+        """The reconstruction of a parsed frame."""
+        found = HierarchicalMode.unpack(mode, step)
+        both = None if step.type is FrameType.KEY else pair(references)
+        with self._inference():
+            conditions = self._conditions(step, found, video_format)
+            return self.net.reconstruct(found.motion, conditions, symbols, both)
+
+    def complexity(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
+        return complexity(self.net)
+
+    def _conditions(
+        self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
+    ) -> Conditions:
+        size = video_format.height, video_format.width
+        return Conditions.of([step], [mode], self._device, size)
+
+    def _padded(self, video_format: VideoFormat) -> tuple[int, int]:
+        """Rows and columns of the padded luma plane."""
+        return self.net.config.padded_size(video_format.height, video_format.width)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), full_precision(self._device):
+            yield
+
+
+def save(
+    path: str, net: VideoNet, magnitudes: tables.Probabilities, name: str, card: Mapping[str, str]
+) -> bytes:
+    """Write a weights file, complete or not at all; returns the model's id.
+
+    Raises:
+        ModelMismatchError: it would not be read again.
+    """
+    _check(path, net, magnitudes)
+    return write_weights(
+        path,
+        name=name,
+        architecture=ARCHITECTURE,
+        numerics=NUMERICS,
+        config=asdict(net.config),
+        card=card,
+        tensors={**net.state_dict(), TABLES_NAME: torch.from_numpy(magnitudes)},
+    )
+
+
+def networks(file: WeightsFile) -> tuple[VideoNet, tables.Probabilities]:
+    """(networks on the CPU, tables) of a weights file.
+
+    Raises:
+        ModelMismatchError: they do not fit its configuration, or could break the promise that
+            every machine parses alike.
+    """
+    if file.numerics != NUMERICS:
+        raise ModelMismatchError(
+            f"{file.path!r} needs arithmetic of generation {file.numerics}; "
+            f"this version has generation {NUMERICS}"
+        )
+    config = HierarchicalConfig.from_values(file.config)
+    tensors = dict(file.tensors)
+    magnitudes = tensors.pop(TABLES_NAME, torch.zeros(0)).numpy()
+    with torch.device("meta"):  # shapes alone: a foreign file's widths must not fill the memory
+        wanted = VideoNet(config).state_dict()
+    for name in sorted({*wanted, *tensors}):
+        expected, found = (_shape(group.get(name)) for group in (wanted, tensors))
+        if expected != found:
+            raise ModelMismatchError(
+                f"{file.path!r} does not fit its configuration: {name} is {found}, not {expected}"
+            )
+    net = VideoNet(config)
+    net.load_state_dict(tensors)
+    _check(file.path, net, magnitudes)
+    return net, magnitudes
+
+
+def load(file: WeightsFile, device: torch.device) -> HierarchicalModel:
+    """The model of a weights file on a device.
+
+    Raises:
+        ModelMismatchError: see `networks`.
+    """
+    net, magnitudes = networks(file)
+    info = ModelInfo(
+        id=file.id,
+        name=file.name,
+        architecture=file.architecture,
+        numerics=file.numerics,
+        config=file.config,
+        efforts=EFFORTS,
+        card=file.card,
+    )
+    return HierarchicalModel(net, TableSet(magnitudes), info, device)
+
+
+def _check(path: str, net: VideoNet, magnitudes: tables.Probabilities) -> None:
+    fault = tables.fault(magnitudes)
+    if fault:
+        raise ModelMismatchError(f"{path!r}: {fault}")
+    if not check_bound(net) < 1:
+        raise ModelMismatchError(
+            f"{path!r} has an exact layer whose sums may pass 2^24, or are not finite"
+        )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"

@@ -1,0 +1,423 @@
+"""The networks, and the two ways through a frame: the integer walk and the pixel pass.
+
+`parse` reads all symbols of a frame from integers alone; `reconstruct` makes pixels of them.
+`code_keyframe`, `code_motion` and `code_inter` choose symbols near an original, with a coder that
+writes or estimates; they go through the same walk and the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vcfilter.entropy.coder import Coder, Reader
+from vcfilter.models.hierarchical.blocks import (
+    BLOCK,
+    Planes,
+    finish,
+    to_blocks,
+    to_planes,
+    within,
+)
+from vcfilter.models.hierarchical.conditions import (
+    CONTEXT,
+    CONTEXT_MAX,
+    Conditions,
+    all_past,
+    context_features,
+    quantiser_step,
+)
+from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.image import ImageCodec
+from vcfilter.models.hierarchical.latent import LatentContext, lowest_table
+from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.motion import (
+    MotionCodec,
+    blend,
+    direct_motion,
+    field_step,
+    warp_planes,
+)
+from vcfilter.models.hierarchical.refine import refine
+from vcfilter.models.hierarchical.values import (
+    CodedMotion,
+    FrameContext,
+    FrameSymbols,
+    LatentSymbols,
+    MotionField,
+    Pair,
+    Reference,
+    as_bytes,
+)
+from vcfilter.nn.blocks import Branch, compress
+
+# An error of motion counts for half of what it costs the prediction: the residual mends some.
+MOTION_LAMBDA = 2.0
+REFINE_LEVEL = 3  # what `refine` takes motion's error for, coded or not
+
+Size4 = tuple[int, int, int, int] | torch.Size
+ContextPair = tuple[FrameContext, FrameContext]
+Synthesis = Callable[[Tensor, Tensor], Tensor]
+"""A latent and the symbols that refined it, to samples in blocks."""
+
+
+class Prediction(nn.Module):
+    """Corrects y_interp = g_a(x_interp) from the two warped references; zero until trained."""
+
+    def __init__(self, config: HierarchicalConfig) -> None:
+        super().__init__()
+        self.branch = Branch(
+            2 * config.channels,
+            config.prediction_width,
+            config.channels,
+            config.prediction_blocks,
+            last=1,
+            context=CONTEXT,
+            context_max=CONTEXT_MAX,
+        )
+
+    def forward(
+        self, y_interp: Tensor, difference: Tensor, base: Tensor, features: Tensor
+    ) -> Tensor:
+        """The predicted latent (B, 96, h, w).
+
+        Args:
+            y_interp: latent of the blended picture.
+            difference: linear latent of the second warped reference minus the first.
+            base: (B,) quantiser step. features: (B, 16).
+        """
+        scale = base[:, None, None, None]
+        inputs = torch.cat([compress(y_interp / scale), compress(difference / scale)], dim=1)
+        return y_interp + scale * self.branch(inputs, features)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predicted:
+    """An inter frame's prediction.
+
+    Args:
+        planes: the prediction. first, second: the references it was blended from, warped.
+        moves: (B, 4, h, w) the displacements.
+    """
+
+    planes: Planes
+    first: Planes
+    second: Planes
+    moves: Tensor
+
+
+class VideoNet(nn.Module):
+    """All networks (batched; frame types and modes alike within a batch)."""
+
+    def __init__(self, config: HierarchicalConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or HierarchicalConfig()
+        self.image = ImageCodec(self.config)
+        self.motion = MotionCodec(self.config)
+        self.prediction = Prediction(self.config)
+
+    def features(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """(base steps (B,), context features (B, 16)) in the networks' own precision."""
+        dtype = self.image.analysis_linear.weight.dtype
+        features = context_features(conditions.qp, conditions.layer, conditions.distances)
+        return quantiser_step(conditions.qp).to(dtype), features.to(dtype)
+
+    def latent_shape(self, batch: int, rows: int, columns: int) -> Size4:
+        """The image latent's shape for frames of so many padded luma samples."""
+        return (batch, self.config.channels, *self.config.latent_size(rows, columns))
+
+    # The integers.
+
+    def image_context(
+        self, conditions: Conditions, contexts: ContextPair | None, shape: Size4
+    ) -> LatentContext:
+        """What the image latent of a shape is coded with; contexts None: a keyframe."""
+        _, features = self.features(conditions)
+        if contexts is None:
+            none = features.new_zeros(shape)
+            temporal = none, none
+        else:
+            first, second = contexts
+            temporal = (
+                torch.maximum(first.symbols, second.symbols).to(features.dtype),
+                torch.maximum(first.activity, second.activity).to(features.dtype),
+            )
+        rows, columns = conditions.size or (BLOCK * shape[2], BLOCK * shape[3])
+        inside = (-(-rows // BLOCK), -(-columns // BLOCK))
+        lowest = lowest_table(conditions.qp)
+        return LatentContext(features=features, lowest=lowest, temporal=temporal, inside=inside)
+
+    def motion_context(self, conditions: Conditions, contexts: ContextPair) -> LatentContext:
+        """What the motion latent (B, 80, h/4, w/4) is coded with.
+
+        Motion of frames between their references says little of motion that goes on from them:
+        where all references are past, their motion counts as none.
+        """
+        _, features = self.features(conditions)
+        first, second = contexts
+        counts = (~all_past(conditions.distances)).to(features.dtype)[:, None, None, None]
+        temporal = (
+            torch.maximum(first.motion_symbols, second.motion_symbols) * counts,
+            torch.maximum(first.motion_activity, second.motion_activity) * counts,
+        )
+        rows, columns = temporal[0].shape[2:]
+        lowest = torch.zeros_like(features[:, 0])
+        return LatentContext(
+            features=features, lowest=lowest, temporal=temporal, inside=(rows, columns)
+        )
+
+    def frame_context(self, image: LatentSymbols, motion: LatentSymbols | None) -> FrameContext:
+        """What later frames' symbols depend on."""
+        symbols = as_bytes(self.image.coding.activation(image.symbols))
+        batch, _, rows, columns = symbols.shape
+        none = symbols.new_zeros(batch, self.config.motion_channels, rows // 4, columns // 4)
+        motion_symbols = motion_activity = none
+        if motion is not None:
+            motion_symbols = as_bytes(self.motion.coding.activation(motion.symbols))
+            motion_activity = as_bytes(motion.activity)
+        return FrameContext(
+            symbols=symbols,
+            activity=as_bytes(image.activity),
+            motion_symbols=motion_symbols,
+            motion_activity=motion_activity,
+        )
+
+    def parse(
+        self,
+        mode: MotionMode,
+        residual: bool,
+        conditions: Conditions,
+        contexts: ContextPair | None,
+        shape: Size4,
+        reader: Reader,
+    ) -> FrameSymbols:
+        """Read a frame's integers; contexts None: a keyframe. shape is (B, 96, h, w)."""
+        motion = None
+        if contexts is not None and mode is MotionMode.CODED:
+            motion = self.motion.coding.parse(self.motion_context(conditions, contexts), reader)
+        context = self.image_context(conditions, contexts, shape)
+        coded = contexts is None or residual
+        image = self.image.coding.parse(context, reader) if coded else context.untouched()
+        return FrameSymbols(
+            image=image.symbols if coded else None,
+            motion=None if motion is None else motion.symbols,
+            context=self.frame_context(image, motion),
+        )
+
+    # The pixels.
+
+    def reconstruct(
+        self,
+        mode: MotionMode,
+        conditions: Conditions,
+        symbols: FrameSymbols,
+        references: Pair | None,
+    ) -> Reference:
+        """Pixels of a parsed frame; references None: a keyframe."""
+        base, features = self.features(conditions)
+        steps = self.image.quantiser_steps(base, features)
+        shape = symbols.context.symbols.shape
+        if references is None:
+            assert symbols.image is not None
+            context = self.image_context(conditions, None, shape)
+            expected = torch.zeros_like(context.temporal[0])
+            latent = self.image.coding.values(symbols.image, expected, steps, context)
+            blocks = self.image.synthesise(latent, symbols.image, base, features)
+            return self.key_reference(conditions, blocks, symbols.context)
+        contexts = references[0].context, references[1].context
+        field = None
+        if symbols.motion is not None:
+            field = self.decode_field(conditions, symbols.motion, references)
+        predicted = self.predict(mode, conditions, references, field)
+        if symbols.image is None:
+            return self.inter_reference(conditions, predicted, predicted.planes, symbols.context)
+        expected, synthesis = self.expect(conditions, predicted)
+        context = self.image_context(conditions, contexts, shape)
+        latent = self.image.coding.values(symbols.image, expected, steps, context)
+        planes = to_planes(synthesis(latent, symbols.image))
+        return self.inter_reference(conditions, predicted, planes, symbols.context)
+
+    def decode_field(self, conditions: Conditions, symbols: Tensor, references: Pair) -> Tensor:
+        """(B, 5, h, w) the field that a motion latent's symbols stand for."""
+        base, features = self.features(conditions)
+        step = field_step(base, conditions.level)
+        contexts = references[0].context, references[1].context
+        context = self.motion_context(conditions, contexts)
+        direct = direct_motion(references, conditions.distances)
+        expected = self.motion.analyse(direct, conditions.distances)
+        steps = self.motion.quantiser_steps(step)
+        latent = self.motion.coding.values(symbols, expected, steps, context)
+        return self.motion.synthesise(latent, conditions.distances, step, features)
+
+    def predict(
+        self,
+        mode: MotionMode,
+        conditions: Conditions,
+        references: Pair,
+        field: Tensor | None = None,
+    ) -> Predicted:
+        """An inter frame's prediction.
+
+        Args:
+            field: (B, 5, h, w) of coded motion.
+        """
+        first, second = references[0].planes, references[1].planes
+        if mode is MotionMode.DIRECT:
+            field = direct_motion(references, conditions.distances)
+        if field is None:
+            moves = torch.zeros_like(references[0].moves)
+            if mode is MotionMode.FIRST:
+                return Predicted(planes=first, first=first, second=first, moves=moves)
+            if mode is MotionMode.SECOND:
+                return Predicted(planes=second, first=second, second=second, moves=moves)
+            y, u, v = ((a + b) / 2 for a, b in zip(first, second, strict=True))
+            return Predicted(planes=(y, u, v), first=first, second=second, moves=moves)
+        distances = conditions.distances
+        if conditions.refine:
+            base, _ = self.features(conditions)
+            step = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
+            field = refine(field, first[0], second[0], distances, step)
+        first, second = warp_planes(first, field[:, :2]), warp_planes(second, field[:, 2:4])
+        alone = (distances[:, 1] == 0)[:, None, None, None]
+        y, u, v = (torch.where(alone, a, b) for a, b in zip(first, second, strict=True))
+        planes = blend(first, second, torch.where(alone, -1.0, field[:, 4:]))
+        return Predicted(planes=planes, first=first, second=(y, u, v), moves=field[:, :4])
+
+    def expect(self, conditions: Conditions, predicted: Predicted) -> tuple[Tensor, Synthesis]:
+        """(predicted latent (B, 96, h, w), what makes the frame of the latent that is coded)."""
+        base, features = self.features(conditions)
+        interpolated = to_blocks(*predicted.planes)
+        y_interp = self.image.analyse(interpolated, base, features)
+        difference = to_blocks(*predicted.second) - to_blocks(*predicted.first)
+        difference = self.image.analysis_linear(difference)
+        expected = self.prediction(y_interp, difference, base, features)
+        bare = self.image.without_learned(interpolated, y_interp, base, features)
+
+        def synthesis(latent: Tensor, symbols: Tensor) -> Tensor:
+            return self.image.correct(bare, y_interp, latent, symbols, base, features)
+
+        return expected, synthesis
+
+    def key_reference(
+        self, conditions: Conditions, blocks: Tensor, context: FrameContext
+    ) -> Reference:
+        """A keyframe's reconstruction from samples in blocks."""
+        batch, _, rows, columns = blocks.shape
+        return Reference(
+            planes=finish(to_planes(blocks), conditions.size),
+            context=context,
+            moves=blocks.new_zeros(batch, 4, rows, columns),
+            distances=conditions.distances,
+        )
+
+    def inter_reference(
+        self, conditions: Conditions, predicted: Predicted, planes: Planes, context: FrameContext
+    ) -> Reference:
+        """An inter frame's reconstruction from its planes."""
+        return Reference(
+            planes=finish(planes, conditions.size),
+            context=context,
+            moves=predicted.moves,
+            distances=conditions.distances,
+        )
+
+    # Encoding and training.
+
+    def code_keyframe(
+        self, conditions: Conditions, x: Planes, coder: Coder, earlier: Sequence[Coder] = ()
+    ) -> Reference:
+        """Code keyframes.
+
+        Args:
+            earlier: coders of passes before the one that counts. Each later pass aims at what the
+                synthesis left of the one before: rounding and branches work against each other
+                less.
+        """
+        base, features = self.features(conditions)
+        wanted = to_blocks(*x)
+        batch, channels, rows, columns = wanted.shape
+        context = self.image_context(conditions, None, (batch, channels, rows, columns))
+
+        def synthesis(latent: Tensor, symbols: Tensor) -> Tensor:
+            return self.image.synthesise(latent, symbols, base, features)
+
+        expected = torch.zeros_like(context.temporal[0])
+        blocks, image = self._code_image(
+            conditions, wanted, expected, synthesis, context, coder, earlier
+        )
+        return self.key_reference(conditions, blocks, self.frame_context(image, None))
+
+    def code_motion(
+        self, conditions: Conditions, estimate: MotionField, references: Pair, coder: Coder
+    ) -> CodedMotion:
+        """Code motion fields near an estimate."""
+        base, features = self.features(conditions)
+        step, distances = field_step(base, conditions.level), conditions.distances
+        contexts = references[0].context, references[1].context
+        context = self.motion_context(conditions, contexts)
+        expected = self.motion.analyse(direct_motion(references, distances), distances)
+        steps = self.motion.quantiser_steps(step)
+        target = self.motion.analyse(estimate.field, distances)
+        cost = self.motion.cost(estimate.hessian, distances) + 1.0
+        share = base[:, None] / steps
+        scale = (MOTION_LAMBDA * share[:, :, None, None] ** 2 / cost).clamp(0.1, 1000.0)
+        latent, symbols = self.motion.coding.code(target, expected, steps, context, coder, scale)
+        return CodedMotion(self.motion.synthesise(latent, distances, step, features), symbols)
+
+    def code_inter(
+        self,
+        mode: MotionMode,
+        residual: bool,
+        conditions: Conditions,
+        x: Planes,
+        references: Pair,
+        coder: Coder,
+        motion: CodedMotion | None = None,
+        earlier: Sequence[Coder] = (),
+    ) -> Reference:
+        """Code inter frames.
+
+        Args:
+            motion: what `code_motion` gave, for CODED. earlier: see `code_keyframe`.
+        """
+        contexts = references[0].context, references[1].context
+        shape = contexts[0].symbols.shape
+        predicted = self.predict(mode, conditions, references, motion.field if motion else None)
+        context = self.image_context(conditions, contexts, shape)
+        motion_symbols = motion.symbols if motion else None
+        if not residual:
+            integers = self.frame_context(context.untouched(), motion_symbols)
+            return self.inter_reference(conditions, predicted, predicted.planes, integers)
+        expected, synthesis = self.expect(conditions, predicted)
+        # Nothing is to be coded outside the picture.
+        wanted = to_blocks(*within(x, predicted.planes, conditions.size))
+        blocks, image = self._code_image(
+            conditions, wanted, expected, synthesis, context, coder, earlier
+        )
+        integers = self.frame_context(image, motion_symbols)
+        return self.inter_reference(conditions, predicted, to_planes(blocks), integers)
+
+    def _code_image(
+        self,
+        conditions: Conditions,
+        wanted: Tensor,
+        expected: Tensor,
+        synthesis: Synthesis,
+        context: LatentContext,
+        coder: Coder,
+        earlier: Sequence[Coder],
+    ) -> tuple[Tensor, LatentSymbols]:
+        """Code the image latent: (reconstruction in blocks, integers)."""
+        base, features = self.features(conditions)
+        steps, coding = self.image.quantiser_steps(base, features), self.image.coding
+        target = self.image.analyse(wanted, base, features)
+        for each in earlier:
+            with torch.no_grad():
+                latent, image = coding.code(target, expected, steps, context, each)
+                blocks = synthesis(latent, image.symbols)
+                target = latent + self.image.analysis_linear(wanted - blocks)
+        latent, image = coding.code(target, expected, steps, context, coder)
+        return synthesis(latent, image.symbols), image

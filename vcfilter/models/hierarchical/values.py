@@ -1,0 +1,160 @@
+"""What the model hands in and out: originals, integers of a frame, reconstructions, motion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.errors import ConfigError
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An original as planes, 0 to 255, padded.
+
+    Args:
+        size: rows and columns of luma inside the picture; the rest repeats its border.
+    """
+
+    planes: Planes
+    size: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentSymbols:
+    """The integers of one latent, all (B, C, h, w).
+
+    Args:
+        symbols: what was coded; 0 at positions outside the picture.
+        activity: 0 to 255, the decayed maximum magnitude here and in the references.
+    """
+
+    symbols: Tensor
+    activity: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrameContext:
+    """What the symbols of later frames depend on, uint8 each.
+
+    Args:
+        symbols, activity: (B, 96, h, w) activations and activity of the image latent.
+        motion_symbols, motion_activity: (B, 80, h/4, w/4) likewise of the motion latent.
+    """
+
+    symbols: Tensor
+    activity: Tensor
+    motion_symbols: Tensor
+    motion_activity: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
+        """All tensors changed alike."""
+        return FrameContext(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrameSymbols:
+    """All integers of a frame, parsed before its pixels are made.
+
+    Args:
+        image, motion: symbols (B, C, h, w) of the latents; None where none were coded.
+        context: what later frames' symbols depend on.
+    """
+
+    image: Tensor | None
+    motion: Tensor | None
+    context: FrameContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reference:
+    """A reconstruction that later frames may be predicted from.
+
+    Args:
+        planes: within 0 to 255.
+        context: of the symbols it was made from.
+        moves: (B, 4, h, w) displacements to its own references, zero where it has none.
+        distances: (B, 2) signed, to its own references, 0 where it has none.
+    """
+
+    planes: Planes
+    context: FrameContext
+    moves: Tensor
+    distances: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
+        """All tensors changed alike."""
+        y, u, v = (change(p) for p in self.planes)
+        return Reference(
+            planes=(y, u, v),
+            context=self.context.each(change),
+            moves=change(self.moves),
+            distances=change(self.distances),
+        )
+
+    def rows(self, own: slice) -> Reference:
+        """Some frames of a batch."""
+        return self.each(lambda tensor: tensor[own])
+
+
+Pair = tuple[Reference, Reference]
+
+
+def pair(references: Sequence[Reference]) -> Pair:
+    """The first two references; the only one twice.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not references:
+        raise ConfigError("an inter frame has no reference")
+    return references[0], references[min(1, len(references) - 1)]
+
+
+def context_pair(contexts: Sequence[FrameContext]) -> tuple[FrameContext, FrameContext]:
+    """The same of contexts."""
+    if not contexts:
+        raise ConfigError("an inter frame has no reference")
+    return contexts[0], contexts[min(1, len(contexts) - 1)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MotionField:
+    """Estimated motion and what errors in it cost.
+
+    Args:
+        field: (B, 5, h, w), see `MotionCodec`.
+        hessian: (B, h, w, 5, 5) what errors cost, see `refine.linearise`.
+    """
+
+    field: Tensor
+    hessian: Tensor
+
+    def within(self, size: Size | None) -> MotionField:
+        """The same for a picture of so many rows and columns of luma: outside, errors are free."""
+        rows, columns = self.field.shape[2:]
+        inside = (rows, columns) if size is None else (-(-size[0] // BLOCK), -(-size[1] // BLOCK))
+        if inside == (rows, columns):
+            return self
+        missing = (0, columns - inside[1], 0, rows - inside[0])
+        field = F.pad(self.field[..., : inside[0], : inside[1]], missing, mode="replicate")
+        hessian = self.hessian[:, : inside[0], : inside[1]]
+        return MotionField(field, F.pad(hessian, (0, 0, 0, 0, *missing)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodedMotion:
+    """Motion as it was coded: the field (B, 5, h, w), and its latent's integers."""
+
+    field: Tensor
+    symbols: LatentSymbols
+
+
+def as_bytes(integers: Tensor) -> Tensor:
+    """Integers of 0 to 255 in any type as uint8."""
+    return integers.detach().to(torch.uint8)

@@ -1,0 +1,66 @@
+"""Warping by displacement fields, and what belongs to it: interpolation, gradients, sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sampling_grid(flow: Tensor) -> Tensor:
+    """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
+    rows, columns = flow.shape[-2:]
+    x = torch.arange(columns, device=flow.device, dtype=flow.dtype)
+    y = torch.arange(rows, device=flow.device, dtype=flow.dtype)
+    gx = (flow[:, 0] + x) * (2.0 / columns) + (1.0 / columns - 1.0)
+    gy = (flow[:, 1] + y[:, None]) * (2.0 / rows) + (1.0 / rows - 1.0)
+    return torch.stack([gx, gy], dim=-1)
+
+
+def enlarge(field: Tensor, factor: int) -> Tensor:
+    """(B, C, h, w) interpolated bilinearly to factor times the size."""
+    return F.interpolate(field, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def warp(plane: Tensor, flow: Tensor, mode: str) -> Tensor:
+    """A plane (B, C, H, W) sampled at p + flow(p), flow (B, 2, H, W); its border repeats.
+
+    Args:
+        mode: "bilinear" or "bicubic".
+    """
+    return F.grid_sample(plane, sampling_grid(flow), mode, "border", align_corners=False)
+
+
+def gradients(plane: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences of (B, 1, H, W) along x and y; the border repeats."""
+    p = F.pad(plane, (1, 1, 1, 1), mode="replicate")
+    dx = (p[..., 1:-1, 2:] - p[..., 1:-1, :-2]) / 2
+    return dx, (p[..., 2:, 1:-1] - p[..., :-2, 1:-1]) / 2
+
+
+def kernel_sums(maps: list[Tensor], size: int) -> Tensor:
+    """Maps (B, 1, H, W) summed per position of a grid 1/size as fine: (B, count, h, w).
+
+    Samples count with the weight that bilinear interpolation gives the position at them.
+    """
+    ramp = (torch.arange(size, dtype=maps[0].dtype, device=maps[0].device) + 0.5) / size
+    kernel = torch.cat([ramp, ramp.flip(0)])
+    kernel = torch.outer(kernel, kernel)[None, None]
+    stacked = torch.stack([m[:, 0] for m in maps], dim=1).flatten(0, 1)[:, None]
+    sums = F.conv2d(stacked, kernel, stride=size, padding=size // 2)
+    return sums.unflatten(0, (maps[0].shape[0], len(maps)))[:, :, 0]
+
+
+def neighbour_mean(field: Tensor) -> Tensor:
+    """(B, C, h, w): the mean of each position's eight neighbours, nearer ones twice."""
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=field.device)
+    kernel = (kernel / kernel.sum()).expand(field.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(field, (1, 1, 1, 1), mode="replicate"), kernel, groups=field.shape[1])
+
+
+def median3(field: Tensor) -> Tensor:
+    """(B, C, h, w): medians over 3x3 positions; the border repeats."""
+    rows, columns = field.shape[2:]
+    p = F.pad(field, (1, 1, 1, 1), mode="replicate")
+    shifts = [p[..., i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return torch.stack(shifts).median(0).values
