@@ -584,3 +584,34 @@ for _ in range(40):
 """
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+
+
+def test_8_bit_is_coded_in_10(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mkv", frames=2)
+    report = encode_file(film, tmp_path / "o.mkv", FAST, bit_depth=10)
+    assert report.video_format.bit_depth == 10
+    with vcfilter.open(tmp_path / "o.mkv") as container:
+        assert next(container.decode(video=0)).format.name == "yuv420p10le"
+    with pytest.raises(ConfigError, match="bit_depth 12"):
+        encode_file(film, tmp_path / "x.mkv", FAST, bit_depth=12)
+
+
+def test_a_change_of_matrix_is_converted_to_the_first() -> None:
+    reader = vcfilter.stream.pixels.PictureReader()
+    frames = []
+    for matrix in (1, 6):
+        source = VideoFrame(32, 16, "yuv420p")
+        for plane, value in zip(source.planes, (100, 90, 180), strict=True):
+            np.frombuffer(memoryview(plane), np.uint8)[:] = value
+        source.colorspace, source.color_range = matrix, 1
+        frames.append(reader.read(source, len(frames)))
+    assert int(frames[0].y[0, 0]) == 100
+    # Kr, Kb of BT.601 and BT.709: the same RGB needs another luma and chroma. swscale goes through
+    # RGB of 8 bit, so each value may be off by two.
+    y, cb, cr = (100 - 16) / 219, (90 - 128) / 224, (180 - 128) / 224
+    r, b = y + 2 * (1 - 0.299) * cr, y + 2 * (1 - 0.114) * cb
+    g = (y - 0.299 * r - 0.114 * b) / 0.587
+    luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    assert int(frames[1].y[0, 0]) == pytest.approx(16 + 219 * luma, abs=2.5)
+    assert int(frames[1].u[0, 0]) == pytest.approx(128 + 224 * (b - luma) / 1.8556, abs=2.5)
+    assert int(frames[1].v[0, 0]) == pytest.approx(128 + 224 * (r - luma) / 1.5748, abs=2.5)

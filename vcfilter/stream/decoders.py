@@ -200,6 +200,7 @@ class MediaFrames:
         info: the stream.
         cut: the part wanted.
         seekable: whether the source can seek (a cut's start is reached by reading if not).
+        bit_depth: 8 or 10; None takes the source's (10 for any above 8).
         log: where warnings go.
         threads: threads of the decoder; 0 leaves it to FFmpeg.
 
@@ -214,6 +215,7 @@ class MediaFrames:
         cut: Cut,
         *,
         seekable: bool,
+        bit_depth: int | None = None,
         log: Log = logger,
         threads: int = 0,
     ) -> None:
@@ -223,7 +225,7 @@ class MediaFrames:
         self._wanted = cut
         self._log = log
         self._decoder = MediaDecoder(info, threads)
-        self._pictures = PictureReader(info=info, log=log)
+        self._pictures = PictureReader(info=info, bit_depth=bit_depth, log=log)
         self._damaged = self._count = 0
 
     @property

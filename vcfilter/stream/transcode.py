@@ -73,6 +73,7 @@ def encode_file(
     streams: str | Sequence[str] = "all",
     overwrite: bool = False,
     two_pass: bool = False,
+    bit_depth: int | None = None,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     metadata: Mapping[str, str] | None = None,
@@ -94,6 +95,8 @@ def encode_file(
         streams: "all", or specifiers like FFmpeg's -map ("v", "a:0", "0:2").
         overwrite: whether an existing target is replaced.
         two_pass: look at the whole source first, to meet options.bitrate.
+        bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8). A source
+            that is itself neural keeps its own.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
         metadata: tags of the file, over those of the source; an empty text removes one.
@@ -108,6 +111,9 @@ def encode_file(
     options = options or EncoderOptions()
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    if bit_depth not in (None, 8, 10):
+        raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
+    job.bit_depth = bit_depth
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     with job:
@@ -202,6 +208,7 @@ class _Job:
         self._runtime = runtime
         self._began = time.monotonic()
         self._stack = ExitStack()
+        self.bit_depth: int | None = None
         self.log = RunLog(logger)
         self.source = Source(source)
 
@@ -269,7 +276,14 @@ class _Job:
                 runtime=self._runtime,
                 log=self.log,
             )
-        return MediaFrames(reader, self._video, self._cut, seekable=seekable, log=self.log)
+        return MediaFrames(
+            reader,
+            self._video,
+            self._cut,
+            seekable=seekable,
+            bit_depth=self.bit_depth,
+            log=self.log,
+        )
 
     def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
         known = container_named(container)
