@@ -9,14 +9,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from av.video.frame import VideoFrame
 
-from vcfilter.bitstream import PacketReader, SequenceHeader
+from vcfilter.bitstream import PacketReader, SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
 from vcfilter.options import DecoderOptions, Runtime
@@ -43,7 +43,8 @@ class CodedFrame:
         kind: KEY or INTER; a damaged packet counts as INTER at layer 0.
         layer: temporal layer.
         qp: quantiser parameter; -1 of a damaged packet.
-        needs_next: it may refer to the keyframe that follows its segment.
+        needs_next: it refers to the keyframe that follows its GOP.
+        start: no frame before it in its GOP refers to it or to a later one.
     """
 
     pts: int
@@ -52,6 +53,7 @@ class CodedFrame:
     layer: int
     qp: int
     needs_next: bool
+    start: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,22 @@ class Audio:
         return seconds
 
 
+@dataclass(slots=True)
+class _Reading:
+    """A file that is being decoded.
+
+    Args:
+        container, stream, packets: the open file. begin: where in it decoding began, in ticks.
+        waiting: the first packet of the next segment, which was read already.
+    """
+
+    container: Any
+    stream: Any
+    packets: Iterator[Any]
+    begin: int
+    waiting: Any = None
+
+
 class VideoFile:
     """A video's index, made in one pass over its packets, without decoding.
 
@@ -156,6 +174,7 @@ class VideoFile:
             self.rate = stream.average_rate
             self._header = _header(stream.info.extradata)
             self._reader = PacketReader()
+            self._farthest = 0  # number of the last frame of the GOP that is referred to so far
             end = position = block = 0
             for packet in container.demux(stream, *audio_streams):
                 content = packet.content
@@ -195,6 +214,7 @@ class VideoFile:
         self._rates: dict[Step, float] = {}
         self.origin = self._pts[0] * self.time_base
         self.segments = self._cut()
+        self._reading: _Reading | None = None
 
     @property
     def header(self) -> SequenceHeader:
@@ -240,13 +260,15 @@ class VideoFile:
     def kept(self, number: int, step: Step) -> list[int]:
         """Indices of the frames of a segment that are shown in a step.
 
-        Frames of the deepest temporal layers are left out first: no other frame needs them.
-        Keyframes alone are thinned out evenly.
+        Frames of the deepest temporal layers are left out first: no other frame needs them. What
+        is left, and what has no such layers, is thinned out evenly.
         """
         segment = self.segments[number]
         kept = list(range(segment.first, segment.end))
         most = max(1.0, step.share * len(kept))
         layer = max(self.frames[i].layer for i in kept)
+        if self.header.structure is StructureKind.LOW_DELAY:
+            layer = 0
         while len(kept) > most and layer > 0:
             kept = [i for i in kept if self.frames[i].layer < layer]
             layer -= 1
@@ -277,40 +299,57 @@ class VideoFile:
         """
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        with open_video(self.path, options=self._options, runtime=self._runtime) as container:
-            stream = container.streams.video[0]
-            container.seek(self._pts[segment.first], stream=stream)
-            for frame in self._decode(container, stream, segment, wanted, stopped):
+        reading = self._continued(segment)
+        complete = False
+        try:
+            for frame in self._decode(reading, segment, set(wanted), stopped):
                 index = wanted.pop(frame.pts, None) if frame.pts is not None else None
                 if index is not None:
                     yield index, frame
+            complete = True
+        finally:
+            if complete and reading.waiting is not None:
+                reading, self._reading = self._reading, reading
+            if reading is not None:
+                reading.container.close()
+
+    def _continued(self, segment: Segment) -> _Reading:
+        """The file, read up to a segment: from the segment before it, or from its keyframe on."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            if reading.waiting is not None and reading.waiting.pts == self._pts[segment.first]:
+                return reading
+            reading.container.close()
+        container = open_video(self.path, options=self._options, runtime=self._runtime)
+        stream = container.streams.video[0]
+        key = segment.first
+        while self.frames[key].kind is not FrameType.KEY:
+            key -= 1
+        container.seek(self._pts[key], stream=stream)
+        return _Reading(container, stream, container.demux(stream), self._pts[key])
 
     def _decode(
-        self,
-        container: Any,
-        stream: Any,
-        segment: Segment,
-        wanted: dict[int, int],
-        stopped: Callable[[], bool],
+        self, reading: _Reading, segment: Segment, wanted: set[int], stopped: Callable[[], bool]
     ) -> Iterator[VideoFrame]:
-        wanted_pts = set(wanted)
+        """The frames whose times are wanted; others are decoded only if those need them."""
         needs_next = any(frame.needs_next for frame in self.frames[segment.first : segment.end])
-        begin = self._pts[segment.first]
-        for packet in container.demux(stream):
+        waiting, reading.waiting = reading.waiting, None
+        packets = reading.packets if waiting is None else chain((waiting,), reading.packets)
+        for packet in packets:
             if stopped():
                 raise StoppedError
             if packet.pts is None:
                 break
-            if packet.pts < begin:
+            if packet.pts < reading.begin:
                 continue
-            behind = segment.end < len(self._pts) and packet.pts >= self._pts[segment.end]
-            if behind and not needs_next:
-                break
-            if behind or packet.pts in wanted_pts:
-                yield from stream.decode(packet)
-            if behind:
+            if segment.end < len(self._pts) and packet.pts >= self._pts[segment.end]:
+                if needs_next:
+                    yield from reading.stream.decode(packet, show=False)
+                elif self.frames[segment.end].kind is not FrameType.KEY:
+                    reading.waiting = packet  # the next segment goes on from here
                 return
-        yield from stream.decode(None)
+            yield from reading.stream.decode(packet, show=packet.pts in wanted)
+        yield from reading.stream.decode(None)
 
     def _count(self, pts: int, expected: int) -> int:
         """Where a PCM packet begins: where the one before ended, unless its time differs."""
@@ -326,20 +365,25 @@ class VideoFile:
         try:
             info = self._reader.read(data)
         except BitstreamError:
-            return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False)
+            return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False, False)
         if self._header is None:
             self._header = info.sequence
         step, needs_next = info.header.step, info.header.next_key is not None
-        return CodedFrame(pts, len(data), step.type, step.layer, step.qp, needs_next)
+        if step.type is FrameType.KEY:
+            self._farthest = 0
+        start = self._farthest < step.number or step.type is FrameType.KEY
+        self._farthest = max(self._farthest, *step.reference_numbers, step.number)
+        return CodedFrame(pts, len(data), step.type, step.layer, step.qp, needs_next, start)
 
     def _cut(self) -> list[Segment]:
-        """Segments that begin at keyframes, each long enough to be worth a request."""
+        """Segments that end where what is shown needs nothing that comes later, each long enough
+        to be worth a request."""
         starts = [0]
         for index, frame in enumerate(self.frames):
             length = self.time_of(index) - self.time_of(starts[-1])
             enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
             long = length >= enough or index - starts[-1] >= SEGMENT_FRAMES
-            if frame.kind is FrameType.KEY and long:
+            if frame.start and long:
                 starts.append(index)
         ends = [*starts[1:], len(self.frames)]
         return [

@@ -233,8 +233,12 @@ class Stream:
         decoder = self._decoder
         return decoder.dropped_damaged + decoder.dropped_missing_reference if decoder else 0
 
-    def decode(self, packet: StreamPacket | None = None) -> list[MediaFrame]:
+    def decode(self, packet: StreamPacket | None = None, *, show: bool = True) -> list[MediaFrame]:
         """Frames that are ready after this packet; None or an empty packet drains.
+
+        Args:
+            show: False: a neural packet's frame will not come out, and is decoded only if others
+                need it.
 
         Raises:
             ConfigError: it is no packet.
@@ -245,7 +249,7 @@ class Stream:
         content = packet.content if packet else None
         with self._lock:
             if self.codec_name == "vcfilter":
-                return self._decode_neural(content)
+                return self._decode_neural(content, show)
             try:
                 frames = self._media_decoder().decode(content)
             except (av.error.FFmpegError, ValueError) as error:
@@ -256,7 +260,7 @@ class Stream:
                 self._media.reset()  # ready for what comes after a seek
             return frames
 
-    def _decode_neural(self, content: BridgePacket | None) -> list[MediaFrame]:
+    def _decode_neural(self, content: BridgePacket | None, show: bool) -> list[MediaFrame]:
         skip = self._context.skip_frame if self._context else "DEFAULT"
         if content is not None and (
             not content.data
@@ -265,7 +269,7 @@ class Stream:
         ):
             return []
         decoder = self._neural()
-        frames = decoder.decode(coded_packet(content) if content else None)
+        frames = decoder.decode(coded_packet(content) if content else None, show=show)
         fmt = decoder.video_format
         if fmt is None:
             return []
