@@ -308,10 +308,11 @@ class VideoFile:
                     yield index, frame
             complete = True
         finally:
+            done: _Reading | None = reading
             if complete and reading.waiting is not None:
-                reading, self._reading = self._reading, reading
-            if reading is not None:
-                reading.container.close()
+                done, self._reading = self._reading, reading
+            if done is not None:
+                done.container.close()
 
     def _continued(self, segment: Segment) -> _Reading:
         """The file, read up to a segment: from the segment before it, or from its keyframe on."""
@@ -382,6 +383,8 @@ class VideoFile:
         for index, frame in enumerate(self.frames):
             length = self.time_of(index) - self.time_of(starts[-1])
             enough = SEGMENT_SECONDS if len(starts) > 1 else Fraction(1, 1000)
+            if frame.kind is not FrameType.KEY:  # a keyframe is the better place
+                enough = 2 * SEGMENT_SECONDS if len(starts) > 1 else SEGMENT_SECONDS
             long = length >= enough or index - starts[-1] >= SEGMENT_FRAMES
             if frame.start and long:
                 starts.append(index)
