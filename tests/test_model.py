@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_check import META, DeviceCheck
 from synthetic import clip
 from torch import Tensor
 
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import DecodingCoder, Reader, TableSet
+from vcfilter.entropy.coder import DecodingCoder, EncodingCoder, Reader, TableSet
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
 from vcfilter.models import store
@@ -35,7 +36,7 @@ from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, Motion
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
-from vcfilter.models.hierarchical.values import Picture, Reference, context_pair, pair
+from vcfilter.models.hierarchical.values import MotionField, Picture, Reference, context_pair, pair
 from vcfilter.nn.exact import check_bound
 from vcfilter.nn.precision import full_precision
 from vcfilter.options import Runtime
@@ -179,7 +180,7 @@ def test_transform_starts_as_an_orthonormal_dct() -> None:
         assert torch.allclose(a, b, atol=1e-3)
 
 
-def plain_model() -> HierarchicalModel:
+def plain_model(device: torch.device = CPU) -> HierarchicalModel:
     """Every learned branch at zero, table 20 for every symbol: no statistics at all."""
     torch.manual_seed(0)
     net = VideoNet()
@@ -190,7 +191,7 @@ def plain_model() -> HierarchicalModel:
         id=b"classics", name="plain", architecture="hierarchical", numerics=1, config={},
         efforts=EFFORTS,
     )  # fmt: skip
-    return HierarchicalModel(net, TableSet(tables.laplace_magnitudes()), info, CPU)
+    return HierarchicalModel(net, TableSet(tables.laplace_magnitudes()), info, device)
 
 
 def test_every_learned_branch_at_zero_is_a_working_codec() -> None:
@@ -486,6 +487,46 @@ def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
     assert figures["inter"]["total"] == pytest.approx(17.15, abs=0.1)
     assert figures["inter"]["motion"] > 0
     assert check_bound(model.net) < 1
+
+
+class Zeros:
+    """A reader of zeros."""
+
+    def symbols(self, index: Tensor) -> Tensor:
+        return torch.zeros_like(index)
+
+
+@pytest.mark.parametrize("sides", ["between", "past", "alone"])
+@pytest.mark.parametrize("motion", list(MotionMode))
+def test_coding_and_decoding_mix_no_devices(sides: str, motion: MotionMode) -> None:
+    """The encoder's and the decoder's way, up to the range coder, with shapes alone."""
+    model = plain_model(META)
+    step = replace(INTER, references=REFERENCES[sides])
+    mode = HierarchicalMode(
+        motion=motion, level=3 if motion is MotionMode.CODED else 0, refine=sides == "between"
+    )
+    x = model.picture(clip(1, FORMAT)[0], FORMAT)
+    with DeviceCheck(), torch.inference_mode():
+        conditions = Conditions.of([KEY], [KEY_MODE], META, x.size)
+        coder = EncodingCoder(model.tables)
+        key = model.net.code_keyframe(conditions, x.planes, coder, [EncodingCoder(model.tables)])
+        shape = model.net.latent_shape(1, 96, 128)
+        symbols = model.net.parse(MotionMode.NONE, True, conditions, None, shape, Zeros())
+        again = model.net.reconstruct(MotionMode.NONE, conditions, symbols, None)
+        given = Conditions.of([step], [mode], META, x.size)
+        both, contexts, coded = (key, again), (key.context, again.context), None
+        if motion is MotionMode.CODED:
+            field = MotionField(
+                torch.zeros(1, 5, *shape[2:], device=META),
+                torch.zeros(1, *shape[2:], 5, 5, device=META),
+            )
+            coded = model.net.code_motion(given, field, both, coder)
+        new = model.net.code_inter(motion, True, given, x.planes, both, coder, coded)
+        parsed = model.net.parse(motion, True, given, contexts, shape, Zeros())
+        decoded = model.net.reconstruct(motion, given, parsed, both)
+    for a, b in zip(new.planes, decoded.planes, strict=True):
+        assert a.device == b.device == META and a.shape == b.shape
+    assert len(coder.entries) == (9 + 9) + (7 if motion is MotionMode.CODED else 0)
 
 
 def test_positions_are_those_of_the_sites() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from device_check import META, DeviceCheck
 from synthetic import clip
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from vcfilter.codec.structure import LAYER_QP_OFFSET
 from vcfilter.entropy import tables
@@ -316,28 +314,12 @@ def test_a_step_on_a_gpu(material: Clip, start: dict[str, torch.Tensor]) -> None
         assert found[name] == pytest.approx(value, abs=0.05), name
 
 
-class DeviceCheck(TorchFunctionMode):
-    """Stands in for a GPU: a device "meta" beside the CPU, and no operation may mix the two.
-
-    PyTorch itself lets CPU tensors without dimensions mix with others; so does this.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        leaves = tree_leaves((args, kwargs or {}))
-        found = {t.device.type for t in leaves if isinstance(t, torch.Tensor) and t.dim()}
-        moves = {"to", "copy_", "_to_copy", "__get__", "__set__", "set_"}
-        assert len(found) < 2 or getattr(func, "__name__", "") in moves, (func, found)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("distances", [(-2, 2), (-1, -3), (-4, 0)])
 def test_a_step_mixes_no_devices(
     distances: tuple[int, int], material: Clip, start: dict[str, torch.Tensor]
 ) -> None:
     """All of a step but the flow search, on tensors that have shapes and a device only."""
-    device = torch.device("meta")
+    device = META
     net = loop.VideoNet()
     net.load_state_dict(start)
     samples = Samples([material], 64, 1)
