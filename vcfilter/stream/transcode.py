@@ -32,6 +32,7 @@ from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
 from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
+from vcfilter.stream.graph import FilteredFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, RunLog, TranscodeReport
@@ -76,6 +77,7 @@ def encode_file(
     bit_depth: int | None = None,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    video_filter: str | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -99,6 +101,8 @@ def encode_file(
             that is itself neural keeps its own.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
+        video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
+            ("scale=640:-2,fps=25").
         metadata: tags of the file, over those of the source; an empty text removes one.
         progress: called about five times a second.
 
@@ -111,6 +115,7 @@ def encode_file(
     options = options or EncoderOptions()
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    job.video_filter = video_filter
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
@@ -143,6 +148,7 @@ def decode_file(
     overwrite: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    video_filter: str | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -155,8 +161,8 @@ def decode_file(
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
-        runtime, start, duration, streams, overwrite, container, filters, metadata,
-            progress: as for encode_file.
+        runtime, start, duration, streams, overwrite, container, filters, video_filter,
+            metadata, progress: as for encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
@@ -165,6 +171,7 @@ def decode_file(
     """
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    job.video_filter = video_filter
     name = container_of(target, container, Y4M)
     with job:
         if not job.is_neural:
@@ -209,6 +216,7 @@ class _Job:
         self._began = time.monotonic()
         self._stack = ExitStack()
         self.bit_depth: int | None = None
+        self.video_filter: str | None = None
         self.log = RunLog(logger)
         self.source = Source(source)
 
@@ -265,6 +273,12 @@ class _Job:
         self._length = length
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
+        source = self._decoded(reader)
+        if self.video_filter is None:
+            return source
+        return FilteredFrames(source, self.video_filter, self.log)
+
+    def _decoded(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
         if self.is_neural:
             return NeuralFrames(
@@ -287,7 +301,9 @@ class _Job:
 
     def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
         known = container_named(container)
-        rate = constant_rate(self._video) if known.constant_rate else source.frame_rate
+        rate = source.frame_rate
+        if known.constant_rate and self.video_filter is None:
+            rate = constant_rate(self._video)
         return FrameClock(
             source.time_base,
             rate,
@@ -496,7 +512,13 @@ class _Job:
             self.log.warning(
                 f"{clock.moved} frames had a time that was not after the frame before: moved"
             )
-        if self._video.duration is None or not self._cut.is_all or reader.jumps or self._filters:
+        if (
+            self._video.duration is None
+            or not self._cut.is_all
+            or reader.jumps
+            or self._filters
+            or self.video_filter
+        ):
             return
         told = self._video.duration * self._video.time_base
         if told - seconds > max(Fraction(1, 2), told / 20):
