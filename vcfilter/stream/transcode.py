@@ -115,6 +115,7 @@ def encode_file(
     options = options or EncoderOptions()
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
@@ -171,6 +172,7 @@ def decode_file(
     """
     job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
     name = container_of(target, container, Y4M)
     with job:
@@ -512,13 +514,8 @@ class _Job:
             self.log.warning(
                 f"{clock.moved} frames had a time that was not after the frame before: moved"
             )
-        if (
-            self._video.duration is None
-            or not self._cut.is_all
-            or reader.jumps
-            or self._filters
-            or self.video_filter
-        ):
+        filtered = self._filters or self.video_filter is not None
+        if self._video.duration is None or not self._cut.is_all or reader.jumps or filtered:
             return
         told = self._video.duration * self._video.time_base
         if told - seconds > max(Fraction(1, 2), told / 20):
