@@ -77,26 +77,23 @@ class Decoder:
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
         self._runtime = runtime if runtime is not None else Runtime()
+        self._budget = Budget(self._options.limits, _PICTURES_MAX)
+        sequence = self._promised(extradata) if extradata else None
+        if sequence is not None:
+            self._budget.check_size(sequence.video_format)
         if model is None and self._options.model is not None:
             model = load_model(self._options.model, self._runtime)
         self._model = model
         self._sequence: SequenceHeader | None = None
         self._work: deque[Iterator[Frame]] = deque()  # packets that are not decoded to the end
         self._ready: deque[Frame] = deque()  # what `decode` could not return for an error
-        self._budget = Budget(self._options.limits, _PICTURES_MAX)
         self._parser: ThreadPoolExecutor | None = None
         self._gop: Gop | None = None
         # What is being read ahead: symbols, and the CPU seconds that they took.
         self._ahead: tuple[Entry, Future[tuple[Symbols, float]]] | None = None
         self._pictures: WeakSet[Entry] = WeakSet()  # decoded, and held somewhere
-        if extradata:
-            try:
-                self._use(SequenceHeader.read(extradata))
-            except VersionError:
-                raise
-            except BitstreamError:
-                if self._options.strict:
-                    raise  # otherwise the first keyframe tells
+        if sequence is not None:
+            self._use(sequence)
 
     @property
     def model(self) -> Model | None:
@@ -164,6 +161,17 @@ class Decoder:
             self._work.pop().close()  # type: ignore[attr-defined]  # a generator
         self._ready.clear()
         self._gop = self._ahead = None
+
+    def _promised(self, extradata: bytes) -> SequenceHeader | None:
+        """What extradata say; None: they are damaged, and the first keyframe tells."""
+        try:
+            return SequenceHeader.read(extradata)
+        except VersionError:
+            raise
+        except BitstreamError:
+            if self._options.strict:
+                raise
+            return None
 
     def _use(self, sequence: SequenceHeader) -> None:
         """Take over a sequence header, if the model and the frames so far allow it."""

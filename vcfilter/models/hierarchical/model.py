@@ -155,8 +155,8 @@ class HierarchicalModel:
         samples = rows * columns * 3 // 2
         field = 5 * h * w  # displacements are a view of a whole motion field
         context = config.channels * h * w + config.motion_channels * (h // 4) * (w // 4)
-        floats = samples + field + 2  # the distances
-        return torch.float32.itemsize * floats + torch.uint8.itemsize * 2 * context
+        distances = torch.int64.itemsize * 5  # with the other numbers of the frame's conditions
+        return torch.float32.itemsize * (samples + field) + 2 * context + distances
 
     def complexity(self) -> dict[str, dict[str, float]]:
         """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
