@@ -233,6 +233,10 @@ class FakeModel:
             for plane, error in zip(planes, errors, strict=True)
         ]
 
+    def picture_bytes(self, video_format: VideoFormat) -> int:
+        samples = sum(rows * columns for rows, columns in shapes(video_format))
+        return 2 * np.dtype(np.int32).itemsize * samples
+
     def complexity(self) -> dict[str, dict[str, float]]:
         return {"keyframe": {"all": 0.001}, "inter": {"all": 0.001}}
 

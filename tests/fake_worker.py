@@ -6,7 +6,7 @@ from fake_model import FakeModel
 
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.frames import VideoFormat
-from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.worker.connection import Codecs
 from vcfilter.worker.server import serve_standard_input
 
@@ -17,9 +17,10 @@ class FakeCodecs(Codecs):
     def __init__(self) -> None:
         super().__init__(Runtime(device="cpu"))
         self.model = FakeModel()
+        self.options = DecoderOptions()
 
     def decoder(self, extradata: bytes) -> Decoder:
-        return Decoder(extradata or None, model=self.model)
+        return Decoder(extradata or None, self.options, model=self.model)
 
     def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:
         return Encoder(video_format, options, model=self.model)

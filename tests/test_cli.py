@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import logging
@@ -17,8 +18,12 @@ import av
 import pytest
 from clips import make_film
 
+from vcfilter.cli import play
+from vcfilter.cli.arguments import MEMORY_MAX, limits
 from vcfilter.cli.main import COMMANDS, main
+from vcfilter.cli.parser import command_parser
 from vcfilter.cli.terminal import Terminal, clean, count_text, logging_to, size_text, time_text
+from vcfilter.options import Limits
 from vcfilter.stream.transcode import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -480,3 +485,49 @@ def test_bash_completes(
     assert done.stdout.strip() == expected
     assert main(["completion", "fish"]) == 0
     assert "-l keyint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (["--max-frames", "3"], "frames 4 is above the limit of 3"),
+        (["--max-pixels", "100"], " is above the limit of 100"),
+        (["--max-memory", "1k"], " is above the limit of 1000"),
+        (["--max-seconds", "0.001"], " is above the limit of 0.001"),
+    ],
+)
+def test_limits_of_decoding(
+    limit: list[str], text: str, neural: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.mkv"
+    for line in (["decode", neural, target], ["transcode", neural, target], ["verify", neural]):
+        assert main([*map(str, line), *limit]) == 1
+        assert text in capfd.readouterr().err
+        assert not target.exists()
+
+
+def test_limits_are_checked(neural: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for limit, text in (
+        (["--max-frames", "0"], "limit of frames 0 is not positive"),
+        (["--max-memory", "much"], "'much' is no number like 800000, 512M or 4G"),
+        (["--max-seconds", "nan"], "'nan' is no number of seconds"),
+    ):
+        try:
+            status = main(["verify", str(neural), *limit])
+        except SystemExit as stop:  # what a parser refuses
+            status = int(stop.code or 0)
+        assert status == 2
+        assert text in capfd.readouterr().err
+
+
+def test_limits_of_commands() -> None:
+    def parsed(name: str, *words: str) -> argparse.Namespace:
+        return command_parser(COMMANDS[name]).parse(words)
+
+    assert limits(parsed("verify", "x.mkv")) == limits(parsed("play", "x.mkv")) == Limits()
+    found = limits(parsed("serve", "x.mkv"))
+    assert found == Limits(frames=216_000, seconds=3600, memory=MEMORY_MAX)
+    assert limits(parsed("worker")) == Limits(memory=MEMORY_MAX)
+    args = parsed("play", "x.mkv", "--max-pixels", "9M", "--max-seconds", "60")
+    words = play._decoder_options(args)
+    assert words == ("--max-pixels", "9000000", "--max-seconds", "60.0")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from fake_model import FakeModel
 from synthetic import clip
 
+from vcfilter.bitstream import read_packet
 from vcfilter.codec import Decoder, Encoder, Executor, ProcessExecutor, ThreadExecutor
 from vcfilter.codec.executor import GopTask, run_task
 from vcfilter.codec.segment import SegmentResult
@@ -161,3 +164,27 @@ def test_few_gops_are_held() -> None:
             return super().result(timeout)
 
     assert data_of(encode(Slow(), keyint=4)) == data_of(encode(None, keyint=4))
+
+
+class Noting(FakeModel):
+    """Its level tells how many threads PyTorch would use: sections carry it out of a process."""
+
+    def encode(self, *args: Any) -> CodedFrame:
+        coded = super().encode(*args)
+        return replace(coded, mode=bytes((4,)), sections=(bytes((torch.get_num_threads(),)),))
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_an_encoders_threads_hold_in_the_workers(kind: str) -> None:
+    wanted = torch.get_num_threads() + 1
+    executor = ThreadExecutor(Noting(), 2) if kind == "threads" else ProcessExecutor(Noting, 2)
+    with executor:
+        encoder = Encoder(
+            SMALL,
+            EncoderOptions(keyint=3, scenecut=False),
+            runtime=Runtime(threads=wanted),
+            model=Noting(),
+            executor=executor,
+        )
+        packets = [p for frame in [*clip(6, SMALL), None] for p in encoder.encode(frame)]
+    assert {read_packet(p.data).sections[0].data for p in packets} == {bytes((wanted,))}

@@ -29,6 +29,7 @@ from clips import make_film, video_frame
 import vcfilter
 from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
+from vcfilter.frames import FrameType
 from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare, part_of
@@ -177,6 +178,26 @@ def test_a_segment_alone_is_the_same_as_among_others(video: VideoFile) -> None:
     times = [time_ for time_, _ in alone]
     assert times == pytest.approx([(18 + i) / RATE for i in range(12)], abs=0.001)
     assert np.array_equal(alone[5][1], shown_frames(video, FULL, [0, 1, 2])[23][1])
+
+
+@pytest.mark.parametrize("structure", ["random-access", "low-delay"])
+def test_segments_of_one_long_gop(folder: Path, tmp_path: Path, structure: str) -> None:
+    """They end inside the GOP, and show the same in order, alone and again."""
+    source = make_film(tmp_path / "source.mkv", frames=70, rate=RATE)
+    options = EncoderOptions(qp=36, preset="ultrafast", structure=structure, scenecut=False)
+    encode_file(source, tmp_path / "long.mkv", options)
+    video = Library(tmp_path, DecoderOptions()).video("long.mkv")
+    assert [frame.kind for frame in video.frames].count(FrameType.KEY) == 1
+    assert len(video.segments) >= 2
+    whole = [frame.y for frame in neural_frames(tmp_path / "long.mkv")]
+    for numbers in ([0, 1], [1], [0], [1]):
+        for number in numbers:
+            shown = list(video.decoded(number, FULL, lambda: False))
+            segment = video.segments[number]
+            assert [index for index, _ in shown] == list(range(segment.first, segment.end))
+            for index, frame in shown:
+                plane = frame.to_ndarray()[: frame.height]
+                assert np.array_equal(plane, whole[index])
 
 
 def test_steps_show_less(video: VideoFile) -> None:

@@ -22,9 +22,9 @@ from fake_worker import FakeCodecs
 from synthetic import clip
 
 from vcfilter.codec import Decoder, Encoder
-from vcfilter.errors import ConfigError
+from vcfilter.errors import ConfigError, LimitError
 from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
-from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.options import DecoderOptions, EncoderOptions, Limits, Runtime
 from vcfilter.worker import streams
 from vcfilter.worker.connection import Codecs, Connection
 from vcfilter.worker.protocol import (
@@ -440,3 +440,24 @@ def test_the_kernel_knows_who_is_there() -> None:
     assert peer_uid(a) == os.geteuid()
     a.close()
     b.close()
+
+
+def test_limits_end_a_stream_with_a_sentence(greeted: Client) -> None:
+    greeted.codecs.options = DecoderOptions(limits=Limits(frames=2))
+    encoder = Encoder(SMALL, EncoderOptions(structure="intra"), model=FakeModel())
+    packets = [p for frame in [*clip(4, SMALL), None] for p in encoder.encode(frame)]
+    greeted.say(Kind.OPEN_DECODER, 1, encoder.extradata)
+    for packet in packets:
+        greeted.say(Kind.SEND_PACKET, 1, struct.pack("<qqB", packet.pts, 1, 1) + packet.data)
+    frames = 0
+    while (message := greeted.hear())[0] is not Kind.FAILED:
+        frames += message[0] is Kind.FRAME
+    (status,) = struct.unpack_from("<i", message[2])
+    assert (frames, status, message[2][4:]) == (2, -5, b"frames 3 is above the limit of 2")
+
+
+def test_the_workers_limits_are_those_of_its_decoders() -> None:
+    codecs = Codecs(Runtime(device="cpu"), limits=Limits(pixels=100))
+    encoder = Encoder(SMALL, EncoderOptions(), model=FakeModel())
+    with pytest.raises(LimitError, match="pixels 1536 is above the limit of 100"):
+        codecs.decoder(encoder.extradata)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from vcfilter.errors import (
     BitstreamError,
     ConfigError,
+    LimitError,
     MediaError,
     ModelMismatchError,
     VcfilterError,
 )
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Preset, Runtime
+from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Preset, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
@@ -72,6 +73,8 @@ __all__ = [
     "FrameFilter",
     "FrameType",
     "InputContainer",
+    "LimitError",
+    "Limits",
     "MediaCodec",
     "MediaError",
     "ModelMismatchError",

@@ -1,5 +1,7 @@
 """The errors vcfilter raises: each is also the Python builtin a caller would expect."""
 
+from __future__ import annotations
+
 
 class VcfilterError(Exception):
     """Base of every error that vcfilter raises on purpose; its text is one clear sentence."""
@@ -11,6 +13,21 @@ class BitstreamError(VcfilterError, ValueError):
 
 class ConfigError(VcfilterError, ValueError):
     """An option or an argument is outside what is allowed."""
+
+
+class LimitError(VcfilterError, ValueError):
+    """Decoding would cost more than the caller allows, see `options.Limits`.
+
+    Args:
+        name: of the limit. value: what is asked for. limit: what is allowed.
+    """
+
+    def __init__(self, name: str, value: float, limit: float) -> None:
+        super().__init__(f"{name} {value:.15g} is above the limit of {limit:.15g}")
+        self.name, self.value, self.limit = name, value, limit
+
+    def __reduce__(self) -> tuple[type[LimitError], tuple[str, float, float]]:
+        return LimitError, (self.name, self.value, self.limit)
 
 
 class ModelMismatchError(VcfilterError, LookupError):

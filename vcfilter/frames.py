@@ -18,6 +18,8 @@ MAX_PIXELS = 4096 * 2304
 
 LAYER_MAX = 7
 QP_MAX = 63
+LEVELS_MAX = 8
+"""Most quality levels of a frame, the base included."""
 SLOTS = 8
 """Places for decoded frames that later ones may refer to (0 is the keyframe's)."""
 REFERENCES_MAX = 3

@@ -11,7 +11,7 @@ from numbers import Rational
 from typing import Any
 
 from vcfilter.errors import ConfigError
-from vcfilter.frames import QP_MAX
+from vcfilter.frames import LEVELS_MAX, QP_MAX
 
 KEYINT_MAX = 1 << 30
 STRUCTURES = ("random-access", "low-delay", "intra")
@@ -55,24 +55,70 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one decoder may cost at most; None: what the format allows, and no other limit.
+
+    Args:
+        pixels: luma samples of a frame. Known from the sequence header, before a model is loaded.
+        frames: frames that come out, in all.
+        seconds: CPU seconds of the threads that read symbols and run the networks, in all, without
+            those that PyTorch starts itself. Compared before each frame is decoded, so what it is
+            exceeded by is the cost of one frame at most.
+        memory: bytes of all decoded frames that may be held for others to refer to. Known from
+            the sequence header and the model. What networks use on the way is not part of it.
+
+    Raises:
+        ConfigError: a value is not a positive number, or not a whole one (seconds may be any).
+    """
+
+    pixels: int | None = None
+    frames: int | None = None
+    seconds: float | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pixels", "frames", "memory"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_type(f"limit of {name}", value, int, "a whole number")
+        seconds = self.seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
+            raise ConfigError(f"limit of seconds {seconds!r} is not a number")
+        for name in ("pixels", "frames", "seconds", "memory"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise ConfigError(f"limit of {name} {value} is not positive and finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderOptions:
     """How a neural stream is decoded.
 
     Args:
         strict: damage is an error, not a dropped frame.
         model: name, id or path of a model; None takes the one that the stream names.
+        levels: the operating point: quality levels that are decoded, 1 (the base) to 8; those
+            above are passed over, and may be damaged. None: all that are there.
+        limits: what decoding may cost.
 
     Raises:
-        ConfigError: a value is of another type.
+        ConfigError: a value is of another type, or levels is out of range.
     """
 
     strict: bool = False
     model: str | None = None
+    levels: int | None = None
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         _check_type("strict", self.strict, bool, "yes or no")
         if self.model is not None:
             _check_type("model", self.model, str, "a text")
+        if self.levels is not None:
+            _check_type("levels", self.levels, int, "a whole number")
+            if not 1 <= self.levels <= LEVELS_MAX:
+                raise ConfigError(f"levels {self.levels} is outside 1 to {LEVELS_MAX}")
+        _check_type("limits", self.limits, Limits, "of the type Limits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from vcfilter.errors import BitstreamError, ConfigError
 from vcfilter.frames import (
+    LEVELS_MAX,
     SLOTS,
     ContentLight,
     FieldOrder,
@@ -23,7 +24,6 @@ MAGIC = b"VCF1"
 VERSION = 2
 MODEL_ID_BYTES = 8
 MODE_BYTES_MAX = 3
-LEVELS_MAX = 8
 NAME_BYTES_MAX = 32
 
 _FIXED = struct.Struct(">BB8sBBHHBBBBBH")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vcfilter.bitstream.headers import (
-    LEVELS_MAX,
     MAGIC,
     MODE_BYTES_MAX,
     VERSION,
@@ -19,7 +18,7 @@ from vcfilter.bitstream.headers import (
     VersionError,
 )
 from vcfilter.errors import BitstreamError, ConfigError
-from vcfilter.frames import QP_MAX, FrameStep, FrameType, VideoFormat
+from vcfilter.frames import LEVELS_MAX, QP_MAX, FrameStep, FrameType, VideoFormat
 
 _KEY_BYTE = 0x02  # a keyframe's first byte: code 0, layer 0, referred to
 _REPEAT = 3  # added to the number of references in the code of a frame with nothing coded

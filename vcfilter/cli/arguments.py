@@ -15,7 +15,9 @@ from vcfilter.options import (
     TUNES,
     DecoderOptions,
     EncoderOptions,
+    Limits,
     Runtime,
+    bitrate,
 )
 
 if TYPE_CHECKING:
@@ -226,6 +228,37 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     add_model(group)
     group.add_argument("--strict", action="store_true", help="a damaged packet is an error")
+    add_limits(parser)
+
+
+MEMORY_MAX = 4 << 30
+"""What frames held for reference may take where others decide what is decoded (serve, worker):
+enough for the largest size of the format with the shipped model, which takes 2.1 GB."""
+
+
+def add_limits(
+    parser: argparse.ArgumentParser,
+    *,
+    frames: int | None = None,
+    seconds: float | None = None,
+    memory: int | None = None,
+) -> None:
+    """--max-pixels, --max-frames, --max-seconds and --max-memory, with a command's defaults."""
+    group = parser.add_argument_group("limits of decoding, per neural stream (none)")
+    group.add_argument("--max-pixels", type=_amount, metavar="N", help="luma samples of a frame")
+    for name, kind, default, metavar, text in (
+        ("frames", _amount, frames, "N", "frames in all"),
+        ("seconds", _positive, seconds, "S", "CPU seconds in all"),
+        ("memory", _amount, memory, "BYTES", "bytes of frames held for reference: 512M, 4G"),
+    ):
+        text += "" if default is None else " (%(default)s)"
+        group.add_argument(f"--max-{name}", type=kind, default=default, metavar=metavar, help=text)
+
+
+def limits(args: argparse.Namespace) -> Limits:
+    """What decoding may cost; of a command without `add_limits` nothing is limited."""
+    names = ("pixels", "frames", "seconds", "memory")
+    return Limits(**{name: getattr(args, f"max_{name}", None) for name in names})
 
 
 def runtime(args: argparse.Namespace) -> Runtime:
@@ -239,7 +272,9 @@ def runtime(args: argparse.Namespace) -> Runtime:
 
 def decoder_options(args: argparse.Namespace) -> DecoderOptions:
     """How neural streams are decoded."""
-    return DecoderOptions(strict=getattr(args, "strict", False), model=args.model)
+    return DecoderOptions(
+        strict=getattr(args, "strict", False), model=args.model, limits=limits(args)
+    )
 
 
 def _whole(text: str) -> int:
@@ -247,6 +282,20 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
+def _amount(text: str) -> int:
+    """A count or a size of "800000", "512M" or "4G"; M and G are decimal."""
+    try:
+        return bitrate(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number like 800000, 512M or 4G") from None
+
+
+def _positive(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds like 90 or 1.5")
+    return float(text)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -6,7 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_loudness, add_model, decoder_options, runtime
+from vcfilter.cli.arguments import (
+    MEMORY_MAX,
+    add_limits,
+    add_loudness,
+    add_model,
+    decoder_options,
+    runtime,
+)
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -17,6 +24,11 @@ examples:
   vcfilter serve in.mkv --original in.mp4     compare with x264 coded from the original
   vcfilter serve folder/ --host 0.0.0.0       for the whole network: there is no password
 """
+
+FRAMES_MAX = 216_000
+SECONDS_MAX = 3600.0
+"""What one segment may cost: a request has a decoder of its own. A video file of one GOP is one
+segment: an hour of it at 60 frames/s still plays. No viewer waits an hour for a segment."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the comparison then codes it with x264",
     )  # fmt: skip
     add_model(parser)
+    add_limits(parser, frames=FRAMES_MAX, seconds=SECONDS_MAX, memory=MEMORY_MAX)
     add_loudness(parser)
 
 

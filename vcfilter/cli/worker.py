@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from vcfilter.cli.arguments import MEMORY_MAX, add_limits, limits
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -13,13 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vcfilter.worker import server
 
     server.add_arguments(parser)
+    # A stream may go on for days, so frames and seconds have no default.
+    add_limits(parser, memory=MEMORY_MAX)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out worker."""
     from vcfilter.worker import server
 
-    server.run(args)
+    server.run(args, limits(args))
 
 
 COMMAND = Command(

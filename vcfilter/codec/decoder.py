@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from weakref import WeakSet
 
 from vcfilter.bitstream import (
     VERSION,
-    FrameHeader,
     PacketInfo,
     SequenceHeader,
     VersionError,
     packet_size_max,
     read_packet,
 )
-from vcfilter.codec.references import Slots
+from vcfilter.codec.budget import Budget
+from vcfilter.codec.gop import Coded, Entry, Gop
 from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
-from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import SLOTS, Frame, FrameStep, Packet, VideoFormat
+from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
+from vcfilter.frames import LEVELS_MAX, SLOTS, Frame, Packet, VideoFormat
 from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
 
@@ -29,81 +30,6 @@ _PICTURES_MAX = 3 * SLOTS
 frames not decoded yet refer to. What vcfilter encodes needs 16 at most."""
 _SKIPPED_MAX = 64
 """Most frames that are passed by before what is kept of them is decoded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Coded:
-    """A packet that is not decoded yet."""
-
-    info: PacketInfo
-    pts: int
-    duration: int
-    shown: bool
-
-    @property
-    def header(self) -> FrameHeader:
-        return self.info.header
-
-    @property
-    def step(self) -> FrameStep:
-        return self.info.header.step
-
-    @property
-    def sections(self) -> tuple[bytes, ...]:
-        return tuple(section.data for section in self.info.sections)
-
-
-@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
-class _Entry:
-    """A frame in its place in coding order: its references are known, its pixels not yet needed.
-
-    Args:
-        coded: its packet.
-        place: in coding order.
-        references: until it is decoded.
-        reference: its reconstruction; None: it is not decoded yet, or cannot be.
-        failed: it cannot be decoded.
-    """
-
-    coded: _Coded
-    place: int = 0
-    references: tuple[_Entry, ...] = ()
-    reference: Reference | None = None
-    failed: bool = False
-
-    @property
-    def open(self) -> bool:
-        """Whether it may still be decoded."""
-        return self.reference is None and not self.failed
-
-    def needed(self) -> list[_Entry]:
-        """What is still to be decoded for it, in coding order, itself last."""
-        found, stack = {self}, [self]
-        while stack:
-            deeper = [e for e in stack.pop().references if e.open and e not in found]
-            found.update(deeper)
-            stack += deeper
-        return sorted(found, key=lambda entry: entry.place)
-
-
-class _Gop:
-    """What is held of one GOP.
-
-    Args:
-        key: its keyframe, decoded.
-    """
-
-    def __init__(self, key: _Entry) -> None:
-        self.identity = key.coded.info.identity
-        self.slots: Slots[_Entry] = Slots(key)
-        self.next_key: _Entry | None = None
-        self.newest = 0  # number of the newest packet
-        self.next = 1  # number of the next frame to show
-        self.waiting: dict[int, _Coded] = {}  # packets, by number
-        # Out of these, and not their turn to be shown; None where a reference is missing.
-        self.placed: dict[int, _Entry | None] = {}
-        self.places = 0  # frames that were placed
-        self.skipped = 0  # frames that were not shown since all slots were decoded
 
 
 class Decoder:
@@ -131,6 +57,8 @@ class Decoder:
         lost_levels: frames decoded without quality levels that are damaged.
 
     Raises:
+        LimitError: extradata promise frames that are larger, or take more memory, than
+            options.limits allow.
         ModelMismatchError: extradata name a model that cannot be found, or another than `model`.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
     """
@@ -149,23 +77,23 @@ class Decoder:
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
         self._runtime = runtime if runtime is not None else Runtime()
+        self._budget = Budget(self._options.limits, _PICTURES_MAX)
+        sequence = self._promised(extradata) if extradata else None
+        if sequence is not None:
+            self._budget.check_size(sequence.video_format)
         if model is None and self._options.model is not None:
             model = load_model(self._options.model, self._runtime)
         self._model = model
         self._sequence: SequenceHeader | None = None
-        self._output: list[Frame] = []
+        self._work: deque[Iterator[Frame]] = deque()  # packets that are not decoded to the end
+        self._ready: deque[Frame] = deque()  # what `decode` could not return for an error
         self._parser: ThreadPoolExecutor | None = None
-        self._gop: _Gop | None = None
-        self._ahead: tuple[_Entry, Future[Symbols]] | None = None  # what is being read ahead
-        self._pictures: WeakSet[_Entry] = WeakSet()  # decoded, and held somewhere
-        if extradata:
-            try:
-                self._use(SequenceHeader.read(extradata))
-            except VersionError:
-                raise
-            except BitstreamError:
-                if self._options.strict:
-                    raise  # otherwise the first keyframe tells
+        self._gop: Gop | None = None
+        # What is being read ahead: symbols, and the CPU seconds that they took.
+        self._ahead: tuple[Entry, Future[tuple[Symbols, float]]] | None = None
+        self._pictures: WeakSet[Entry] = WeakSet()  # decoded, and held somewhere
+        if sequence is not None:
+            self._use(sequence)
 
     @property
     def model(self) -> Model | None:
@@ -185,26 +113,70 @@ class Decoder:
                 unknown version; with strict, also whatever else would be dropped. Decoding
                 may go on with the next packet, and frames that were ready come with it.
             ModelMismatchError: the first keyframe names a model that cannot be found.
+            LimitError: one of options.limits is exceeded.
             ConfigError: it is no Packet.
+        """
+        frames: list[Frame] = []
+        try:
+            frames.extend(self.frames(packet, show=show))
+        except BaseException:
+            self._ready.extend(frames)
+            raise
+        return frames
+
+    def frames(self, packet: Packet | None, *, show: bool = True) -> Iterator[Frame]:
+        """Take the next packet and decode the frames that are now ready one by one.
+
+        As `decode`, but each frame is decoded when it is asked for, so that no more than one is
+        held beside the references. What an iterator was not asked for comes with that of the next
+        packet, before its own frames.
+
+        Raises:
+            ConfigError: it is no Packet. When a frame is asked for, also what `decode` raises.
         """
         if packet is not None and not isinstance(packet, Packet):
             raise ConfigError(f"a {type(packet).__name__} is no Packet")
-        with threads_of(self._runtime):
-            if packet is None:
-                self._end_gop(None)
-            else:
-                self._accept(packet, show)
-        frames, self._output = self._output, []
-        return frames
+        self._work.append(self._end_gop(None) if packet is None else self._accept(packet, show))
+        return self._decoded()
+
+    def _decoded(self) -> Iterator[Frame]:
+        """The frames of all packets that are not decoded to the end."""
+        while self._ready:
+            yield self._ready.popleft()
+        while self._work:
+            work, frame = self._work[0], None
+            try:
+                # Left before a frame is handed out: what is done with it is not the decoder's.
+                with threads_of(self._runtime), self._budget.working():
+                    frame = next(work, None)
+            finally:
+                if frame is None:
+                    self._work.popleft()
+            if frame is not None:
+                yield frame
 
     def reset(self) -> None:
         """Forget all packets and references, as after a seek; the counters stay."""
-        self._output = []
+        while self._work:
+            self._work.pop().close()  # type: ignore[attr-defined]  # a generator
+        self._ready.clear()
         self._gop = self._ahead = None
+
+    def _promised(self, extradata: bytes) -> SequenceHeader | None:
+        """What extradata say; None: they are damaged, and the first keyframe tells."""
+        try:
+            return SequenceHeader.read(extradata)
+        except VersionError:
+            raise
+        except BitstreamError:
+            if self._options.strict:
+                raise
+            return None
 
     def _use(self, sequence: SequenceHeader) -> None:
         """Take over a sequence header, if the model and the frames so far allow it."""
         fmt, known = sequence.video_format, self.video_format
+        self._budget.check_size(fmt)
         if self._model is None:
             self._model = find_model(sequence.model_id, self._runtime)
         info = self._model.info
@@ -224,12 +196,13 @@ class Decoder:
                 f"the stream changes from {known.width}x{known.height} at {known.bit_depth} bit "
                 f"to {fmt.width}x{fmt.height} at {fmt.bit_depth} bit: decode its parts one by one"
             )
+        self._budget.check_memory(fmt, self._model)
         self.video_format = fmt
         self._sequence = sequence
         if self._parser is None and spare_core(self._model, self._runtime):
             self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
 
-    def _accept(self, packet: Packet, show: bool) -> None:
+    def _accept(self, packet: Packet, show: bool) -> Iterator[Frame]:
         gop = self._gop
         try:
             info = read_packet(
@@ -241,56 +214,61 @@ class Decoder:
                 _check_bounds(info, self._sequence)
         except BitstreamError as error:
             if packet.is_keyframe:
-                self._end_gop(None)
+                yield from self._end_gop(None)
             # Later versions are known by one byte only: in a stream of this one it is damage.
             later = isinstance(error, VersionError) and error.version > VERSION
             if isinstance(error, VersionError) and not (later and self._sequence is not None):
                 raise
             self._drop_damaged(error)
             return
-        coded = _Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
+        info = _at_point(info, self._options.levels)
+        coded = Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
         if info.sequence is not None:
-            self._accept_key(info.sequence, coded)
+            yield from self._accept_key(info.sequence, coded)
         elif gop is None:
             self._drop_missing("the keyframe before it is missing")
         else:
             gop.newest = coded.step.number
             gop.waiting[gop.newest] = coded
-            self._advance(gop, final=False)
+            yield from self._advance(gop, final=False)
 
-    def _accept_key(self, sequence: SequenceHeader, coded: _Coded) -> None:
+    def _accept_key(self, sequence: SequenceHeader, coded: Coded) -> Iterator[Frame]:
         try:
             self._use(sequence)
-        except (BitstreamError, ModelMismatchError):
-            self._end_gop(None)
+        except (BitstreamError, LimitError, ModelMismatchError):
+            yield from self._end_gop(None)
             raise
         try:
             _check_bounds(coded.info, sequence)
+            self._budget.check_seconds()
             reference = self._reconstruct(coded, self._parse(coded, ()), ())
         except BitstreamError as error:
-            self._end_gop(None)
+            yield from self._end_gop(None)
             self._drop_damaged(error)
             return
-        key = _Entry(coded=coded, reference=reference)
+        key = Entry(coded=coded, reference=reference)
         self._pictures.add(key)
         try:
-            self._end_gop(key)
+            yield from self._end_gop(key)
+        except BitstreamError:
+            yield from self._show(key)
+            raise
         finally:
-            self._gop = _Gop(key)
-            self._show(key)
+            self._gop = Gop(key)
+        yield from self._show(key)
 
-    def _end_gop(self, next_key: _Entry | None) -> None:
+    def _end_gop(self, next_key: Entry | None) -> Iterator[Frame]:
         """Decode what can be decoded, now that no packet of the GOP will come."""
         gop, self._gop = self._gop, None
         if gop is None:
             return
         gop.next_key = next_key
         try:
-            self._advance(gop, final=True)
+            yield from self._advance(gop, final=True)
         finally:
             self._ahead = None
 
-    def _advance(self, gop: _Gop, final: bool) -> None:
+    def _advance(self, gop: Gop, final: bool) -> Iterator[Frame]:
         """Show frames up to the first one that must wait for a packet."""
         assert self._sequence is not None
         while gop.next <= gop.newest:
@@ -307,11 +285,11 @@ class Decoder:
                 self._drop_missing()
             elif entry.coded.shown:
                 self._decode(gop, entry, final)
-                self._show(entry)
+                yield from self._show(entry)
             else:
                 self._skip(gop)
 
-    def _skip(self, gop: _Gop) -> None:
+    def _skip(self, gop: Gop) -> None:
         """A frame is not shown: it is decoded when another needs it, but packets that wait for
         that must not pile up."""
         gop.skipped += 1
@@ -320,7 +298,7 @@ class Decoder:
             for entry in gop.slots.frames():
                 self._decode(gop, entry, False)
 
-    def _must_wait(self, gop: _Gop, number: int) -> bool:
+    def _must_wait(self, gop: Gop, number: int) -> bool:
         """Whether something that this frame needs, directly or not, may still come."""
         seen, stack = {number}, [number]
         while stack:
@@ -333,7 +311,7 @@ class Decoder:
                     stack.append(needed)
         return False
 
-    def _held(self, gop: _Gop, coded: _Coded, number: int) -> _Entry | None:
+    def _held(self, gop: Gop, coded: Coded, number: int) -> Entry | None:
         """A reference of a frame, if it is there and the right one."""
         check, numbers = coded.header.next_key, coded.step.reference_numbers
         if check is not None and number == max(numbers):
@@ -341,7 +319,7 @@ class Decoder:
             return key if key and key.coded.info.identity & 0xFFFF == check else None
         return gop.slots.get(number)
 
-    def _place(self, gop: _Gop, number: int) -> None:
+    def _place(self, gop: Gop, number: int) -> None:
         """Put a frame that waits in its place in coding order: behind all that it refers to."""
         # Taken out first: should frames refer to each other in a circle, it ends here.
         coded = gop.waiting.pop(number, None)
@@ -359,11 +337,11 @@ class Decoder:
             gop.placed[number] = None
             return
         gop.places += 1
-        entry = _Entry(coded=coded, place=gop.places, references=tuple(references))
+        entry = Entry(coded=coded, place=gop.places, references=tuple(references))
         gop.slots.store(coded.step, entry)
         gop.placed[number] = entry
 
-    def _decode(self, gop: _Gop, entry: _Entry, final: bool) -> None:
+    def _decode(self, gop: Gop, entry: Entry, final: bool) -> None:
         """Decode a frame and what it needs, as far as it is not decoded yet.
 
         Args:
@@ -378,7 +356,7 @@ class Decoder:
                 each.failed = each.reference is None
                 each.references = ()
 
-    def _reference(self, gop: _Gop, entry: _Entry, following: _Entry | None, final: bool) -> None:
+    def _reference(self, gop: Gop, entry: Entry, following: Entry | None, final: bool) -> None:
         """Decode one frame whose references were tried before.
 
         Args:
@@ -389,11 +367,13 @@ class Decoder:
         if len(references) < len(entry.references):
             self._drop_missing()
             return
+        self._budget.check_seconds()
         try:
             if len(self._pictures) >= _PICTURES_MAX:
                 raise BitstreamError(f"more than {_PICTURES_MAX} pictures would have to be held")
             if ahead is not None and ahead[0] is entry:
-                symbols = ahead[1].result()
+                symbols, seconds = ahead[1].result()
+                self._budget.add_seconds(seconds)
             else:
                 symbols = self._parse(entry.coded, [r.context for r in references])
             if self._parser is not None:
@@ -405,7 +385,7 @@ class Decoder:
             return
         self._pictures.add(entry)
 
-    def _upcoming(self, gop: _Gop, current: _Entry, final: bool) -> _Entry | None:
+    def _upcoming(self, gop: Gop, current: Entry, final: bool) -> Entry | None:
         """The first frame that will be decoded after `current`, which is the last of those that
         a frame needs; None: not known yet."""
         for number in range(gop.next, gop.newest + 1):
@@ -421,7 +401,7 @@ class Decoder:
         return None
 
     def _look_ahead(
-        self, parser: ThreadPoolExecutor, entry: _Entry | None, current: _Entry, symbols: Symbols
+        self, parser: ThreadPoolExecutor, entry: Entry | None, current: Entry, symbols: Symbols
     ) -> None:
         """Start reading the symbols of the frame that will be decoded next.
 
@@ -440,11 +420,13 @@ class Decoder:
                 return
         self._ahead = entry, parser.submit(self._parse_ahead, entry.coded, contexts)
 
-    def _parse_ahead(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
+    def _parse_ahead(self, coded: Coded, contexts: Sequence[Context]) -> tuple[Symbols, float]:
+        began = time.thread_time()
         with threads_of(self._runtime):
-            return self._parse(coded, contexts)
+            symbols = self._parse(coded, contexts)
+        return symbols, time.thread_time() - began
 
-    def _parse(self, coded: _Coded, contexts: Sequence[Context]) -> Symbols:
+    def _parse(self, coded: Coded, contexts: Sequence[Context]) -> Symbols:
         """The symbols of a packet; safe in another thread.
 
         Raises:
@@ -470,7 +452,7 @@ class Decoder:
             raise BitstreamError(f"a packet of {size} bytes is invalid: {error}") from error
 
     def _reconstruct(
-        self, coded: _Coded, symbols: Symbols, references: Sequence[Reference]
+        self, coded: Coded, symbols: Symbols, references: Sequence[Reference]
     ) -> Reference:
         assert self._model is not None and self.video_format is not None  # a keyframe came
         header = coded.header
@@ -478,16 +460,15 @@ class Decoder:
             header.step, header.mode, symbols, references, self.video_format
         )
 
-    def _show(self, entry: _Entry) -> None:
+    def _show(self, entry: Entry) -> Iterator[Frame]:
         coded = entry.coded
         if not coded.shown or entry.reference is None:
             return
+        self._budget.count_frame()
         assert self._model is not None and self.video_format is not None  # a keyframe came
         y, u, v = self._model.planes(entry.reference, self.video_format)
         self.lost_levels += coded.info.lost_levels
-        self._output.append(
-            Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.step.type)
-        )
+        yield Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.step.type)
 
     def _drop_damaged(self, error: BitstreamError) -> None:
         self.dropped_damaged += 1
@@ -498,6 +479,16 @@ class Decoder:
         self.dropped_missing_reference += 1
         if self._options.strict:
             raise BitstreamError(f"an inter frame cannot be decoded: {reason}")
+
+
+def _at_point(info: PacketInfo, levels: int | None) -> PacketInfo:
+    """A packet without the sections above an operating point, and without their losses."""
+    if levels is None or levels >= LEVELS_MAX:
+        return info
+    kept = tuple(section for section in info.sections if section.level < levels)
+    # What follows a level that is lost is of a higher one.
+    whole = len(kept) < len(info.sections) or (bool(kept) and kept[-1].level == levels - 1)
+    return replace(info, sections=kept, lost_levels=info.lost_levels and not whole)
 
 
 def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:

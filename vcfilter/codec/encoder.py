@@ -183,7 +183,9 @@ class Encoder:
         assert self._executor is not None
         if self._jobs:
             qp = self._rate.key_qp((), self._coding.key_length)
-            task = GopTask(jobs=tuple(self._jobs), coding=self._coding, qp=qp)
+            task = GopTask(
+                jobs=tuple(self._jobs), coding=self._coding, qp=qp, runtime=self._runtime
+            )
             self._pending.append(self._executor.submit(task))
             self._jobs = []
         packets: list[Packet] = []

@@ -8,23 +8,30 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from vcfilter.codec.plan import SegmentJob
 from vcfilter.codec.rate import ConstantQp
+from vcfilter.codec.runtime import threads_of
 from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
 from vcfilter.errors import ConfigError
 from vcfilter.models.base import Model
+from vcfilter.options import Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GopTask:
-    """A GOP's jobs with all that coding them anywhere needs. Can be pickled."""
+    """A GOP's jobs with all that coding them anywhere needs. Can be pickled.
+
+    Args:
+        runtime: of the encoder; its threads hold where the task is coded, its device does not.
+    """
 
     jobs: tuple[SegmentJob, ...]
     coding: Coding
     qp: int
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 class Executor(Protocol):
@@ -41,9 +48,10 @@ class Executor(Protocol):
 def run_task(model: Model, task: GopTask) -> list[SegmentResult]:
     """Code a task alone."""
     results, state = [], None
-    for job in task.jobs:
-        result, state = encode_segment(model, job, task.coding, ConstantQp(task.qp), state)
-        results.append(result)
+    with threads_of(task.runtime):
+        for job in task.jobs:
+            result, state = encode_segment(model, job, task.coding, ConstantQp(task.qp), state)
+            results.append(result)
     return results
 
 

@@ -142,6 +142,9 @@ class Model(Protocol):
     def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's (y, u, v) planes at the format's size and depth."""
 
+    def picture_bytes(self, video_format: VideoFormat) -> int:
+        """Bytes that one reconstruction takes on the device, its context included."""
+
     def complexity(self) -> dict[str, dict[str, float]]:
         """Multiply-accumulates per luma sample of decoding, in thousands.
 

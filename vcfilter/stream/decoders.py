@@ -374,8 +374,8 @@ class NeuralFrames:
     def _decoded(self) -> Iterator[Frame]:
         for packet in self._reader.packets():
             if packet.data:
-                yield from self.decoder.decode(coded_packet(packet))
-        yield from self.decoder.decode(None)
+                yield from self.decoder.frames(coded_packet(packet))
+        yield from self.decoder.frames(None)
 
 
 def neural_stream(demuxer: Demuxer, name: str) -> StreamInfo:

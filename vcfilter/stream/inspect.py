@@ -312,10 +312,10 @@ def verify_file(
             last = neural.pts
             verdict.packets += 1
             verdict.keyframes += packet.is_keyframe
-            verdict.frames += len(decoder.decode(neural))
+            verdict.frames += sum(1 for _ in decoder.frames(neural))
             if progress:
                 progress(verdict.packets, float(neural.pts * packet.time_base))
-        verdict.frames += len(decoder.decode(None))
+        verdict.frames += sum(1 for _ in decoder.frames(None))
     verdict.damaged = decoder.dropped_damaged
     verdict.missing_reference = decoder.dropped_missing_reference
     if verdict.damaged:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter import __version__
 from vcfilter.frames import VideoFormat
-from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
+from vcfilter.options import DecoderOptions, EncoderOptions, Limits, Runtime
 from vcfilter.worker.protocol import (
     MAGIC,
     PROTOCOL_VERSION,
@@ -39,10 +39,14 @@ class Codecs:
     Args:
         runtime: where and how networks run.
         model: name, id or path; None: each stream's own, and the default one for encoding.
+        limits: what decoding one stream may cost.
     """
 
-    def __init__(self, runtime: Runtime, model: str | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, model: str | None = None, limits: Limits | None = None
+    ) -> None:
         self._runtime, self._model = runtime, model
+        self._limits = limits if limits is not None else Limits()
         self._loading = threading.Lock()
 
     def load(self) -> None:
@@ -57,7 +61,7 @@ class Codecs:
         from vcfilter.codec import Decoder  # late: a client is greeted before this is imported
 
         with self._loading:
-            options = DecoderOptions(model=self._model)
+            options = DecoderOptions(model=self._model, limits=self._limits)
             return Decoder(extradata or None, options, runtime=self._runtime)
 
     def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:

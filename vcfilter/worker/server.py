@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vcfilter.errors import ConfigError
-from vcfilter.options import Runtime
+from vcfilter.options import Limits, Runtime
 from vcfilter.worker.connection import Codecs, Connection
 from vcfilter.worker.protocol import Channel, ClientGone, Kind, ProtocolError, Status
 
@@ -53,12 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME|ID|FILE", help="another model than a stream's own")
 
 
-def run(args: argparse.Namespace) -> NoReturn:
-    """Serve until the client is gone, or with --listen until a signal comes."""
+def run(args: argparse.Namespace, limits: Limits) -> NoReturn:
+    """Serve until the client is gone, or with --listen until a signal comes.
+
+    Args:
+        limits: what decoding one stream may cost.
+    """
     if args.max_clients < 1:
         raise ConfigError(f"max-clients {args.max_clients} is below 1")
     keep_memory()
-    codecs = Codecs(Runtime(device=args.device, threads=args.threads), args.model)
+    codecs = Codecs(Runtime(device=args.device, threads=args.threads), args.model, limits)
     if args.listen:
         listen(args.listen, codecs, args.max_clients)
     serve_standard_input(codecs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vcfilter.bitstream import SequenceHeader, StructureKind
-from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
+from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
 from vcfilter.options import EncoderOptions
 from vcfilter.worker.protocol import (
@@ -383,7 +383,7 @@ def _loss(damaged: int, missing: int) -> BitstreamError:
 def _failure(error: Exception) -> tuple[Status, bytes]:
     """How a client is told of an error."""
     text = str(error) or type(error).__name__
-    if isinstance(error, BitstreamError | ModelMismatchError):
+    if isinstance(error, BitstreamError | LimitError | ModelMismatchError):
         status = Status.INVALID
     elif isinstance(error, ConfigError):
         status = Status.OPTION

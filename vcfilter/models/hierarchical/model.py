@@ -147,6 +147,17 @@ class HierarchicalModel:
             conditions = self._conditions(step, found, video_format)
             return self.net.reconstruct(found.motion, conditions, symbols, both)
 
+    def picture_bytes(self, video_format: VideoFormat) -> int:
+        """Bytes that one reconstruction takes on the device, its context included."""
+        rows, columns = self._padded(video_format)
+        config = self.net.config
+        h, w = config.latent_size(rows, columns)
+        samples = rows * columns * 3 // 2
+        field = 5 * h * w  # displacements are a view of a whole motion field
+        context = config.channels * h * w + config.motion_channels * (h // 4) * (w // 4)
+        distances = torch.int64.itemsize * 5  # with the other numbers of the frame's conditions
+        return torch.float32.itemsize * (samples + field) + 2 * context + distances
+
     def complexity(self) -> dict[str, dict[str, float]]:
         """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
         return complexity(self.net)
