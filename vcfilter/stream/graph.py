@@ -101,6 +101,11 @@ class FilteredFrames:
     def video_format(self) -> VideoFormat | None:
         return self._reader.video_format if self._reader else None
 
+    @property
+    def delay(self) -> int | None:
+        """None: the filters may hold frames."""
+        return None
+
     def frames(self) -> Iterator[Frame]:
         """The frames that come out, in display order."""
         for frame in self._source.frames():

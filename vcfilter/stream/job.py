@@ -17,7 +17,7 @@ from fractions import Fraction
 from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import PassLog, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.frames import Frame, VideoFormat
+from vcfilter.frames import Frame
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     Y4M,
@@ -91,6 +91,7 @@ class Job:
         self._stack = ExitStack()
         self.bit_depth: int | None = None
         self.video_filter: str | None = None
+        self.at_once = False
         self.log = RunLog(logger)
         self.source = Source(source)
 
@@ -171,6 +172,7 @@ class Job:
             seekable=seekable,
             bit_depth=self.bit_depth,
             log=self.log,
+            at_once=self.at_once,
         )
 
     def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
@@ -316,9 +318,7 @@ class Job:
             ):
                 for frame in ahead:
                     if first is None:
-                        fmt = source.video_format
-                        assert fmt is not None
-                        self._start_sink(sink, coder, fmt, clock.time_base, clock.frame_rate)
+                        self._start_sink(sink, coder, source, clock)
                         first = frame.pts * clock.time_base
                     for item in _items(coder, frame):
                         writer.put(item)
@@ -361,15 +361,18 @@ class Job:
         self,
         sink: MuxerSink | Y4mSink,
         coder: NeuralEncoder | FrameEncoder | None,
-        fmt: VideoFormat,
-        time_base: Fraction,
-        rate: Fraction | None,
+        source: FrameSource,
+        clock: FrameClock,
     ) -> None:
+        fmt = source.video_format
+        assert fmt is not None
         if isinstance(sink, Y4mSink):
-            sink.start(fmt, rate)
-        else:
-            assert coder is not None
-            sink.start(coder.open(fmt, time_base, rate))
+            sink.start(fmt, clock.frame_rate, live=source.delay == 0)
+            return
+        assert coder is not None
+        info = coder.open(fmt, clock.time_base, clock.frame_rate)
+        stage = coder if isinstance(coder, NeuralEncoder) else source
+        sink.start(info, live=stage.delay == 0)
 
     @contextmanager
     def _stop_early(self) -> Iterator[None]:

@@ -82,6 +82,7 @@ def encode_file(
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
+    job.at_once = options.structure == "low-delay"
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     with job:
