@@ -462,7 +462,7 @@ def test_bounds_cover_the_longest_hierarchy() -> None:
     shown = []
     for packet in [*packets, None]:
         shown += decoder.decode(packet)
-        held = max(held, len(decoder._pictures))
+        held = max(held, len(decoder._decoded_frames))
     assert len(shown) == 64
     assert held <= 8
 
@@ -528,7 +528,7 @@ def test_structures_keep_what_their_headers_promise(name: str) -> None:
             behind -= len(ready)
             shown += ready
             largest = max(largest, behind)
-            pictures = max(pictures, len(decoder._pictures))
+            pictures = max(pictures, len(decoder._decoded_frames))
         assert inside <= encoder.delay
     shown += decoder.decode(None)
     assert [f.pts for f in shown] == list(range(70))
@@ -692,7 +692,7 @@ def test_any_frames_may_be_hidden(name: str) -> None:
         out = []
         for packet, wanted in zip([*packets, None], [*shown, True], strict=True):
             out += decoder.decode(packet, show=bool(wanted))
-            assert len(decoder._pictures) <= 2 * SLOTS
+            assert len(decoder._decoded_frames) <= 2 * SLOTS
         assert [f.pts for f in out] == list(np.flatnonzero(shown))
         assert all(same(frame, whole[frame.pts]) for frame in out)
 

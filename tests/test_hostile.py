@@ -26,7 +26,7 @@ from vcfilter.bitstream import (
     write_packet,
 )
 from vcfilter.codec import Decoder, Encoder
-from vcfilter.codec.decoder import _PICTURES_MAX as PICTURES_MAX
+from vcfilter.codec.decoder import _HELD_MAX as HELD_MAX
 from vcfilter.codec.decoder import _SKIPPED_MAX as SKIPPED_MAX
 from vcfilter.errors import BitstreamError, ConfigError
 from vcfilter.frames import Frame, FrameStep, FrameType, Packet, VideoFormat
@@ -217,7 +217,7 @@ def held(decoder: Decoder) -> tuple[int, int]:
             entries[id(entry)] = entry
             stack += [e for e in entry.references if id(e) not in entries]
         waiting = len(gop.waiting) + sum(entry.open for entry in entries.values())
-    return waiting, len(decoder._pictures)
+    return waiting, len(decoder._decoded_frames)
 
 
 def check_crafted(headers: list[FrameHeader], reorder: int = 255, hide: int = 0) -> int:
@@ -235,7 +235,7 @@ def check_crafted(headers: list[FrameHeader], reorder: int = 255, hide: int = 0)
         shown += decoder.decode(packet, show=not hidden)
         waiting, pictures = held(decoder)
         assert waiting <= reorder + 1 + (SKIPPED_MAX if hide else 0)
-        assert pictures <= PICTURES_MAX
+        assert pictures <= HELD_MAX
     assert time.perf_counter() - start < 20
     assert [f.pts for f in shown] == sorted(f.pts for f in shown)
     dropped = decoder.dropped_damaged + decoder.dropped_missing_reference
@@ -257,7 +257,7 @@ def test_a_chain_through_the_future_is_bounded() -> None:
     """Frame 1 needs 2, which needs 3, ...: all would have to be held at once."""
     chain = [inter(n, n + 1, slot=n % 8) for n in range(1, 250)]
     shown = check_crafted([*chain, inter(250, 0)])
-    assert shown <= PICTURES_MAX
+    assert shown <= HELD_MAX
     assert check_crafted([*chain[:5], inter(6, 0)]) == 6
     # The same with another reference each, and with less reorder promised.
     forks = [inter(n, n + 1, 0, slot=n % 7 + 1) for n in range(1, 250)]
@@ -270,7 +270,7 @@ def test_references_beyond_what_the_header_promises_are_damage() -> None:
     info = read_packet(key.data)
     assert info.sequence is not None
     for header, bound in (
-        (inter(8, 0), "8 frames away, 7 may be"),
+        (inter(8, 0), "8 frames away, at most 7 are stated"),
         (inter(1, 10), "9 frames away, 7 may be"),
         (inter(1, 0, slot=7), "slot 7"),
     ):
@@ -287,7 +287,7 @@ def test_references_beyond_what_the_header_promises_are_damage() -> None:
     decoder = strict()
     decoder.decode(key)
     data = write_packet(inter(1, 4), [], key_identity=read_packet(key.data).identity)
-    with pytest.raises(BitstreamError, match="3 frames later, 2 may be"):
+    with pytest.raises(BitstreamError, match="3 frames later, at most 2 are stated"):
         decoder.decode(Packet(data=data, pts=1, is_keyframe=False))
 
 
@@ -589,7 +589,7 @@ class Damaging(RuleBasedStateMachine):
     def bounded(self) -> None:
         waiting, pictures = held(self.decoder)
         assert waiting <= 33 + SKIPPED_MAX
-        assert pictures <= PICTURES_MAX
+        assert pictures <= HELD_MAX
 
     def teardown(self) -> None:
         self.take(self.decoder.decode(None))

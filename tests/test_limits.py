@@ -97,7 +97,7 @@ def test_pixels_are_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyP
 def test_memory_is_refused_before_a_frame_is_decoded() -> None:
     extradata, packets = stream()
     model = FakeModel()
-    held = decoder._PICTURES_MAX * model.picture_bytes(SMALL)
+    held = decoder._HELD_MAX * model.picture_bytes(SMALL)
     with pytest.raises(LimitError, match=rf"^memory {held} is above the limit of {held - 1}$"):
         limited(model, extradata, memory=held - 1)
     with pytest.raises(LimitError, match=f"memory {held}"):
@@ -319,4 +319,4 @@ def test_the_default_of_serve_and_worker_refuses_no_size() -> None:
     for width, height in ((4096, 2304), (2304, 4096), (4095, 2303)):
         largest = VideoFormat(width=width, height=height, bit_depth=10)
         assert width * height <= MAX_PIXELS
-        assert decoder._PICTURES_MAX * model.picture_bytes(largest) <= MEMORY_MAX
+        assert decoder._HELD_MAX * model.picture_bytes(largest) <= MEMORY_MAX

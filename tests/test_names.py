@@ -64,13 +64,7 @@ PHRASES = {
 
 TODO_ROOMS = (
     "__init__",
-    "_bridge",
-    "bitstream",
-    "codec",
-    "frames",
-    "options",
     "stream",
-    "worker",
 )
 """Rooms that are not swept yet. A room leaves this list when its names are the field's."""
 

@@ -869,7 +869,7 @@ FEW = "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))"
 def test_a_worker_out_of_descriptors_serves_on(light: Light) -> None:
     first = light.greet()
     silent = [light.connect() for _ in range(40)]  # more than it can take
-    assert wait_until(lambda: b"no client can be let in" in light.log.read_bytes())
+    assert wait_until(lambda: b"no client can be accepted" in light.log.read_bytes())
     first.sendall(struct.pack("<III", 0, 2, 1))  # OPEN_DECODER
     assert struct.unpack("<III", first.recv(12, socket.MSG_WAITALL))[1] == 17  # OPENED
     for each in silent:

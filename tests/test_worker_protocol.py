@@ -311,7 +311,7 @@ def test_other_clients_are_told_apart(client: Client, body: bytes) -> None:
         assert client.expect(Kind.WELCOME)[:8] == HELLO  # so that it can tell its user
         assert "version 1 of the protocol, this worker version 2" in client.failure()
     else:
-        assert "does not speak" in client.failure()
+        assert "does not use" in client.failure()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Value classes that cross the codec's doors: video format, frame, packet."""
+"""Values that codec, files and programs exchange: video format, frame, packet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FrameType(IntEnum):
 
 
 class FieldOrder(IntEnum):
-    """How a frame's rows were taken; the values are FFmpeg's AVFieldOrder."""
+    """Progressive, or the order of the two fields; the values are FFmpeg's AVFieldOrder."""
 
     UNKNOWN = 0
     PROGRESSIVE = 1
@@ -112,7 +112,7 @@ class VideoFormat:
         mirrored: whether the frame is mirrored left to right before it is rotated.
         field_order: progressive, or which field comes first.
         mastering: the display it was graded on, if known.
-        content_light: how bright its content is, if known.
+        content_light: content light level, if known.
 
     Raises:
         ConfigError: a value is outside these bounds, or of another type.
@@ -179,7 +179,7 @@ class VideoFormat:
         ):
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise ConfigError(f"{name} {value!r} is of another type than it has to be")
+                raise ConfigError(f"{name} {value!r} has the wrong type, {type(value).__name__}")
 
     @property
     def chroma_size(self) -> tuple[int, int]:
@@ -192,7 +192,7 @@ Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
-    """One picture as three planes in 4:2:0.
+    """One video frame: three planes in 4:2:0.
 
     Args:
         y: (height, width) luma, uint8 for 8 bit and uint16 (0 to 1023) for 10 bit.
@@ -247,7 +247,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameStep:
-    """One frame's place in a reference structure: what plan, header and model all speak of.
+    """One frame's place in a reference structure, as plan, frame header and model use it.
 
     Args:
         type: key or inter.

@@ -1,4 +1,4 @@
-"""What can be set when encoding, and the presets."""
+"""Options of encoders and decoders, limits of decoding, and the presets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vcfilter.frames import LEVELS_MAX, QP_MAX
 KEYINT_MAX = 1 << 30
 STRUCTURES = ("random-access", "low-delay", "intra")
 TUNES: dict[str, dict[str, Any]] = {
-    "psnr": {},  # what is always aimed at
+    "psnr": {},  # the mode decision always minimises squared error
     "zerolatency": {"structure": "low-delay"},
 }
-"""Settings that a word stands for; each can be set otherwise beside it."""
+"""Settings by the name of a tuning; a setting given beside it takes precedence."""
 _SYNONYMS = {
     "g": "keyint",
     "keyint_min": "min_keyint",
@@ -28,13 +28,13 @@ _SYNONYMS = {
     "vbv_maxrate": "maxrate",
     "vbv_bufsize": "bufsize",
 }
-"""Names that FFmpeg, x264 and x265 have for options; "-" may stand for "_"."""
+"""Names of FFmpeg, x264 and x265 for the same options; "-" may replace "_"."""
 BFRAMES = (0, 1, 3, 7, 15, 31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """Where and how networks run. Changes no bytes of a stream.
+    """Device and threads of the networks. Changes no bytes of a stream.
 
     Args:
         device: a PyTorch device name; "auto" takes CUDA where there is one.
@@ -56,16 +56,16 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one decoder may cost at most; None: what the format allows, and no other limit.
+    """Upper bounds for one decoder; None: what the format allows, and no other limit.
 
     Args:
         pixels: luma samples of a frame. Known from the sequence header, before a model is loaded.
         frames: frames that come out, in all.
         seconds: CPU seconds of the threads that read symbols and run the networks, in all, without
-            those that PyTorch starts itself. Compared before each frame is decoded, so what it is
-            exceeded by is the cost of one frame at most.
-        memory: bytes of all decoded frames that may be held for others to refer to. Known from
-            the sequence header and the model. What networks use on the way is not part of it.
+            those that PyTorch starts itself. Compared before each frame is decoded, so it is
+            exceeded by the cost of one frame at most.
+        memory: bytes of all decoded frames that may be held as references. Known from the
+            sequence header and the model. Intermediate tensors of the networks do not count.
 
     Raises:
         ConfigError: a value is not a positive number, or not a whole one (seconds may be any).
@@ -98,8 +98,8 @@ class DecoderOptions:
         strict: damage is an error, not a dropped frame.
         model: name, id or path of a model; None takes the one that the stream names.
         levels: the operating point: quality levels that are decoded, 1 (the base) to 8; those
-            above are passed over, and may be damaged. None: all that are there.
-        limits: what decoding may cost.
+            above are skipped, and may be damaged. None: all that are there.
+        limits: upper bounds of size, time and memory.
 
     Raises:
         ConfigError: a value is of another type, or levels is out of range.
@@ -155,30 +155,31 @@ DEFAULT_PRESET = "medium"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOptions:
-    """Options of one encoder. Exactly one of qp, quality and bitrate rules the rate.
+    """Options of one encoder. At most one of qp, quality and bitrate sets the rate.
 
     Args:
         qp: quantiser parameter of keyframes, 0 (finest) to 63; 6 more double the step.
-            The default 32 holds when neither quality nor bitrate is given.
+            32 when neither quality nor bitrate is given.
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
-        bitrate: target in bit/s of the picture track, at least 1000.
-        maxrate, bufsize: bits per second that a receiver gets, and bits that its buffer holds: no
-            packet asks for more than has arrived. Both or neither, at least 1000.
+        bitrate: target in bit/s of the video stream, at least 1000.
+        maxrate, bufsize: rate at which a receiver's buffer fills, in bit/s, and its size in bits:
+            no packet is larger than the buffer's content at its time. Both or neither, at least
+            1000.
         keyint: largest distance between keyframes in frames, 1 (all keyframes) to 2^30.
         min_keyint: smallest distance at which a scene cut makes a keyframe.
-        scenecut: a keyframe is set where the scene changes.
+        scenecut: a scene change begins with a keyframe.
         open_gop: the last frames of a GOP may refer to the keyframe after it.
         structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
-        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: by what frames show.
-        ltr: low delay: every so many frames one is coded from the last such one alone, so that
-            losses heal there; a multiple of 4, 0: never.
+        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
+        ltr: low delay: interval of long-term references in frames. Each is coded from the one
+            before it alone, which ends the propagation of losses; a multiple of 4, 0: none.
         preset: a key of PRESETS.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
 
     Raises:
-        ConfigError: a value is outside what is allowed.
+        ConfigError: a value is out of range, or of another type.
     """
 
     qp: int | None = None
@@ -234,14 +235,14 @@ class EncoderOptions:
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:
-        """Options from texts, as the command line, the worker and FFmpeg's plugin have them.
+        """Options from texts, as the command line, the worker and FFmpeg's plugin give them.
 
         Args:
-            settings: by the names of the fields, or those that x264, x265 and FFmpeg have for
-                them; "tune" stands for several; texts as people write them ("800k"), or values.
+            settings: values or texts ("800k", "yes") by the names of the fields, or by the names
+                of x264, x265 and FFmpeg for them; "tune" sets several.
 
         Raises:
-            ConfigError: a name is unknown, or a value is not what it must be.
+            ConfigError: a name is unknown or given twice, or a value is invalid.
         """
         values: dict[str, Any] = {}
         named: dict[str, Any] = {}
@@ -334,5 +335,5 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),
 }
-"""Of each option that a text may set: what it must be, and how it is read."""
+"""By option: the type, in words, and the function that reads it from a text."""
 _MAY_BE_NONE = {"qp", "quality", "bitrate", "maxrate", "bufsize", "bframes", "model"}

@@ -1,4 +1,4 @@
-"""The values that cross the bridge, and its errors."""
+"""Values and errors of the binding to libavformat."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class BridgeError(OSError):
 
     Args:
         code: errno, or errno.EINVAL where libav's error has none.
-        text: what av_strerror says, with libav's own log line in parentheses where there is one.
-        name: the file or the object that was worked on.
+        text: of av_strerror, followed by libav's log line in parentheses where there is one.
+        name: the file or the object in use.
     """
 
     def __init__(self, code: int, text: str, name: str = "") -> None:
@@ -43,7 +43,7 @@ class BridgeIsADirectoryError(BridgeError, IsADirectoryError):
 
 
 class BridgeBrokenPipeError(BridgeError, BrokenPipeError):
-    """Who read the output is gone."""
+    """The reader of the output closed it."""
 
 
 class InvalidDataError(BridgeError, ValueError):
@@ -61,15 +61,15 @@ ERROR_CLASSES: dict[int, type[BridgeError]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInfo:
-    """One stream by value: what libavformat knows of it and needs to write it again.
+    """One stream by value: its parameters as libavformat reads and writes them.
 
     Args:
         kind: what the stream carries.
-        codec: FFmpeg's codec name ("aac"); empty where FFmpeg knows none, as for VCF1.
+        codec: FFmpeg's codec name ("aac"); empty where FFmpeg has none, as for VCF1.
         codec_tag: FourCC as four latin-1 characters ("VCF1"); empty when there is none.
-        index: position in its file; the muxer gives its own.
+        index: position in its file; the muxer assigns its own.
         extradata: the codec's out-of-band bytes; of an attachment, its content.
-        time_base: seconds per tick; for a muxer a wish (see Muxer.stream_time_base).
+        time_base: seconds per tick; a muxer may choose another (see Muxer.stream_time_base).
         start_time, duration: in ticks of time_base; None when unknown.
         id: the container's own number of the stream (MPEG-TS: its PID); not written.
         frames: number of packets as the container states it; 0 when unknown; not written.
@@ -86,7 +86,7 @@ class StreamInfo:
         color_range: 0 unspecified, 1 limited, 2 full.
         chroma_location: FFmpeg's AVChromaLocation (0 unspecified, 1 left, ...).
         rotation: clockwise rotation for display in degrees, 0 to 359. When written, a
-            "Display Matrix" in side_data goes before it and before mirrored.
+            "Display Matrix" in side_data takes precedence over it and over mirrored.
         mirrored: whether the picture is mirrored left to right before it is rotated.
         field_order: FFmpeg's AVFieldOrder (0 unknown, 1 progressive, ...).
         video_delay: frames of reordering delay.
@@ -150,8 +150,8 @@ class StreamInfo:
     def as_attachment(self) -> StreamInfo:
         """The attachment that holds this stream's attached picture (cover art).
 
-        Matroska keeps cover art as an attachment; written as a stream it would become a video
-        track of one frame.
+        Matroska stores cover art as an attachment; as a stream it would be a video track of one
+        frame.
 
         Raises:
             ValueError: the stream has no attached picture.
@@ -202,7 +202,7 @@ class BridgePacket:
         pts, dts: presentation and decoding time in ticks of time_base; None when unknown.
         duration: in the same ticks; 0 when unknown.
         is_keyframe: decoding can start here.
-        discard: it is decoded for others' sake but not shown (an edit list says so); not written.
+        discard: decoded as a reference but not shown (by an edit list); not written.
         time_base: seconds per tick.
         side_data: (type name, bytes), as "Skip Samples" or "Matroska BlockAdditional".
     """

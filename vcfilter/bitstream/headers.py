@@ -1,6 +1,6 @@
-"""The sequence header: what a decoder must know before the first frame.
+"""The sequence header: the parameters that a decoder needs before the first frame.
 
-All integers are big-endian. Nothing read here is believed before it is checked.
+All integers are big-endian. Every field that is read is checked.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _COLOR, _ASPECT, _MASTERING, _LIGHT, _NAME = 1, 2, 4, 8, 16  # flags of the bloc
 
 
 class VersionError(BitstreamError):
-    """The stream is of a bitstream version that this release does not know.
+    """The stream is of a bitstream version that this release does not read.
 
     Args:
-        version: which one. Version 1 is told by its check; a later one by its number only, since
-            where its check stands is not known.
+        version: which one. Version 1 is recognised by its check; a later one by its number only,
+            since the position of its check is unknown.
     """
 
     def __init__(self, version: int) -> None:
@@ -51,7 +51,7 @@ class VersionError(BitstreamError):
 
 
 class StructureKind(IntEnum):
-    """How frames refer to each other, in one word; the headers of frames say it exactly."""
+    """The kind of reference structure; the references themselves stand in the frame headers."""
 
     RANDOM_ACCESS = 0
     LOW_DELAY = 1
@@ -66,12 +66,12 @@ class SequenceHeader:
         model_id: 8 bytes, hash over the model's architecture, configuration, weights and tables.
         architecture, numerics: numbers of the model's kind and of its arithmetic, 0 to 255.
         video_format: size, depth, colour and display of every frame.
-        structure: how frames refer to each other.
+        structure: kind of the reference structure.
         levels: most quality levels of a frame, 1 to 8.
         slots: places for references that the stream uses, 1 to 8.
-        reorder: most frames that a decoder has to hold before it can show one, 0 to 255.
+        reorder: most frames that a decoder holds before it can output one, 0 to 255.
         reach: largest display distance to a reference, 0 to 65535.
-        name: the model's, at most 32 bytes of UTF-8; "" if it is not told.
+        name: the model's, at most 32 bytes of UTF-8; "" if it is not stated.
 
     Raises:
         BitstreamError: a value is outside these bounds.
@@ -163,7 +163,7 @@ class SequenceHeader:
         """Parse extradata; what follows them is ignored.
 
         Raises:
-            VersionError: they are of a version that this release does not know.
+            VersionError: they are of a version that this release does not read.
             BitstreamError: they are cut short, damaged or out of range.
         """
         if data[:4] != MAGIC:

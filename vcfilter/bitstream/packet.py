@@ -1,7 +1,7 @@
 """Packets: one coded frame each, a base and up to seven quality levels behind it.
 
-A check binds a packet to its GOP (its keyframe's bytes and the frame's full number), so that a
-packet of another GOP, a doubled one or one in the wrong place is known as soon as it comes.
+A check binds a packet to its GOP (it covers the keyframe's identity and the frame's full number),
+so that a packet of another GOP, a repeated or a misplaced one is detected when it is read.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class PacketInfo:
         sections: by level, the base first; empty: nothing is coded.
         size: bytes of the whole packet.
         base_size: bytes of it up to the end of the base, the check included.
-        identity: CRC-32 of the bytes before the check. It names a keyframe in the checks of its
-            GOP, and the base in those of its levels.
+        identity: CRC-32 of the bytes before the check. A keyframe's enters the checks of its
+            GOP, and the base's those of its levels.
         lost_levels: whether something behind the base is damaged or cut short.
     """
 
@@ -120,7 +120,7 @@ def write_packet(
         key_identity: `PacketInfo.identity` of the GOP's keyframe, for inter frames.
 
     Raises:
-        BitstreamError: headers and sections do not belong together.
+        BitstreamError: headers and sections contradict each other.
     """
     step = header.step
     key = step.type is FrameType.KEY

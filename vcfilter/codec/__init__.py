@@ -1,4 +1,4 @@
-"""Encoder and decoder: frames to packets and back. Knows no files."""
+"""Encoder and decoder: frames to packets and back, without files."""
 
 from vcfilter.codec.decoder import Decoder
 from vcfilter.codec.encoder import Encoder, EncoderStatistics

@@ -1,4 +1,4 @@
-"""What a decoder has cost so far, compared with its limits."""
+"""Time, frames and memory of a decoder, compared with its limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Budget:
     """Counts frames and CPU seconds of one decoder.
 
     Args:
-        limits: what it may cost.
-        pictures: most decoded frames that it holds.
+        limits: upper bounds.
+        held_max: most decoded frames that it holds.
     """
 
-    def __init__(self, limits: Limits, pictures: int) -> None:
-        self._limits, self._pictures = limits, pictures
+    def __init__(self, limits: Limits, held_max: int) -> None:
+        self._limits, self._held_max = limits, held_max
         self._frames = 0
         self._seconds = 0.0
         self._began: float | None = None  # of the work in progress, in the decoder's thread
@@ -33,7 +33,7 @@ class Budget:
     def check_memory(self, video_format: VideoFormat, model: Model) -> None:
         """Raise LimitError where the frames that may be held would take too much memory."""
         if self._limits.memory is not None:
-            needed = self._pictures * model.picture_bytes(video_format)
+            needed = self._held_max * model.picture_bytes(video_format)
             _check("memory", needed, self._limits.memory)
 
     def check_seconds(self) -> None:

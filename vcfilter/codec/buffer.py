@@ -1,4 +1,4 @@
-"""The buffer of a receiver at a constant rate (VBV): no packet may ask for more than it holds."""
+"""The buffer of a receiver at a constant rate (VBV): no packet may be larger than its content."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from fractions import Fraction
 
 
 class Buffer:
-    """Bits that a receiver has and still needs, in the order of packets.
+    """Fullness of a receiver's buffer, packet by packet.
 
     Args:
         maxrate: bits per second that arrive. bufsize: bits that fit.
         frame_rate: frames per second.
     """
 
-    _START = 0.9  # how full it is at first; x264's default
+    _START = 0.9  # initial fullness; x264's default
 
     def __init__(self, maxrate: int, bufsize: int, frame_rate: Fraction) -> None:
         self._per_frame = float(maxrate / frame_rate)
@@ -22,7 +22,7 @@ class Buffer:
         self.fullness = self._START * bufsize
 
     def overflow(self, sizes: Sequence[int]) -> float:
-        """By what factor packets are too large: at most 1 if all of them fit.
+        """Largest ratio of a packet to the buffer's content at its time: at most 1 if all fit.
 
         Args:
             sizes: bits of the next packets, in their order.
@@ -34,6 +34,6 @@ class Buffer:
         return worst
 
     def take(self, sizes: Sequence[int]) -> None:
-        """The packets are sent."""
+        """Remove sent packets from the buffer."""
         for bits in sizes:
             self.fullness = min(self.fullness - bits + self._per_frame, self._size)

@@ -1,4 +1,4 @@
-"""From packets to frames: waits, looks up references and hands out frames in display order."""
+"""From packets to frames in display order: reordering, references, output."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from vcfilter.frames import LEVELS_MAX, SLOTS, Frame, Packet, VideoFormat
 from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
 
-_PICTURES_MAX = 3 * SLOTS
-"""Most decoded pictures that are held: those in slots, those that wait to be shown, and those that
-frames not decoded yet refer to. What vcfilter encodes needs 16 at most."""
+_HELD_MAX = 3 * SLOTS
+"""Most decoded frames that are held: those in slots, those that wait for output, and references of
+frames that are not decoded yet. Streams of this encoder need 16 at most."""
 _SKIPPED_MAX = 64
-"""Most frames that are passed by before what is kept of them is decoded."""
+"""Most hidden frames in a row before those in slots are decoded."""
 
 
 class Decoder:
     """Decodes packets, given in display order, into frames in display order.
 
     A frame comes out as soon as what it needs is there: a keyframe at once, an inter frame when
-    the newest of its references has come. At most the packets that the sequence header promises
-    and 24 pictures are held. Where the networks leave a core, a thread reads the symbols of the
-    next inter frame while they make the pixels of one.
+    the newest of its references has come. At most the packets that the sequence header states
+    and 24 decoded frames are held. Where the networks leave a core, a thread parses the next
+    inter frame while they reconstruct one.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
-    and counted; decoding goes on with what can be decoded rightly. A frame that does come
-    out is the one that was encoded.
+    and counted; decoding goes on with the frames that do not depend on them. Every frame
+    that comes out is the one that was encoded.
 
     Args:
         extradata: the track's sequence header; None if unknown (keyframes hold it too).
@@ -57,7 +57,7 @@ class Decoder:
         lost_levels: frames decoded without quality levels that are damaged.
 
     Raises:
-        LimitError: extradata promise frames that are larger, or take more memory, than
+        LimitError: frames of the size in extradata are larger, or take more memory, than
             options.limits allow.
         ModelMismatchError: extradata name a model that cannot be found, or another than `model`.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
@@ -77,8 +77,8 @@ class Decoder:
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
         self._runtime = runtime if runtime is not None else Runtime()
-        self._budget = Budget(self._options.limits, _PICTURES_MAX)
-        sequence = self._promised(extradata) if extradata else None
+        self._budget = Budget(self._options.limits, _HELD_MAX)
+        sequence = self._read_extradata(extradata) if extradata else None
         if sequence is not None:
             self._budget.check_size(sequence.video_format)
         if model is None and self._options.model is not None:
@@ -91,7 +91,7 @@ class Decoder:
         self._gop: Gop | None = None
         # What is being read ahead: symbols, and the CPU seconds that they took.
         self._ahead: tuple[Entry, Future[tuple[Symbols, float]]] | None = None
-        self._pictures: WeakSet[Entry] = WeakSet()  # decoded, and held somewhere
+        self._decoded_frames: WeakSet[Entry] = WeakSet()  # decoded, and held somewhere
         if sequence is not None:
             self._use(sequence)
 
@@ -151,7 +151,7 @@ class Decoder:
         while self._work:
             work, frame = self._work[0], None
             try:
-                # Left before a frame is handed out: what is done with it is not the decoder's.
+                # Left before a frame is returned: the caller's time does not count.
                 with threads_of(self._runtime), self._budget.working():
                     frame = next(work, None)
             finally:
@@ -167,8 +167,8 @@ class Decoder:
         self._ready.clear()
         self._gop = self._ahead = None
 
-    def _promised(self, extradata: bytes) -> SequenceHeader | None:
-        """What extradata say; None: they are damaged, and the first keyframe tells."""
+    def _read_extradata(self, extradata: bytes) -> SequenceHeader | None:
+        """Their sequence header; None: damaged, the first keyframe's is used."""
         try:
             return SequenceHeader.read(extradata)
         except VersionError:
@@ -220,7 +220,7 @@ class Decoder:
         except BitstreamError as error:
             if packet.is_keyframe:
                 yield from self._end_gop(None)
-            # Later versions are known by one byte only: in a stream of this one it is damage.
+            # A later version is recognised by one byte only, which in this stream is damage.
             later = isinstance(error, VersionError) and error.version > VERSION
             if isinstance(error, VersionError) and not (later and self._sequence is not None):
                 raise
@@ -252,7 +252,7 @@ class Decoder:
             self._drop_damaged(error)
             return
         key = Entry(coded=coded, reference=reference)
-        self._pictures.add(key)
+        self._decoded_frames.add(key)
         try:
             yield from self._end_gop(key)
         except BitstreamError:
@@ -295,8 +295,8 @@ class Decoder:
                 self._skip(gop)
 
     def _skip(self, gop: Gop) -> None:
-        """A frame is not shown: it is decoded when another needs it, but packets that wait for
-        that must not pile up."""
+        """A frame is not shown: it is decoded when another needs it, but the number of packets
+        that wait for that is bounded."""
         gop.skipped += 1
         if gop.skipped >= _SKIPPED_MAX:
             gop.skipped = 0
@@ -304,7 +304,7 @@ class Decoder:
                 self._decode(gop, entry, False)
 
     def _must_wait(self, gop: Gop, number: int) -> bool:
-        """Whether something that this frame needs, directly or not, may still come."""
+        """Whether a direct or indirect reference of this frame may still come."""
         seen, stack = {number}, [number]
         while stack:
             coded = gop.waiting.get(stack.pop())
@@ -326,7 +326,7 @@ class Decoder:
 
     def _place(self, gop: Gop, number: int) -> None:
         """Put a frame that waits in its place in coding order: behind all that it refers to."""
-        # Taken out first: should frames refer to each other in a circle, it ends here.
+        # Removed first: references in a circle end here.
         coded = gop.waiting.pop(number, None)
         if coded is None:
             return
@@ -374,8 +374,8 @@ class Decoder:
             return
         self._budget.check_seconds()
         try:
-            if len(self._pictures) >= _PICTURES_MAX:
-                raise BitstreamError(f"more than {_PICTURES_MAX} pictures would have to be held")
+            if len(self._decoded_frames) >= _HELD_MAX:
+                raise BitstreamError(f"more than {_HELD_MAX} decoded frames would have to be held")
             if ahead is not None and ahead[0] is entry:
                 symbols, seconds = ahead[1].result()
                 self._budget.add_seconds(seconds)
@@ -388,7 +388,7 @@ class Decoder:
         except BitstreamError as error:
             self._drop_damaged(error)
             return
-        self._pictures.add(entry)
+        self._decoded_frames.add(entry)
 
     def _upcoming(self, gop: Gop, current: Entry, final: bool) -> Entry | None:
         """The first frame that will be decoded after `current`, which is the last of those that
@@ -435,7 +435,7 @@ class Decoder:
         """The symbols of a packet; safe in another thread.
 
         Raises:
-            BitstreamError: they are invalid. The check was right, so they were made that way.
+            BitstreamError: they are invalid although the packet's check matches.
         """
         assert self._model is not None and self.video_format is not None  # a keyframe came
         header, size = coded.header, coded.info.size
@@ -487,7 +487,7 @@ class Decoder:
 
 
 def _at_point(info: PacketInfo, levels: int | None) -> PacketInfo:
-    """A packet without the sections above an operating point, and without their losses."""
+    """A packet without the sections above an operating point; their losses do not count."""
     if levels is None or levels >= LEVELS_MAX:
         return info
     kept = tuple(section for section in info.sections if section.level < levels)
@@ -497,19 +497,25 @@ def _at_point(info: PacketInfo, levels: int | None) -> PacketInfo:
 
 
 def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
-    """Raise BitstreamError unless a packet keeps what the sequence header promises."""
+    """Raise BitstreamError unless a packet is within the bounds of the sequence header."""
     step = info.header.step
     reach = max((abs(distance) for distance in step.references), default=0)
     if reach > sequence.reach:
-        raise BitstreamError(f"a reference lies {reach} frames away, {sequence.reach} may be")
+        raise BitstreamError(
+            f"a reference lies {reach} frames away, at most {sequence.reach} are stated"
+        )
     later = max(step.references, default=0)
     if later > sequence.reorder:
-        raise BitstreamError(f"a reference comes {later} frames later, {sequence.reorder} may be")
+        raise BitstreamError(
+            f"a reference comes {later} frames later, at most {sequence.reorder} are stated"
+        )
     if step.slot is not None and step.slot >= sequence.slots:
-        raise BitstreamError(f"slot {step.slot} is named, there are {sequence.slots}")
+        raise BitstreamError(f"slot {step.slot} is used, the stream states {sequence.slots} slots")
     level = info.sections[-1].level if info.sections else 0
     if level >= sequence.levels:
-        raise BitstreamError(f"quality level {level} is there, {sequence.levels} may be")
+        raise BitstreamError(
+            f"quality level {level} is present, the stream states {sequence.levels}"
+        )
     limit = packet_size_max(sequence.video_format)
     if info.size > limit:
         raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")

@@ -1,4 +1,4 @@
-"""From frames to packets: plans, codes and hands out; the coding itself is codec.segment."""
+"""From frames to packets: planning, coding (codec.segment), output in display order."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Encoder:
     Args:
         video_format: what the frames are.
         options: see EncoderOptions.
-        runtime: where and how networks run.
-        pass_log: of a first pass over the same frames: this is the second one.
-        model: a model that is already loaded, instead of the one that options and runtime name.
+        runtime: device and threads of the networks.
+        pass_log: of a first pass over the same frames; makes this the second pass.
+        model: a loaded model, instead of the one that options and runtime name.
         executor: codes GOPs beside each other; the qp must be constant. Its owner closes it.
 
     Attributes:
@@ -120,7 +120,7 @@ class Encoder:
 
     @property
     def pass_log(self) -> PassLog:
-        """What was learned so far, for a second pass."""
+        """Sizes and qps so far, for a second pass."""
         return PassLog(
             width=self._format.width,
             height=self._format.height,
@@ -156,11 +156,11 @@ class Encoder:
         return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
 
     def acknowledge(self, pts: int) -> None:
-        """A receiver has decoded the frame of this time; see `lost`."""
+        """The receiver has decoded the frame of this time; see `lost`."""
         self._planner.acknowledge(pts)
 
     def lost(self, pts: int) -> None:
-        """A receiver lacks the frame of this time, and so all that was coded from it.
+        """The receiver lacks the frame of this time, and so all frames that depend on it.
 
         The next frame is coded from the newest one that was acknowledged and is still kept; if
         there is none, or the structure is not low delay, it becomes a keyframe.
@@ -168,7 +168,7 @@ class Encoder:
         self._planner.lost(pts)
 
     def _code(self, job: SegmentJob) -> list[Packet]:
-        """The packets that are ready when this segment is coded, or given to be coded."""
+        """The packets that are ready once this segment is coded or submitted."""
         if self._executor is None:
             with threads_of(self._runtime):
                 return self._done(self._code_here(job))
@@ -179,7 +179,7 @@ class Encoder:
         return packets
 
     def _submit(self) -> list[Packet]:
-        """Give the GOP whose jobs are collected to the executor; the packets that are ready."""
+        """Submit the collected GOP to the executor; return the packets that are ready."""
         assert self._executor is not None
         if self._jobs:
             qp = self._rate.key_qp((), self._coding.key_length)
@@ -199,10 +199,10 @@ class Encoder:
         return [packet for result in pending.result() for packet in self._done(result)]
 
     def _code_here(self, job: SegmentJob) -> SegmentResult:
-        """Code a segment; again and coarser where it asks for more than the buffer holds."""
+        """Code a segment; again at a higher qp where a packet exceeds the buffer's content."""
         coarser = 0
         while True:
-            # What it learns counts only if the segment stays.
+            # The rate control keeps what it learned only from a segment that is output.
             rate = copy.deepcopy(self._rate) if self._buffer else self._rate
             asked = Coarser(rate, coarser) if coarser else rate
             result, state = encode_segment(self._model, job, self._coding, asked, self._state)

@@ -1,6 +1,6 @@
-"""Where GOPs are coded: beside each other in threads or in processes.
+"""Executors: GOPs coded in parallel, in threads or in processes.
 
-Every GOP is coded as if it were alone, so the bytes are those of coding one after the other.
+GOPs are coded independently, so the bytes equal those of sequential coding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vcfilter.options import Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GopTask:
-    """A GOP's jobs with all that coding them anywhere needs. Can be pickled.
+    """A GOP's jobs and all parameters of coding them. Can be pickled.
 
     Args:
         runtime: of the encoder; its threads hold where the task is coded, its device does not.

@@ -1,4 +1,4 @@
-"""What a decoder holds of one GOP: packets, and frames in coding order."""
+"""A decoder's state of one GOP: packets, and frames in coding order."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Gop:
         self.newest = 0  # number of the newest packet
         self.next = 1  # number of the next frame to show
         self.waiting: dict[int, Coded] = {}  # packets, by number
-        # Out of these, and not their turn to be shown; None where a reference is missing.
+        # Taken from `waiting`, not output yet; None where a reference is missing.
         self.placed: dict[int, Entry | None] = {}
         self.places = 0  # frames that were placed
         self.skipped = 0  # frames that were not shown since all slots were decoded

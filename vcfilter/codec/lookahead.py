@@ -1,4 +1,4 @@
-"""A cheap look at frames before they are coded: how far apart may anchors lie?"""
+"""The lookahead: the distance between anchors, from luma before coding."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from vcfilter.frames import Frame, Plane
 DISTANCES = (32, 16, 8)
 SHORTEST = 4
 SMALL = 4
-"""Luma is looked at in means of 4x4 samples."""
+"""Luma is analysed in means of 4x4 samples."""
 REACH = 8
-"""Largest shift that is tried, in such means: 32 samples."""
+"""Search range in such means: 32 samples."""
 BLOCK = 8
 TOLERANCE, GROWTH = 0.22, 1.3
-"""Of the variation within blocks, what motion may leave at the distance of an anchor: this much,
-or so many times what it leaves two frames away (fine texture never fits whole shifts)."""
+"""Largest share of the variation within blocks that motion compensation may leave at an anchor's
+distance: this much, or so many times what it leaves two frames away (whole shifts never match
+fine texture)."""
 NOISE = 1.0
 """Mean absolute difference, in 8-bit units, that counts as none."""
 
@@ -26,10 +27,10 @@ Means = npt.NDArray[np.float32]
 
 
 def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> int:
-    """How many frames after an anchor the next one should lie.
+    """The distance from an anchor to the next one, in frames.
 
-    The largest distance at which the frame there, moved block by block, is still like the
-    anchor: still scenes get long distances, fast motion short ones.
+    The largest distance at which block motion compensation from the anchor leaves little of the
+    frame: long in still scenes, short in fast motion.
 
     Args:
         frames: those after the anchor, in display order; at least 1.
@@ -53,7 +54,7 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
 
 
 def remainder(before: Means, after: Means) -> float:
-    """What block motion leaves of a frame, as a share of what blocks vary by themselves."""
+    """Residual of block motion compensation, as a share of the variation within blocks."""
     rows, columns = (side // BLOCK * BLOCK for side in after.shape)
     if not rows or not columns:
         return 0.0

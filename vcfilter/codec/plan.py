@@ -1,4 +1,4 @@
-"""From frames to jobs: where GOPs begin and end, and how their frames refer to each other."""
+"""From frames to jobs: the boundaries of GOPs, and the references of their frames."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Planner:
     Args:
         video_format: what the frames are.
         structure: how GOPs are built. With scene cuts, decisions come one frame late, because
-            the frame after it tells a cut from a flash; with low delay they come at once.
+            the next frame distinguishes a cut from a flash; with low delay they come at once.
     """
 
     def __init__(self, video_format: VideoFormat, structure: GopStructure) -> None:
@@ -209,10 +209,10 @@ class _Chain(_Placement):
         number = self._pts.get(pts, 0)
         held = set(self._kept.values()) & self._acknowledged
         near = (n for n in held if self._first - n <= DISTANCE_MAX)
-        sound = [n for n in near if not number or n < number]
-        if sound:
-            self._recover = max(sound)
-        return bool(sound)
+        usable = [n for n in near if not number or n < number]
+        if usable:
+            self._recover = max(usable)
+        return bool(usable)
 
 
 class _Anchors(_Placement):

@@ -1,7 +1,7 @@
-"""Rate control: which qp each segment gets.
+"""Rate control: the qp of each segment.
 
-One segment's keyframe is coded first (it may be tried at several qps), then, when the next
-keyframe is there too, its inter frames. Bits are modelled as 2^(complexity - qp / slope):
+A segment's keyframe is coded first, at several qps where needed; its inter frames follow, where
+the GOP is open after the next keyframe. Bits are modelled as 2^(complexity - qp / slope):
 6 qp double the quantiser step, which about halves the bits.
 """
 
@@ -66,7 +66,7 @@ class SegmentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassLog:
-    """What the first of two passes learned: the costs of each segment.
+    """The result of the first of two passes: the costs of each segment.
 
     Args:
         width, height, keyint: of the first pass, to be the same in the second.
@@ -116,7 +116,7 @@ class RateControl(ABC):
         """The qp to code the next keyframe at. A qp among `trials` ends the search.
 
         Args:
-            trials: how this keyframe came out so far.
+            trials: results of this keyframe so far.
             length: frames of its segment, or the most it can have while that is not known.
         """
 
@@ -150,14 +150,14 @@ class ConstantQp(RateControl):
 
 
 class Coarser(RateControl):
-    """Another one's qps, raised by a number: for a segment that came out too large."""
+    """Another rate control's qps plus an offset: for a segment that was too large."""
 
     def __init__(self, inner: RateControl, offset: int) -> None:
         self._inner, self._offset = inner, offset
-        self._asked: dict[int, int] = {}  # what the other one wanted, by what was given
+        self._asked: dict[int, int] = {}  # the inner qp, by the one that was returned
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
-        # The other one sees trials at the qps that it asked for.
+        # The inner one gets trials at the qps that it returned.
         seen = [replace(t, qp=self._asked.get(t.qp, t.qp)) for t in trials]
         wanted = self._inner.key_qp(seen, length)
         given = _clamp_qp(wanted + self._offset)
@@ -183,7 +183,7 @@ class ConstantQuality(RateControl):
 
     _TRIALS = 5
     _TOLERANCE = 0.3  # dB; one qp is about 0.6 to 1 dB
-    _SLOPE = 0.8  # dB per qp, unless two trials know better
+    _SLOPE = 0.8  # dB per qp, until two trials measure it
 
     def __init__(self, quality: float) -> None:
         self._quality = quality
@@ -264,7 +264,7 @@ class _Model:
         return float(_OVERHEAD_BITS * len(layers) + payload)
 
     def learn_key(self, trials: Sequence[KeyTrial]) -> None:
-        """Make the last trial the truth; learn the slope from two trials."""
+        """Take the last trial's size; learn the slope from two trials."""
         last = trials[-1]
         if len(trials) >= 2:
             fall = log2(max(trials[-2].bits, _MIN_BITS) / max(last.bits, _MIN_BITS))
@@ -272,7 +272,7 @@ class _Model:
             if fall * step > 0:
                 self._slope = min(max(step / fall, 3.0), 20.0)
         key = log2(max(last.bits, _MIN_BITS)) + last.qp / self._slope
-        if len(trials) == 1:  # another scene: its inter frames are likely as unlike
+        if len(trials) == 1:  # another scene: its inter frames likely change as much
             self._sum *= 2 ** (_LIKENESS * min(max(key - self._key, -3.0), 3.0))
         self._key = key
 
@@ -343,7 +343,7 @@ class AverageBitrate(RateControl):
         if first:
             self._qp = self._first_qp = _clamp_qp(qp)
         elif abs(qp - self._qp) >= self._HYSTERESIS:
-            swing = self._SWING if self._segments else QP_MAX  # the first one is but a guess
+            swing = self._SWING if self._segments else QP_MAX  # the first one rests on a guess
             self._qp = _clamp_qp(min(max(qp, self._first_qp - swing), self._first_qp + swing))
         return self._qp
 

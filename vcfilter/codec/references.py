@@ -1,4 +1,4 @@
-"""The frames that later frames may refer to: encoder and decoder keep the same ones."""
+"""The reference buffer: encoder and decoder keep the same frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model and its threads: what encoder and decoder share."""
+"""Loading of models, and threads of the networks, for encoder and decoder."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def threads_of(runtime: Runtime) -> Iterator[None]:
 
 
 def spare_core(model: Model, runtime: Runtime) -> bool:
-    """Whether the networks leave a core to read symbols on: they run on a GPU, or in few threads.
+    """Whether a core is free for parsing: the networks use a GPU, or fewer threads than cores.
 
-    Where they fill all cores, a second thread only takes them away (measured: 17 instead of 28
+    Where they use all cores, a second thread slows decoding (measured: 17 instead of 28
     frames/s with two threads on two cores, 22 instead of 20.5 with one).
     """
     if not model.device.startswith("cpu"):

@@ -31,7 +31,7 @@ def thumbnail(y: Plane, bit_depth: int) -> Thumbnail:
 _THUMBNAIL_SIDE = 32
 
 _CUT_DIFFERENCE = 12.0
-"""Least difference at a cut, in 8-bit luma. Between unrelated pictures it is 20 to 60; within
+"""Least difference at a cut, in 8-bit luma. Between unrelated frames it is 20 to 60; within
 the development clips it is 11 at most."""
 _CUT_RATIO = 2.5
 """A cut differs this many times more than the frames before it did (a pan or a shake
@@ -44,7 +44,7 @@ _PAN_CELLS = (2, 4)
 """Largest shift looked for, down and across, in thumbnail cells: an eighth of the width."""
 
 
-def picture_difference(a: Thumbnail, b: Thumbnail) -> float:
+def frame_difference(a: Thumbnail, b: Thumbnail) -> float:
     """Mean absolute difference of two thumbnails, 0 to 255.
 
     Their means are made equal first, so a change of brightness alone (flash, fade) is small.
@@ -74,7 +74,7 @@ class SceneCutDetector:
 
     A frame is a cut when its difference to the frame before is at least _CUT_DIFFERENCE, and
     _CUT_RATIO times both the mean of the scene so far and the mean of the last frames, and
-    when the frame after it does not return to the picture before (a flash or a single
+    when the frame after it does not return to the frame before (a flash or a single
     damaged frame).
     """
 
@@ -93,20 +93,20 @@ class SceneCutDetector:
         if before is None:
             self._before = current
             return False
-        difference = picture_difference(before, current)
+        difference = frame_difference(before, current)
         scene = self._sum / self._count if self._count else 0.0
         recent = sum(self._recent) / len(self._recent) if self._recent else 0.0
         cut = difference >= max(_CUT_DIFFERENCE, _CUT_RATIO * max(scene, recent))
         if (
             cut
             and after is not None
-            and picture_difference(before, after) < _FLASH_RATIO * difference
+            and frame_difference(before, after) < _FLASH_RATIO * difference
         ):
             return False  # a flash leaves no trace in the history
         self._before = current
         if cut:
             self._start_scene()
-            # Until the new scene is known: it may be as restless as the old one.
+            # A start until the new scene has a history.
             self._recent.append(difference / 2)
         else:
             self._recent.append(difference)

@@ -1,4 +1,4 @@
-"""Coding one segment: a pure function of a job, the model and what the segment before left."""
+"""Coding one segment: a pure function of a job, the model and the GOP's state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vcfilter.models.base import CodedFrame, Model, Reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRecord:
-    """What became of one frame.
+    """The coding result of one frame.
 
     Args:
         pts: its presentation time.
@@ -37,9 +37,9 @@ class SegmentResult:
     """A coded segment, in display order. Can be pickled.
 
     Args:
-        packets: one per frame, and the next keyframe's if frames refer to it, so that what is
-            written can be decoded to its end. records: of the same frames.
-        summary: what rate control and a second pass learn from it.
+        packets: one per frame, and the next keyframe's if frames refer to it, so that the packets
+            written so far can be decoded. records: of the same frames.
+        summary: input of rate control and of a second pass.
     """
 
     packets: tuple[Packet, ...]
@@ -49,7 +49,7 @@ class SegmentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coding:
-    """How frames are coded, the same for all segments of a stream.
+    """Parameters of coding, the same for all segments of a stream.
 
     Args:
         sequence: the stream's header. effort: a key of the model's efforts.
@@ -74,7 +74,7 @@ class CodedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GopState:
-    """What a segment leaves to the one after it.
+    """State of a GOP between two of its segments.
 
     Args:
         key: of the GOP that the next segment belongs to, already coded.
@@ -91,7 +91,7 @@ def encode_segment(
     """Code a segment.
 
     Args:
-        rate: asked for qps, and told what they cost.
+        rate: gives the qps, and learns the sizes.
         state: what the segment before left; None: nothing, the job begins a GOP. A keyframe that
             it holds is not coded again; the result is the same as if it were.
 
@@ -165,7 +165,7 @@ class _FrameCoder:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
     def code_key(self, frame: Frame, length: int) -> CodedKey:
-        """Code the keyframe of a GOP, at as many qps as rate control wants to see."""
+        """Code the keyframe of a GOP, at the qps that rate control asks for."""
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:

@@ -1,4 +1,4 @@
-"""Reference structures as data: which frame refers to which, in which order they are coded.
+"""Reference structures as data: references and coding order of the frames of a GOP.
 
 A GOP is a keyframe (number 0) and the inter frames up to the next keyframe.
 
@@ -20,10 +20,10 @@ from vcfilter.frames import DISTANCE_MAX, LAYER_MAX, QP_MAX, FrameStep, FrameTyp
 from vcfilter.options import EncoderOptions
 
 LAYER_QP_OFFSET = (0, 3, 6, 8, 9, 9, 9, 9)
-"""Added to the GOP's qp per temporal layer (0 keyframes to 7). Errors of a frame pass on to
-all frames of higher layers and to none of lower ones, so the lower are worth more bits. BD-rate on
+"""Added to the GOP's qp per temporal layer (0 keyframes to 7). Errors of a frame propagate to
+frames of higher layers and to none of lower ones, so the lower ones get more bits. BD-rate on
 training clips against (0, 3, 4, 5, 6): -1.4 %; a first layer of 4 saves more on most clips, and
-costs up to 10 % where nothing can be predicted."""
+costs up to 10 % where prediction fails."""
 INTERVAL_MAX = 32
 """Largest distance between anchors, and the longest GOP that is one hierarchy of B-frames."""
 HIERARCHY_MAX = 64
@@ -66,18 +66,18 @@ class GopStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GopStructure:
-    """How an encoder places references; changes bytes, and nothing of how one frame is coded.
+    """The reference structure of an encoder.
 
     Args:
-        kind: in one word, for the sequence header.
+        kind: for the sequence header.
         keyint: most frames from a keyframe to the next.
         min_keyint: fewest of them before a scene cut makes a keyframe.
         scenecut: a GOP ends before a scene cut.
         open_gop: the last frames of a GOP may refer to the next keyframe.
         interval: largest distance between anchors, a power of two, 1 to 32; a GOP of
             open_gop that is no longer is one hierarchy.
-        adaptive: the distance follows what the frames show.
-        ltr: low delay: every so many frames the chain restarts from where it did so before.
+        adaptive: the distance is chosen by content (codec.lookahead).
+        ltr: low delay: interval of long-term references, each coded from the one before it alone.
     """
 
     kind: StructureKind
@@ -127,7 +127,7 @@ class GopStructure:
         """Most frames that an encoder holds before a packet comes."""
         if self.kind is not StructureKind.RANDOM_ACCESS:
             return 0
-        # The hierarchy, the keyframe behind it, and the frame that tells whether that is a cut.
+        # The hierarchy, the keyframe behind it, and the frame that shows whether that is a cut.
         return self.reorder + 1 + self.scenecut
 
     @property

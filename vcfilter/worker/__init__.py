@@ -1,7 +1,7 @@
 """The codec as a process for programs without Python (docs/reference/worker.md).
 
-Linux only: frames lie in memfd_create's memory, and SO_PEERCRED tells whose a connection is. The
-rest of the package does not import this one.
+Linux only: frames lie in memory of memfd_create, and SO_PEERCRED identifies the user of a
+connection. The rest of the package does not import this one.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""One client of the worker: its greeting, its streams, and what they make codecs from."""
+"""One client of the worker: version exchange, streams, and the factory of their codecs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from vcfilter.worker.protocol import (
     Message,
     ProtocolError,
 )
-from vcfilter.worker.streams import DecoderStream, EncoderStream, Stream, Surroundings
+from vcfilter.worker.streams import DecoderStream, EncoderStream, Stream, StreamContext
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder
 
 HELLO_SECONDS = 10.0
 ALIVE_SECONDS = 1.0
-ALIVE_CPU_SECONDS = 0.005  # a process that worked less in ALIVE_SECONDS hangs, and says nothing
+ALIVE_CPU_SECONDS = (
+    0.005  # a process that used less in ALIVE_SECONDS counts as hung: no ALIVE is sent
+)
 
 
 class Codecs:
     """Makes encoders and decoders. Each model is loaded once, by the stream that needs it first.
 
     Args:
-        runtime: where and how networks run.
+        runtime: device and threads of the networks.
         model: name, id or path; None: each stream's own, and the default one for encoding.
-        limits: what decoding one stream may cost.
+        limits: upper bounds of decoding one stream.
     """
 
     def __init__(
@@ -57,15 +59,17 @@ class Codecs:
             load_model(self._model, self._runtime)
 
     def decoder(self, extradata: bytes) -> Decoder:
-        """A decoder for a sequence header, or for whatever its first keyframe says."""
-        from vcfilter.codec import Decoder  # late: a client is greeted before this is imported
+        """A decoder for a sequence header; without one, for that of the first keyframe."""
+        from vcfilter.codec import (
+            Decoder,
+        )  # late: the version exchange does not wait for this import
 
         with self._loading:
             options = DecoderOptions(model=self._model, limits=self._limits)
             return Decoder(extradata or None, options, runtime=self._runtime)
 
     def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:
-        """An encoder; its model is the worker's, whatever the options say."""
+        """An encoder with the worker's model; the options' model is ignored."""
         from vcfilter.codec import Encoder
 
         with self._loading:
@@ -78,12 +82,12 @@ class Connection:
 
     Args:
         channel: to the client.
-        codecs: where its streams get theirs.
+        codecs: makes the encoders and decoders of its streams.
     """
 
     def __init__(self, channel: Channel, codecs: Codecs) -> None:
         self._channel = channel
-        self._surroundings = Surroundings(
+        self._context = StreamContext(
             channel=channel, decoder=codecs.decoder, encoder=codecs.encoder, work=self._work
         )
         self._streams: dict[int, Stream] = {}
@@ -92,15 +96,15 @@ class Connection:
         self._over = threading.Event()
 
     def serve(self) -> None:
-        """Do what the client asks for until it is gone; its streams end with it.
+        """Serve the client until it closes the connection; its streams end with it.
 
         Raises:
-            ProtocolError: the client breaks the protocol, or is of another version.
+            ProtocolError: the client violates the protocol, or has another version of it.
         """
         try:
-            if not self._greet():
+            if not self._exchange_versions():
                 return
-            threading.Thread(target=self._show_life, name="alive", daemon=True).start()
+            threading.Thread(target=self._send_alive, name="alive", daemon=True).start()
             while (message := self._channel.receive()) is not None:
                 try:
                     self._dispatch(message)
@@ -123,20 +127,20 @@ class Connection:
             with self._lock:
                 self._working -= 1
 
-    def _greet(self) -> bool:
-        """Exchange versions; False if the client is gone, or did not say its own in time."""
+    def _exchange_versions(self) -> bool:
+        """Exchange versions; False if the client closed the connection or sent none in time."""
         hello = self._channel.receive(HELLO_SECONDS)
         if hello is None:
             return False
         if hello.kind is not Kind.HELLO or hello.body[:4] != MAGIC or len(hello.body) < 8:
-            raise ProtocolError("the client does not speak the worker's protocol")
+            raise ProtocolError("the client does not use the worker's protocol")
         (version,) = struct.unpack_from("<I", hello.body, 4)
         head = MAGIC + struct.pack("<I", PROTOCOL_VERSION)
         with suppress(ClientGone):
             self._channel.send(Kind.WELCOME, 0, head + f"vcfilter {__version__}".encode())
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"the client speaks version {version} of the protocol, this worker version "
+                f"the client has version {version} of the protocol, this worker version "
                 f"{PROTOCOL_VERSION}: install vcfilter and the plugin from one release"
             )
         return True
@@ -161,18 +165,18 @@ class Connection:
     def _open(self, message: Message) -> None:
         stream: Stream
         if message.kind is Kind.OPEN_DECODER:
-            stream = DecoderStream(message.stream, self._surroundings, message.body)
+            stream = DecoderStream(message.stream, self._context, message.body)
         else:
-            stream = EncoderStream(message.stream, self._surroundings, message.body)
+            stream = EncoderStream(message.stream, self._context, message.body)
         self._streams[message.stream] = stream
         try:
             stream.start()
         except RuntimeError as error:  # the system gives no thread
             raise ProtocolError(f"stream {message.stream} cannot be served: {error}") from error
 
-    def _show_life(self) -> None:
-        """Send ALIVE every second while streams are at work and the process uses the processor:
-        a slow machine is told apart from a worker that hangs."""
+    def _send_alive(self) -> None:
+        """Send ALIVE every second while streams work and the process uses CPU time, so that a
+        client can distinguish a slow machine from a hung worker."""
         before = time.process_time()
         while not self._over.wait(ALIVE_SECONDS):
             now = time.process_time()

@@ -1,6 +1,6 @@
-"""Messages between a codec worker and its client, and the memory they share.
+"""Messages between a codec worker and its client, and shared memory.
 
-docs/reference/worker.md states them.
+The protocol is specified in docs/reference/worker.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vcfilter.frames import (
 
 PROTOCOL_VERSION = 2
 MAGIC = b"VCFW"
-MESSAGE_MAX = 8 * MAX_PIXELS + 8192  # the largest packet, and room for what is said about it
+MESSAGE_MAX = 8 * MAX_PIXELS + 8192  # the largest packet, and its fields
 MEMORY_BYTES = {False: 256 << 20, True: 64 << 20}  # by "is an encoder"; pages never used cost none
 SLOTS_MIN, SLOTS_MAX = 4, {False: 128, True: 32}
 _HEAD = struct.Struct("<IHHI")  # bytes that follow, kind, zero, stream
@@ -40,13 +40,13 @@ _SIDE_MAX = (1 << 16) - 1  # of a sample aspect ratio
 _FORMAT = struct.Struct("<13i13I")
 FORMAT_BYTES = _FORMAT.size
 AHEAD_MAX = 1024
-"""Most packets or frames that a client is asked to have sent before it takes the first result."""
+"""Largest send window: packets or frames that a client sends before it takes the first result."""
 STREAMS_MAX = 128
 """Most open streams of one client; the C client stops at half."""
 INBOX_MAX = AHEAD_MAX + 8
 INBOX_BYTES_MAX = 256 << 20
 """Most messages, and bytes of packets, that may wait per stream; the C client stops at half."""
-_MASTERING, _LIGHT = 1, 2  # what a format knows
+_MASTERING, _LIGHT = 1, 2  # flags of a format: the block is present
 FRAME_KEY, FRAME_CORRUPT = 1, 2
 """Flags of a frame in messages."""
 
@@ -88,7 +88,7 @@ class Status(IntEnum):
 
 
 class ProtocolError(VcfilterError):
-    """The client sent what the protocol does not allow."""
+    """The client violated the protocol."""
 
 
 class ClientGone(Exception):
@@ -97,7 +97,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a connection; body without the head, stream 0 for the connection's own."""
+    """One message: body without the head; stream 0 belongs to the connection itself."""
 
     kind: Kind
     stream: int
@@ -154,7 +154,7 @@ class Channel:
                 raise ClientGone from error
 
     def send_memory(self, stream: int, frames: SharedFrames) -> None:
-        """Hand shared memory to the client; raises ClientGone like send."""
+        """Send shared memory to the client; raises ClientGone like send."""
         body = frames.describe()
         data = _HEAD.pack(len(body), Kind.MEMORY, 0, stream) + body
         with self._lock:
@@ -167,7 +167,7 @@ class Channel:
                 os.close(frames.descriptor)
 
     def send_alive(self) -> None:
-        """Say that work goes on, unless another message is being sent or the client is gone."""
+        """Send ALIVE, unless another message is being sent or the connection is closed."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -201,15 +201,15 @@ class Channel:
 
 
 class SharedFrames:
-    """Pictures in shared memory without a name: slots of three planes each.
+    """Frames in shared memory without a name: slots of three planes each.
 
     Args:
-        video_format: of each picture.
-        encoder: how much is set aside depends on it.
+        video_format: of each frame.
+        encoder: encoders get fewer slots than decoders.
 
     Attributes:
         count: slots.
-        descriptor: of the memory, to be sent once and then closed; this object keeps its own hold.
+        descriptor: of the memory, to be sent once and then closed; this object keeps its mapping.
     """
 
     def __init__(self, video_format: VideoFormat, *, encoder: bool) -> None:
@@ -232,7 +232,7 @@ class SharedFrames:
         self.descriptor = os.memfd_create("vcfilter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.descriptor, self.count * self._slot_bytes)
-            # Sealed: pages that a client reads cannot be taken away.
+            # Sealed: pages that a client reads stay mapped.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
             self._memory = mmap.mmap(self.descriptor, self.count * self._slot_bytes)
@@ -287,10 +287,10 @@ def write_format(video_format: VideoFormat) -> bytes:
 
 
 def read_format(data: bytes) -> VideoFormat:
-    """The format that write_format gives, of numbers from outside.
+    """The format that write_format wrote, from untrusted bytes.
 
-    An aspect ratio or static HDR metadata beyond their bounds count as unknown, since programs
-    hand on whatever their sources say; all else has to be right.
+    An aspect ratio or static HDR metadata out of bounds count as unknown, since programs pass on
+    the values of their sources unchecked; any other value out of bounds is an error.
 
     Raises:
         ConfigError: one of them is outside what is allowed, or there are too few of them.

@@ -1,10 +1,11 @@
 """The command `worker`: serves one client on standard input, or many on a Unix socket.
 
-It speaks the protocol of docs/reference/worker.md. Frames pass through shared memory that has no
-name, so nothing is left behind however a client or a worker ends.
+The protocol is specified in docs/reference/worker.md. Frames pass through shared memory without a
+name, so none is left when a client or a worker is killed.
 
-Each stream has a thread for its codec. The thread that reads a connection never writes to it once
-it is open and never waits for a codec, so a client may send without reading first.
+Each stream has a thread for its codec. The thread that reads a connection does not write to it
+after the version exchange and does not wait for a codec, so a client may send without reading
+first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 CLIENTS_MAX = 64
 CHECK_SECONDS = 5.0  # between two looks at whether the socket is still this worker's
-PAUSE_SECONDS = 0.5  # after a client could not be let in for want of descriptors
+PAUSE_SECONDS = 0.5  # after accept failed for lack of descriptors
 PROBE_SECONDS = 2.0
 
 
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worker`."""
     parser.add_argument(
         "--listen", metavar="SOCKET",
-        help="stay warm for many clients of the same user on a Unix socket of this name; "
-        "without it, one client speaks through standard input, which it made a socket",
+        help="serve many clients of the same user on a Unix socket of this name, with the model "
+        "loaded; without it, serve one client whose socket is standard input",
     )  # fmt: skip
     parser.add_argument(
         "--max-clients", type=int, default=CLIENTS_MAX, metavar="N",
@@ -54,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, limits: Limits) -> NoReturn:
-    """Serve until the client is gone, or with --listen until a signal comes.
+    """Serve until the client closes the connection, or with --listen until a signal.
 
     Args:
-        limits: what decoding one stream may cost.
+        limits: upper bounds of decoding one stream.
     """
     if args.max_clients < 1:
         raise ConfigError(f"max-clients {args.max_clients} is below 1")
@@ -71,9 +72,9 @@ def run(args: argparse.Namespace, limits: Limits) -> NoReturn:
 def keep_memory() -> None:
     """Have the C library keep what it frees, up to a bound, for the next frame.
 
-    Networks free and take the same megabytes for every frame. glibc gives them back to the system
-    each time, most of all in threads other than the main one, and the pages that must be
-    cleared anew are a tenth of the time of decoding. Where there is no glibc nothing happens.
+    Networks allocate and free the same megabytes for every frame. glibc returns them to the system
+    each time, above all in threads other than the main one, and clearing the new pages takes a
+    tenth of the time of decoding. Without glibc nothing happens.
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
     with suppress(OSError, AttributeError):
@@ -104,7 +105,7 @@ def serve_standard_input(codecs: Codecs) -> NoReturn:
     except ProtocolError as error:
         logger.error("%s", error)
         status = 1
-    # At once: codecs that still work for a client that is gone have nothing to finish.
+    # At once, without waiting for codecs that still work for the closed connection.
     os._exit(status)
 
 
@@ -116,29 +117,29 @@ def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoRetur
         ConfigError: another worker listens there, or the file is no socket.
         OSError: the socket cannot be made.
     """
-    codecs.load()  # before the first client comes: warm is what this worker is for
-    door = Door(path, clients_max)
+    codecs.load()  # before the first client: this is the purpose of --listen
+    listener = Listener(path, clients_max)
 
     def end(number: int, frame: object) -> None:
-        door.remove()
+        listener.remove()
         # At once, without waiting for codecs: see serve_standard_input.
         os._exit(0 if number == signal.SIGTERM else 128 + number)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     logger.info("the worker listens on %s", path)
-    while (client := door.next_client()) is not None:
-        door.serve(client, codecs)
+    while (client := listener.next_client()) is not None:
+        listener.serve(client, codecs)
     logger.warning("%s was removed or is another worker's: this one ends", path)
     os._exit(0)
 
 
-class Door:
-    """A listening socket, and the clients that came in through it.
+class Listener:
+    """A listening socket and its clients.
 
     Args:
-        path: of the socket; it is made with mode 0600, in place of one that is dead.
-        clients_max: how many may be in at a time.
+        path: of the socket; it is made with mode 0600, in place of a stale one.
+        clients_max: most clients at a time.
 
     Raises:
         ConfigError: another worker listens there, or the file is no socket.
@@ -147,27 +148,29 @@ class Door:
 
     def __init__(self, path: str, clients_max: int) -> None:
         self._path, self._clients_max = path, clients_max
-        self._listener = bind(path)
+        self._socket = bind(path)
         self._made = self._identity()
         self._clients = 0
         self._lock = threading.Lock()
-        self._listener.settimeout(CHECK_SECONDS)
+        self._socket.settimeout(CHECK_SECONDS)
 
     def next_client(self) -> socket.socket | None:
         """A client of the same user; None once the socket is no longer this worker's and all
         clients have left."""
-        complained = False
+        logged = False
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = self._socket.accept()
             except TimeoutError:
                 if self._identity() != self._made and not self._clients:
                     return None
                 continue
-            except OSError as error:  # no descriptor is left, most of all; others are served on
-                if not complained:
-                    logger.warning("no client can be let in: %s", error)
-                complained = True
+            except (
+                OSError
+            ) as error:  # above all, no descriptor is left; other clients are still served
+                if not logged:
+                    logger.warning("no client can be accepted: %s", error)
+                logged = True
                 time.sleep(PAUSE_SECONDS)
                 continue
             if peer_uid(client) == os.geteuid():
@@ -175,12 +178,12 @@ class Door:
             client.close()
 
     def serve(self, client: socket.socket, codecs: Codecs) -> None:
-        """Serve a client in a thread of its own, or turn it away with a sentence."""
+        """Serve a client in a thread of its own, or refuse it with an error."""
         with self._lock:
             full = self._clients >= self._clients_max
             self._clients += not full
         if full:
-            _turn_away(client, f"the codec worker at {self._path} has {self._clients_max} clients")
+            _refuse(client, f"the codec worker at {self._path} has {self._clients_max} clients")
             return
         thread = threading.Thread(
             target=self._serve, args=(client, codecs), name="client", daemon=True
@@ -188,8 +191,8 @@ class Door:
         try:
             thread.start()
         except RuntimeError as error:  # the system gives no thread
-            self._left()
-            _turn_away(client, f"the codec worker at {self._path}: {error}")
+            self._client_ended()
+            _refuse(client, f"the codec worker at {self._path}: {error}")
 
     def remove(self) -> None:
         """Remove the socket's name, if it is still this worker's."""
@@ -201,13 +204,13 @@ class Door:
         try:
             Connection(Channel(client), codecs).serve()
         except ProtocolError as error:
-            logger.warning("%s", error)  # this client's fault; the others are served on
+            logger.warning("%s", error)  # of this client only; the others are still served
         except RuntimeError as error:
             logger.warning("a client cannot be served: %s", error)
         finally:
-            self._left()
+            self._client_ended()
 
-    def _left(self) -> None:
+    def _client_ended(self) -> None:
         with self._lock:
             self._clients -= 1
 
@@ -220,17 +223,17 @@ class Door:
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end of a Unix socket, as the kernel knows it."""
+    """The user id of the peer of a Unix socket, from the kernel."""
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return int(struct.unpack("3i", credentials)[1])
 
 
 def bind(path: str) -> socket.socket:
-    """A listening socket that only its owner may connect to, in place of one that is dead.
+    """A listening socket that only its owner may connect to, in place of a stale one.
 
-    It is made under another name, listens, and is then renamed: a client never finds one that does
-    not listen yet, and two workers that start at once never remove each other's.
+    It is bound under another name, listens, and is then renamed: a client never finds one that does
+    not listen yet, and two workers that start at the same time never remove each other's.
 
     Raises:
         ConfigError: another worker listens there, or the file is no socket.
@@ -243,7 +246,7 @@ def bind(path: str) -> socket.socket:
             raise ConfigError(f"another worker listens on {path}: stop it, or name another")
     made = str(Path(path).parent / f".{secrets.token_hex(4)}")
     listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)  # so that it never stands there with wider permissions
+    before = os.umask(0o177)  # so that it never has wider permissions
     try:
         listener.bind(made)
     except BaseException:
@@ -262,7 +265,7 @@ def bind(path: str) -> socket.socket:
 
 
 def _answers(path: str) -> bool:
-    """Whether a socket has a listener, be it one that hangs."""
+    """Whether a socket has a listener, a hung one included."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:
@@ -270,12 +273,12 @@ def _answers(path: str) -> bool:
         except ConnectionRefusedError:
             return False  # of a worker that was killed
         except (BlockingIOError, TimeoutError):
-            pass  # so many wait there already
+            pass  # its backlog is full
     return True
 
 
-def _turn_away(client: socket.socket, reason: str) -> None:
-    logger.warning("a client is turned away: %s", reason)
+def _refuse(client: socket.socket, reason: str) -> None:
+    logger.warning("a client is refused: %s", reason)
     client.setblocking(False)
     body = struct.pack("<i", Status.ABSENT) + f"{reason}: try again later".encode()
     with suppress(ClientGone):

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a stream has from its connection.
+class StreamContext:
+    """The part of a connection that its streams use.
 
     Args:
         channel: to the client.
@@ -86,10 +86,10 @@ class Stream(ABC):
     The connection's thread calls accept and close; all else happens in the stream's own.
     """
 
-    def __init__(self, number: int, surroundings: Surroundings) -> None:
+    def __init__(self, number: int, context: StreamContext) -> None:
         self.number = number
-        self._channel = surroundings.channel
-        self._surroundings, self._work = surroundings, surroundings.work
+        self._channel = context.channel
+        self._context, self._work = context, context.work
         self._changed = threading.Condition()
         self._inbox: deque[_Waiting] = deque()
         self._inbox_bytes = 0
@@ -101,14 +101,14 @@ class Stream(ABC):
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more, and end once the codec returns."""
+        """Accept no more messages, and end when the codec returns."""
         with self._changed:
             self._closed = True
             self._empty()
 
     @abstractmethod
     def accept(self, message: Message) -> None:
-        """Put aside what a message brings.
+        """Queue the content of a message.
 
         Raises:
             ProtocolError, struct.error: it is not for this kind of stream, or malformed.
@@ -116,7 +116,7 @@ class Stream(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Make the codec and tell the client."""
+        """Make the codec and report that to the client."""
 
     @abstractmethod
     def _code(self, waiting: _Waiting) -> None:
@@ -124,7 +124,7 @@ class Stream(ABC):
 
     @abstractmethod
     def _forget(self) -> None:
-        """Let codec and memory go now, not when the garbage collector comes by."""
+        """Release codec and memory now, not at the next garbage collection."""
 
     def _put(self, waiting: _Waiting) -> None:
         with self._changed:
@@ -141,7 +141,7 @@ class Stream(ABC):
             self._changed.notify_all()
 
     def _empty(self) -> None:
-        """Forget what waits; the lock is held."""
+        """Empty the inbox; the lock is held."""
         self._inbox.clear()
         self._inbox_bytes = 0
         self._changed.notify_all()
@@ -168,25 +168,25 @@ class Stream(ABC):
             self.close()
             self._forget()
 
-    def _done(self, epoch: int, lost: int, ahead: int, error: Exception | None) -> None:
+    def _done(self, epoch: int, lost: int, window: int, error: Exception | None) -> None:
         status, text = (Status.OK, b"") if error is None else _failure(error)
-        head = struct.pack("<IIIi", epoch, lost, ahead, status)
+        head = struct.pack("<IIIi", epoch, lost, window, status)
         self._channel.send(Kind.DONE, self.number, head + text)
 
 
 class DecoderStream(Stream):
     """Packets in, frames out."""
 
-    def __init__(self, number: int, surroundings: Surroundings, extradata: bytes) -> None:
-        super().__init__(number, surroundings)
+    def __init__(self, number: int, context: StreamContext, extradata: bytes) -> None:
+        super().__init__(number, context)
         self._extradata = extradata
         self._epoch = 0  # of the newest packet
         self._decoding = 0  # of the packet in the decoder
         self._decoder: Decoder | None = None
         self._frames: SharedFrames | None = None
         self._free: set[int] = set()
-        self._format: VideoFormat | None = None  # that the client knows
-        self._ahead = 2
+        self._format: VideoFormat | None = None  # the last one sent
+        self._window = 2
 
     def accept(self, message: Message) -> None:
         if message.kind is Kind.SEND_PACKET:
@@ -213,12 +213,12 @@ class DecoderStream(Stream):
             raise ProtocolError(f"{message.kind.name} was sent to a decoder")
 
     def _open(self) -> None:
-        self._decoder = self._surroundings.decoder(self._extradata)
-        with suppress(BitstreamError):  # damaged, or none: a keyframe tells
+        self._decoder = self._context.decoder(self._extradata)
+        with suppress(BitstreamError):  # damaged or absent: the first keyframe has it
             structure = SequenceHeader.read(self._extradata).structure
-            self._ahead = 1 if structure is StructureKind.LOW_DELAY else self._ahead
-        self._tell_format(self._decoder.video_format)
-        self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._ahead))
+            self._window = 1 if structure is StructureKind.LOW_DELAY else self._window
+        self._send_format(self._decoder.video_format)
+        self._channel.send(Kind.OPENED, self.number, struct.pack("<I", self._window))
 
     def _code(self, waiting: _Waiting) -> None:
         decoder = self._decoder
@@ -233,28 +233,28 @@ class DecoderStream(Stream):
             try:
                 frames = decoder.decode(waiting.packet)
             except (BitstreamError, ModelMismatchError) as failure:
-                error = failure  # about this packet alone; the decoder goes on
+                error = failure  # concerns this packet only; the decoder goes on
         refused = int(error is not None)
         damaged = decoder.dropped_damaged - damaged
         missing = decoder.dropped_missing_reference - missing
         for frame in frames:
-            if frame.type is FrameType.KEY:  # what comes before it is of the segment before
-                self._tell_format(decoder.video_format)
+            if frame.type is FrameType.KEY:  # frames before it belong to the GOP before
+                self._send_format(decoder.video_format)
             if not self._show(frame, waiting.epoch):
                 return
-        # As many packets as two segments hold: one is decoded while the other one is shown.
+        # The packets of two segments: one is decoded while the other one is shown.
         if len(frames) > 1:
-            self._ahead = min(max(self._ahead, 2 * len(frames)), AHEAD_MAX)
+            self._window = min(max(self._window, 2 * len(frames)), AHEAD_MAX)
         if error is None and damaged + missing:
             error = _loss(damaged, missing)
-        self._done(waiting.epoch, refused + damaged + missing, self._ahead, error)
+        self._done(waiting.epoch, refused + damaged + missing, self._window, error)
         if waiting.packet is None:
             self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", waiting.epoch))
 
     def _forget(self) -> None:
         self._decoder = self._frames = None
 
-    def _tell_format(self, found: VideoFormat | None) -> None:
+    def _send_format(self, found: VideoFormat | None) -> None:
         if found is None or found == self._format:
             return
         self._format = found
@@ -266,13 +266,13 @@ class DecoderStream(Stream):
                 self._frames, self._free = frames, set(range(frames.count))
 
     def _show(self, frame: Frame, epoch: int) -> bool:
-        """Send a frame as soon as a slot is free; False if it is no longer wanted."""
+        """Send a frame as soon as a slot is free; False after a flush or close."""
         assert self._frames is not None  # made before the first keyframe is shown
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed or epoch != self._epoch)
             if self._closed or epoch != self._epoch:
                 return False
-            slot = min(self._free)  # the lowest: pages of slots that are never used cost nothing
+            slot = min(self._free)  # the lowest: unused pages take no memory
             self._free.remove(slot)
         for target, plane in zip(self._frames.planes(slot), frame.planes, strict=True):
             np.copyto(target, plane)
@@ -285,11 +285,11 @@ class DecoderStream(Stream):
 class EncoderStream(Stream):
     """Frames in, packets out."""
 
-    def __init__(self, number: int, surroundings: Surroundings, wish: bytes) -> None:
-        super().__init__(number, surroundings)
-        self._wish = wish  # format and settings as they came
+    def __init__(self, number: int, context: StreamContext, request: bytes) -> None:
+        super().__init__(number, context)
+        self._request = request  # format and settings as they came
         self._depth = 8
-        self._ahead = 0
+        self._window = 0
         self._encoder: Encoder | None = None
         self._frames: SharedFrames | None = None
 
@@ -304,16 +304,15 @@ class EncoderStream(Stream):
             raise ProtocolError(f"{message.kind.name} was sent to an encoder")
 
     def _open(self) -> None:
-        video_format = read_format(self._wish[:FORMAT_BYTES])
-        options = parse_settings(self._wish[FORMAT_BYTES:])
+        video_format = read_format(self._request[:FORMAT_BYTES])
+        options = parse_settings(self._request[FORMAT_BYTES:])
         self._depth = video_format.bit_depth
-        self._encoder = self._surroundings.encoder(video_format, options)
-        # What the encoder may hold, twice: frames of a segment, and of the next one that may come
-        # while this one is coded.
-        self._ahead = min(max(2 * self._encoder.delay, 1), AHEAD_MAX)
+        self._encoder = self._context.encoder(video_format, options)
+        # Twice what the encoder holds: the next segment may come while one is coded.
+        self._window = min(max(2 * self._encoder.delay, 1), AHEAD_MAX)
         self._frames = SharedFrames(video_format, encoder=True)
         self._channel.send_memory(self.number, self._frames)
-        head = struct.pack("<I", self._ahead)
+        head = struct.pack("<I", self._window)
         self._channel.send(Kind.OPENED, self.number, head + self._encoder.extradata)
 
     def _code(self, waiting: _Waiting) -> None:
@@ -329,7 +328,7 @@ class EncoderStream(Stream):
         for packet in packets:
             head = struct.pack("<qqB", packet.pts, packet.duration, packet.is_keyframe)
             self._channel.send(Kind.PACKET, self.number, head + packet.data)
-        self._done(0, int(error is not None), self._ahead, error)
+        self._done(0, int(error is not None), self._window, error)
         if frame is None:
             self._channel.send(Kind.DRAINED, self.number, struct.pack("<I", 0))
 
@@ -343,7 +342,7 @@ class EncoderStream(Stream):
             raise ConfigError(f"slot {slot} is outside 0 to {self._frames.count - 1}")
         y, u, v = (plane.copy() for plane in self._frames.planes(slot))
         self._channel.send(Kind.RELEASED, self.number, struct.pack("<I", slot))
-        if self._depth > 8:  # the bits above are the client's, and may hold anything
+        if self._depth > 8:  # the upper bits come from the client unchecked
             y, u, v = (np.minimum(plane, (1 << self._depth) - 1) for plane in (y, u, v))
         return Frame(y=y, u=u, v=v, pts=waiting.pts, duration=waiting.duration)
 
@@ -371,7 +370,7 @@ def parse_settings(data: bytes) -> EncoderOptions:
 
 
 def _loss(damaged: int, missing: int) -> BitstreamError:
-    """The error that tells of packets the decoder dropped."""
+    """The error that reports packets that the decoder dropped."""
     reasons = [
         f"{count} {'packet is' if count == 1 else 'packets are'} {what}"
         for count, what in ((damaged, "damaged"), (missing, "without a reference"))
@@ -381,7 +380,7 @@ def _loss(damaged: int, missing: int) -> BitstreamError:
 
 
 def _failure(error: Exception) -> tuple[Status, bytes]:
-    """How a client is told of an error."""
+    """The status and text that report an error to the client."""
     text = str(error) or type(error).__name__
     if isinstance(error, BitstreamError | LimitError | ModelMismatchError):
         status = Status.INVALID
