@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +28,7 @@ from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFor
 from vcfilter.stream.containers import open_demuxer
 from vcfilter.stream.copy import Copy, StreamCopier
 from vcfilter.stream.decoders import MediaDecoder, MediaFrames
+from vcfilter.stream.graph import FilteredFrames, parse_chain
 from vcfilter.stream.hdr import read_hdr, write_hdr
 from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.remux import copy_file
@@ -615,3 +618,68 @@ def test_a_change_of_matrix_is_converted_to_the_first() -> None:
     assert int(frames[1].y[0, 0]) == pytest.approx(16 + 219 * luma, abs=2.5)
     assert int(frames[1].u[0, 0]) == pytest.approx(128 + 224 * (b - luma) / 1.8556, abs=2.5)
     assert int(frames[1].v[0, 0]) == pytest.approx(128 + 224 * (r - luma) / 1.5748, abs=2.5)
+
+
+# --- FFmpeg's filters ----------------------------------------------------------------------------
+
+
+def test_filter_chains_are_parsed() -> None:
+    assert parse_chain("scale=640:-2,fps=25") == [("scale", "640:-2"), ("fps", "25")]
+    assert parse_chain(r"crop='min(iw,ih)':ih, hflip@a") == [
+        ("crop", "'min(iw,ih)':ih"),
+        ("hflip", ""),
+    ]
+    assert parse_chain(r"drawtext=text=a\,b") == [("drawtext", r"text=a\,b")]
+    for text in ("", "scale=1,,fps", "[0]scale=1", "scale=1;fps=2"):
+        with pytest.raises(ConfigError, match="filter"):
+            parse_chain(text)
+
+
+def test_filters_scale_and_change_the_rate(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mkv", frames=12, audio="pcm_s16le")
+    report = encode_file(
+        film, tmp_path / "o.mkv", FAST, video_filter="crop=48:48,scale=32:-2,hflip,fps=12"
+    )
+    assert report.frames == 6
+    assert (report.video_format.width, report.video_format.height) == (32, 32)
+    with vcfilter.open(tmp_path / "o.mkv") as container:
+        assert container.streams.video[0].average_rate == 12
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([n / 12 for n in range(6)], abs=0.001)
+    decode_file(tmp_path / "o.mkv", tmp_path / "o.mp4", video_filter="scale=64:64")
+    with av.open(str(tmp_path / "o.mp4")) as decoded:
+        frame = next(decoded.decode(video=0))
+        assert (frame.width, frame.height) == (64, 64)
+
+
+def test_filters_keep_display_and_deinterlace() -> None:
+    fmt = VideoFormat(
+        width=64, height=48, sample_aspect_ratio=(4, 3), color_range=1, colorspace=1,
+        field_order=FieldOrder.TOP_FIRST, content_light=LIGHT, rotation=90,
+    )  # fmt: skip
+    frame, _ = vcfilter.frame_of(video_frame(0, 64, 48))
+
+    class Frames:
+        time_base, frame_rate, video_format = Fraction(1, 25), Fraction(25), fmt
+
+        def frames(self) -> Iterator[vcfilter.Frame]:
+            for index in range(4):
+                yield replace(frame, pts=index, duration=1)
+
+    def through(text: str) -> tuple[VideoFormat, list[Fraction]]:
+        source = FilteredFrames(Frames(), text, logging.getLogger("vcfilter.stream"))
+        times = [each.pts * source.time_base for each in source.frames()]
+        assert source.video_format is not None
+        return source.video_format, times
+
+    same, times = through("null")
+    assert same == fmt
+    assert times == [Fraction(n, 25) for n in range(4)]
+    assert through("scale=32:48")[0].sample_aspect_ratio == (8, 3)
+    assert through("setsar=1")[0].sample_aspect_ratio == (1, 1)
+    deinterlaced, times = through("yadif")
+    assert deinterlaced.field_order is FieldOrder.PROGRESSIVE
+    assert len(times) == 4
+    for text in ("no_such_filter", "scale=nonsense=5"):
+        with pytest.raises(ConfigError, match="filter"):
+            through(text)

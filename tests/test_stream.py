@@ -474,10 +474,10 @@ def test_errors_and_interrupts_leave_no_half_file(film: Path, tmp_path: Path) ->
 
 
 def _with_each_frame(film: Path, target: str, progress: Callable[[Progress], None]) -> None:
-    from vcfilter.stream import transcode
+    from vcfilter.stream import job
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transcode, "_PROGRESS_SECONDS", 0.0)
+        patch.setattr(job, "_PROGRESS_SECONDS", 0.0)
         encode_file(str(film), target, FAST, progress=progress)
 
 

@@ -100,6 +100,11 @@ class Decoder:
         """The model in use; None before the stream names one."""
         return self._model
 
+    @property
+    def delay(self) -> int | None:
+        """Most packets that are held before a frame comes; None before a header tells it."""
+        return None if self._sequence is None else self._sequence.reorder
+
     def decode(self, packet: Packet | None, *, show: bool = True) -> list[Frame]:
         """Take the next packet and return the frames that are now ready, in display order.
 

@@ -188,6 +188,10 @@ class FrameSource(Protocol):
     def video_format(self) -> VideoFormat | None:
         """What the frames are; known from the first frame on."""
 
+    @property
+    def delay(self) -> int | None:
+        """Most packets that are held before a frame comes; None when unknown."""
+
     def frames(self) -> Iterator[Frame]:
         """The frames in display order; a damaged file may repeat times."""
 
@@ -203,6 +207,8 @@ class MediaFrames:
         bit_depth: 8 or 10; None takes the source's (10 for any above 8).
         log: where warnings go.
         threads: threads of the decoder; 0 leaves it to FFmpeg.
+        at_once: each frame comes when its packet is there, if the codec allows that: no threads
+            that decode several frames beside each other.
 
     Raises:
         MediaError: no decoder is known.
@@ -218,6 +224,7 @@ class MediaFrames:
         bit_depth: int | None = None,
         log: Log = logger,
         threads: int = 0,
+        at_once: bool = False,
     ) -> None:
         self._reader = reader
         self._info = info
@@ -225,6 +232,8 @@ class MediaFrames:
         self._wanted = cut
         self._log = log
         self._decoder = MediaDecoder(info, threads)
+        if at_once:
+            self._decoder.context.thread_type = "SLICE"
         self._pictures = PictureReader(info=info, bit_depth=bit_depth, log=log)
         self._damaged = self._count = 0
 
@@ -239,6 +248,10 @@ class MediaFrames:
     @property
     def video_format(self) -> VideoFormat | None:
         return self._pictures.video_format
+
+    @property
+    def delay(self) -> int | None:
+        return None
 
     def frames(self) -> Iterator[Frame]:
         """The frames; those whose time the source does not state follow the frame rate.
@@ -303,7 +316,8 @@ class NeuralFrames:
         reader: brings the stream's packets.
         info: the stream.
         options, runtime: how it is decoded.
-        cut: the part wanted; its first frame is found from the keyframe before it.
+        cut: the part wanted; of the frames between the keyframe before it and its first one only
+            those are decoded that others need.
         seekable: whether the source can seek.
         log: where warnings go.
     """
@@ -338,6 +352,10 @@ class NeuralFrames:
     def video_format(self) -> VideoFormat | None:
         fmt = self.decoder.video_format
         return None if fmt is None else completed(fmt, self._info)
+
+    @property
+    def delay(self) -> int | None:
+        return self.decoder.delay
 
     def frames(self) -> Iterator[Frame]:
         """The frames in display order.
@@ -374,7 +392,10 @@ class NeuralFrames:
     def _decoded(self) -> Iterator[Frame]:
         for packet in self._reader.packets():
             if packet.data:
-                yield from self.decoder.frames(coded_packet(packet))
+                coded = coded_packet(packet)
+                # Keyframes are decoded anyway, and tell where the reading began.
+                wanted = coded.is_keyframe or not self._wanted.before(coded.pts * self.time_base)
+                yield from self.decoder.frames(coded, show=wanted)
         yield from self.decoder.frames(None)
 
 

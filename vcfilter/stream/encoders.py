@@ -320,6 +320,11 @@ class NeuralEncoder:
         """What was coded so far."""
         return self.encoder.statistics if self.encoder else None
 
+    @property
+    def delay(self) -> int | None:
+        """Most frames that are held before a packet comes; None before open()."""
+        return self.encoder.delay if self.encoder else None
+
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
     ) -> StreamInfo:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
-from typing import IO, Any, Literal, Self, overload
+from typing import IO, Literal, Self, overload
 
 from av.audio.frame import AudioFrame
 from av.format import ContainerFormat
@@ -23,12 +23,11 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.stream.containers import Path, check_kind, open_demuxer
 from vcfilter.stream.input_stream import MediaFrame, Stream, Streams
+from vcfilter.stream.lookup import Shown, decode_up_to, look_up
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.packets import StreamPacket
 from vcfilter.stream.source import open_av, reason_of
 from vcfilter.stream.track import is_neural
-
-_KEPT_BYTES = 256 << 20
 
 
 class InputContainer:
@@ -55,9 +54,10 @@ class InputContainer:
     __slots__ = (
         "_demuxer",
         "_depth",
-        "_kept",
         "_lock",
         "_reader",
+        "_returned",
+        "_shown",
         "name",
         "options",
         "runtime",
@@ -82,7 +82,8 @@ class InputContainer:
         self._lock = threading.Lock()
         self._reader: int | None = None
         self._depth = 0
-        self._kept: tuple[int, list[tuple[int, VideoFrame]]] = (-1, [])
+        self._shown = Shown()  # what frame_at found last
+        self._returned: BridgePacket | None = None  # it was read, and comes again
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -195,26 +196,32 @@ class InputContainer:
             offset: in ticks of the stream's time base, or in microseconds (av.time_base).
             stream: whose keyframes count; None leaves the choice to FFmpeg.
             backward: the last keyframe at or before offset, else the first at or after it.
-            any_frame: accepted for PyAV's sake; decoding starts at keyframes only.
+            any_frame: of neural streams no frame before offset comes out, and only those that
+                others need are decoded. Packets come from the keyframe on all the same.
 
         Raises:
             MediaError: there is no such place, or the source cannot seek.
         """
-        del any_frame
         if not isinstance(offset, int):
             raise ConfigError(f"offset {offset!r} is not a whole number of ticks")
         try:
             self._demuxer.seek(-1 if stream is None else stream.index, offset, backward)
         except BridgeError as error:
             raise MediaError(f"{self.name} cannot seek to {offset}: {reason_of(error)}") from error
+        self._returned = None
+        base = Fraction(1, 1_000_000) if stream is None else stream.time_base
         for each in self.streams:
             each.reset()
+            if any_frame:
+                each.hide_before(offset * base)
 
     def frame_at(self, seconds: float | Fraction, video: int = 0) -> VideoFrame:
-        """The frame that is shown at a time; costs one segment of decoding at most.
+        """The frame that is shown at a time.
 
-        The frames that were decoded for it are kept, up to 256 MiB: times between them cost
-        nothing. What is demuxed next comes from behind that place.
+        Decoded is what it refers to, directly or not, from the keyframe before it on, and the
+        frames that become ready with it: in a long GOP the anchors and one interval. Frames
+        that came out are kept, up to 256 MiB: times between them cost nothing. What is demuxed
+        next comes from behind that place.
 
         Args:
             seconds: on the file's own clock. Before the first frame it is the first one, after
@@ -231,30 +238,33 @@ class InputContainer:
         # Containers round times to ticks: half a tick early is in time.
         ticks = Fraction(seconds) / stream.time_base + Fraction(1, 2)
         target = max(int(ticks), stream.start_time or 0)
-        index, kept = self._kept
-        if index == stream.index and kept and kept[0][0] <= target < kept[-1][0]:
-            return [frame for pts, frame in kept if pts <= target][-1]
-        self.seek(target, stream=stream)
-        shown: VideoFrame | None = None
-        found: list[VideoFrame] = []
-        frames: Iterator[Any] = self.decode(stream)
-        for frame in frames:
-            found.append(frame)
-            if sum(plane.buffer_size for plane in frame.planes) * len(found) > _KEPT_BYTES:
-                found = found[1:] if len(found) > 2 else found
-            if shown is not None and frame.pts is not None and frame.pts > target:
-                break
-            shown = frame
-        self._kept = (stream.index, [(f.pts, f) for f in found if f.pts is not None])
-        if shown is None:
+        if not self._shown.covers(stream.index, target):
+            self._shown = self._found(stream, target)
+        frame = self._shown.at(target) or next(iter(self._shown.frames), None)
+        if frame is None:
             raise MediaError(f"{self.name} has no frame that can be decoded at {float(seconds)} s")
-        return shown
+        return frame
+
+    def _found(self, stream: Stream, target: int) -> Shown:
+        """The frame at a time in ticks, and those that came with it."""
+        self.seek(target, stream=stream)
+        if stream.codec_name == "vcfilter":
+            found = look_up(stream, self.demux(stream), target)
+            if found is not None:
+                self._returned = found.following.content if found.following else None
+                return found
+            # It is damaged, or the stream begins later: the last one before it, or the first.
+            self.seek(target, stream=stream)
+        return decode_up_to(stream, self.demux(stream), target) or Shown()
 
     def close(self) -> None:
         """Release the file."""
         self._demuxer.close()
 
     def _read(self) -> BridgePacket | None:
+        returned, self._returned = self._returned, None
+        if returned is not None:
+            return returned
         try:
             return self._demuxer.read_packet()
         except BridgeError as error:

@@ -43,7 +43,9 @@ class Stream:
         codec_name: "vcfilter" for a neural stream, FFmpeg's name otherwise.
     """
 
-    __slots__ = ("_context", "_decoder", "_lock", "_media", "codec_name", "container", "info")
+    __slots__ = (
+        "_begin", "_context", "_decoder", "_lock", "_media", "codec_name", "container", "info",
+    )  # fmt: skip
 
     def __init__(self, container: InputContainer, info: StreamInfo) -> None:
         self.container = container
@@ -52,6 +54,7 @@ class Stream:
         self._decoder: Decoder | None = None
         self._media: MediaDecoder | None = None
         self._context: NeuralContext | None = None
+        self._begin: Fraction | None = None  # no frame before this time comes out
         self._lock = threading.Lock()  # decoders crash where two threads use one
 
     @property
@@ -228,6 +231,11 @@ class Stream:
         return PixelFormat(name, self.width, self.height) if name else None
 
     @property
+    def delay(self) -> int | None:
+        """Most packets of a neural stream that are held before a frame comes; None of another."""
+        return self._neural().delay if self.codec_name == "vcfilter" else None
+
+    @property
     def dropped_frames(self) -> int:
         """Frames of a neural stream that were damaged or missed a reference, so far."""
         decoder = self._decoder
@@ -269,7 +277,10 @@ class Stream:
         ):
             return []
         decoder = self._neural()
-        frames = decoder.decode(coded_packet(content) if content else None, show=show)
+        packet = coded_packet(content) if content else None
+        if packet is not None and self._begin is not None:
+            show = show and packet.pts * self.time_base >= self._begin
+        frames = decoder.decode(packet, show=show)
         fmt = decoder.video_format
         if fmt is None:
             return []
@@ -278,10 +289,15 @@ class Stream:
 
     def reset(self) -> None:
         """Forget what was decoded, as after a seek."""
+        self._begin = None
         if self._decoder:
             self._decoder.reset()
         if self._media:
             self._media.reset()
+
+    def hide_before(self, seconds: Fraction) -> None:
+        """Of a neural stream, until it is reset: frames before a time do not come out."""
+        self._begin = seconds
 
     def _neural(self) -> Decoder:
         if self._decoder is None:

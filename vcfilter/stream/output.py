@@ -278,12 +278,23 @@ class OutputContainer:
             for packet in self._waiting:
                 self._muxer.write_packet(packet)
                 self._written += 1
-            if self._waiting and time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            late = time.monotonic() - self._flushed > _FLUSH_SECONDS
+            if self._waiting and (late or self._is_live()):
                 self._muxer.flush()  # readable up to here, should the program end
+                if hasattr(self._file, "flush"):
+                    self._file.flush()
                 self._flushed = time.monotonic()
             self._waiting.clear()
         except (BridgeError, OSError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise self._failure(error) from error
+
+    def _is_live(self) -> bool:
+        """Whether each packet is handed on at once: with low delay, but not into an ordinary
+        Matroska file, where nobody waits for it and each one would become a cluster."""
+        if not any(stream.delay == 0 for stream in self.streams):
+            return False
+        seekable = getattr(self._file, "seekable", lambda: False)()
+        return not (self.format_name == MATROSKA and seekable)
 
     def _failure(self, error: BaseException) -> MediaError:
         reason = reason_of(error)

@@ -59,6 +59,11 @@ class OutputStream:
         """Whether nothing is held back that would be written yet."""
         return True
 
+    @property
+    def delay(self) -> int | None:
+        """Most frames that are held before a packet comes; None when unknown."""
+        return None
+
     def encode(self, frame: Any = None) -> list[StreamPacket]:
         """A copied stream encodes nothing.
 
@@ -150,6 +155,10 @@ class NeuralStream(OutputStream):
     @property
     def drained(self) -> bool:
         return self._drained or self._encoder is None
+
+    @property
+    def delay(self) -> int | None:
+        return self._encoder.delay if self._encoder else None
 
     @property
     def moved(self) -> int:

@@ -62,10 +62,17 @@ class MuxerSink:
         self._log = log
         self._muxer: Muxer | None = None
         self._packets = 0
+        self._live = False
         self.video_bytes = 0
 
-    def start(self, info: StreamInfo) -> None:
-        """Write the header; the track is known now."""
+    def start(self, info: StreamInfo, *, live: bool = False) -> None:
+        """Write the header; the track is known now.
+
+        Args:
+            live: each packet is handed on at once. In an ordinary Matroska file it is not: there
+                nobody waits for it, and each one would become a cluster.
+        """
+        self._live = live and not (self._container == MATROSKA and self._target.is_regular)
         metadata = {**self._track.metadata, **info.metadata}
         info = replace(info, metadata=metadata, disposition=self._track.disposition)
         if not is_neural(info):  # a neural stream states its display itself
@@ -92,6 +99,9 @@ class MuxerSink:
             if ticks is not None:
                 self._copier.copy_until(self._muxer, ticks * packet.time_base)
             self._muxer.write_packet(packet)
+            if self._live:
+                self._muxer.flush()
+                self._target.flush()
         self.video_bytes += len(packet.data)
         self._packets += 1
 
@@ -100,6 +110,7 @@ class MuxerSink:
         if self._muxer is not None:
             with translated(self._target):
                 self._muxer.flush()
+                self._target.flush()
                 self._target.sync()
 
     def finish(self, *, jumped: bool = False) -> None:
@@ -145,15 +156,26 @@ class Y4mSink:
         self._format: VideoFormat | None = None
         self._rate = Fraction(25)
         self._count = 0
+        self._live = False
         self.video_bytes = 0
 
-    def start(self, video_format: VideoFormat, frame_rate: Fraction | None) -> None:
-        """Open the muxer."""
-        self._format = fmt = video_format
+    def start(
+        self, video_format: VideoFormat, frame_rate: Fraction | None, *, live: bool = False
+    ) -> None:
+        """Open the muxer.
+
+        Args:
+            live: each frame is handed on at once.
+        """
+        self._format, self._live = video_format, live
+        fmt = video_format
         self._rate = frame_rate or self._rate
         with self._translated():
             self._container = av.open(
-                self._target.file, "w", format=Y4M, options={"strict": "unofficial"}
+                self._target.file,
+                "w",
+                format=Y4M,
+                options={"strict": "unofficial", "flush_packets": str(int(live))},
             )
             self._stream = stream = self._container.add_stream("wrapped_avframe", rate=self._rate)
             stream.width, stream.height = fmt.width, fmt.height
@@ -177,6 +199,8 @@ class Y4mSink:
         picture.pts = self._count
         with self._translated():
             self._container.mux(self._stream.encode(picture))
+            if self._live:
+                self._target.flush()
         self._count += 1
         self.video_bytes += sum(plane.nbytes for plane in frame.planes)
 

@@ -94,6 +94,16 @@ class Target:
             return sys.stdout.buffer
         return self._file if self._file is not None else self.name
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is an ordinary file, which nobody reads before it is complete."""
+        return self._part is not None
+
+    def flush(self) -> None:
+        """What was written so far can be read at the other end of a pipe."""
+        if self.is_pipe:
+            sys.stdout.buffer.flush()
+
     def sync(self) -> None:
         """What was written so far is on the disk."""
         if self._file is not None:

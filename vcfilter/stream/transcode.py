@@ -1,64 +1,27 @@
-"""Whole files, in any direction: ordinary to neural, neural to ordinary, neural to neural.
-
-Reading and decoding, the networks, and writing overlap: one thread reads the source once, decodes
-frames a few ahead and queues the packets of streams that are copied; another writes packets, those
-of copied streams up to the time of each. At most one segment of frames is held.
-"""
+"""Whole files, in any direction: ordinary to neural, neural to ordinary, neural to neural."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
-from vcfilter.codec import PassLog, first_pass_options
+from vcfilter.codec import PassLog
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     MATROSKA,
     Y4M,
     Path,
     check_kind,
-    container_named,
     container_of,
     need_neural,
 )
-from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
-from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
-from vcfilter.stream.filters import FrameFilter, apply
-from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
-from vcfilter.stream.reader import PacketReader
-from vcfilter.stream.report import Progress, RunLog, TranscodeReport
-from vcfilter.stream.sinks import MuxerSink, Y4mSink
-from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection, choose_video
-from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
-from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
-from vcfilter.stream.track import is_neural
+from vcfilter.stream.filters import FrameFilter
+from vcfilter.stream.job import Interrupted, Job
+from vcfilter.stream.report import Progress, TranscodeReport
 
 __all__ = ["Interrupted", "Progress", "TranscodeReport", "decode_file", "encode_file"]
-
-logger = logging.getLogger(__name__)
-
-_AHEAD_FRAMES = 8
-_BEHIND_PACKETS = 64
-_QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
-_PROGRESS_SECONDS = 0.2
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped from outside; partial names what was kept of it, if anything."""
-
-    def __init__(self, partial: str | None) -> None:
-        super().__init__(partial or "")
-        self.partial = partial
 
 
 def encode_file(
@@ -76,6 +39,7 @@ def encode_file(
     bit_depth: int | None = None,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    video_filter: str | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -99,6 +63,8 @@ def encode_file(
             that is itself neural keeps its own.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
+        video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
+            ("scale=640:-2,fps=25").
         metadata: tags of the file, over those of the source; an empty text removes one.
         progress: called about five times a second.
 
@@ -109,11 +75,14 @@ def encode_file(
     """
     check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
-    job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    check_kind("video_filter", video_filter, str, "a text")
+    job.video_filter = video_filter
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
+    job.at_once = options.structure == "low-delay"
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     with job:
@@ -143,6 +112,7 @@ def decode_file(
     overwrite: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
+    video_filter: str | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -155,16 +125,18 @@ def decode_file(
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
-        runtime, start, duration, streams, overwrite, container, filters, metadata,
-            progress: as for encode_file.
+        runtime, start, duration, streams, overwrite, container, filters, video_filter,
+            metadata, progress: as for encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
         BitstreamError: damage, where the decoder is strict.
         ModelMismatchError: the stream was coded by another model.
     """
-    job = _Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
     job.metadata = dict(metadata or {})
+    check_kind("video_filter", video_filter, str, "a text")
+    job.video_filter = video_filter
     name = container_of(target, container, Y4M)
     with job:
         if not job.is_neural:
@@ -174,382 +146,3 @@ def decode_file(
         threads = runtime.threads if runtime else 0
         coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
         return job.run(job.target(target, overwrite), coder, name)
-
-
-class _Job:
-    """One run over a source: what encode_file and decode_file share."""
-
-    def __init__(
-        self,
-        source: Path,
-        start: float | Fraction | None,
-        duration: float | Fraction | None,
-        streams: str | Sequence[str],
-        filters: Sequence[FrameFilter],
-        progress: Callable[[Progress], None] | None,
-        decoder: DecoderOptions | None,
-        runtime: Runtime | None,
-    ) -> None:
-        for name, value in (("start", start), ("duration", duration)):
-            check_kind(name, value, (int, float, Fraction), "a number of seconds")
-        check_kind("decoder", decoder, DecoderOptions, "DecoderOptions")
-        check_kind("runtime", runtime, Runtime, "a Runtime")
-        if start is not None and start < 0:
-            raise ConfigError(f"start {float(start)} s is negative")
-        if duration is not None and duration <= 0:
-            raise ConfigError(f"duration {float(duration)} s is not positive")
-        self._selection = StreamSelection.of(streams)
-        self._copy_videos = streams != "all"
-        self._start, self._duration = start, duration
-        self._filters = tuple(filters)
-        self.metadata: dict[str, str] = {}
-        self._progress = progress
-        self._decoder = decoder or DecoderOptions()
-        self._runtime = runtime
-        self._began = time.monotonic()
-        self._stack = ExitStack()
-        self.bit_depth: int | None = None
-        self.log = RunLog(logger)
-        self.source = Source(source)
-
-    def __enter__(self) -> _Job:
-        try:
-            self._open()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    @property
-    def is_neural(self) -> bool:
-        """Whether the chosen video stream is neurally coded."""
-        return is_neural(self._video)
-
-    def target(self, name: Path, overwrite: bool) -> Target:
-        """The target, checked."""
-        target = Target(name, overwrite=overwrite, source=self.source.name)
-        self._stack.callback(target.discard)  # nothing is left to discard of a completed one
-        return target
-
-    def _open(self) -> None:
-        self._stack.callback(self.source.close)
-        self._demuxer: Demuxer = self.source.demuxer()
-        self._stack.callback(_close, self._demuxer)
-        self._streams = self._demuxer.streams
-        self._wanted = self._selection.indices(self._streams)
-        self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
-        begin = self._demuxer.start_time or Fraction(0)
-        start = None if self._start is None else begin + Fraction(self._start)
-        end = None
-        if self._duration is not None:
-            end = (begin if start is None else start) + Fraction(self._duration)
-        # The clock of MPEG-TS begins anywhere; that of other containers means what it says.
-        zero = begin if self._demuxer.clock_may_jump else Fraction(0)
-        self._cut = Cut(start=start, end=end, zero=zero)
-        length = self._demuxer.duration
-        if length is not None and start is not None:
-            length -= start - begin
-            if length <= 0:
-                raise MediaError(
-                    f"{self.source.title} is over before {float(self._start or 0):g} s"
-                )
-        video = self._video
-        if video.duration is not None and start is None:
-            length = video.duration * video.time_base  # subtitles may outlast the frames
-        if self._duration is not None:
-            wanted = Fraction(self._duration)
-            length = wanted if length is None else min(length, wanted)
-        self._length = length
-
-    def _frame_source(self, reader: PacketReader) -> FrameSource:
-        seekable = not self.source.is_pipe
-        if self.is_neural:
-            return NeuralFrames(
-                reader,
-                self._video,
-                self._decoder,
-                self._cut,
-                seekable=seekable,
-                runtime=self._runtime,
-                log=self.log,
-            )
-        return MediaFrames(
-            reader,
-            self._video,
-            self._cut,
-            seekable=seekable,
-            bit_depth=self.bit_depth,
-            log=self.log,
-        )
-
-    def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
-        known = container_named(container)
-        rate = constant_rate(self._video) if known.constant_rate else source.frame_rate
-        return FrameClock(
-            source.time_base,
-            rate,
-            offset=self._cut.offset,
-            tick=known.tick,
-            constant_rate=known.constant_rate,
-            exact=exact,
-        )
-
-    def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
-        """Code all frames quickly, for the log that the second pass needs."""
-        frames = size = 0
-        coder: NeuralEncoder | None = None
-        with self.source.demuxer() as demuxer:
-            source = self._frame_source(PacketReader(demuxer, self._video, log=self.log))
-            clock = self._clock(source, container, exact=True)
-            stage = apply(self._filters, clock.frames(source.frames()))
-            try:
-                with (
-                    Prefetcher(stage, self._depth(_AHEAD_FRAMES), "source") as ahead,
-                    self._stop_early(),
-                ):
-                    for frame in ahead:
-                        if coder is None:
-                            coder = self._first_coder(source, clock, options)
-                        size += sum(len(packet.data) for packet in coder.encode(frame))
-                        frames += 1
-                        self._tell("pass 1", frames, float(frame.pts * clock.time_base), size)
-            except KeyboardInterrupt:
-                raise Interrupted(None) from None
-        if coder is None or coder.encoder is None:
-            raise MediaError("there is no frame in the part that was asked for")
-        coder.encode(None)
-        log = coder.encoder.pass_log
-        if log is None:
-            raise MediaError("the first pass gave no log")
-        return log
-
-    def _first_coder(
-        self, source: FrameSource, clock: FrameClock, options: EncoderOptions
-    ) -> NeuralEncoder:
-        fmt = source.video_format
-        assert fmt is not None
-        if source.frame_rate:
-            options = replace(options, frame_rate=source.frame_rate)
-        coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
-        coder.open(fmt, clock.time_base, source.frame_rate)
-        return coder
-
-    def run(
-        self, target: Target, coder: NeuralEncoder | FrameEncoder | None, container: str
-    ) -> TranscodeReport:
-        """Code all frames into the target and copy what stands beside them.
-
-        Args:
-            coder: None writes the frames themselves (YUV4MPEG2).
-        """
-        sink: MuxerSink | Y4mSink | None = None
-        try:
-            plan = self._plan(container)
-            copied = [copy.index for copy in plan if copy.index >= 0]
-            reader = PacketReader(self._demuxer, self._video, copied, self.log)
-            copier = StreamCopier(reader.queue, plan, self._cut, self.log)
-            sink = self._sink(target, container, copier)
-            return self._run(sink, coder, target, reader, container)
-        except KeyboardInterrupt:
-            partial = sink.abandon(keep=True) if sink else None
-            target.discard()
-            raise Interrupted(partial) from None
-        except BaseException:
-            if sink:
-                sink.abandon(keep=False)
-            target.discard()
-            raise
-
-    def _tags(self) -> dict[str, str]:
-        """The file's tags: the source's, and those that were asked for over them."""
-        new = {key.lower() for key in self.metadata}
-        kept = file_metadata(self._demuxer.metadata).items()
-        tags = {key: value for key, value in kept if key.lower() not in new}
-        return tags | {key: value for key, value in self.metadata.items() if value}
-
-    def _plan(self, container: str) -> list[Copy]:
-        if container_named(container).video_only:
-            rest = [i for i in self._wanted if i != self._video.index]
-            if rest and self._copy_videos:
-                self.log.warning(
-                    f"{container} holds one video stream alone: {len(rest)} other streams are "
-                    "left out"
-                )
-            return []
-        return plan_copies(
-            self._streams,
-            self._wanted,
-            self._video.index,
-            container,
-            self.log,
-            copy_videos=self._copy_videos,
-        )
-
-    def _sink(self, target: Target, container: str, copier: StreamCopier) -> MuxerSink | Y4mSink:
-        if container == Y4M:
-            return Y4mSink(target)
-        plain = container_named(container).video_only
-        return MuxerSink(
-            target,
-            container,
-            copier=copier,
-            metadata={} if plain else self._tags(),
-            chapters=() if plain else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
-            track=replace(self._video, metadata=track_metadata(self._video)),
-            log=self.log,
-        )
-
-    def _run(
-        self,
-        sink: MuxerSink | Y4mSink,
-        coder: NeuralEncoder | FrameEncoder | None,
-        target: Target,
-        reader: PacketReader,
-        container: str,
-    ) -> TranscodeReport:
-        source = self._frame_source(reader)
-        clock = self._clock(source, container, exact=isinstance(coder, NeuralEncoder))
-        stage = apply(self._filters, clock.frames(source.frames()))
-        count = 0
-        first: Fraction | None = None
-        last = Fraction(0)
-        writer = BackgroundWriter(
-            sink.write, self._depth(_BEHIND_PACKETS), "target", idle=sink.flush
-        )
-        try:
-            with (
-                Prefetcher(stage, self._depth(_AHEAD_FRAMES), "source") as ahead,
-                self._stop_early(),
-            ):
-                for frame in ahead:
-                    if first is None:
-                        fmt = source.video_format
-                        assert fmt is not None
-                        self._start_sink(sink, coder, fmt, clock.time_base, clock.frame_rate)
-                        first = frame.pts * clock.time_base
-                    for item in _items(coder, frame):
-                        writer.put(item)
-                    count += 1
-                    last = max(last, self._end_of(frame, clock))
-                    self._tell("", count, float(last - first), sink.video_bytes)
-            if first is None:
-                raise MediaError("there is no frame in the part that was asked for")
-            for item in _items(coder, None):
-                writer.put(item)
-            self._check(last - first, reader, clock)
-            writer.finish()
-        except KeyboardInterrupt:
-            self.source.stop()
-            writer.finish()  # what is coded is kept
-            raise
-        except BaseException:
-            writer.abandon()
-            raise
-        sink.finish(jumped=bool(reader.jumps))
-        self._tell("", count, float(last - first), sink.video_bytes, final=True)
-        assert source.video_format is not None
-        psnr = None
-        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.records:
-            records = coder.statistics.records
-            psnr = sum(record.psnr for record in records) / len(records)
-        return TranscodeReport(
-            source=self.source.name,
-            target=target.name,
-            frames=count,
-            seconds=float(last - first),
-            video_bytes=sink.video_bytes,
-            elapsed_seconds=time.monotonic() - self._began,
-            video_format=source.video_format,
-            psnr=psnr,
-            warnings=tuple(self.log.warnings),
-        )
-
-    def _start_sink(
-        self,
-        sink: MuxerSink | Y4mSink,
-        coder: NeuralEncoder | FrameEncoder | None,
-        fmt: VideoFormat,
-        time_base: Fraction,
-        rate: Fraction | None,
-    ) -> None:
-        if isinstance(sink, Y4mSink):
-            sink.start(fmt, rate)
-        else:
-            assert coder is not None
-            sink.start(coder.open(fmt, time_base, rate))
-
-    @contextmanager
-    def _stop_early(self) -> Iterator[None]:
-        """Where the block is left by an exception, no thread waits for a silent pipe any longer."""
-        try:
-            yield
-        except BaseException:
-            self.source.stop()
-            raise
-
-    def _check(self, seconds: Fraction, reader: PacketReader, clock: FrameClock) -> None:
-        """Warn of times that were moved, and where frames end well before the source says."""
-        if clock.moved:
-            self.log.warning(
-                f"{clock.moved} frames had a time that was not after the frame before: moved"
-            )
-        if self._video.duration is None or not self._cut.is_all or reader.jumps or self._filters:
-            return
-        told = self._video.duration * self._video.time_base
-        if told - seconds > max(Fraction(1, 2), told / 20):
-            self.log.warning(
-                f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "
-                f"{float(seconds):.2f} s could be decoded: it seems to be cut short"
-            )
-
-    def _depth(self, most: int) -> int:
-        """How many frames may wait in a queue: few where they are large."""
-        size = max(1, self._video.width * self._video.height * 3 // 2)
-        return max(2, min(most, _QUEUE_BYTES // size))
-
-    def _end_of(self, frame: Frame, clock: FrameClock) -> Fraction:
-        length = frame.duration * clock.time_base if frame.duration else Fraction(0)
-        if not length and clock.frame_rate:
-            length = 1 / clock.frame_rate
-        return frame.pts * clock.time_base + length
-
-    _told = 0.0
-
-    def _tell(
-        self, stage: str, frames: int, seconds: float, size: int, final: bool = False
-    ) -> None:
-        now = time.monotonic()
-        if self._progress is None or (not final and now - self._told < _PROGRESS_SECONDS):
-            return
-        self._told = now
-        rate = self._video.frame_rate
-        total = round(self._length * rate) if self._length is not None and rate else None
-        self._progress(
-            Progress(
-                stage=stage,
-                frames=frames,
-                total_frames=frames if final else total,
-                seconds=seconds,
-                total_seconds=float(self._length) if self._length is not None else None,
-                video_bytes=size,
-                elapsed_seconds=now - self._began,
-            )
-        )
-
-
-def _close(demuxer: Demuxer) -> None:
-    """Release a source, unless its thread still waits for it: the thread's end releases it."""
-    with suppress(RuntimeError):
-        demuxer.close()
-
-
-def _items(
-    coder: NeuralEncoder | FrameEncoder | None, frame: Frame | None
-) -> Sequence[BridgePacket | Frame]:
-    """What the sink writes next: packets, or the frame itself where nothing is coded."""
-    if coder is not None:
-        return coder.encode(frame)
-    return [] if frame is None else [frame]
