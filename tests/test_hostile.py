@@ -271,7 +271,7 @@ def test_references_beyond_what_the_header_promises_are_damage() -> None:
     assert info.sequence is not None
     for header, bound in (
         (inter(8, 0), "8 frames away, at most 7 are stated"),
-        (inter(1, 10), "9 frames away, 7 may be"),
+        (inter(1, 10), "9 frames away, at most 7 are stated"),
         (inter(1, 0, slot=7), "slot 7"),
     ):
         data = write_packet(header, [], key_identity=info.identity)

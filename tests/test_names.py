@@ -152,3 +152,15 @@ def test_a_private_word_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert faults(tmp_path / "a.py") != [], text
     (tmp_path / "a.py").write_text("given_frames = 1  # decoded ahead\n")
     assert faults(tmp_path / "a.py") == []
+
+
+def glossary_words() -> list[str]:
+    text = (PACKAGE.parent / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith(("| **", "| `"))]
+    return [word for cell in cells for word in re.findall(r"[*`]+([^*`]+)[*`]+", cell)]
+
+
+@pytest.mark.parametrize("word", glossary_words())
+def test_words_of_the_glossary_are_in_the_code(word: str) -> None:
+    pattern = re.compile(rf"\b{word.replace(' ', '[ _-]')}s?\b", re.I)
+    assert any(pattern.search(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py"))

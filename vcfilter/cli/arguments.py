@@ -56,7 +56,7 @@ def add_part(group: argparse._ActionsContainer) -> None:
     """-ss, -t and -to."""
     group.add_argument("-ss", type=seconds, metavar="TIME", help="start there: 90, 1:30, 0:01:30.5")
     end = group.add_mutually_exclusive_group()
-    end.add_argument("-t", type=seconds, metavar="TIME", help="duration")
+    end.add_argument("-t", type=seconds, metavar="TIME", help="duration of the part")
     end.add_argument("-to", type=seconds, metavar="TIME", help="end there")
 
 
@@ -80,7 +80,8 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
     add_part(group)
     group.add_argument(
         "-map", action="append", metavar="STREAMS", dest="streams",
-        help="only these streams: v a s t d (kinds), a:1, 0:2; may be repeated (all)",
+        help="only these streams: v, a, s, t, d (video, audio, subtitles, attachments, data), a:1, "
+        "0:2; may be repeated (all)",
     )  # fmt: skip
 
 
@@ -91,11 +92,16 @@ _SETTINGS = (
         "N",
         f"quantiser parameter, 0 (finest) to {QP_MAX}; 6 more double the step (32)",
     ),
-    ("quality", ("--quality",), "DB", "constant PSNR, 20 to 60 dB"),
+    ("quality", ("--quality",), "DB", "constant quality: mean PSNR of each segment, 20 to 60 dB"),
     ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
-    ("maxrate", ("--maxrate",), "RATE", "bit/s that a receiver gets; goes with --bufsize"),
-    ("bufsize", ("--bufsize",), "SIZE", "bits that a receiver's buffer holds: 2M"),
-    ("keyint", ("--keyint", "-g"), "N", "largest distance of keyframes in frames (250)"),
+    (
+        "maxrate",
+        ("--maxrate",),
+        "RATE",
+        "rate at which a receiver's buffer fills, bit/s; with --bufsize",
+    ),
+    ("bufsize", ("--bufsize",), "SIZE", "size of that buffer in bits: 2M; with --maxrate"),
+    ("keyint", ("--keyint", "-g"), "N", "largest distance between keyframes, in frames (250)"),
     (
         "min_keyint",
         ("--min-keyint",),
@@ -106,13 +112,14 @@ _SETTINGS = (
         "structure",
         ("--structure",),
         "NAME",
-        "random-access, low-delay (no delay) or intra (random-access)",
+        "random-access, low-delay (each frame's packet at once) or intra (keyframes alone) "
+        "(random-access)",
     ),
     (
         "bframes",
         ("--bframes",),
         "N",
-        "B-frames between two anchors: 0, 1, 3, 7, 15, 31 (by content)",
+        "B-frames between two anchors: 0, 1, 3, 7, 15 or 31 (chosen by content)",
     ),
     (
         "preset",
@@ -120,14 +127,14 @@ _SETTINGS = (
         "NAME",
         f"{', '.join(PRESETS)}: how much the encoder tries ({DEFAULT_PRESET})",
     ),
-    ("tune", ("--tune",), "NAME", f"settings for an aim: {', '.join(TUNES)}"),
+    ("tune", ("--tune",), "NAME", f"{' or '.join(TUNES)} (low-delay)"),
 )
 """Settings that take a text, as EncoderOptions.from_mapping reads it: name, options, what follows,
 help."""
 
 _SWITCHES = (
-    ("scenecut", "--no-scenecut", "no keyframe where the scene changes"),
-    ("open_gop", "--no-open-gop", "no frame refers to the keyframe after its GOP"),
+    ("scenecut", "--no-scenecut", "no keyframes at scene changes"),
+    ("open_gop", "--no-open-gop", "no references to the keyframe after a GOP"),
 )
 """Settings that an option turns off."""
 
@@ -139,7 +146,9 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*flags, dest=name, metavar=metavar, help=text)
     for name, flag, text in _SWITCHES:
         group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
-    group.add_argument("--two-pass", action="store_true", help="look ahead to meet --bitrate")
+    group.add_argument(
+        "--two-pass", action="store_true", help="code twice, to meet --bitrate; needs a file"
+    )
 
 
 def encoder_options(args: argparse.Namespace) -> EncoderOptions:
@@ -167,12 +176,16 @@ def _settings_of(args: argparse.Namespace) -> dict[str, str]:
 def add_codec(parser: argparse.ArgumentParser) -> None:
     """Encoders of FFmpeg's; `media_codec` reads them."""
     group = parser.add_argument_group("coding with another encoder")
-    group.add_argument("-c:v", dest="codec", metavar="NAME", help="encoder: libx264, ffv1, ...")
-    group.add_argument("--crf", type=float, metavar="N", help="its constant quality (x264: 18)")
-    group.add_argument("--pix-fmt", metavar="NAME", help="pixel format: yuv420p, yuv444p, ...")
+    group.add_argument(
+        "-c:v", dest="codec", metavar="NAME", help="encoder: libx264, libx265, ffv1, ..."
+    )
+    group.add_argument("--crf", type=float, metavar="N", help="constant quality of -c:v")
+    group.add_argument(
+        "--pix-fmt", metavar="NAME", help="pixel format for -c:v: yuv420p, yuv444p, ..."
+    )
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", type=_setting,
-        help="one of the encoder's own options; may be repeated",
+        help="an option of the encoder -c:v; may be repeated",
     )  # fmt: skip
 
 
@@ -194,7 +207,12 @@ def media_codec(args: argparse.Namespace) -> MediaCodec | None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The target's container, and whether it may be replaced."""
     group = parser.add_argument_group("output")
-    group.add_argument("-f", dest="format", metavar="NAME", help="container: matroska, nut, y4m")
+    group.add_argument(
+        "-f",
+        dest="format",
+        metavar="NAME",
+        help="container, instead of the one of TARGET's extension: matroska, nut, ...",
+    )
     group.add_argument(
         "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
         help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
@@ -211,13 +229,19 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def add_loudness(parser: argparse.ArgumentParser) -> None:
     """-q and -v."""
     parser.add_argument("-q", "--quiet", action="store_true", help="show errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show what is done as well")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show details as well")
 
 
 def add_model(group: argparse._ActionsContainer) -> None:
     """--threads, --device and --model."""
-    group.add_argument("--threads", type=_whole, default=0, metavar="N", help="0: PyTorch's choice")
-    group.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
+    group.add_argument(
+        "--threads", type=_whole, default=0, metavar="N",
+        help="CPU threads of the networks; 0: PyTorch's choice (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--device", default="auto",
+        help="PyTorch device: cpu, cuda; auto: a GPU where there is one (%(default)s)",
+    )  # fmt: skip
     group.add_argument(
         "--model", metavar="NAME", help="a model's name, id or file (vcfilter models lists them)"
     )
@@ -227,7 +251,11 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
     """The model, where it runs, and what damage means."""
     group = parser.add_argument_group("model")
     add_model(group)
-    group.add_argument("--strict", action="store_true", help="a damaged packet is an error")
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with an error at a damaged packet; otherwise it is left out",
+    )
     add_limits(parser)
 
 
@@ -244,14 +272,16 @@ def add_limits(
     memory: int | None = None,
 ) -> None:
     """--max-pixels, --max-frames, --max-seconds and --max-memory, with a command's defaults."""
-    group = parser.add_argument_group("limits of decoding, per neural stream (none)")
-    group.add_argument("--max-pixels", type=_amount, metavar="N", help="luma samples of a frame")
+    group = parser.add_argument_group("limits of decoding, per neural stream")
+    group.add_argument(
+        "--max-pixels", type=_amount, metavar="N", help="luma samples of a frame (no limit)"
+    )
     for name, kind, default, metavar, text in (
         ("frames", _amount, frames, "N", "frames in all"),
         ("seconds", _positive, seconds, "S", "CPU seconds in all"),
         ("memory", _amount, memory, "BYTES", "bytes of frames held for reference: 512M, 4G"),
     ):
-        text += "" if default is None else " (%(default)s)"
+        text += " (no limit)" if default is None else f" ({default:.0f})"
         group.add_argument(f"--max-{name}", type=kind, default=default, metavar=metavar, help=text)
 
 

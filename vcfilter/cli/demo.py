@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"quantiser parameter, 0 (finest) to {QP_MAX} (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--preset", default=DEFAULT_PRESET, choices=list(PRESETS), help="(%(default)s)"
+        "--preset",
+        default=DEFAULT_PRESET,
+        choices=list(PRESETS),
+        help="how much the encoder tries (%(default)s)",
     )
     add_loudness(parser)
 

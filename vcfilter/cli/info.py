@@ -25,12 +25,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of info to a parser."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help='a media file; "-" is stdin')
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help='a media file; "-" is standard input'
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--frames", action="store_true", help="one line per coded frame")
     parser.add_argument(
         "--model", nargs="?", const=_DEFAULT, metavar="NAME",
-        help="a model's card and what it costs per pixel, by its name, id or file",
+        help="a model's card and its operations per pixel, by name, id or file",
     )  # fmt: skip
     add_loudness(parser)
 

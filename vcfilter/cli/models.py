@@ -12,7 +12,7 @@ from vcfilter.cli.terminal import Terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of models to a parser."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_loudness(parser)
 
 

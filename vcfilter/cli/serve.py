@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of serve to a parser."""
     parser.add_argument("source", metavar="FILE_OR_FOLDER", help="a neural video file, or a folder")
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (%(default)s)"
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (%(default)s)"
     )
-    parser.add_argument("--port", type=int, default=8350, metavar="N", help="0: any (%(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8350, metavar="N", help="port; 0: any free one (%(default)s)"
+    )
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
-        help="answer requests under this name too; may be repeated",
+        help="also answer requests under this host name; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--original", metavar="FILE_OR_FOLDER",

@@ -77,7 +77,7 @@ def _check_copy(args: argparse.Namespace) -> None:
 
 COMMAND = Command(
     name="transcode",
-    help="code in any direction, a neural video file anew too",
+    help="code in any direction, also from neural to neural",
     add_arguments=add_arguments,
     run=run,
     examples=_EXAMPLES,

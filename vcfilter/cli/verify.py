@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 COMMAND = Command(
     name="verify",
-    help="check all packets of a neural video file and decode it whole",
+    help="check all packets of a neural video file and decode all of it",
     add_arguments=add_arguments,
     run=run,
 )

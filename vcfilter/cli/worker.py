@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 COMMAND = Command(
     name="worker",
-    help="code for programs without Python (FFmpeg's plugin)",
+    help="the codec as a process, for programs without Python (FFmpeg's plugin)",
     add_arguments=add_arguments,
     run=run,
     own_sigterm=True,

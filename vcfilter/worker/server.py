@@ -47,11 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--max-clients", type=int, default=CLIENTS_MAX, metavar="N",
-        help="with --listen: connections at a time (%(default)s)",
+        help="with --listen: most connections at a time (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: PyTorch's choice")
-    parser.add_argument("--device", default="auto", help="PyTorch device: cpu, cuda (%(default)s)")
-    parser.add_argument("--model", metavar="NAME|ID|FILE", help="another model than a stream's own")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N",
+        help="CPU threads of the networks; 0: PyTorch's choice (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", default="auto",
+        help="PyTorch device: cpu, cuda; auto: a GPU where there is one (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", metavar="NAME|ID|FILE",
+        help="one model for all streams, instead of the one that each stream names",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, limits: Limits) -> NoReturn:
