@@ -16,7 +16,7 @@ import numpy as np
 from frames import RATE
 from speed import add_common, machine, measure
 
-from vcfilter.options import EncoderOptions
+from vcfilter.options import EncoderOptions, Runtime
 
 SIZES = ((176, 144), (352, 288), (528, 432), (704, 576), (1056, 864))
 LENGTHS = (13, 25, 49, 97)
@@ -70,11 +70,9 @@ def main() -> None:
     if args.plot_only:
         plot(json.loads(Path(args.json).read_text(encoding="utf-8")), args.plot or "scaling.svg")
         return
-    options = EncoderOptions(
-        qp=args.qp, preset=args.preset, threads=args.threads, device=args.device,
-        weights=args.weights, frame_rate=RATE,
-    )  # fmt: skip
-    data: dict[str, Any] = {"benchmark": "scaling", **machine(options)}
+    options = EncoderOptions(qp=args.qp, preset=args.preset, model=args.model, frame_rate=RATE)
+    runtime = Runtime(device=args.device, threads=args.threads)
+    data: dict[str, Any] = {"benchmark": "scaling", **machine(runtime)}
     plans = {
         "by_size": [(size, 13) for size in SIZES],
         "by_length": [((352, 288), count) for count in LENGTHS],
@@ -82,7 +80,7 @@ def main() -> None:
     for key, plan in plans.items():
         rows: list[dict[str, Any]] = []
         for size, count in plan:
-            row: dict[str, Any] = measure(size, count, options, args.repeats)
+            row: dict[str, Any] = measure(size, count, options, runtime, args.repeats)
             rows.append(row)
             print(
                 f"{size[0]:>5}x{size[1]:<5} {count:>4} frames  "

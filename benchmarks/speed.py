@@ -19,37 +19,38 @@ from frames import RATE, check_answer, clip_frames
 
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.frames import Frame, Packet, VideoFormat
-from vcfilter.options import EncoderOptions
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 
 
-def encode(video_format: VideoFormat, options: EncoderOptions, source: list[Frame]) -> list[Packet]:
+def encode(
+    video_format: VideoFormat, options: EncoderOptions, runtime: Runtime, source: list[Frame]
+) -> list[Packet]:
     """All packets of the frames."""
-    encoder = Encoder(video_format, options)
+    encoder = Encoder(video_format, options, runtime=runtime)
     return [p for frame in [*source, None] for p in encoder.encode(frame)]
 
 
-def decode(packets: list[Packet], options: EncoderOptions) -> list[Frame]:
+def decode(packets: list[Packet], options: EncoderOptions, runtime: Runtime) -> list[Frame]:
     """All frames of the packets."""
-    decoder = Decoder(
-        strict=True, device=options.device, threads=options.threads, weights=options.weights
-    )
+    chosen = DecoderOptions(strict=True, model=options.model)
+    decoder = Decoder(options=chosen, runtime=runtime)
     return [f for packet in [*packets, None] for f in decoder.decode(packet)]
 
 
 def measure(
-    size: tuple[int, int], count: int, options: EncoderOptions, repeats: int
+    size: tuple[int, int], count: int, options: EncoderOptions, runtime: Runtime, repeats: int
 ) -> dict[str, object]:
     """One row: checked once (which also warms up), then timed."""
     video_format = VideoFormat(width=size[0], height=size[1])
     source = clip_frames(*size, count)
-    packets = encode(video_format, options, source)
-    psnr = check_answer(video_format, source, decode(packets, options))
+    packets = encode(video_format, options, runtime, source)
+    psnr = check_answer(video_format, source, decode(packets, options, runtime))
     encoding, decoding = [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        encode(video_format, options, source)
+        encode(video_format, options, runtime, source)
         middle = time.perf_counter()
-        decode(packets, options)
+        decode(packets, options, runtime)
         encoding.append(middle - start)
         decoding.append(time.perf_counter() - middle)
     size_bytes = sum(len(p.data) for p in packets)
@@ -68,13 +69,13 @@ def measure(
     }
 
 
-def machine(options: EncoderOptions) -> dict[str, object]:
+def machine(runtime: Runtime) -> dict[str, object]:
     """What a reader needs to judge the figures."""
     return {
         "machine": platform.machine(),
         "cores": torch.get_num_threads(),
         "torch": torch.__version__,
-        "device": options.device,
+        "device": runtime.device,
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "repeats": "medians",
     }
@@ -86,7 +87,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of the networks; 0: PyTorch's own")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--weights", help="another model than the shipped one")
+    parser.add_argument("--model", help="name, id or path of another model")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
 
 
@@ -98,15 +99,15 @@ def main() -> None:
     parser.add_argument("--presets", default="fast,medium", metavar="NAME,...")
     add_common(parser)
     args = parser.parse_args()
+    runtime = Runtime(device=args.device, threads=args.threads)
     rows = []
     for text in args.size.split(","):
         width, height = (int(v) for v in text.split("x"))
         for preset in args.presets.split(","):
             options = EncoderOptions(
-                qp=args.qp, preset=preset, threads=args.threads, device=args.device,
-                weights=args.weights, frame_rate=RATE,
+                qp=args.qp, preset=preset, model=args.model, frame_rate=RATE,
             )  # fmt: skip
-            row = measure((width, height), args.frames, options, args.repeats)
+            row = measure((width, height), args.frames, options, runtime, args.repeats)
             rows.append(row)
             print(
                 f"{text:>9} {preset:<10} encode {row['encode_fps']:7.2f}/s  "
@@ -115,7 +116,7 @@ def main() -> None:
                 flush=True,
             )
     if args.json:
-        data = {"benchmark": "speed", **machine(options), "rows": rows}
+        data = {"benchmark": "speed", **machine(runtime), "rows": rows}
         Path(args.json).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from vcfilter.errors import (
     VcfilterError,
 )
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Preset, Runtime
+from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
@@ -80,7 +80,6 @@ __all__ = [
     "ModelMismatchError",
     "OutputContainer",
     "Packet",
-    "Preset",
     "Progress",
     "Runtime",
     "StreamPacket",

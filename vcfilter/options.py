@@ -121,35 +121,8 @@ class DecoderOptions:
         _check_type("limits", self.limits, Limits, "of the type Limits")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """How much an encoder tries per inter frame.
-
-    Args:
-        motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
-        free_modes: whether the modes that cost no bits (average, left, right) are tried.
-        flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
-        fit_rounds: Gauss-Newton steps after the search, at least 1.
-        residuals: for how many motions, of those that promise most, the residual is tried.
-        passes: how often a residual's latent is coded, at least 1, each time aimed at what the
-            pass before left; that of a keyframe once more, those of deep layers once less.
-    """
-
-    motion_levels: tuple[int, ...]
-    free_modes: bool = True
-    flow_scale: int = 1
-    fit_rounds: int
-    residuals: int = 1
-    passes: int
-
-
-PRESETS: dict[str, Preset] = {
-    "ultrafast": Preset(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1, passes=1),
-    "fast": Preset(motion_levels=(5,), fit_rounds=1, passes=1),
-    "medium": Preset(motion_levels=(4, 6), fit_rounds=2, passes=2),
-    "slow": Preset(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, passes=3),
-    "veryslow": Preset(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
-}
+PRESETS = ("ultrafast", "fast", "medium", "slow", "veryslow")
+"""Names of how much an encoder tries, fastest first; what each means is the model's matter."""
 DEFAULT_PRESET = "medium"
 
 
@@ -174,7 +147,7 @@ class EncoderOptions:
         bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
         ltr: low delay: interval of long-term references in frames. Each is coded from the one
             before it alone, which ends the propagation of losses; a multiple of 4, 0: none.
-        preset: a key of PRESETS.
+        preset: one of PRESETS that the model knows.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
 

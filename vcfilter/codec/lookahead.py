@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from vcfilter.frames import Frame, Plane
 
-DISTANCES = (32, 16, 8)
-SHORTEST = 4
+DISTANCES = (32, 16, 8, 4)
+SHORTEST = 2
 SMALL = 4
 """Luma is analysed in means of 4x4 samples."""
 REACH = 8
 """Search range in such means: 32 samples."""
 BLOCK = 8
-TOLERANCE, GROWTH = 0.22, 1.3
+TOLERANCE, GROWTH = 0.28, 1.3
 """Largest share of the variation within blocks that motion compensation may leave at an anchor's
-distance: this much, or so many times what it leaves two frames away (whole shifts never match
+distance: this much, or so many times what it leaves one frame away (whole shifts never match
 fine texture)."""
 NOISE = 1.0
 """Mean absolute difference, in 8-bit units, that counts as none."""
@@ -46,7 +46,7 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     def left(distance: int) -> float:
         return remainder(base, means(frames[distance - 1].y, bit_depth))
 
-    tolerance = max(TOLERANCE, GROWTH * left(2))
+    tolerance = max(TOLERANCE, GROWTH * left(1))
     for distance in sorted({most, *DISTANCES}, reverse=True):
         if distance <= most and left(distance) <= tolerance:
             return distance
