@@ -204,6 +204,30 @@ def media_codec(args: argparse.Namespace) -> MediaCodec | None:
     return MediaCodec.named(args.codec, args.crf, args.pix_fmt, dict(args.set))
 
 
+def add_filter(parser: argparse.ArgumentParser) -> None:
+    """-vf: FFmpeg's filters between source and coder."""
+    parser.add_argument(
+        "-vf", "-filter:v", dest="video_filter", metavar="FILTERS",
+        help="FFmpeg's filters for the video: scale=640:-2, crop=..., fps=25, yadif, ...",
+    )  # fmt: skip
+
+
+_DEPTHS = {"yuv420p": 8, "yuv420p10le": 10}
+
+
+def add_depth(parser: argparse.ArgumentParser) -> None:
+    """--pix-fmt of neural coding, which is 4:2:0; `bit_depth` reads it."""
+    parser.add_argument(
+        "--pix-fmt", choices=list(_DEPTHS), metavar="NAME",
+        help="yuv420p or yuv420p10le (as the source's depth is)",
+    )  # fmt: skip
+
+
+def bit_depth(args: argparse.Namespace) -> int | None:
+    """Bits per sample that are coded; None: as the source has them."""
+    return _DEPTHS.get(args.pix_fmt) if args.pix_fmt else None
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The target's container, and whether it may be replaced."""
     group = parser.add_argument_group("output")

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vcfilter.cli.arguments import decoder_options, duration, encoder_options, media_codec, runtime
+from vcfilter.cli.arguments import (
+    bit_depth,
+    decoder_options,
+    duration,
+    encoder_options,
+    media_codec,
+    runtime,
+)
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, VcfilterError
 
@@ -22,7 +29,12 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
         from vcfilter.stream.transcode import encode_file
 
         report = encode_file(
-            source, target, options, two_pass=args.two_pass, **_common(args, terminal)
+            source,
+            target,
+            options,
+            two_pass=args.two_pass,
+            bit_depth=bit_depth(args),
+            **_common(args, terminal),
         )
     terminal.report(report, _size(target))
 
@@ -61,6 +73,7 @@ def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         "overwrite": args.overwrite,
         "container": args.format,
         "metadata": dict(args.metadata),
+        "video_filter": args.video_filter,
         "progress": terminal.progress,
     }
 

@@ -9,6 +9,7 @@ from vcfilter.cli.arguments import (
     add_codec,
     add_decoder,
     add_files,
+    add_filter,
     add_loudness,
     add_output,
     add_streams,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "a neural video file")
     add_codec(parser)
     add_streams(parser)
+    add_filter(parser)
     add_output(parser)
     add_loudness(parser)
     add_decoder(parser)

@@ -7,7 +7,9 @@ import argparse
 from vcfilter.cli import coding
 from vcfilter.cli.arguments import (
     add_decoder,
+    add_depth,
     add_files,
+    add_filter,
     add_loudness,
     add_output,
     add_rate,
@@ -35,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "any video that FFmpeg reads")
     add_rate(parser)
     add_streams(parser)
+    add_filter(parser)
+    add_depth(parser)
     add_output(parser)
     add_loudness(parser)
     add_decoder(parser)

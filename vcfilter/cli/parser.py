@@ -34,10 +34,7 @@ examples:
 vcfilter COMMAND --help tells more about a command.
 """
 _QUALITY = "--qp N or --quality DB sets the quality of neural coding"
-_FILTER = (
-    "filter with ffmpeg and a pipe: "
-    "ffmpeg -i IN -vf ... -c:v rawvideo -c:a copy -f nut - | vcfilter encode - OUT"
-)
+_FILTER = "it is a filter here: -vf scale=640:-2, fps=25, setsar=1, ..."
 _COPIED = "audio is copied as it is"
 _HINTS = {
     "-crf": f"{_QUALITY}, --crf that of another encoder (-c:v)",
@@ -50,9 +47,7 @@ _HINTS = {
     "--bit-rate": "--bitrate RATE",
     "-pass": "--two-pass does both",
     "-profile:v": "there are no profiles",
-    "-pix_fmt": "--pix-fmt NAME where another encoder is used (-c:v); neural coding is 4:2:0",
-    "-vf": _FILTER,
-    "-filter:v": _FILTER,
+    "-pix_fmt": "--pix-fmt NAME",
     "-filter_complex": _FILTER,
     "-r": _FILTER,
     "-s": _FILTER,

@@ -9,6 +9,7 @@ from vcfilter.cli.arguments import (
     add_codec,
     add_decoder,
     add_files,
+    add_filter,
     add_loudness,
     add_output,
     add_rate,
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_codec(parser)
     add_rate(parser)
     add_streams(parser)
+    add_filter(parser)
     add_output(parser)
     add_loudness(parser)
     add_decoder(parser)
@@ -71,7 +73,8 @@ def _check_copy(args: argparse.Namespace) -> None:
         raise ConfigError(
             "-c:v copy keeps the tags; ffmpeg -c copy -metadata KEY=VALUE sets others"
         )
-    if is_rate_given(args) or args.crf is not None or args.pix_fmt or args.set:
+    asked = args.crf is not None or args.pix_fmt or args.set or args.video_filter
+    if is_rate_given(args) or asked:
         raise ConfigError("-c:v copy codes nothing: it takes no options of coding")
 
 
