@@ -140,7 +140,7 @@ def test_anchors_follow_the_motion() -> None:
     [{"keyint": 12}, {"keyint": 12, "bframes": 3}, {"structure": "low-delay", "keyint": 12}],
 )
 def test_gops_end_before_a_cut(cut: int, options: dict[str, object]) -> None:
-    jobs = plan(clip(20, SMALL, cuts=(cut,)), keyint=12, **options)
+    jobs = plan(clip(20, SMALL, cuts=(cut,)), **options)
     expected = [12] if cut > 12 else []
     expected.append(cut - sum(expected))
     assert lengths(jobs)[: len(expected)] == expected
