@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import zlib
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -788,3 +792,43 @@ def test_each_encoder_and_decoder_has_its_own_threads() -> None:
         encoder.encode(frame)
     assert work_here.threads == {1}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_child_works_or_says_why_not(threads: int) -> None:
+    """After networks ran in several threads, a fork has none of them; PyTorch would wait."""
+    script = f"""
+import os, sys
+from vcfilter.codec import Encoder
+from vcfilter.errors import ConfigError
+from vcfilter.frames import VideoFormat
+from vcfilter.options import EncoderOptions, Runtime
+from synthetic import clip
+
+fmt = VideoFormat(width=64, height=48)
+options = EncoderOptions(preset="ultrafast")
+
+def encode(threads):
+    runtime = Runtime(device="cpu", threads=threads)
+    encoder = Encoder(fmt, options, runtime=runtime)
+    return sum(len(encoder.encode(frame)) for frame in [*clip(2, fmt), None])
+
+assert encode(2) == 2
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+try:
+    print(encode({threads}), flush=True)
+except ConfigError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    root = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(root), str(root.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("forked" in done.stdout) == (threads > 1)
+    assert (done.stdout == "2\n") == (threads == 1)

@@ -6,8 +6,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vcfilter.errors import ConfigError
 from vcfilter.models.base import Model
 from vcfilter.options import Runtime
+
+_threaded = False  # networks have run in several threads of this process
+_forked = False  # this process was forked from one of which that is true
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _threaded
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -16,17 +29,26 @@ def threads_of(runtime: Runtime) -> Iterator[None]:
 
     PyTorch keeps the number per calling thread, so encoders and decoders with different ones can
     work beside each other.
+
+    Raises:
+        ConfigError: several threads are asked for in a process that was forked from one whose
+            networks had several: PyTorch would wait for ever for threads that are not there.
     """
-    if not runtime.threads:
-        yield
-        return
+    global _threaded
     import torch  # late: importing the package must stay quick
 
     before = torch.get_num_threads()
-    if before == runtime.threads:
+    wanted = runtime.threads or before
+    if wanted > 1 and _forked:
+        raise ConfigError(
+            "this process was forked from one whose networks run in several threads, which do not "
+            "exist here: start it by 'spawn', or use Runtime(threads=1)"
+        )
+    _threaded = _threaded or wanted > 1
+    if wanted == before:
         yield
         return
-    torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(wanted)
     try:
         yield
     finally:
