@@ -9,16 +9,19 @@ for), and a packet.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 from fake_model import FakeModel
 
 from fuzz import record, records
 from fuzz.streams import coded_streams, set_checks
+from vcfilter.bitstream import SequenceHeader
 from vcfilter.codec import Decoder
 from vcfilter.codec import decoder as module
 from vcfilter.errors import VcfilterError
-from vcfilter.frames import Packet
+from vcfilter.frames import FrameStep, Packet
 from vcfilter.options import DecoderOptions, Limits
 
 CHECKED, STRICT, EXTRADATA, LEVELS = 1, 2, 4, 8
@@ -27,6 +30,25 @@ LIMITS = Limits(pixels=48 * 48, frames=200, seconds=10, memory=1 << 24)
 PACKETS_MAX = 200
 
 module.spare_core = lambda *_: False  # one thread: equal inputs take equal ways
+
+
+class BoundsError(Exception):
+    """A frame is decoded that no sequence header allows."""
+
+
+class BoundedModel(FakeModel):
+    """Args of parse are within the bounds of one of `sequences`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequences: list[SequenceHeader] = []
+
+    def parse(self, step: FrameStep, mode: bytes, sections: Sequence[bytes], *rest: Any) -> Any:
+        for header in self.sequences:
+            near = all(-header.reach <= d <= header.reorder for d in step.references)
+            if near and len(sections) <= header.levels and (step.slot or 0) < header.slots:
+                return super().parse(step, mode, sections, *rest)
+        raise BoundsError(step)
 
 
 def seeds() -> list[bytes]:
@@ -60,10 +82,20 @@ def run(data: bytes) -> None:
     options = DecoderOptions(
         strict=bool(flags & STRICT), levels=flags // LEVELS % 4 or None, limits=LIMITS
     )
+    model = BoundedModel()
     try:
-        decoder = Decoder(extradata, options, model=FakeModel())
+        decoder = Decoder(extradata, options, model=model)
     except VcfilterError:
         return
+    used = decoder._use
+
+    def use(sequence: SequenceHeader) -> None:
+        model.sequences.append(sequence)
+        used(sequence)
+
+    decoder._use = use  # type: ignore[method-assign]
+    if decoder._sequence is not None:
+        model.sequences.append(decoder._sequence)
     shown = sent = 0
     for pts, ((head,), body) in enumerate(parts):
         if head & RESET:
