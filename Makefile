@@ -1,7 +1,8 @@
 # Everything a developer types. PYTHON names another interpreter for a new .venv.
 PY = .venv/bin/python
+FUZZ_SECONDS = 60
 
-.PHONY: install build lint format test test-all wheel bench demo clean
+.PHONY: install build lint format test test-all fuzz wheel bench demo clean
 
 install:            ## system packages, .venv, build
 	sh .ci/install
@@ -23,6 +24,12 @@ test:               ## a few minutes on 2 cores, no network, no GPU; without the
 
 test-all:           ## every test
 	$(PY) -m pytest -m ""
+
+fuzz:               ## FUZZ_SECONDS of each target in tests/fuzz, led by coverage where Atheris is
+	$(PY) -c 'import atheris' 2>/dev/null || \
+	    $(PY) -m pip install --quiet --only-binary :all: 'atheris>=3' || \
+	    echo "Atheris cannot be had here: mutations are random"
+	PYTHONPATH=tests:. $(PY) -m fuzz --seconds $(FUZZ_SECONDS)
 
 wheel:              ## source archive and self-contained Linux wheel in dist; needs Debian's archive
 	sh .ci/wheel

@@ -34,7 +34,16 @@ from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.remux import copy_file
 from vcfilter.stream.source import open_av
 from vcfilter.stream.subtitles import mov_text_to_subrip, subrip_to_mov_text
-from vcfilter.stream.timestamps import ClockMender, Cut, FrameClock, Grid, Rising, rational
+from vcfilter.stream.timestamps import (
+    ClockMender,
+    Cut,
+    FrameClock,
+    Grid,
+    Rising,
+    constant_rate,
+    frame_rate,
+    rational,
+)
 
 FAST = EncoderOptions(qp=30, preset="ultrafast", keyint=6)
 MILLISECOND = Fraction(1, 1000)
@@ -132,6 +141,21 @@ def test_times_that_collide_in_a_coarse_clock_rise() -> None:
     assert placed[-1] == 10 or placed[-1] == 8 or milliseconds[-1] == max(milliseconds)
     exact = Rising(Fraction(1, 24), None)
     assert [exact.place(pts) for pts in (0, 1, 1, 1, 5)] == [0, 1, 2, 3, 5]
+
+
+def test_a_clock_is_no_frame_rate() -> None:
+    def info(rate: int | None, base: int | None) -> StreamInfo:
+        return StreamInfo(
+            kind="video",
+            frame_rate=None if rate is None else Fraction(rate),
+            base_rate=None if base is None else Fraction(base),
+        )
+
+    assert frame_rate(info(None, 60000)) is None
+    assert frame_rate(info(None, 50)) == 50
+    assert constant_rate(info(None, 60000)) is None
+    assert constant_rate(info(20, 60)) == 60  # a variable rate on a grid of 60
+    assert constant_rate(info(20, 1000)) == 20
 
 
 def test_two_frames_do_not_share_a_place_of_the_grid() -> None:

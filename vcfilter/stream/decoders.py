@@ -24,7 +24,7 @@ from vcfilter.stream.pixels import PictureReader
 from vcfilter.stream.reader import PacketReader, decoded_from
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import Source, reason_of
-from vcfilter.stream.timestamps import Cut
+from vcfilter.stream.timestamps import Cut, frame_rate
 from vcfilter.stream.track import completed, is_neural
 
 T = TypeVar("T")
@@ -243,7 +243,7 @@ class MediaFrames:
 
     @property
     def frame_rate(self) -> Fraction | None:
-        return self._info.frame_rate or self._info.base_rate
+        return frame_rate(self._info)
 
     @property
     def video_format(self) -> VideoFormat | None:

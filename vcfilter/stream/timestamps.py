@@ -28,13 +28,19 @@ def nearest(value: Fraction) -> int:
 
 
 _BASE_RATE_MAX = 240
-"""Finest frame rate that a container of a constant rate is given for a variable one."""
+"""Base rates above are clocks, not frame rates: 1000 of Matroska, 60000 of a demuxer's guess."""
+
+
+def frame_rate(info: StreamInfo) -> Fraction | None:
+    """Average frames per second; None when unknown."""
+    base = info.base_rate
+    return info.frame_rate or (base if base and base <= _BASE_RATE_MAX else None)
 
 
 def constant_rate(info: StreamInfo) -> Fraction | None:
     """Frames per second at which a container that numbers frames keeps a stream's times best."""
-    rate, base = info.frame_rate, info.base_rate
-    return base if rate and base and rate < base <= _BASE_RATE_MAX else rate or base
+    rate, base = frame_rate(info), info.base_rate
+    return base if rate and base and rate < base <= _BASE_RATE_MAX else rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
