@@ -2,7 +2,7 @@
 
     python examples/live.py out.mkv [source] [format] [seconds] [player command ...]
 
-Without a source FFmpeg's test picture is taken; a camera is "/dev/video0" with the format v4l2.
+Without a source FFmpeg's test pattern is taken; a camera is "/dev/video0" with the format v4l2.
 The viewer shows what the file will show: each packet is decoded right after it was written. It
 lags by a segment, since frames between two keyframes are coded from both.
 """
@@ -52,8 +52,8 @@ def main(
         def show(packet: vcfilter.Packet | None) -> None:
             nonlocal shown
             for frame in decoder.decode(packet):
-                picture = vcfilter.to_picture(frame, decoder.video_format, coded.time_base)
-                pipe.mux(viewer.encode(picture))
+                av_frame = vcfilter.to_video_frame(frame, decoder.video_format, coded.time_base)
+                pipe.mux(viewer.encode(av_frame))
                 shown += 1
 
         frames = 0

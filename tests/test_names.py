@@ -62,12 +62,6 @@ PHRASES = {
     r"has had enough|seen enough|own way": "a fact",
 }
 
-TODO_ROOMS = (
-    "__init__",
-    "stream",
-)
-"""Rooms that are not swept yet. A room leaves this list when its names are the field's."""
-
 EXCEPTIONS = {
     "_bridge": {"picture"},  # an attached picture is FFmpeg's: the cover of a file
     "codec": {"picture"},  # Model.picture: a frame as a model holds it on its device
@@ -79,7 +73,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if room_of(p) not in TODO_ROOMS]
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def words_of(identifier: str) -> list[str]:

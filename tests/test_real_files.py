@@ -38,8 +38,8 @@ from vcfilter.stream.timestamps import (
     ClockMender,
     Cut,
     FrameClock,
-    Grid,
     Rising,
+    TimestampSnapper,
     constant_rate,
     frame_rate,
     rational,
@@ -105,7 +105,7 @@ def test_decoders_fed_with_packets_give_pyavs_frames(
         source = MediaFrames(PacketReader(demuxer, info), info, Cut(), seekable=True)
         got = list(source.frames())
     assert len(got) == len(expected) == 10
-    reader = vcfilter.stream.pixels.PictureReader(info=info)
+    reader = vcfilter.stream.pixels.FrameReader(info=info)
     for frame, picture in zip(got, expected, strict=True):
         assert frame.pts * source.time_base == picture.pts * picture.time_base
         for a, b in zip(frame.planes, reader.read(picture, 0).planes, strict=True):
@@ -137,7 +137,7 @@ def test_times_that_collide_in_a_coarse_clock_rise() -> None:
     placed = [rising.place(pts) for pts in (0, 1, 2, 3, 3, 8)]
     milliseconds = [int(pts / 2 + 0.5) for pts in placed]
     assert milliseconds == sorted(set(milliseconds))
-    assert rising.moved == 4  # the last one stays where it is
+    assert rising.moved_count == 4  # the last one stays where it is
     assert placed[-1] == 10 or placed[-1] == 8 or milliseconds[-1] == max(milliseconds)
     exact = Rising(Fraction(1, 24), None)
     assert [exact.place(pts) for pts in (0, 1, 1, 1, 5)] == [0, 1, 2, 3, 5]
@@ -159,7 +159,7 @@ def test_a_clock_is_no_frame_rate() -> None:
 
 
 def test_two_frames_do_not_share_a_place_of_the_grid() -> None:
-    grid = Grid.over(MILLISECOND, Fraction(30))
+    grid = TimestampSnapper.over(MILLISECOND, Fraction(30))
     assert grid is not None
     placed = [grid.place(pts, 33)[0] * grid.time_base for pts in (0, 33, 34, 67)]
     assert placed == [0, Fraction(1, 30), Fraction(34, 1000), Fraction(2, 30)]
@@ -170,7 +170,7 @@ def test_a_frame_clock_counts_from_its_offset() -> None:
     clock = FrameClock(MILLISECOND, Fraction(24), offset=Fraction(1), exact=True)
     times = [f.pts for f in clock.frames(replace(frame, pts=pts) for pts in (1000, 1042, 1042))]
     assert times == [0, 42, 43]
-    assert clock.moved == 1
+    assert clock.moved_count == 1
     numbered = FrameClock(MILLISECOND, Fraction(24), constant_rate=True)
     assert [f.pts for f in numbered.frames(replace(frame, pts=p) for p in (0, 42, 83))] == [0, 1, 2]
 
@@ -624,7 +624,7 @@ def test_8_bit_is_coded_in_10(tmp_path: Path) -> None:
 
 
 def test_a_change_of_matrix_is_converted_to_the_first() -> None:
-    reader = vcfilter.stream.pixels.PictureReader()
+    reader = vcfilter.stream.pixels.FrameReader()
     frames = []
     for matrix in (1, 6):
         source = VideoFrame(32, 16, "yuv420p")

@@ -33,7 +33,7 @@ def test_a_named_test_is_there(file: str, name: str) -> None:
 
 
 def test_figures() -> None:
-    assert f"at most {decoder._PICTURES_MAX} decoded frames" in TEXT
+    assert f"at most {decoder._HELD_MAX} decoded frames" in TEXT
     assert f"{FRAMES_MAX:,} | {SECONDS_MAX:.0f} | {MEMORY_MAX >> 30} GiB".replace(",", " ") in TEXT
     sides = VideoFormat(width=4096, height=2304)
     assert packet_size_max(sides) // (4096 * 2304) == 8

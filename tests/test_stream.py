@@ -25,7 +25,7 @@ from vcfilter._bridge import Chapter, Demuxer
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
-from vcfilter.stream.pixels import PictureReader, frame_of, to_picture
+from vcfilter.stream.pixels import FrameReader, frame_of, to_video_frame
 from vcfilter.stream.report import RunLog
 from vcfilter.stream.source import Source, _Pipe
 from vcfilter.stream.streams import StreamSelection
@@ -72,7 +72,7 @@ def test_native_planes_pass_unchanged(width: int, height: int, pix_fmt: str) -> 
     assert (fmt.width, fmt.height, fmt.bit_depth) == (width, height, 8 if top == 256 else 10)
     for got, expected in zip(frame.planes, sent, strict=True):
         np.testing.assert_array_equal(got, expected)
-    back = to_picture(frame, fmt, Fraction(1, 25))
+    back = to_video_frame(frame, fmt, Fraction(1, 25))
     assert back.format.name == pix_fmt
     for got, expected in zip(planes(back), sent, strict=True):
         np.testing.assert_array_equal(got, expected)
@@ -138,7 +138,7 @@ def test_deep_grey_and_12_bit_are_rounded_to_10() -> None:
 
 def test_a_change_of_size_is_scaled_with_a_warning() -> None:
     log = RunLog(logging.getLogger("vcfilter.stream"))
-    reader = PictureReader(log=log)
+    reader = FrameReader(log=log)
     reader.read(VideoFrame(64, 48, "yuv420p"), 0)
     frame = reader.read(VideoFrame(96, 80, "yuv420p"), 1)
     reader.read(VideoFrame(96, 80, "yuv420p"), 2)

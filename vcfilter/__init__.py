@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vcfilter.stream.encoders import MediaCodec
     from vcfilter.stream.filters import FrameFilter
     from vcfilter.stream.input import InputContainer, OutputContainer, StreamPacket, open
-    from vcfilter.stream.pixels import frame_of, to_picture
+    from vcfilter.stream.pixels import frame_of, to_video_frame
     from vcfilter.stream.transcode import Progress, TranscodeReport, decode_file, encode_file
 
 __version__ = "0.1.0"
@@ -57,7 +57,7 @@ _LATE = {
     "frame_of": "vcfilter.stream.pixels",
     "neural_frames": "vcfilter.stream.decoders",
     "open": "vcfilter.stream.input",
-    "to_picture": "vcfilter.stream.pixels",
+    "to_video_frame": "vcfilter.stream.pixels",
 }
 
 __all__ = [
@@ -92,7 +92,7 @@ __all__ = [
     "frame_of",
     "neural_frames",
     "open",
-    "to_picture",
+    "to_video_frame",
 ]
 
 

@@ -110,7 +110,7 @@ def run(data: bytes) -> None:
                 assert 0 <= frame.pts <= pts
         except VcfilterError:
             pass
-        assert len(decoder._pictures) <= module._PICTURES_MAX
+        assert len(decoder._decoded_frames) <= module._HELD_MAX
     counted = decoder.dropped_damaged + decoder.dropped_missing_reference
     assert shown <= sent
     assert shown + counted <= 2 * sent

@@ -23,7 +23,7 @@ from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
-from vcfilter.stream.timestamps import Grid
+from vcfilter.stream.timestamps import TimestampSnapper
 
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first
@@ -100,7 +100,7 @@ class Audio:
         """Turns (pts, duration) in ticks into seconds, undoing the container's rounding."""
         grid = None
         if self.frame_size:
-            grid = Grid.over(self.time_base, Fraction(self.rate, self.frame_size))
+            grid = TimestampSnapper.over(self.time_base, Fraction(self.rate, self.frame_size))
         if grid:
             grid.place(self.first_pts, 0)
 

@@ -106,7 +106,7 @@ class NeuralContext:
 
     @property
     def display_aspect_ratio(self) -> Fraction | None:
-        """Width of the picture over its height as shown."""
+        """Width of the frame over its height as shown."""
         return self._stream.display_aspect_ratio
 
     @property

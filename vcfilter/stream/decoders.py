@@ -20,7 +20,7 @@ from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.stream.containers import Path
 from vcfilter.stream.packets import coded_packet, to_av
-from vcfilter.stream.pixels import PictureReader
+from vcfilter.stream.pixels import FrameReader
 from vcfilter.stream.reader import PacketReader, decoded_from
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import Source, reason_of
@@ -234,7 +234,7 @@ class MediaFrames:
         self._decoder = MediaDecoder(info, threads)
         if at_once:
             self._decoder.context.thread_type = "SLICE"
-        self._pictures = PictureReader(info=info, bit_depth=bit_depth, log=log)
+        self._frame_reader = FrameReader(info=info, bit_depth=bit_depth, log=log)
         self._damaged = self._count = 0
 
     @property
@@ -247,7 +247,7 @@ class MediaFrames:
 
     @property
     def video_format(self) -> VideoFormat | None:
-        return self._pictures.video_format
+        return self._frame_reader.video_format
 
     @property
     def delay(self) -> int | None:
@@ -261,11 +261,11 @@ class MediaFrames:
         """
         last: int | None = None
         step = max(1, round(1 / ((self.frame_rate or Fraction(25)) * self.time_base)))
-        pictures = decoded_from(
+        av_frames = decoded_from(
             self._reader, self._cut, self._decoded, self._time, self._decoder.reset, self._log
         )
-        for picture in pictures:
-            pts = picture.pts
+        for av_frame in av_frames:
+            pts = av_frame.pts
             if pts is None:
                 pts = 0 if last is None else last + step
             last = pts
@@ -273,26 +273,26 @@ class MediaFrames:
                 continue
             if self._wanted.after(pts * self.time_base):
                 break
-            yield self._pictures.read(picture, pts, picture.duration or 0)
+            yield self._frame_reader.read(av_frame, pts, av_frame.duration or 0)
         if self._damaged:
             self._log.warning(f"{self._damaged} packets of the source could not be decoded")
         if not self._count:
             raise MediaError("the video stream has no frame that can be decoded")
         self._reader.read_on(self._wanted.end)
 
-    def _time(self, picture: VideoFrame) -> Fraction | None:
-        return None if picture.pts is None else picture.pts * self.time_base
+    def _time(self, av_frame: VideoFrame) -> Fraction | None:
+        return None if av_frame.pts is None else av_frame.pts * self.time_base
 
     def _decoded(self) -> Iterator[VideoFrame]:
         for packet in self._reader.packets():
-            yield from self._pictures_of(packet)
-        yield from self._pictures_of(None)
+            yield from self._frames_of(packet)
+        yield from self._frames_of(None)
 
-    def _pictures_of(self, packet: BridgePacket | None) -> list[VideoFrame]:
+    def _frames_of(self, packet: BridgePacket | None) -> list[VideoFrame]:
         if packet is not None and not packet.data:
             return []  # AVI fills gaps in time with such
         try:
-            pictures = self._decoder.decode(packet)
+            av_frames = self._decoder.decode(packet)
         except av.error.InvalidDataError:
             self._damaged += 1
             return []
@@ -301,7 +301,7 @@ class MediaFrames:
                 raise MediaError(f"no frame could be decoded: {reason_of(error)}") from error
             self._damaged += 1
             return []
-        found = [picture for picture in pictures if isinstance(picture, VideoFrame)]
+        found = [av_frame for av_frame in av_frames if isinstance(av_frame, VideoFrame)]
         self._count += len(found)
         return found
 

@@ -24,7 +24,7 @@ from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.options import EncoderOptions, Runtime
 from vcfilter.stream.containers import container_named
 from vcfilter.stream.packets import bridge_packet, from_av
-from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.track import neural_track, video_track
@@ -190,13 +190,13 @@ class FrameEncoder:
         assert context is not None
         assert fmt is not None
         assert codec is not None
-        picture = None
+        av_frame = None
         if frame is not None:
-            picture = to_picture(frame, fmt, self._time_base)
-            picture.pict_type = PictureType.NONE  # the encoder chooses
-            picture = convert(picture, self._pixel_format, self._reformatter)
+            av_frame = to_video_frame(frame, fmt, self._time_base)
+            av_frame.pict_type = PictureType.NONE  # the encoder chooses
+            av_frame = convert(av_frame, self._pixel_format, self._reformatter)
         try:
-            packets = context.encode(picture)
+            packets = context.encode(av_frame)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"encoder {codec.name} failed: {reason_of(error)}") from error
         return [replace(from_av(packet, 0), time_base=self._time_base) for packet in packets]

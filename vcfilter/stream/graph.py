@@ -17,7 +17,7 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.stream.decoders import FrameSource
 from vcfilter.stream.hdr import write_hdr
-from vcfilter.stream.pixels import PIXEL_FORMATS, PictureReader, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, FrameReader, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.timestamps import nearest, rational
@@ -76,12 +76,12 @@ class FilteredFrames:
         self._text = text
         self._chain = parse_chain(text)
         self._log = log
-        self._reader: PictureReader | None = None
+        self._reader: FrameReader | None = None
         self._graph: Graph | None = None
         finest = lcm(source.time_base.denominator, _CLOCK)
         self.time_base = Fraction(1, finest) if finest <= _FINEST else source.time_base
         for name, _ in self._chain:
-            _known(name)
+            _check_filter(name)
 
     @property
     def frame_rate(self) -> Fraction | None:
@@ -111,18 +111,18 @@ class FilteredFrames:
         for frame in self._source.frames():
             fmt = self._source.video_format
             assert fmt is not None
-            picture = to_picture(frame, fmt, self._source.time_base)
+            av_frame = to_video_frame(frame, fmt, self._source.time_base)
             if self._graph is None:
                 self._graph = self._configured(fmt, self._chain)
-            yield from self._passed(picture, fmt)
+            yield from self._passed(av_frame, fmt)
         fmt = self._source.video_format
         if fmt is not None:
             yield from self._passed(None, fmt)
 
-    def _passed(self, picture: VideoFrame | None, fmt: VideoFormat) -> Iterator[Frame]:
+    def _passed(self, av_frame: VideoFrame | None, fmt: VideoFormat) -> Iterator[Frame]:
         graph: Any = self._graph
         try:
-            graph.vpush(picture)
+            graph.vpush(av_frame)
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(f"filter {self._text!r} failed: {reason_of(error)}") from error
         while True:
@@ -133,7 +133,7 @@ class FilteredFrames:
             except (av.error.FFmpegError, ValueError) as error:
                 raise MediaError(f"filter {self._text!r} failed: {reason_of(error)}") from error
             if self._reader is None:
-                self._reader = PictureReader(info=self._described(fmt), log=self._log)
+                self._reader = FrameReader(info=self._described(fmt), log=self._log)
             ratio = (rational(found.time_base) or self._source.time_base) / self.time_base
             yield self._reader.read(
                 found, nearest((found.pts or 0) * ratio), nearest((found.duration or 0) * ratio)
@@ -199,7 +199,7 @@ class FilteredFrames:
         return None
 
 
-def _known(name: str) -> None:
+def _check_filter(name: str) -> None:
     """Raise ConfigError unless FFmpeg has a video filter of that name."""
     if name not in av.filter.filters_available:
         raise ConfigError(f"filter {name!r} is unknown")

@@ -21,7 +21,7 @@ from vcfilter.frames import VideoFormat
 from vcfilter.stream.context import NeuralContext
 from vcfilter.stream.decoders import MediaDecoder
 from vcfilter.stream.packets import StreamPacket, coded_packet
-from vcfilter.stream.pixels import PIXEL_FORMATS, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, to_video_frame
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.track import completed, is_neural
 
@@ -285,7 +285,7 @@ class Stream:
         if fmt is None:
             return []
         fmt = completed(fmt, self.info)
-        return [to_picture(frame, fmt, self.time_base) for frame in frames]
+        return [to_video_frame(frame, fmt, self.time_base) for frame in frames]
 
     def reset(self) -> None:
         """Forget what was decoded, as after a seek."""

@@ -385,9 +385,9 @@ class Job:
 
     def _check(self, seconds: Fraction, reader: PacketReader, clock: FrameClock) -> None:
         """Warn of times that were moved, and where frames end well before the source says."""
-        if clock.moved:
+        if clock.moved_count:
             self.log.warning(
-                f"{clock.moved} frames had a time that was not after the frame before: moved"
+                f"{clock.moved_count} frames had a time that was not after the frame before: moved"
             )
         filtered = self._filters or self.video_filter is not None
         if self._video.duration is None or not self._cut.is_all or reader.jumps or filtered:

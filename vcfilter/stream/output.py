@@ -227,7 +227,7 @@ class OutputContainer:
             self._closed = True
             self._discard()
             raise
-        moved = sum(getattr(stream, "moved", 0) for stream in self.streams)
+        moved = sum(getattr(stream, "moved_count", 0) for stream in self.streams)
         if moved:
             logger.warning(
                 "%s: %d frames lie closer together than %s counts time: moved",
@@ -290,7 +290,7 @@ class OutputContainer:
 
     def _is_live(self) -> bool:
         """Whether each packet is handed on at once: with low delay, but not into an ordinary
-        Matroska file, where nobody waits for it and each one would become a cluster."""
+        Matroska file, where it has no effect but a cluster per packet."""
         if not any(stream.delay == 0 for stream in self.streams):
             return False
         seekable = getattr(self._file, "seekable", lambda: False)()

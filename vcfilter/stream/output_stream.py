@@ -20,7 +20,7 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.options import EncoderOptions, Runtime
 from vcfilter.stream.encoders import NeuralEncoder
 from vcfilter.stream.packets import StreamPacket, from_av
-from vcfilter.stream.pixels import PIXEL_FORMATS, PictureReader
+from vcfilter.stream.pixels import PIXEL_FORMATS, FrameReader
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.timestamps import Rising, rational
 
@@ -119,7 +119,7 @@ class NeuralStream(OutputStream):
         self._runtime = runtime
         self._tick = tick
         self._encoder: NeuralEncoder | None
-        self._reader: PictureReader | None = None
+        self._reader: FrameReader | None = None
         self._rising: Rising | None = None
         self._last: int | None = None
         self._drained = False
@@ -161,9 +161,9 @@ class NeuralStream(OutputStream):
         return self._encoder.delay if self._encoder else None
 
     @property
-    def moved(self) -> int:
+    def moved_count(self) -> int:
         """Frames whose time was moved since the container's clock is too coarse for it."""
-        return self._rising.moved if self._rising else 0
+        return self._rising.moved_count if self._rising else 0
 
     def encode(self, frame: VideoFrame | None = None) -> list[StreamPacket]:
         """Packets that are now ready; they come a segment at a time. None drains.
@@ -203,12 +203,12 @@ class NeuralStream(OutputStream):
             return options
         return replace(options, bitrate=self.bit_rate)
 
-    def _open_reader(self, frame: VideoFrame) -> PictureReader:
+    def _open_reader(self, frame: VideoFrame) -> FrameReader:
         depths = {name: depth for depth, name in PIXEL_FORMATS.items()}
         if self.pix_fmt is not None and self.pix_fmt not in depths:
             raise ConfigError(f"pix_fmt {self.pix_fmt!r} is not {' or '.join(depths)}")
         self.width, self.height = self.width or frame.width, self.height or frame.height
-        return PictureReader(
+        return FrameReader(
             aspect=rational(self.sample_aspect_ratio),
             rotation=self.rotation,
             size=(self.width, self.height),

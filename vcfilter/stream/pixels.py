@@ -48,9 +48,9 @@ _HDR_KINDS = {
 _RANGE_NAMES = {_LIMITED: "limited", _FULL: "full"}
 
 
-def read_plane(picture: VideoFrame, index: int, dtype: Any) -> Plane:
-    """A copy of one plane of a picture, (height, width) without the padding of its rows."""
-    plane = picture.planes[index]
+def read_plane(av_frame: VideoFrame, index: int, dtype: Any) -> Plane:
+    """A copy of one plane of a frame, (height, width) without the padding of its rows."""
+    plane = av_frame.planes[index]
     samples = np.dtype(dtype)
     stride = plane.line_size // samples.itemsize
     rows = np.frombuffer(memoryview(plane), dtype=samples, count=plane.height * stride)
@@ -58,22 +58,22 @@ def read_plane(picture: VideoFrame, index: int, dtype: Any) -> Plane:
     return copy
 
 
-class PictureReader:
-    """Turns the pictures of one stream into Frames of one VideoFormat.
+class FrameReader:
+    """Turns the frames of one stream into Frames of one VideoFormat.
 
-    The first picture settles size, depth and colour description; later ones of another size,
+    The first frame settles size, depth and colour description; later ones of another size,
     range or matrix are converted to it.
 
     Args:
-        info: the stream, for what its container says of display; None for pictures on their own.
+        info: the stream, for what its container says of display; None for frames on their own.
         aspect: sample aspect ratio; None takes the container's.
         rotation: clockwise rotation for display in degrees; None takes the container's.
-        size: width and height that all pictures are scaled to; None takes the first one's.
-        bit_depth: 8 or 10; None takes the first picture's (10 for any above 8).
+        size: width and height that all frames are scaled to; None takes the first one's.
+        bit_depth: 8 or 10; None takes the first frame's (10 for any above 8).
         log: where warnings go, each once.
 
     Attributes:
-        video_format: None before the first picture.
+        video_format: None before the first frame.
     """
 
     def __init__(
@@ -95,32 +95,32 @@ class PictureReader:
         self._log = log if isinstance(log, RunLog) else RunLog(log)
         self._reformatter = VideoReformatter()
 
-    def read(self, picture: VideoFrame, pts: int, duration: int = 0) -> Frame:
-        """The picture's planes, with the given times.
+    def read(self, av_frame: VideoFrame, pts: int, duration: int = 0) -> Frame:
+        """The frame's planes, with the given times.
 
         Raises:
             MediaError: its size or pixel format cannot be coded.
         """
         if self.video_format is None:
-            self.video_format = self._settle(picture)
+            self.video_format = self._settle(av_frame)
         fmt = self.video_format
-        if (picture.width, picture.height) != (fmt.width, fmt.height):
+        if (av_frame.width, av_frame.height) != (fmt.width, fmt.height):
             if self._size is None:
                 self._log.warning(
-                    f"pictures change from {fmt.width}x{fmt.height} to "
-                    f"{picture.width}x{picture.height}: they are scaled to the former"
+                    f"frames change from {fmt.width}x{fmt.height} to "
+                    f"{av_frame.width}x{av_frame.height}: they are scaled to the former"
                 )
-            picture = self._scale(picture, _without_range(picture), source=_levels(picture))
+            av_frame = self._scale(av_frame, _without_range(av_frame), source=_levels(av_frame))
         else:
-            picture = self._same_levels(picture)
-        y, u, v = self._planes(picture)
-        return Frame(y=y, u=u, v=v, pts=pts, duration=duration, corrupt=picture.is_corrupt)
+            av_frame = self._same_levels(av_frame)
+        y, u, v = self._planes(av_frame)
+        return Frame(y=y, u=u, v=v, pts=pts, duration=duration, corrupt=av_frame.is_corrupt)
 
-    def _settle(self, picture: VideoFrame) -> VideoFormat:
-        pixel = picture.format
+    def _settle(self, av_frame: VideoFrame) -> VideoFormat:
+        pixel = av_frame.format
         depth = self._bit_depth or (8 if _depth(pixel) <= 8 else 10)
-        width, height = self._size or (picture.width, picture.height)
-        matrix, span = _levels(picture)
+        width, height = self._size or (av_frame.width, av_frame.height)
+        matrix, span = _levels(av_frame)
         aspect = (self._aspect or Fraction(0)).limit_denominator(65535)
         if not 0 < aspect < 65536:
             aspect = Fraction(0)
@@ -134,9 +134,9 @@ class PictureReader:
         for name, _ in info.side_data:
             if name in LOST_NAMES:
                 self._log.warning(f"the stream's {LOST_NAMES[name]} is not kept")
-        if _frame_side_data(picture, SideDataType.DYNAMIC_HDR_PLUS):
+        if _frame_side_data(av_frame, SideDataType.DYNAMIC_HDR_PLUS):
             self._log.warning("the stream's HDR10+ is not kept")
-        own = [(name, _frame_side_data(picture, kind)) for kind, name in _HDR_KINDS.items()]
+        own = [(name, _frame_side_data(av_frame, kind)) for kind, name in _HDR_KINDS.items()]
         mastering, light = read_hdr([*info.side_data, *(pair for pair in own if pair[1])])
         try:
             return VideoFormat(
@@ -144,8 +144,8 @@ class PictureReader:
                 height=height,
                 bit_depth=depth,
                 sample_aspect_ratio=(aspect.numerator, aspect.denominator),
-                color_primaries=int(picture.color_primaries),
-                color_trc=int(picture.color_trc),
+                color_primaries=int(av_frame.color_primaries),
+                color_trc=int(av_frame.color_trc),
                 colorspace=matrix,
                 color_range=span,
                 chroma_location=info.chroma_location,
@@ -156,32 +156,32 @@ class PictureReader:
                 content_light=light,
             )
         except ConfigError as error:
-            raise MediaError(f"pictures of {width}x{height}: {error}") from error
+            raise MediaError(f"frames of {width}x{height}: {error}") from error
 
-    def _same_levels(self, picture: VideoFrame) -> VideoFrame:
-        """The picture in the stream's range and matrix, where it states others."""
-        fmt, pixel = self._format(), picture.format
+    def _same_levels(self, av_frame: VideoFrame) -> VideoFrame:
+        """The frame in the stream's range and matrix, where it states others."""
+        fmt, pixel = self._format(), av_frame.format
         if pixel.is_rgb or pixel.has_palette or pixel.name.startswith(("gray", "ya")):
-            return picture
-        matrix, span = _levels(picture)
+            return av_frame
+        matrix, span = _levels(av_frame)
         wanted = fmt.color_range or _LIMITED
         other_range = span not in (0, wanted)
         other_matrix = matrix != fmt.colorspace and _UNSPECIFIED not in (matrix, fmt.colorspace)
         if not other_range and not other_matrix:
-            return picture
+            return av_frame
         if other_range:
             self._log.warning(
-                f"pictures change to {_RANGE_NAMES[span]} range: they are converted to "
+                f"frames change to {_RANGE_NAMES[span]} range: they are converted to "
                 f"{_RANGE_NAMES[wanted]} range, the first one's"
             )
         if other_matrix:
             self._log.warning(
-                "pictures change their colour matrix: they are converted to the first one's"
+                "frames change their colour matrix: they are converted to the first one's"
             )
-        return self._scale(picture, _without_range(picture), source=(matrix, span))
+        return self._scale(av_frame, _without_range(av_frame), source=(matrix, span))
 
-    def _planes(self, picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
-        fmt, pixel = self._format(), picture.format
+    def _planes(self, av_frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
+        fmt, pixel = self._format(), av_frame.format
         name = pixel.name
         if any(component.is_alpha for component in pixel.components):
             self._log.warning("the alpha channel is not coded")
@@ -189,22 +189,22 @@ class PictureReader:
         if name.startswith(("gray", "ya")):
             if name.startswith(("ya", "grayf")) or name.endswith("be"):
                 name, depth = ("gray", 8) if depth <= 8 else ("gray16le", 16)
-                picture = self._scale(picture, name, full_range=True)
-            y = _to_depth(read_plane(picture, 0, _dtype(depth)), depth, fmt.bit_depth)
+                av_frame = self._scale(av_frame, name, full_range=True)
+            y = _to_depth(read_plane(av_frame, 0, _dtype(depth)), depth, fmt.bit_depth)
             neutral = np.full(fmt.chroma_size[::-1], 1 << (fmt.bit_depth - 1), y.dtype)
             return y, neutral, neutral
         if not _is_planar_420(pixel):
-            picture = self._scale(picture, PIXEL_FORMATS[fmt.bit_depth])
+            av_frame = self._scale(av_frame, PIXEL_FORMATS[fmt.bit_depth])
             depth = fmt.bit_depth
         y, u, v = (
-            _to_depth(read_plane(picture, index, _dtype(depth)), depth, fmt.bit_depth)
+            _to_depth(read_plane(av_frame, index, _dtype(depth)), depth, fmt.bit_depth)
             for index in range(3)
         )
         return y, u, v
 
     def _scale(
         self,
-        picture: VideoFrame,
+        av_frame: VideoFrame,
         name: str,
         full_range: bool = False,
         source: tuple[int, int] | None = None,
@@ -212,12 +212,12 @@ class PictureReader:
         """Through swscale to another pixel format and the stream's size, matrix and range.
 
         Args:
-            source: matrix and range of the picture; None takes those that it states, or the
+            source: matrix and range of the frame; None takes those that it states, or the
                 stream's.
         """
         fmt = self._format()
-        is_rgb = picture.format.is_rgb or picture.format.has_palette
-        to_rgb = name == picture.format.name and is_rgb
+        is_rgb = av_frame.format.is_rgb or av_frame.format.has_palette
+        to_rgb = name == av_frame.format.name and is_rgb
         wanted = _FULL if full_range else fmt.color_range or _LIMITED
         matrix, span = source or (fmt.colorspace, wanted)
         if matrix == _UNSPECIFIED:
@@ -225,7 +225,7 @@ class PictureReader:
         span = span or wanted
         try:
             return self._reformatter.reformat(
-                picture,
+                av_frame,
                 width=fmt.width,
                 height=fmt.height,
                 format=name,
@@ -238,7 +238,7 @@ class PictureReader:
             )
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise MediaError(
-                f"pictures of format {picture.format.name} cannot be converted to {name}: {error}"
+                f"frames of format {av_frame.format.name} cannot be converted to {name}: {error}"
             ) from error
 
     def _format(self) -> VideoFormat:
@@ -246,10 +246,10 @@ class PictureReader:
         return self.video_format
 
 
-def _levels(picture: VideoFrame) -> tuple[int, int]:
-    """(matrix, range) of a picture once it is YUV: H.273 code point; 0, limited or full."""
-    pixel = picture.format
-    matrix, span = int(picture.colorspace), int(picture.color_range)
+def _levels(av_frame: VideoFrame) -> tuple[int, int]:
+    """(matrix, range) of a frame once it is YUV: H.273 code point; 0, limited or full."""
+    pixel = av_frame.format
+    matrix, span = int(av_frame.colorspace), int(av_frame.color_range)
     if pixel.is_rgb or pixel.has_palette:
         return _BT709, _LIMITED
     if pixel.name.startswith("yuvj") or (pixel.name.startswith(("gray", "ya")) and not span):
@@ -259,9 +259,9 @@ def _levels(picture: VideoFrame) -> tuple[int, int]:
     return matrix, span if span in (_LIMITED, _FULL) else 0
 
 
-def _without_range(picture: VideoFrame) -> str:
-    """The picture's pixel format; of those that imply full range, the one that does not."""
-    name: str = picture.format.name
+def _without_range(av_frame: VideoFrame) -> str:
+    """The frame's pixel format; of those that imply full range, the one that does not."""
+    name: str = av_frame.format.name
     return name.replace("yuvj", "yuv") if name.startswith("yuvj") else name
 
 
@@ -269,17 +269,17 @@ def _field_order(info: StreamInfo) -> FieldOrder:
     return FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
 
 
-def _frame_side_data(picture: VideoFrame, kind: SideDataType) -> bytes:
+def _frame_side_data(av_frame: VideoFrame, kind: SideDataType) -> bytes:
     """What the decoder found in the stream itself; empty where it has none."""
     try:
-        side_data: Any = picture.side_data
+        side_data: Any = av_frame.side_data
     except ValueError:  # it has a kind that PyAV has no name for
         return b""
     found = side_data.get(kind)
     return b"" if found is None else bytes(found)
 
 
-def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:
+def to_video_frame(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:
     """The frame as PyAV's VideoFrame: yuv420p or yuv420p10le, with times and colour description.
 
     Times, key_frame and pict_type (I or P) are set as PyAV's decoders do.
@@ -288,64 +288,64 @@ def to_picture(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> 
         frame: planes as the format says; its pts is in ticks of time_base.
     """
     fmt = video_format
-    picture = VideoFrame(fmt.width, fmt.height, PIXEL_FORMATS[fmt.bit_depth])
-    for plane, samples in zip(picture.planes, frame.planes, strict=True):
+    av_frame = VideoFrame(fmt.width, fmt.height, PIXEL_FORMATS[fmt.bit_depth])
+    for plane, samples in zip(av_frame.planes, frame.planes, strict=True):
         stride = plane.line_size // samples.itemsize
         rows = np.frombuffer(memoryview(plane), dtype=samples.dtype, count=plane.height * stride)
         rows.reshape(plane.height, stride)[:, : plane.width] = samples
-    picture.pts = picture.dts = frame.pts
-    picture.time_base = time_base
-    picture.duration = frame.duration
+    av_frame.pts = av_frame.dts = frame.pts
+    av_frame.time_base = time_base
+    av_frame.duration = frame.duration
     if frame.type is not None:
-        picture.key_frame = frame.type is FrameType.KEY  # type: ignore[misc]
-        picture.pict_type = PictureType.I if frame.type is FrameType.KEY else PictureType.P
-    describe(picture, fmt)
-    return picture
+        av_frame.key_frame = frame.type is FrameType.KEY  # type: ignore[misc]
+        av_frame.pict_type = PictureType.I if frame.type is FrameType.KEY else PictureType.P
+    describe(av_frame, fmt)
+    return av_frame
 
 
-def describe(picture: VideoFrame, video_format: VideoFormat) -> None:
-    """Set a picture's colour description."""
-    picture.colorspace = video_format.colorspace
-    picture.color_range = video_format.color_range
-    picture.color_primaries = video_format.color_primaries
-    picture.color_trc = video_format.color_trc
+def describe(av_frame: VideoFrame, video_format: VideoFormat) -> None:
+    """Set a frame's colour description."""
+    av_frame.colorspace = video_format.colorspace
+    av_frame.color_range = video_format.color_range
+    av_frame.color_primaries = video_format.color_primaries
+    av_frame.color_trc = video_format.color_trc
 
 
-def convert(picture: VideoFrame, name: str, reformatter: VideoReformatter) -> VideoFrame:
-    """A decoded picture in another pixel format; YUV formats keep matrix and range.
+def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> VideoFrame:
+    """A decoded frame in another pixel format; YUV formats keep matrix and range.
 
     Raises:
         MediaError: FFmpeg knows no such format or cannot convert to it.
     """
-    if picture.format.name == name:
-        return picture
-    span = int(picture.color_range) or _LIMITED
+    if av_frame.format.name == name:
+        return av_frame
+    span = int(av_frame.color_range) or _LIMITED
     try:
         to_rgb = PixelFormat(name).is_rgb
         result = reformatter.reformat(
-            picture,
+            av_frame,
             format=name,
-            src_colorspace=_swscale_matrix(picture.colorspace),
-            dst_colorspace=None if to_rgb else _swscale_matrix(picture.colorspace),
+            src_colorspace=_swscale_matrix(av_frame.colorspace),
+            dst_colorspace=None if to_rgb else _swscale_matrix(av_frame.colorspace),
             src_color_range=span,
             dst_color_range=_FULL if to_rgb else span,
             interpolation=_SCALING,
             threads=1,
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise MediaError(f"pictures cannot be converted to {name!r}: {error}") from error
-    result.pts, result.duration = picture.pts, picture.duration
-    if picture.time_base:
-        result.time_base = picture.time_base
+        raise MediaError(f"frames cannot be converted to {name!r}: {error}") from error
+    result.pts, result.duration = av_frame.pts, av_frame.duration
+    if av_frame.time_base:
+        result.time_base = av_frame.time_base
     if to_rgb:
         result.colorspace = _RGB_MATRIX
     return result
 
 
-def frame_of(picture: VideoFrame) -> tuple[Frame, VideoFormat]:
-    """Planes and format of one picture on its own (see PictureReader for a stream)."""
-    reader = PictureReader()
-    frame = reader.read(picture, picture.pts or 0, picture.duration or 0)
+def frame_of(av_frame: VideoFrame) -> tuple[Frame, VideoFormat]:
+    """Planes and format of one frame on its own (see FrameReader for a stream)."""
+    reader = FrameReader()
+    frame = reader.read(av_frame, av_frame.pts or 0, av_frame.duration or 0)
     assert reader.video_format is not None
     return frame, reader.video_format
 
@@ -400,10 +400,10 @@ def _swscale_matrix(matrix: int) -> int | None:
 
 __all__ = [
     "PIXEL_FORMATS",
-    "PictureReader",
+    "FrameReader",
     "convert",
     "describe",
     "frame_of",
     "read_plane",
-    "to_picture",
+    "to_video_frame",
 ]

@@ -16,7 +16,7 @@ from vcfilter._bridge import BridgePacket, Chapter, Muxer, StreamInfo
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.stream.containers import MATROSKA, Y4M, open_muxer
 from vcfilter.stream.copy import StreamCopier
-from vcfilter.stream.pixels import PIXEL_FORMATS, to_picture
+from vcfilter.stream.pixels import PIXEL_FORMATS, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.target import Target, translated
 from vcfilter.stream.track import is_neural
@@ -70,7 +70,7 @@ class MuxerSink:
 
         Args:
             live: each packet is handed on at once. In an ordinary Matroska file it is not: there
-                nobody waits for it, and each one would become a cluster.
+                it has no effect but a cluster per packet.
         """
         self._live = live and not (self._container == MATROSKA and self._target.is_regular)
         metadata = {**self._track.metadata, **info.metadata}
@@ -195,10 +195,10 @@ class Y4mSink:
         """Write one frame."""
         assert self._format is not None
         assert isinstance(frame, Frame)
-        picture = to_picture(frame, self._format, 1 / self._rate)
-        picture.pts = self._count
+        av_frame = to_video_frame(frame, self._format, 1 / self._rate)
+        av_frame.pts = self._count
         with self._translated():
-            self._container.mux(self._stream.encode(picture))
+            self._container.mux(self._stream.encode(av_frame))
             if self._live:
                 self._target.flush()
         self._count += 1

@@ -1,4 +1,4 @@
-"""Where media come from: a file, a sequence of pictures, a URL, or a pipe that is read once."""
+"""Where media come from: a file, a sequence of images, a URL, or a pipe that is read once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Source:
 
     Args:
         name: path or URL; "-" is standard input; "img%03d.png" and "folder/*.png" are sequences
-            of pictures.
+            of images.
 
     Raises:
         MediaError: there is no such file.
@@ -101,7 +101,7 @@ class Source:
 
 
 def is_sequence(name: str) -> bool:
-    """Whether a name is a pattern of picture files: a number (%d, %03d), or a wildcard."""
+    """Whether a name is a pattern of image files: a number (%d, %03d), or a wildcard."""
     base = FilePath(name).name
     place = base.find("%")
     if place >= 0:

@@ -68,7 +68,7 @@ def choose_video(
     streams: Sequence[StreamInfo], wanted: Sequence[int], only: Callable[[StreamInfo], bool]
 ) -> StreamInfo:
     """The video stream that is coded: the first that is wanted and marked default, else the
-    largest picture.
+    largest frame.
 
     Raises:
         MediaError: there is none.

@@ -19,7 +19,7 @@ _TAG = re.compile(r"<(/?)([biuBIU])>|</?font[^>]*>|\{\\[^}]*\}")
 
 SAMPLE_DESCRIPTION = (
     struct.pack(">IBb4B", 0, 1, -1, 0, 0, 0, 0)  # flags, centred at the bottom, no background
-    + struct.pack(">4H", 0, 0, 0, 0)  # the box: all of the picture
+    + struct.pack(">4H", 0, 0, 0, 0)  # the box: the whole frame
     + _STYLE.pack(0, 0, _FONT, 0, _SIZE, _WHITE)
     + struct.pack(">I4sHHB", 18, b"ftab", 1, _FONT, 5)
     + b"Serif"

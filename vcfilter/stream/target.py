@@ -96,7 +96,7 @@ class Target:
 
     @property
     def is_regular(self) -> bool:
-        """Whether it is an ordinary file, which nobody reads before it is complete."""
+        """Whether it is an ordinary file, which is not read before it is complete."""
         return self._part is not None
 
     def flush(self) -> None:
@@ -223,7 +223,7 @@ def _move(part: FilePath, name: FilePath) -> bool:
 
 
 def _remove(file: IO[bytes], part: FilePath) -> None:
-    """What nobody completed or discarded."""
+    """Close and delete a part file that was neither completed nor discarded."""
     with suppress(OSError):
         file.close()
         part.unlink(missing_ok=True)

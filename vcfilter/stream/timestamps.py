@@ -1,4 +1,4 @@
-"""Times: a part of a file, rounding undone, order kept, jumps of a clock mended."""
+"""Times: a part of a file, rounding undone, order kept, jumps of a clock corrected."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Cut:
         return self.end is not None and time >= self.end
 
 
-class Grid:
+class TimestampSnapper:
     """Puts back the times of a constant frame rate that a container rounded to milliseconds.
 
     A time that lies on the grid of the frame rate, counted from the first frame, within the
@@ -96,7 +96,7 @@ class Grid:
         self.time_base = Fraction(1, lcm(coarse.denominator, frame_rate.numerator))
 
     @classmethod
-    def over(cls, time_base: Fraction, frame_rate: Fraction | None) -> Grid | None:
+    def over(cls, time_base: Fraction, frame_rate: Fraction | None) -> TimestampSnapper | None:
         """None where times are exact already, or the rate is odd."""
         if frame_rate is None or (1 / frame_rate / time_base).denominator == 1:
             return None
@@ -127,21 +127,21 @@ class Rising:
         tick: the container's clock in seconds; None where it keeps each time exactly.
 
     Attributes:
-        moved: how many times were moved.
+        moved_count: how many times were moved.
     """
 
     def __init__(self, time_base: Fraction, tick: Fraction | None) -> None:
         self._time_base = time_base
         self._tick = max(tick or time_base, time_base)
         self._last: int | None = None
-        self.moved = 0
+        self.moved_count = 0
 
     def place(self, pts: int) -> int:
         """The time itself, or the first one after the last one's tick."""
         ratio = self._time_base / self._tick
         count = nearest(pts * ratio)
         if self._last is not None and count <= self._last:
-            self.moved += 1
+            self.moved_count += 1
             count = self._last + 1
             pts = ceil((count - Fraction(1, 2)) / ratio)
         self._last = count
@@ -177,7 +177,9 @@ class FrameClock:
     ) -> None:
         self.frame_rate = frame_rate
         self._source_base = time_base
-        self._grid = None if exact or constant_rate else Grid.over(time_base, frame_rate)
+        self._grid = (
+            None if exact or constant_rate else TimestampSnapper.over(time_base, frame_rate)
+        )
         self.time_base = self._grid.time_base if self._grid else time_base
         if constant_rate and frame_rate:
             self.time_base = 1 / frame_rate
@@ -185,9 +187,9 @@ class FrameClock:
         self._rising = Rising(self.time_base, tick)
 
     @property
-    def moved(self) -> int:
+    def moved_count(self) -> int:
         """How many times were moved since they did not rise."""
-        return self._rising.moved
+        return self._rising.moved_count
 
     def frames(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The frames with the target's times."""
@@ -276,13 +278,13 @@ def shifted(packet: BridgePacket, offset: Fraction) -> BridgePacket:
     if (offset / base).denominator != 1:
         base = Fraction(1, 10**9)
 
-    def moved(value: int | None) -> int | None:
+    def shift(value: int | None) -> int | None:
         return None if value is None else round((value * packet.time_base - offset) / base)
 
     return replace(
         packet,
-        pts=moved(packet.pts),
-        dts=moved(packet.dts),
+        pts=shift(packet.pts),
+        dts=shift(packet.dts),
         duration=round(packet.duration * packet.time_base / base),
         time_base=base,
     )
