@@ -219,7 +219,7 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
     """--pix-fmt of neural coding, which is 4:2:0; `bit_depth` reads it."""
     parser.add_argument(
         "--pix-fmt", choices=list(_DEPTHS), metavar="NAME",
-        help="yuv420p or yuv420p10le (as the source's depth is)",
+        help="yuv420p (8 bit) or yuv420p10le (10 bit) (as the source)",
     )  # fmt: skip
 
 
