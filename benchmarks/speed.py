@@ -96,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="352x288", metavar="WxH,...")
     parser.add_argument("--frames", type=int, default=49)
+    parser.add_argument("--keyint", type=int, default=12)
     parser.add_argument("--presets", default="fast,medium", metavar="NAME,...")
     add_common(parser)
     args = parser.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
         width, height = (int(v) for v in text.split("x"))
         for preset in args.presets.split(","):
             options = EncoderOptions(
-                qp=args.qp, preset=preset, model=args.model, frame_rate=RATE,
+                qp=args.qp, preset=preset, model=args.model, keyint=args.keyint, frame_rate=RATE,
             )  # fmt: skip
             row = measure((width, height), args.frames, options, runtime, args.repeats)
             rows.append(row)
