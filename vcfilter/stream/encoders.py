@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
 import av.error
 from av.codec import Codec, CodecContext
@@ -317,7 +316,7 @@ class NeuralEncoder:
 
     @property
     def statistics(self) -> EncoderStatistics | None:
-        """What was coded so far."""
+        """Totals of what was coded so far; no records of single frames."""
         return self.encoder.statistics if self.encoder else None
 
     @property
@@ -342,5 +341,8 @@ class NeuralEncoder:
 
     def encode(self, frame: Frame | None) -> list[BridgePacket]:
         """Packets that are now ready; None drains."""
-        encoder: Any = self.encoder
-        return [bridge_packet(packet, 0, self._time_base) for packet in encoder.encode(frame)]
+        encoder = self.encoder
+        assert encoder is not None
+        packets = encoder.encode(frame)
+        encoder.statistics.records.clear()  # a live stream has no end
+        return [bridge_packet(packet, 0, self._time_base) for packet in packets]
