@@ -132,7 +132,7 @@ _SWITCHES = (
 """Settings that an option turns off."""
 
 
-def add_rate(parser: argparse.ArgumentParser) -> None:
+def add_rate(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Rate, structure and speed of neural coding; `encoder_options` reads them."""
     group = parser.add_argument_group("rate, structure and speed (neural coding)")
     for name, flags, metavar, text in _SETTINGS:
@@ -140,6 +140,7 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
     for name, flag, text in _SWITCHES:
         group.add_argument(flag, dest=name, action="store_const", const="no", help=text)
     group.add_argument("--two-pass", action="store_true", help="look ahead to meet --bitrate")
+    return group
 
 
 def encoder_options(args: argparse.Namespace) -> EncoderOptions:

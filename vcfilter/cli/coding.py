@@ -22,7 +22,12 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
         from vcfilter.stream.transcode import encode_file
 
         report = encode_file(
-            source, target, options, two_pass=args.two_pass, **_common(args, terminal)
+            source,
+            target,
+            options,
+            two_pass=args.two_pass,
+            workers=getattr(args, "workers", None),  # transcode has none
+            **_common(args, terminal),
         )
     terminal.report(report, _size(target))
 

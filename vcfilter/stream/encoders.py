@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from vcfilter._bridge import BridgePacket, StreamInfo
 from vcfilter.codec import Encoder, EncoderStatistics, PassLog
+from vcfilter.codec.executor import Executor
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.options import EncoderOptions, Runtime
@@ -295,6 +296,7 @@ class NeuralEncoder:
         runtime: where the networks run.
         pass_log: of a first pass.
         metadata: tags of the track.
+        executor: codes GOPs beside each other.
 
     Attributes:
         encoder: None before open().
@@ -306,8 +308,10 @@ class NeuralEncoder:
         runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._options = options
+        self._executor = executor
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
@@ -332,7 +336,11 @@ class NeuralEncoder:
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
         self.encoder = Encoder(
-            video_format, options, runtime=self._runtime, pass_log=self._pass_log
+            video_format,
+            options,
+            runtime=self._runtime,
+            pass_log=self._pass_log,
+            executor=self._executor,
         )
         self._time_base = time_base
         return neural_track(

@@ -180,8 +180,8 @@ class _Pipe:
         """What comes next; empty at the end, or when a silent pipe is given up."""
         if self._peeked:
             size = len(self._peeked) if size < 0 else size
-            data, self._peeked = self._peeked[:size], self._peeked[size:]
-            return data
+            head, self._peeked = self._peeked[:size], self._peeked[size:]
+            return head
         wanted = _CHUNK if size < 0 else min(size, _CHUNK)
         if self._number is None:
             data: Any = b"" if self.ended else self._file.read(wanted)
