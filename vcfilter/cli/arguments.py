@@ -139,7 +139,7 @@ _SWITCHES = (
 """Settings that an option turns off."""
 
 
-def add_rate(parser: argparse.ArgumentParser) -> None:
+def add_rate(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Rate, structure and speed of neural coding; `encoder_options` reads them."""
     group = parser.add_argument_group("rate, structure and speed (neural coding)")
     for name, flags, metavar, text in _SETTINGS:
@@ -149,6 +149,7 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--two-pass", action="store_true", help="code twice, to meet --bitrate; needs a file"
     )
+    return group
 
 
 def encoder_options(args: argparse.Namespace) -> EncoderOptions:

@@ -34,6 +34,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             options,
             two_pass=args.two_pass,
             bit_depth=bit_depth(args),
+            workers=getattr(args, "workers", None),  # transcode has none
             **_common(args, terminal),
         )
     terminal.report(report, _size(target))

@@ -35,7 +35,13 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of encode to a parser."""
     add_files(parser, "any video that FFmpeg reads")
-    add_rate(parser)
+    group = add_rate(parser)
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="code N GOPs beside each other, one thread each (constant qp; bytes as with 1)",
+    )
     add_streams(parser)
     add_filter(parser)
     add_depth(parser)

@@ -27,16 +27,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EncoderStatistics:
-    """Totals so far, and a record of each frame in display order."""
+    """Totals so far, and a record of each frame in display order.
+
+    The list grows with the stream; who codes without end may clear it, the totals stay.
+    """
 
     frames: int = 0
     bytes: int = 0
+    psnr_sum: float = 0.0
     records: list[FrameRecord] = field(default_factory=list)
+
+    @property
+    def psnr(self) -> float | None:
+        """Mean of the frames', dB; None without frames."""
+        return self.psnr_sum / self.frames if self.frames else None
 
     def add(self, record: FrameRecord) -> None:
         """Count one more frame."""
         self.frames += 1
         self.bytes += record.size
+        self.psnr_sum += record.psnr
         self.records.append(record)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeAlias
 
 from vcfilter._bridge import Demuxer, Muxer, StreamInfo, can_write, supports
+from vcfilter.bitstream import MAGIC, VERSION
 from vcfilter.errors import ConfigError
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -189,7 +190,31 @@ def open_demuxer(file: Any, format: str | None = None) -> Demuxer:
     Raises:
         BridgeError: it cannot be read, or is no media file.
     """
-    return Demuxer(file, format, {"fflags": "+genpts"})
+    options = {"fflags": "+genpts"}
+    if format is None and hasattr(file, "peek") and not file.seekable():
+        format = _live_format(file.peek(_HEAD_BYTES))
+        if format is not None:
+            options["probesize"] = "32"
+    return Demuxer(file, format, options)
+
+
+def _live_format(head: bytes) -> str | None:
+    """The container of a neural stream without delay that comes through a pipe, by its first bytes.
+
+    FFmpeg would wait for seconds of packets that may not be there yet, to learn what the headers
+    of these containers tell.
+    """
+    place = head.find(MAGIC + bytes([VERSION]))
+    delay = place + len(MAGIC) + _REORDER_OFFSET
+    if place < 0 or delay >= len(head) or head[delay]:
+        return None
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
+
+
+_HEAD_BYTES = 4096
+_REORDER_OFFSET = 20
+"""In the body of a sequence header."""
+_STARTS = {b"nut/multimedia container\0": "nut", b"\x1aE\xdf\xa3": MATROSKA}
 
 
 def open_muxer(file: Any, container: str) -> Muxer:

@@ -346,7 +346,7 @@ class NeuralFrames:
 
     @property
     def frame_rate(self) -> Fraction | None:
-        return self._info.frame_rate
+        return self._info.frame_rate or self._info.base_rate
 
     @property
     def video_format(self) -> VideoFormat | None:

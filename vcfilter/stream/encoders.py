@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
 import av.error
 from av.codec import Codec, CodecContext
@@ -19,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from vcfilter._bridge import BridgePacket, StreamInfo
 from vcfilter.codec import Encoder, EncoderStatistics, PassLog
+from vcfilter.codec.executor import Executor
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.options import EncoderOptions, Runtime
@@ -296,6 +296,7 @@ class NeuralEncoder:
         runtime: where the networks run.
         pass_log: of a first pass.
         metadata: tags of the track.
+        executor: codes GOPs beside each other.
 
     Attributes:
         encoder: None before open().
@@ -307,8 +308,10 @@ class NeuralEncoder:
         runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._options = options
+        self._executor = executor
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
@@ -317,7 +320,7 @@ class NeuralEncoder:
 
     @property
     def statistics(self) -> EncoderStatistics | None:
-        """What was coded so far."""
+        """Totals of what was coded so far; no records of single frames."""
         return self.encoder.statistics if self.encoder else None
 
     @property
@@ -333,7 +336,11 @@ class NeuralEncoder:
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
         self.encoder = Encoder(
-            video_format, options, runtime=self._runtime, pass_log=self._pass_log
+            video_format,
+            options,
+            runtime=self._runtime,
+            pass_log=self._pass_log,
+            executor=self._executor,
         )
         self._time_base = time_base
         return neural_track(
@@ -342,5 +349,8 @@ class NeuralEncoder:
 
     def encode(self, frame: Frame | None) -> list[BridgePacket]:
         """Packets that are now ready; None drains."""
-        encoder: Any = self.encoder
-        return [bridge_packet(packet, 0, self._time_base) for packet in encoder.encode(frame)]
+        encoder = self.encoder
+        assert encoder is not None
+        packets = encoder.encode(frame)
+        encoder.statistics.records.clear()  # a live stream has no end
+        return [bridge_packet(packet, 0, self._time_base) for packet in packets]

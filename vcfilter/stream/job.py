@@ -15,7 +15,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
-from vcfilter.codec import PassLog, first_pass_options
+from vcfilter.codec import PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
@@ -110,6 +110,10 @@ class Job:
     def is_neural(self) -> bool:
         """Whether the chosen video stream is neurally coded."""
         return is_neural(self._video)
+
+    def closing(self, executor: ProcessExecutor) -> ProcessExecutor:
+        """The executor, which is closed with the job."""
+        return self._stack.enter_context(executor)
 
     def target(self, name: Path, overwrite: bool) -> Target:
         """The target, checked."""

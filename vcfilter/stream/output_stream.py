@@ -149,7 +149,7 @@ class NeuralStream(OutputStream):
 
     @property
     def statistics(self) -> EncoderStatistics | None:
-        """What was coded so far."""
+        """Totals of what was coded so far; no records of single frames."""
         return self._encoder.statistics if self._encoder else None
 
     @property

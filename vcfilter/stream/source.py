@@ -163,14 +163,25 @@ class _Pipe:
         self.ended = False
         self._file = file
         self._number: int | None = None
+        self._peeked = b""
         with suppress(OSError, AttributeError):
             self._number = file.fileno()
 
     def seekable(self) -> bool:
         return False
 
+    def peek(self, size: int) -> bytes:
+        """What comes next, as far as it is there; it will come again."""
+        if not self._peeked:
+            self._peeked = self.read(size)
+        return self._peeked
+
     def read(self, size: int = -1) -> bytes:
         """What comes next; empty at the end, or when a silent pipe is given up."""
+        if self._peeked:
+            size = len(self._peeked) if size < 0 else size
+            head, self._peeked = self._peeked[:size], self._peeked[size:]
+            return head
         wanted = _CHUNK if size < 0 else min(size, _CHUNK)
         if self._number is None:
             data: Any = b"" if self.ended else self._file.read(wanted)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 from vcfilter.codec import PassLog
+from vcfilter.codec.executor import ProcessExecutor
+from vcfilter.codec.runtime import load_model
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
@@ -37,6 +41,7 @@ def encode_file(
     overwrite: bool = False,
     two_pass: bool = False,
     bit_depth: int | None = None,
+    workers: int | None = None,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
@@ -61,6 +66,8 @@ def encode_file(
         two_pass: look at the whole source first, to meet options.bitrate.
         bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8). A source
             that is itself neural keeps its own.
+        workers: code so many GOPs beside each other, each in a process of one thread; the bytes
+            do not depend on how many. A constant qp only. None: in this process.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
         video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
@@ -83,6 +90,8 @@ def encode_file(
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
     job.at_once = options.structure == "low-delay"
+    if workers is not None:
+        _check_workers(workers, options)
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     with job:
@@ -95,8 +104,23 @@ def encode_file(
         goal = job.target(target, overwrite)
         if two_pass:
             log = job.first_pass(options, name)
-        coder = NeuralEncoder(options, runtime, log, {"ENCODER": "vcfilter"})
+        executor = None
+        if workers is not None:
+            runtime = replace(runtime or Runtime(), threads=1)
+            load = partial(load_model, options.model, runtime)
+            executor = job.closing(ProcessExecutor(load, workers))
+        coder = NeuralEncoder(options, runtime, log, {"ENCODER": "vcfilter"}, executor)
         return job.run(goal, coder, name)
+
+
+def _check_workers(workers: int, options: EncoderOptions) -> None:
+    """Raise ConfigError unless GOPs can be coded beside each other with these options."""
+    check_kind("workers", workers, int, "a whole number")
+    if workers < 1:
+        raise ConfigError(f"workers {workers} is below 1")
+    for name in ("bitrate", "quality", "maxrate"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"workers code at a constant qp only: give no {name}")
 
 
 def decode_file(
