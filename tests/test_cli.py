@@ -266,7 +266,6 @@ def test_an_option_that_the_encoder_lacks_is_an_error(
         ("encode a b -crf 23", "there is no option -crf: --qp N or --quality DB"),
         ("encode a b --crf 23", "there is no option --crf: --qp N or --quality DB"),
         ("decode a b -c:v libx264 -crf 23", "there is no option -crf: it is --crf here"),
-        ("encode a b -vf scale=640:-2", "there is no option -vf: filter with ffmpeg and a pipe"),
         ("encode -i a b", "there is no option -i: the source stands without it"),
         ("encode a b -r 25", "there is no option -r"),
         ("encode a b -s 640x480", "there is no option -s"),
