@@ -122,6 +122,12 @@ _SETTINGS = (
         "B-frames between two anchors: 0, 1, 3, 7, 15 or 31 (chosen by content)",
     ),
     (
+        "ltr",
+        ("--ltr",),
+        "N",
+        "low delay: every Nth frame is coded from the last such one alone, so that losses end (0)",
+    ),
+    (
         "preset",
         ("--preset",),
         "NAME",
