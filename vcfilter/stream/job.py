@@ -346,9 +346,8 @@ class Job:
         self._tell("", count, float(last - first), sink.video_bytes, final=True)
         assert source.video_format is not None
         psnr = None
-        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.records:
-            records = coder.statistics.records
-            psnr = sum(record.psnr for record in records) / len(records)
+        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.frames:
+            psnr = coder.statistics.psnr
         return TranscodeReport(
             source=self.source.name,
             target=target.name,
