@@ -53,6 +53,7 @@ FRAMES, RATE = 15, 24
 REQUIRED = os.environ.get("VCFILTER_REQUIRE_PLUGIN", "")
 BUILD = Path(os.environ.get("VCFILTER_FFMPEG", "~/.cache/vcfilter/ffmpeg")).expanduser()
 ROOT = Path(__file__).resolve().parent.parent
+ONE_THREAD = vcfilter.Runtime(threads=1)  # another number may round a sample otherwise
 WORKER = f"{shlex.quote(sys.executable)} -m vcfilter worker --threads 1"
 
 
@@ -147,7 +148,7 @@ def python_frames(path: Path, model: Model | None = None) -> list[Frame]:
     """A file's picture track as vcfilter's own decoder shows it."""
     with Demuxer(str(path)) as demuxer:
         info = next(info for info in demuxer.streams if info.kind == "video")
-        decoder = Decoder(info.extradata, model=model)
+        decoder = Decoder(info.extradata, runtime=ONE_THREAD, model=model)
         frames: list[Frame] = []
         for packet in demuxer:
             if packet.stream_index == info.index and packet.data:
@@ -214,7 +215,7 @@ HDR = VideoFormat(
 
 def write(path: Path, fmt: VideoFormat, extradata: bytes | None = None) -> Path:
     """Some frames of a format, with the right extradata or with others."""
-    encoder = Encoder(fmt, OPTIONS)
+    encoder = Encoder(fmt, OPTIONS, runtime=ONE_THREAD)
     packets = [p for frame in [*clip(3, fmt, ticks=40), None] for p in encoder.encode(frame)]
     info = StreamInfo(
         kind="video", codec="", codec_tag="VCF1", extradata=extradata or encoder.extradata,
@@ -371,7 +372,7 @@ def test_encodes_what_python_encodes(tools: Tools, source: Path, tmp_path: Path)
     fmt = header.video_format
     assert (fmt.width, fmt.height, fmt.bit_depth) == (66, 50, 8)
     assert (fmt.colorspace, fmt.color_range) == (1, 1)
-    encoder = Encoder(fmt, OPTIONS)
+    encoder = Encoder(fmt, OPTIONS, runtime=ONE_THREAD)
     packets: list[Packet] = []
     for pts, (y, u, v) in enumerate(sent):
         packets += encoder.encode(Frame(y=y, u=u, v=v, pts=pts))
