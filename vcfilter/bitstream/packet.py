@@ -268,6 +268,16 @@ class PacketReader:
         return info
 
 
+def level_sizes(info: PacketInfo) -> tuple[int, ...]:
+    """(8,) the bytes of a packet with 1, 2, ... 8 of its quality levels, as `thin` leaves them."""
+    sizes = [info.base_size] * LEVELS_MAX
+    for section in info.sections[1:]:
+        size = 2 + len(_write_length(section.data)) + _CHECK_BYTES["level"]
+        for level in range(section.level, LEVELS_MAX):
+            sizes[level] += size
+    return tuple(sizes)
+
+
 def thin(data: bytes, levels: int) -> bytes:
     """A packet with its lowest quality levels only: its first bytes, nothing is coded again.
 
@@ -280,12 +290,7 @@ def thin(data: bytes, levels: int) -> bytes:
     """
     if levels < 1:
         raise BitstreamError(f"levels {levels}: at least the base stays")
-    info = read_packet(data)
-    size = info.base_size
-    for section in info.sections[1:]:
-        if section.level < levels:
-            size += 2 + len(_write_length(section.data)) + _CHECK_BYTES["level"]
-    return data[:size]
+    return data[: level_sizes(read_packet(data))[min(levels, LEVELS_MAX) - 1]]
 
 
 def packet_size_max(video_format: VideoFormat) -> int:

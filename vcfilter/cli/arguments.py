@@ -22,6 +22,7 @@ from vcfilter.options import (
 
 if TYPE_CHECKING:
     from vcfilter.stream.encoders import MediaCodec
+    from vcfilter.stream.thinning import Thinning
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
 
@@ -78,6 +79,11 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
     """What is coded: -ss, -t, -to and -map."""
     group = parser.add_argument_group("what is coded")
     add_part(group)
+    add_map(group)
+
+
+def add_map(group: argparse._ActionsContainer) -> None:
+    """-map."""
     group.add_argument(
         "-map", action="append", metavar="STREAMS", dest="streams",
         help="only these streams: v, a, s, t, d (video, audio, subtitles, attachments, data), a:1, "
@@ -128,6 +134,13 @@ _SETTINGS = (
         "low delay: every Nth frame is coded from the last such one alone, so that losses end (0)",
     ),
     (
+        "layers",
+        ("--layers",),
+        "N",
+        "quality levels of each frame, 1 to 8; --qp and rates are those of the best one (1)",
+    ),
+    ("layer_step", ("--layer-step",), "N", "distance of quality levels in qps, 2 to 12 (6)"),
+    (
         "preset",
         ("--preset",),
         "NAME",
@@ -171,8 +184,8 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
 
 
 def is_rate_given(args: argparse.Namespace) -> bool:
-    """Whether any option of `add_rate` is given."""
-    return bool(_settings_of(args)) or args.two_pass
+    """Whether any option of `add_rate` besides --layers is given."""
+    return bool(_settings_of(args).keys() - {"layers"}) or args.two_pass
 
 
 def _settings_of(args: argparse.Namespace) -> dict[str, str]:
@@ -238,22 +251,60 @@ def bit_depth(args: argparse.Namespace) -> int | None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The target's container, and whether it may be replaced."""
     group = parser.add_argument_group("output")
+    add_container(group)
+    group.add_argument(
+        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
+        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--progress", choices=("auto", "json"), default="auto",
+        help="json: progress, warnings and errors as one JSON object a line (%(default)s)",
+    )  # fmt: skip
+
+
+def add_container(group: argparse._ActionsContainer) -> None:
+    """-f, -y and -n."""
     group.add_argument(
         "-f",
         dest="format",
         metavar="NAME",
         help="container, instead of the one of TARGET's extension: matroska, nut, ...",
     )
-    group.add_argument(
-        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
-        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
-    )  # fmt: skip
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("-y", dest="overwrite", action="store_true", help="replace the target")
     choice.add_argument("-n", action="store_true", help="never replace the target (default)")
+
+
+def add_thinning(parser: argparse.ArgumentParser) -> None:
+    """What stays of a neural stream; `thinning` reads it."""
+    group = parser.add_argument_group("what stays of the video")
+    group.add_argument("--layers", type=_whole, metavar="N", help="the N lowest quality levels")
     group.add_argument(
-        "--progress", choices=("auto", "json"), default="auto",
-        help="json: progress, warnings and errors as one JSON object a line (%(default)s)",
+        "--bitrate", type=_amount, metavar="RATE",
+        help="as many quality levels as fit this rate, chosen for each GOP: 400k",
+    )  # fmt: skip
+    group.add_argument(
+        "--temporal", type=_whole, metavar="N",
+        help="frames of the N lowest temporal layers, 1: keyframes alone",
+    )  # fmt: skip
+
+
+def thinning(args: argparse.Namespace) -> Thinning:
+    """What stays of a neural stream.
+
+    Raises:
+        ConfigError: nothing is asked for, or a value is out of range.
+    """
+    from vcfilter.stream.thinning import Thinning
+
+    return Thinning(levels=args.layers, bitrate=args.bitrate, temporal=args.temporal)
+
+
+def add_levels(group: argparse._ActionsContainer) -> None:
+    """--layers of a command that decodes."""
+    group.add_argument(
+        "--layers", type=_whole, dest="levels", metavar="N",
+        help="decode the N lowest quality levels only (all that are there)",
     )  # fmt: skip
 
 
@@ -334,8 +385,25 @@ def runtime(args: argparse.Namespace) -> Runtime:
 def decoder_options(args: argparse.Namespace) -> DecoderOptions:
     """How neural streams are decoded."""
     return DecoderOptions(
-        strict=getattr(args, "strict", False), model=args.model, limits=limits(args)
+        strict=getattr(args, "strict", False),
+        model=args.model,
+        levels=getattr(args, "levels", None),
+        limits=limits(args),
     )
+
+
+def whole_number(name: str, text: str | None) -> int | None:
+    """The number that a setting's text stands for; None where it is not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name} {text!r} is not a whole number") from None
 
 
 def _whole(text: str) -> int:

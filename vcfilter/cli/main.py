@@ -22,6 +22,7 @@ from vcfilter.cli import (
     models,
     play,
     serve,
+    thin,
     train,
     transcode,
     verify,
@@ -38,7 +39,7 @@ EXIT_FAILED, EXIT_SIGNAL = 1, 128
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
     for module in (
-        encode, decode, transcode, info, verify, models, play, serve, evaluate, train, demo,
+        encode, decode, transcode, thin, info, verify, models, play, serve, evaluate, train, demo,
         worker, completion,
     )
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -134,6 +135,7 @@ class ModeDecision:
         step: FrameStep,
         references: Sequence[Reference],
         effort: Effort,
+        levels: Sequence[int] = (),
     ) -> None:
         self._net, self._tables, self._x, self._step = net, tables, x, step
         self._effort = effort
@@ -142,7 +144,8 @@ class ModeDecision:
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
         self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
         self._field: MotionField | None = None
-        self._weight = rd_weight(step.qp) * 8 / (x.size[0] * x.size[1])  # of a byte
+        self._finer = _shift(step, levels)
+        self._weight = rd_weight(_decision_qp(step, levels)) * 8 / (x.size[0] * x.size[1])  # of a byte
         conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device)
         base, features = net.features(conditions)
         self._base, self._steps = base, net.image.quantiser_steps(base, features)
@@ -202,7 +205,7 @@ class ModeDecision:
             modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
         modes += [
             HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
-            for level in self._effort.motion_levels
+            for level in sorted({max(0, level - self._finer) for level in self._effort.motion_levels})
         ]
         return modes
 
@@ -231,3 +234,12 @@ class ModeDecision:
             reference=reference,
             payload=payload,
         )
+
+
+def _decision_qp(step, levels):
+    if not levels: return step.qp
+    return round(step.qp - float(os.environ.get("DQ", "1")) * (step.qp - levels[-1]))
+
+def _shift(step, levels):
+    if not levels: return 0
+    return round(float(os.environ.get("SH", "1")) * (step.qp - levels[-1]) / 3)

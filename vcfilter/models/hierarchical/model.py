@@ -100,7 +100,7 @@ class HierarchicalModel:
                 mode = b""
             else:
                 decision = ModeDecision(
-                    self.net, self.tables, picture, step, references, EFFORTS[effort]
+                    self.net, self.tables, picture, step, references, EFFORTS[effort], levels
                 )
                 best = decision.best()
                 reference, sections = best.reference, [best.payload]
