@@ -3,8 +3,7 @@
 Frames are predicted from the references (shifted as a whole where motion is coded), the error is
 quantised, and zlib stands for the entropy coder. Everything is exact in integers.
 
-Sections above the base sharpen what is shown, each with half the step, and not what later frames
-are predicted from.
+Sections above the base sharpen what is shown, and not what later frames are predicted from.
 
 Mode byte: bit 0 a residual is coded, bits 1 and 2 the motion mode. Empty: the average of the
 references, or a copy of the only one, without a residual.

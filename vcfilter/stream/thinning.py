@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from vcfilter._bridge import BridgeError, StreamInfo
 from vcfilter.bitstream import SequenceHeader, StructureKind, level_sizes, read_packet, thin
-from vcfilter.errors import BitstreamError, ConfigError, MediaError
+from vcfilter.errors import BitstreamError, ConfigError
 from vcfilter.frames import LAYER_MAX, LEVELS_MAX
 from vcfilter.stream.source import Source
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +25,7 @@ from vcfilter.models.hierarchical.values import (
 
 HEADER_BYTES = 9  # of an inter packet besides mode and payload
 REPEAT_BYTES = 6  # of a packet with nothing coded
+QPS_PER_LEVEL = 3  # of the motion's precision: as many qps as change its step by as much
 SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
 
 
@@ -121,7 +121,7 @@ def code_inter(
 
 
 class ModeDecision:
-    """The cheapest way to code an inter frame, among those that the effort tries.
+    """The cheapest way to code an inter frame's base, among those that the effort tries.
 
     Every motion is tried without a residual first; the residual, which costs most of the time, is
     coded only for the motions with the least estimated cost.
@@ -144,8 +144,11 @@ class ModeDecision:
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
         self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
         self._field: MotionField | None = None
-        self._finer = _shift(step, levels)
-        self._weight = rd_weight(_decision_qp(step, levels)) * 8 / (x.size[0] * x.size[1])  # of a byte
+        # Every level is predicted by the same motion: it is chosen for a qp in the middle, and as
+        # precise as the best level needs it.
+        drop = step.qp - levels[-1] if levels else 0
+        self._weight = rd_weight(step.qp - drop // 2) * 8 / (x.size[0] * x.size[1])  # of a byte
+        self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
         conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device)
         base, features = net.features(conditions)
         self._base, self._steps = base, net.image.quantiser_steps(base, features)
@@ -205,7 +208,7 @@ class ModeDecision:
             modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
         modes += [
             HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
-            for level in sorted({max(0, level - self._finer) for level in self._effort.motion_levels})
+            for level in sorted(self._precise)
         ]
         return modes
 
@@ -234,12 +237,3 @@ class ModeDecision:
             reference=reference,
             payload=payload,
         )
-
-
-def _decision_qp(step, levels):
-    if not levels: return step.qp
-    return round(step.qp - float(os.environ.get("DQ", "1")) * (step.qp - levels[-1]))
-
-def _shift(step, levels):
-    if not levels: return 0
-    return round(float(os.environ.get("SH", "1")) * (step.qp - levels[-1]) / 3)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import log2
 
-import numpy as np
 import torch
 from torch import Tensor
 
