@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import clip
 
-from vcfilter.bitstream import level_sizes, read_packet, thin
+from vcfilter.bitstream import level_sizes, read_packet, thin, thin_packet
 from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec.segment import Coding
@@ -94,7 +94,7 @@ def quality(frames: Sequence[Frame], shown: Sequence[Frame]) -> list[float]:
 
 
 def mixed(packets: Sequence[Packet], kept: Sequence[int]) -> list[Packet]:
-    return [replace(p, data=thin(p.data, n)) for p, n in zip(packets, kept, strict=True)]
+    return [thin_packet(p, n) for p, n in zip(packets, kept, strict=True)]
 
 
 def same_integers(mine: Any, others: Any) -> None:

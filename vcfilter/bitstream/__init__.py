@@ -17,6 +17,7 @@ from vcfilter.bitstream.packet import (
     packet_size_max,
     read_packet,
     thin,
+    thin_packet,
     write_packet,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "packet_size_max",
     "read_packet",
     "thin",
+    "thin_packet",
     "write_packet",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcfilter.bitstream.headers import (
     MAGIC,
@@ -18,7 +18,7 @@ from vcfilter.bitstream.headers import (
     VersionError,
 )
 from vcfilter.errors import BitstreamError, ConfigError
-from vcfilter.frames import LEVELS_MAX, QP_MAX, FrameStep, FrameType, VideoFormat
+from vcfilter.frames import LEVELS_MAX, QP_MAX, FrameStep, FrameType, Packet, VideoFormat
 
 _KEY_BYTE = 0x02  # a keyframe's first byte: code 0, layer 0, referred to
 _REPEAT = 3  # added to the number of references in the code of a frame with nothing coded
@@ -291,6 +291,11 @@ def thin(data: bytes, levels: int) -> bytes:
     if levels < 1:
         raise BitstreamError(f"levels {levels}: at least the base stays")
     return data[: level_sizes(read_packet(data))[min(levels, LEVELS_MAX) - 1]]
+
+
+def thin_packet(packet: Packet, levels: int) -> Packet:
+    """The same of a coded frame, see `thin`."""
+    return replace(packet, data=thin(packet.data, levels))
 
 
 def packet_size_max(video_format: VideoFormat) -> int:
