@@ -154,10 +154,10 @@ class FakeModel:
                 if residual:
                     planes = self.correct(width(step.qp), prediction, errors)
                 size = REPEAT_BYTES if still else HEADER_BYTES + len(section)
-                levels, shown = ([], planes) if still else self.sharpen(picture, levels, planes)
+                finer, shown = ([], planes) if still else self.sharpen(picture, levels, planes)
                 coded = CodedFrame(
                     mode=b"" if still else bytes((motion << 1 | residual,)),
-                    sections=() if still else (section, *levels),
+                    sections=() if still else (section, *finer),
                     reference=FakeReference(planes, context, shown),
                     psnr=self.psnr(picture, shown),
                 )
