@@ -151,7 +151,7 @@ def test_a_call_upward_is_found() -> None:
     class Upward(FakeModel):
         def encode(self, *args: Any) -> Any:
             coded = super().encode(*args)
-            segment._sections(args[1], coded)
+            segment._sections([(0, args[1].qp)], coded)
             return coded
 
     encoder = Encoder(SMALL, EncoderOptions(keyint=1), model=Upward())

@@ -445,6 +445,7 @@ class Decoder:
         """
         assert self._model is not None and self.video_format is not None  # a keyframe came
         header, size = coded.header, coded.info.size
+        levels = [section.qp for section in coded.info.sections[1:]]
         most = self._model.info.references
         if len(contexts) > most:
             raise BitstreamError(f"a frame has {len(contexts)} references, the model uses {most}")
@@ -455,7 +456,7 @@ class Decoder:
                 coded.sections,
                 contexts,
                 self.video_format,
-                coded.levels,
+                levels,
             )
         except BitstreamError:
             raise

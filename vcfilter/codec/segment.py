@@ -213,8 +213,9 @@ class _FrameCoder:
         Args:
             next_key: the next GOP's keyframe, if the frame refers to it.
         """
+        best = place.step(qp)
         picture = self._model.picture(frame, self._format)
-        coded, step, sections = self._encode(picture, place.step(qp), references)
+        coded, step, sections = self._encode(picture, best, references)
         header = FrameHeader(
             step=step,
             mode=coded.mode,
@@ -238,12 +239,18 @@ class _FrameCoder:
         coded = self._model.encode(
             picture, step, references, self._format, self._coding.effort, finer
         )
-        sections = [
-            Section(level=level, qp=qp, data=data)
-            for (level, qp), data in zip(levels, coded.sections, strict=bool(coded.sections))
-            if data or not level
-        ]
-        return coded, step, sections
+        return coded, step, _sections(levels, coded)
+
+
+def _sections(levels: Sequence[tuple[int, int]], coded: CodedFrame) -> list[Section]:
+    """The sections that hold anything; of the (level, qp) that were asked for."""
+    if not coded.sections:
+        return []
+    return [
+        Section(level=level, qp=qp, data=data)
+        for (level, qp), data in zip(levels, coded.sections, strict=True)
+        if data or not level
+    ]
 
 
 def _packet(frame: Frame, data: bytes, is_keyframe: bool) -> Packet:

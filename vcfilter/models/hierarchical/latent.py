@@ -387,8 +387,8 @@ class ValuePass:
         if self._mean is None or self._mean[0] is not place:
             found = place.model.means(place.lattice(self.maps), self._features, place.where)
             if self._below is not None:
-                known, value = (place.take(m) for m in (self._below.symbols, self._below.values))
-                found = self._below.centre(found, known, value, self.steps(place))
+                lower, value = (place.take(m) for m in (self._below.symbols, self._below.values))
+                found = self._below.centre(found, lower, value, self.steps(place))
             self._mean = place, found
         return self._mean[1]
 

@@ -76,28 +76,28 @@ class Below:
         scaled = rescaled(symbols, delta)
         return cls(symbols, delta, symbols if values is None else values, scaled)
 
-    def narrow(self, index: Tensor, known: Tensor, lowest: Tensor) -> Tensor:
+    def narrow(self, index: Tensor, lower: Tensor, lowest: Tensor) -> Tensor:
         """Table indices of what is left of symbols.
 
         Args:
             index: (B, N, count) of the whole symbols, before rounding.
-            known: their part below, in its steps. lowest: (B,) see `LatentContext`.
+            lower: their part below, in its steps. lowest: (B,) see `LatentContext`.
         """
         cap = min(WIDEST + self.delta, tables.TABLES - 1)
         index = torch.floor(index + 0.5)
         free = torch.minimum(index, ((index + cap - KNEE) * 0.5).clamp(max=cap))
         tight = (cap + (index - SURE) * 0.5).clamp(max=cap)
-        magnitude = known.abs()
+        magnitude = lower.abs()
         least = torch.where(magnitude == 1, cap - SPREAD[0], cap - SPREAD[1]).clamp(min=1)
         bound = torch.maximum(tight, least)
         narrowed = torch.where(magnitude == 0, free, bound)
         return torch.maximum(narrowed, lowest[:, None, None])
 
-    def centre(self, mean: Tensor, known: Tensor, value: Tensor, steps: Tensor) -> Tensor:
+    def centre(self, mean: Tensor, lower: Tensor, value: Tensor, steps: Tensor) -> Tensor:
         """What is expected of a value, (B, N, count) as all but the steps (B, 1, count).
 
         Args:
-            mean: as the neighbours in this level predict it. known: its symbol below.
+            mean: as the neighbours in this level predict it. lower: its symbol below.
             value: what that stands for.
         """
-        return torch.where(known == 0, mean, value)
+        return torch.where(lower == 0, mean, value)
