@@ -12,7 +12,7 @@ from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStep
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
-from vcfilter.models.base import CodedFrame, Model, Picture, Reference
+from vcfilter.models.base import CodedFrame, Model, Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +187,13 @@ class _FrameCoder:
             qp = self._rate.key_qp([key.trial for key in tried.values()], length)
             if qp in tried:
                 return tried[qp]
-            coded, step, sections = self._encode(picture, FrameStep(type=FrameType.KEY, qp=qp), ())
+            levels = self._coding.level_qps(qp)
+            step = FrameStep(type=FrameType.KEY, qp=levels[0][1])
+            coded = self._model.encode(
+                picture, step, (), self._format, self._coding.effort, _finer(levels)
+            )
             header = FrameHeader(step=step, mode=coded.mode)
-            data = write_packet(header, sections, sequence=self._coding.sequence)
+            data = write_packet(header, _sections(levels, coded), sequence=self._coding.sequence)
             record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)
             tried[qp] = CodedKey(
                 packet=_packet(frame, data, True),
@@ -213,33 +217,26 @@ class _FrameCoder:
         Args:
             next_key: the next GOP's keyframe, if the frame refers to it.
         """
-        best = place.step(qp)
+        step = place.step(qp)
+        levels = self._coding.level_qps(step.qp)
+        step = replace(step, qp=levels[0][1])
         picture = self._model.picture(frame, self._format)
-        coded, step, sections = self._encode(picture, best, references)
+        coded = self._model.encode(
+            picture, step, references, self._format, self._coding.effort, _finer(levels)
+        )
         header = FrameHeader(
             step=step,
             mode=coded.mode,
             next_key=None if next_key is None else next_key.identity & 0xFFFF,
         )
-        data = write_packet(header, sections, key_identity=key.identity)
+        data = write_packet(header, _sections(levels, coded), key_identity=key.identity)
         record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)
         return _packet(frame, data, False), record, coded.reference
 
-    def _encode(
-        self, picture: Picture, best: FrameStep, references: Sequence[Reference]
-    ) -> tuple[CodedFrame, FrameStep, list[Section]]:
-        """Code a frame: the result, the base's step and the sections that hold anything.
 
-        Args:
-            best: the frame's step, at the qp of its best level.
-        """
-        levels = self._coding.level_qps(best.qp)
-        step = replace(best, qp=levels[0][1])
-        finer = [qp for _, qp in levels[1:]]
-        coded = self._model.encode(
-            picture, step, references, self._format, self._coding.effort, finer
-        )
-        return coded, step, _sections(levels, coded)
+def _finer(levels: Sequence[tuple[int, int]]) -> list[int]:
+    """The qps of the levels above the base."""
+    return [qp for _, qp in levels[1:]]
 
 
 def _sections(levels: Sequence[tuple[int, int]], coded: CodedFrame) -> list[Section]:
