@@ -96,7 +96,7 @@ class Log:
             part.replace(path)
 
     def add(self, figures: Mapping[str, float], step: int, steps: int, seconds: float) -> None:
-        """Take a step's figures; writes a line when it is time."""
+        """Take a step's figures; writes a line when it is time. steps: 0 = not known."""
         for name, value in figures.items():
             self.sums.setdefault(name, []).append(value)
         if (step % self.every and step != steps) or self.silent:
@@ -109,7 +109,8 @@ class Log:
         shown = "  ".join(
             f"{name} {value:.3f}" for name, value in means.items() if not name.endswith("_bpp")
         )
-        print(f"{self.phase} {step}/{steps}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
+        of = f"/{steps}" if steps else ""
+        print(f"{self.phase} {step}{of}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -91,7 +91,7 @@ def mirror(lattice: Tensor, size: int) -> Tensor:
 
 def gather(maps: Tensor, where: Tensor) -> Tensor:
     """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return maps.flatten(2)[:, :, where].transpose(1, 2)
+    return maps.flatten(2).index_select(2, where).transpose(1, 2)
 
 
 class StepModel(nn.Module):
@@ -369,7 +369,8 @@ class _Indices:
     def __init__(self, latent: LatentModel, context: LatentContext) -> None:
         self._latent, self._context = latent, context
         # In float32 CUDA may pick algorithms that are not plain sums of products.
-        exact = torch.float64 if context.features.is_cuda else torch.float32
+        careful = context.features.is_cuda and not latent.training
+        exact = torch.float64 if careful else torch.float32
         self._features = context.features.to(exact)
         self._past = tuple(context.crop(p).to(exact) for p in context.temporal)
         shape = self._past[0].shape
