@@ -205,7 +205,7 @@ def test_wrong_usage_is_one_sentence(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for more, message in (
-        (["--steps", "0"], "steps 0 is below 1"),
+        (["--steps", "-1"], "steps -1 is below 0"),
         (["--phase", "keyframes", "joint", "--steps", "1", "2", "3"], "3 numbers of steps"),
         (["--batch", "0"], "batch 0 is not positive"),
         (["--out", str(tmp_path / "no" / "w.safetensors")], "there is no folder"),
