@@ -196,7 +196,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, numb
         cwd=ROOT,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out.part*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     os.kill(run.pid, number)
@@ -205,6 +205,23 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, numb
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1].startswith("vcfilter: stopped")
     assert {path.name for path in tmp_path.iterdir()} <= {"long.mkv", "out.partial.mkv"}
+
+
+def test_an_interrupt_that_is_ignored_at_the_start_stays_ignored(
+    film: Path, tmp_path: Path
+) -> None:
+    """As nohup and a shell's background jobs start it."""
+    target = tmp_path / "out.mkv"
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = subprocess.Popen(command("encode", film, target, *FAST), cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    while run.poll() is None:
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert run.returncode == 0
+    assert target.exists()
 
 
 def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
