@@ -23,6 +23,7 @@ import vcfilter
 from vcfilter import EncoderOptions
 from vcfilter._bridge import Chapter, Demuxer
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.pixels import FrameReader, frame_of, to_video_frame
@@ -195,6 +196,18 @@ def test_behind_reports_errors_of_its_thread() -> None:
 
 
 @pytest.fixture(scope="module")
+def test_what_is_written_without_a_pause_is_flushed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_BUSY_SECONDS", 0.05)
+    events: list[str] = []
+    writer = BackgroundWriter(events.append, 8, idle=lambda: events.append("flush"))
+    for index in range(40):
+        writer.put(str(index))
+        time.sleep(0.01)
+    writer.finish()
+    assert 2 <= events.count("flush") <= 10
+    assert [each for each in events if each != "flush"] == [str(index) for index in range(40)]
+
+
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """14 frames of 64x48 with AAC, in MP4: sound begins below zero."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"

@@ -26,6 +26,7 @@ from vcfilter.stream.containers import container_named
 from vcfilter.stream.packets import bridge_packet, from_av
 from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_video_frame
 from vcfilter.stream.report import Log
+from vcfilter.stream.resume import EarlierRun
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.track import neural_track, video_track
 
@@ -297,6 +298,7 @@ class NeuralEncoder:
         pass_log: of a first pass.
         metadata: tags of the track.
         executor: codes GOPs beside each other.
+        earlier: a run over the same frames that is gone on with.
 
     Attributes:
         encoder: None before open().
@@ -309,9 +311,11 @@ class NeuralEncoder:
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
         executor: Executor | None = None,
+        earlier: EarlierRun | None = None,
     ) -> None:
         self._options = options
         self._executor = executor
+        self._earlier = earlier
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
@@ -324,6 +328,11 @@ class NeuralEncoder:
         return self.encoder.statistics if self.encoder else None
 
     @property
+    def is_skipping(self) -> bool:
+        """Whether frames pass that the earlier run coded."""
+        return self.encoder is not None and self.encoder.is_skipping
+
+    @property
     def delay(self) -> int | None:
         """Most frames that are held before a packet comes; None before open()."""
         return self.encoder.delay if self.encoder else None
@@ -331,7 +340,11 @@ class NeuralEncoder:
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
     ) -> StreamInfo:
-        """Get ready; returns the track for the packets."""
+        """Get ready; returns the track for the packets.
+
+        Raises:
+            ConfigError: the earlier run coded other frames, or with another model.
+        """
         options = self._options
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
@@ -341,7 +354,13 @@ class NeuralEncoder:
             runtime=self._runtime,
             pass_log=self._pass_log,
             executor=self._executor,
+            finished=self._earlier.packets if self._earlier else (),
         )
+        if self._earlier and self._earlier.extradata != self.encoder.extradata:
+            raise ConfigError(
+                f"{self._earlier.path} holds frames of another format, or of another model: remove "
+                "it, or give its source and model"
+            )
         self._time_base = time_base
         return neural_track(
             video_format, self.encoder.extradata, time_base, frame_rate, self._metadata

@@ -328,7 +328,13 @@ class Job:
                         writer.put(item)
                     count += 1
                     last = max(last, self._end_of(frame, clock))
-                    self._tell("", count, float(last - first), sink.video_bytes)
+                    skips = isinstance(coder, NeuralEncoder) and coder.is_skipping
+                    self._tell(
+                        "finished before" if skips else "",
+                        count,
+                        float(last - first),
+                        sink.video_bytes,
+                    )
             if first is None:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):
@@ -346,8 +352,8 @@ class Job:
         self._tell("", count, float(last - first), sink.video_bytes, final=True)
         assert source.video_format is not None
         psnr = None
-        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.frames:
-            psnr = coder.statistics.psnr
+        if isinstance(coder, NeuralEncoder) and coder.statistics:
+            psnr = coder.statistics.psnr if coder.statistics.frames == count else None
         return TranscodeReport(
             source=self.source.name,
             target=target.name,

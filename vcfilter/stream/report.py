@@ -38,7 +38,8 @@ class Progress:
     """How far a run is.
 
     Args:
-        stage: "pass 1" or "" for the (last) pass.
+        stage: "pass 1", "finished before" where an earlier run coded the frames, or "" for the
+            (last) pass.
         frames: coded so far.
         total_frames: estimate of all; None when unknown.
         seconds: playing time of what is coded.
@@ -85,8 +86,10 @@ class TranscodeReport:
         video_bytes: size of the video track's packets.
         elapsed_seconds: that the run took.
         video_format: of the frames.
-        psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless coded neurally.
+        psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless all were coded
+            neurally in this run.
         warnings: one sentence each.
+        resumed: frames among them that an earlier run had coded.
     """
 
     source: str
@@ -98,6 +101,7 @@ class TranscodeReport:
     video_format: VideoFormat
     psnr: float | None
     warnings: tuple[str, ...]
+    resumed: int = 0
 
     @property
     def bitrate(self) -> float:
