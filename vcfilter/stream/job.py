@@ -25,7 +25,7 @@ from vcfilter.stream.containers import (
     check_kind,
     container_named,
 )
-from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
+from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
@@ -35,7 +35,7 @@ from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection, choose_video
+from vcfilter.stream.streams import StreamSelection, choose_video, is_encrypted, name_of
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
@@ -128,6 +128,8 @@ class Job:
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
         self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
+        if is_encrypted(self._video):
+            raise MediaError(f"{name_of(self._video)} is encrypted: it cannot be decoded")
         begin = self._demuxer.start_time or Fraction(0)
         start = None if self._start is None else begin + Fraction(self._start)
         end = None
