@@ -29,8 +29,8 @@ SMALL = VideoFormat(width=64, height=48)
 
 KILLED = """
 import os, signal, sys, time
-from vcfilter.stream import job, pipeline, transcode
-job._PROGRESS_SECONDS = 0.0
+from vcfilter.stream import report, transcode
+report._PROGRESS_SECONDS = 0.0
 def progress(now):
     if now.frames == int(sys.argv[3]):
         time.sleep(1.5)  # what is finished is flushed
@@ -54,11 +54,14 @@ def killed(film: Path) -> bytes:
     return film.with_name("killed.part.mkv").read_bytes()
 
 
-def packets(path: Path) -> list[tuple[int, bytes, Any, Any, bool]]:
+def packets(path: Path) -> dict[int, list[tuple[bytes, Any, Any, bool]]]:
+    """Of each stream; how those of several are mixed depends on the threads' speed."""
+    found: dict[int, list[tuple[bytes, Any, Any, bool]]] = {}
     with vcfilter.open(path) as video:
-        return [
-            (p.stream.index, bytes(p), p.pts, p.dts, p.is_keyframe) for p in video.demux() if p.size
-        ]
+        for p in video.demux():
+            if p.size:
+                found.setdefault(p.stream.index, []).append((bytes(p), p.pts, p.dts, p.is_keyframe))
+    return found
 
 
 def names(folder: Path) -> list[str]:
@@ -80,7 +83,6 @@ def test_a_killed_run_goes_on_to_the_same_file(
     assert events[-1]["psnr"] is None
     assert names(tmp_path) == ["o.mkv", "whole.mkv"]
     assert packets(target) == packets(tmp_path / "whole.mkv")
-    assert target.stat().st_size == (tmp_path / "whole.mkv").stat().st_size
 
 
 def test_a_run_that_ctrl_c_stopped_goes_on(film: Path, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_a_run_that_ctrl_c_stopped_goes_on(film: Path, tmp_path: Path) -> None:
 
     target = tmp_path / "o.nut"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vcfilter.stream.job, "_PROGRESS_SECONDS", 0.0)
+        patch.setattr(vcfilter.stream.report, "_PROGRESS_SECONDS", 0.0)
         with pytest.raises(Interrupted):
             encode_file(film, target, OPTIONS, progress=stop)
     assert names(tmp_path) == ["o.partial.nut"]

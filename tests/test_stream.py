@@ -192,10 +192,6 @@ def test_behind_reports_errors_of_its_thread() -> None:
     assert seen == [0, 1, 2]
 
 
-# --- encode and decode ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
 def test_what_is_written_without_a_pause_is_flushed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_BUSY_SECONDS", 0.05)
     events: list[str] = []
@@ -208,6 +204,10 @@ def test_what_is_written_without_a_pause_is_flushed_too(monkeypatch: pytest.Monk
     assert [each for each in events if each != "flush"] == [str(index) for index in range(40)]
 
 
+# --- encode and decode ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """14 frames of 64x48 with AAC, in MP4: sound begins below zero."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
@@ -487,11 +487,22 @@ def test_errors_and_interrupts_leave_no_half_file(film: Path, tmp_path: Path) ->
 
 
 def _with_each_frame(film: Path, target: str, progress: Callable[[Progress], None]) -> None:
-    from vcfilter.stream import job
+    from vcfilter.stream import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_PROGRESS_SECONDS", 0.0)
+        patch.setattr(report, "_PROGRESS_SECONDS", 0.0)
         encode_file(str(film), target, FAST, progress=progress)
+
+
+def test_progress_moves_with_every_coded_frame(film: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int | None]] = []
+    _with_each_frame(
+        film, str(tmp_path / "o.mkv"), lambda p: seen.append((p.frames, p.gop, p.total_frames))
+    )
+    *coded, last = seen
+    assert [frames for frames, _, _ in coded] == list(range(1, 15))
+    assert [gop for _, gop, _ in coded] == [1] + [2] + [1] * 5 + [3] + [2] * 5 + [3]
+    assert last == (14, 3, 14)
 
 
 def test_a_source_that_breaks_off_gives_what_is_there(film: Path, tmp_path: Path) -> None:

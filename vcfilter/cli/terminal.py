@@ -308,6 +308,7 @@ def _progress_values(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 6),
         "video_bytes": progress.video_bytes,
         "elapsed_seconds": round(progress.elapsed_seconds, 3),
+        "gop": progress.gop,
     }
 
 
@@ -338,7 +339,8 @@ def _text(progress: Progress, speed: float | None) -> str:
     frames = f"{progress.frames}"
     if progress.total_frames:
         frames += f"/{max(progress.total_frames, progress.frames)}"
-    parts = [f"{stage}{frames} frames"]
+    gop = f"GOP {progress.gop}  " if progress.gop else ""
+    parts = [f"{stage}{gop}{frames} frames"]
     if speed:
         parts.append(f"{speed:.1f} fps")
     if progress.video_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import log2
@@ -68,6 +68,8 @@ class Encoder:
         finished: packets of an earlier run over the same frames, in display order: those before
             the last keyframe among them are output instead of being coded again. The qp must be
             constant.
+        coded_frame: called when a frame is coded, in coding order; with an executor or a maxrate
+            when its packet is there.
 
     Attributes:
         extradata: the sequence header, for the container.
@@ -89,6 +91,7 @@ class Encoder:
         model: Model | None = None,
         executor: Executor | None = None,
         finished: Sequence[Packet] = (),
+        coded_frame: Callable[[FrameRecord], None] | None = None,
     ) -> None:
         options = options if options is not None else EncoderOptions()
         self.statistics = EncoderStatistics()
@@ -106,6 +109,7 @@ class Encoder:
         if options.maxrate is not None and options.bufsize is not None:
             self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
+        self._coded_frame = coded_frame
         self._pending: deque[Future[list[SegmentResult]]] = deque()
         self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
@@ -238,7 +242,14 @@ class Encoder:
             # The rate control keeps what it learned only from a segment that is output.
             rate = copy.deepcopy(self._rate) if self._buffer else self._rate
             asked = Coarser(rate, coarser) if coarser else rate
-            result, state = encode_segment(self._model, job, self._coding, asked, self._state)
+            result, state = encode_segment(
+                self._model,
+                job,
+                self._coding,
+                asked,
+                self._state,
+                coded_frame=None if self._buffer else self._coded_frame,
+            )
             sizes = [8 * len(packet.data) for packet in result.packets]
             overflow = self._buffer.overflow(sizes) if self._buffer else 0.0
             if overflow <= 1 or coarser >= QP_MAX:
@@ -255,6 +266,8 @@ class Encoder:
     def _done(self, result: SegmentResult) -> list[Packet]:
         for record in result.records:
             self.statistics.add(record)
+            if self._coded_frame and (self._executor or self._buffer):
+                self._coded_frame(record)
         self._segments.append(result.summary)
         packets: Sequence[Packet] = result.packets
         if self._joined is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from vcfilter._bridge import BridgePacket, StreamInfo
-from vcfilter.codec import Encoder, EncoderStatistics, PassLog
+from vcfilter.codec import Encoder, EncoderStatistics, FrameRecord, PassLog
 from vcfilter.codec.executor import Executor
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
@@ -302,6 +302,7 @@ class NeuralEncoder:
 
     Attributes:
         encoder: None before open().
+        coded_frame: called when a frame is coded; to be set before open().
     """
 
     def __init__(
@@ -321,11 +322,17 @@ class NeuralEncoder:
         self._metadata = dict(metadata or {})
         self._time_base = Fraction(1, 1000)
         self.encoder: Encoder | None = None
+        self.coded_frame: Callable[[FrameRecord], None] | None = None
 
     @property
     def statistics(self) -> EncoderStatistics | None:
         """Totals of what was coded so far; no records of single frames."""
         return self.encoder.statistics if self.encoder else None
+
+    @property
+    def finished(self) -> int:
+        """Frames that are taken from the earlier run."""
+        return self._earlier.finished if self._earlier else 0
 
     @property
     def is_skipping(self) -> bool:
@@ -355,6 +362,7 @@ class NeuralEncoder:
             pass_log=self._pass_log,
             executor=self._executor,
             finished=self._earlier.packets if self._earlier else (),
+            coded_frame=self.coded_frame,
         )
         if self._earlier and self._earlier.extradata != self.encoder.extradata:
             raise ConfigError(

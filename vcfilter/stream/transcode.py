@@ -84,7 +84,7 @@ def encode_file(
         resume: go on with a run that was stopped, from the last keyframe of what it left beside the
             target (NAME.part.EXT or NAME.partial.EXT), which is removed at the end; begin anew
             where there is nothing. Matroska and NUT at a constant qp only. The source is read from
-            its start, and the file becomes the one of an undisturbed run.
+            its start, and all packets become those of an undisturbed run.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
         video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
