@@ -292,6 +292,17 @@ def test_the_second_signal_is_obeyed() -> None:
     assert signal.getsignal(signal.SIGINT) is former
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
 def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None:
     rows = [
         {"phase": p, "number": n, "step": s, "key": 1.0 / s, "key_bpp": 0.1, "seconds": 1.0}

@@ -287,7 +287,16 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end with an error at a damaged packet; otherwise it is left out",
     )
+    add_levels(group)
     add_limits(parser)
+
+
+def add_levels(group: argparse._ActionsContainer) -> None:
+    """--levels."""
+    group.add_argument(
+        "--levels", type=_whole, metavar="N",
+        help="decode the first N quality levels of a layered stream (all)",
+    )  # fmt: skip
 
 
 MEMORY_MAX = 4 << 30
@@ -332,9 +341,16 @@ def runtime(args: argparse.Namespace) -> Runtime:
 
 
 def decoder_options(args: argparse.Namespace) -> DecoderOptions:
-    """How neural streams are decoded."""
+    """How neural streams are decoded.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
     return DecoderOptions(
-        strict=getattr(args, "strict", False), model=args.model, limits=limits(args)
+        strict=getattr(args, "strict", False),
+        model=args.model,
+        levels=getattr(args, "levels", None),
+        limits=limits(args),
     )
 
 

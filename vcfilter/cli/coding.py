@@ -35,6 +35,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             two_pass=args.two_pass,
             bit_depth=bit_depth(args),
             workers=getattr(args, "workers", None),  # transcode has none
+            resume=getattr(args, "resume", False),
             **_common(args, terminal),
         )
     terminal.report(report, _size(target))

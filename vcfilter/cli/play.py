@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_limits, add_model, add_part, duration
+from vcfilter.cli.arguments import add_levels, add_limits, add_model, add_part, duration
 from vcfilter.cli.arguments import seconds as seconds_of
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the first that is installed)",
     )  # fmt: skip
     add_model(parser)
+    add_levels(parser)
     add_limits(parser)
 
 
@@ -233,6 +234,8 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
         words += ["--device", args.device]
     if args.model:
         words += ["--model", args.model]
+    if args.levels is not None:
+        words += ["--levels", str(args.levels)]
     for name in ("pixels", "frames", "seconds", "memory"):
         value = getattr(args, f"max_{name}")
         if value is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
@@ -86,7 +86,13 @@ class GopState:
 
 
 def encode_segment(
-    model: Model, job: SegmentJob, coding: Coding, rate: RateControl, state: GopState | None = None
+    model: Model,
+    job: SegmentJob,
+    coding: Coding,
+    rate: RateControl,
+    state: GopState | None = None,
+    *,
+    coded_frame: Callable[[FrameRecord], None] | None = None,
 ) -> tuple[SegmentResult, GopState | None]:
     """Code a segment.
 
@@ -94,6 +100,7 @@ def encode_segment(
         rate: gives the qps, and learns the sizes.
         state: what the segment before left; None: nothing, the job begins a GOP. A keyframe that
             it holds is not coded again; the result is the same as if it were.
+        coded_frame: called after each frame, in coding order.
 
     Returns:
         The packets, and what the next segment continues from; None: it begins anew.
@@ -106,14 +113,23 @@ def encode_segment(
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
-        key = state.key if state and ready else coder.code_key(job.frames[0], gop)
+        if state and ready:
+            key = state.key
+        else:
+            key = coder.code_key(job.frames[0], gop)
+            if coded_frame:
+                coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
     else:
         key, slots = state.key, state.slots.copy()
     gop = length if job.first == 0 and not job.continues else coding.key_length
-    following = coder.code_key(job.next_key, coding.key_length) if job.next_key else None
+    following = None
+    if job.next_key:
+        following = coder.code_key(job.next_key, coding.key_length)
+        if coded_frame:
+            coded_frame(following.record)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
     for index, step in enumerate(job.steps):
@@ -129,6 +145,8 @@ def encode_segment(
         frame = job.frames[step.number - job.first]
         packet, record, reference = coder.code_inter(frame, step, qp, references, key, next_key)
         coded[step.number] = packet, record
+        if coded_frame:
+            coded_frame(record)
         rate.inter_done(step.layer, qp, 8 * record.size)
         slots.store(step.step(qp), reference)
     inters = [coded[number] for number in sorted(coded)]

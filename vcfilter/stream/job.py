@@ -25,17 +25,17 @@ from vcfilter.stream.containers import (
     check_kind,
     container_named,
 )
-from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
+from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
 from vcfilter.stream.graph import FilteredFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.reader import PacketReader
-from vcfilter.stream.report import Progress, RunLog, TranscodeReport
+from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection, choose_video
+from vcfilter.stream.streams import StreamSelection, choose_video, is_encrypted, name_of
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
-_PROGRESS_SECONDS = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,10 +83,10 @@ class Job:
         self._start, self._duration = start, duration
         self._filters = tuple(filters)
         self.metadata: dict[str, str] = {}
-        self._progress = progress
         self._decoder = decoder or DecoderOptions()
         self._runtime = runtime
         self._began = time.monotonic()
+        self._meter = ProgressMeter(progress, self._began)
         self._stack = ExitStack()
         self.bit_depth: int | None = None
         self.video_filter: str | None = None
@@ -128,6 +127,8 @@ class Job:
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
         self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
+        if is_encrypted(self._video):
+            raise MediaError(f"{name_of(self._video)} is encrypted: it cannot be decoded")
         begin = self._demuxer.start_time or Fraction(0)
         start = None if self._start is None else begin + Fraction(self._start)
         end = None
@@ -149,7 +150,10 @@ class Job:
         if self._duration is not None:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
-        self._length = length
+        rate = self._video.frame_rate
+        if length is not None:
+            self._meter.total_seconds = float(length)
+            self._meter.total_frames = round(length * rate) if rate else None
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
         source = self._decoded(reader)
@@ -195,8 +199,9 @@ class Job:
 
     def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
         """Code all frames quickly, for the log that the second pass needs."""
-        frames = size = 0
+        size = 0
         coder: NeuralEncoder | None = None
+        self._meter.begin("pass 1", lambda: size)
         with self.source.demuxer() as demuxer:
             source = self._frame_source(PacketReader(demuxer, self._video, log=self.log))
             clock = self._clock(source, container, exact=True)
@@ -209,14 +214,14 @@ class Job:
                     for frame in ahead:
                         if coder is None:
                             coder = self._first_coder(source, clock, options)
+                        self._meter.read(float(frame.pts * clock.time_base))
                         size += sum(len(packet.data) for packet in coder.encode(frame))
-                        frames += 1
-                        self._tell("pass 1", frames, float(frame.pts * clock.time_base), size)
+                if coder is not None:
+                    coder.encode(None)
             except KeyboardInterrupt:
                 raise Interrupted(None) from None
         if coder is None or coder.encoder is None:
             raise MediaError("there is no frame in the part that was asked for")
-        coder.encode(None)
         log = coder.encoder.pass_log
         if log is None:
             raise MediaError("the first pass gave no log")
@@ -230,6 +235,7 @@ class Job:
         if source.frame_rate:
             options = replace(options, frame_rate=source.frame_rate)
         coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
+        coder.coded_frame = self._meter.coded
         coder.open(fmt, clock.time_base, source.frame_rate)
         return coder
 
@@ -312,6 +318,9 @@ class Job:
         count = 0
         first: Fraction | None = None
         last = Fraction(0)
+        self._meter.begin("", lambda: sink.video_bytes)
+        if isinstance(coder, NeuralEncoder):
+            coder.coded_frame = self._meter.coded
         writer = BackgroundWriter(
             sink.write, self._depth(_BEHIND_PACKETS), "target", idle=sink.flush
         )
@@ -324,11 +333,15 @@ class Job:
                     if first is None:
                         self._start_sink(sink, coder, source, clock)
                         first = frame.pts * clock.time_base
-                    for item in _items(coder, frame):
-                        writer.put(item)
                     count += 1
                     last = max(last, self._end_of(frame, clock))
-                    self._tell("", count, float(last - first), sink.video_bytes)
+                    self._meter.read(float(last - first))
+                    for item in _items(coder, frame):
+                        writer.put(item)
+                    if not isinstance(coder, NeuralEncoder):
+                        self._meter.done(count)
+                    elif coder.is_skipping:
+                        self._meter.done(min(count, coder.finished), "finished before")
             if first is None:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):
@@ -343,11 +356,11 @@ class Job:
             writer.abandon()
             raise
         sink.finish(jumped=bool(reader.jumps))
-        self._tell("", count, float(last - first), sink.video_bytes, final=True)
+        self._meter.end()
         assert source.video_format is not None
         psnr = None
-        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.frames:
-            psnr = coder.statistics.psnr
+        if isinstance(coder, NeuralEncoder) and coder.statistics:
+            psnr = coder.statistics.psnr if coder.statistics.frames == count else None
         return TranscodeReport(
             source=self.source.name,
             target=target.name,
@@ -412,29 +425,6 @@ class Job:
         if not length and clock.frame_rate:
             length = 1 / clock.frame_rate
         return frame.pts * clock.time_base + length
-
-    _told = 0.0
-
-    def _tell(
-        self, stage: str, frames: int, seconds: float, size: int, final: bool = False
-    ) -> None:
-        now = time.monotonic()
-        if self._progress is None or (not final and now - self._told < _PROGRESS_SECONDS):
-            return
-        self._told = now
-        rate = self._video.frame_rate
-        total = round(self._length * rate) if self._length is not None and rate else None
-        self._progress(
-            Progress(
-                stage=stage,
-                frames=frames,
-                total_frames=frames if final else total,
-                seconds=seconds,
-                total_seconds=float(self._length) if self._length is not None else None,
-                video_bytes=size,
-                elapsed_seconds=now - self._began,
-            )
-        )
 
 
 def _close(demuxer: Demuxer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -24,6 +25,17 @@ from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter
 from vcfilter.stream.job import Interrupted, Job
 from vcfilter.stream.report import Progress, TranscodeReport
+from vcfilter.stream.resume import (
+    RESUMABLE,
+    SETTINGS_TAG,
+    EarlierRun,
+    check_resumable,
+    earlier_runs,
+    remove,
+    settings_text,
+)
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Interrupted", "Progress", "TranscodeReport", "decode_file", "encode_file"]
 
@@ -42,6 +54,7 @@ def encode_file(
     two_pass: bool = False,
     bit_depth: int | None = None,
     workers: int | None = None,
+    resume: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
@@ -68,6 +81,10 @@ def encode_file(
             that is itself neural keeps its own.
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
             do not depend on how many. A constant qp only. None: in this process.
+        resume: go on with a run that was stopped, from the last keyframe of what it left beside the
+            target (NAME.part.EXT or NAME.partial.EXT), which is removed at the end; begin anew
+            where there is nothing. Matroska and NUT at a constant qp only. The source is read from
+            its start, and all packets become those of an undisturbed run.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
         video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
@@ -76,7 +93,7 @@ def encode_file(
         progress: called about five times a second.
 
     Raises:
-        ConfigError: an argument is outside what is allowed.
+        ConfigError: an argument is outside what is allowed, or the run to resume had others.
         MediaError: source or target cannot be read or written.
         Interrupted: after Ctrl-C.
     """
@@ -94,6 +111,10 @@ def encode_file(
         _check_workers(workers, options)
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
+    check_kind("resume", resume, bool, "yes or no", none=False)
+    if resume:
+        check_resumable(options, name)
+    settings = settings_text(options, start=start, bit_depth=bit_depth, video_filter=video_filter)
     with job:
         log: PassLog | None = None
         if two_pass:
@@ -102,6 +123,15 @@ def encode_file(
             if job.source.is_pipe:
                 raise ConfigError("two passes need a file: a pipe can be read only once")
         goal = job.target(target, overwrite)
+        earlier: list[EarlierRun] = earlier_runs(goal, settings) if resume else []
+        if earlier:
+            logger.info("%d frames are taken from %s", earlier[0].finished, earlier[0].path)
+        elif name in RESUMABLE:
+            for path in goal.leftovers():
+                if not goal.is_written(path):
+                    job.log.warning(
+                        f"{path} is of a run that was stopped: --resume goes on with it"
+                    )
         if two_pass:
             log = job.first_pass(options, name)
         executor = None
@@ -109,8 +139,12 @@ def encode_file(
             runtime = replace(runtime or Runtime(), threads=1)
             load = partial(load_model, options.model, runtime)
             executor = job.closing(ProcessExecutor(load, workers))
-        coder = NeuralEncoder(options, runtime, log, {"ENCODER": "vcfilter"}, executor)
-        return job.run(goal, coder, name)
+        tags = {"ENCODER": "vcfilter", SETTINGS_TAG: settings}
+        run = earlier[0] if earlier else None
+        coder = NeuralEncoder(options, runtime, log, tags, executor, run)
+        report = job.run(goal, coder, name)
+        remove(earlier)
+        return replace(report, resumed=run.finished if run else 0)
 
 
 def _check_workers(workers: int, options: EncoderOptions) -> None:

@@ -247,7 +247,9 @@ class LatentModel(nn.Module):
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
             self.steps.append(StepModel(step, wide, radius, informing))
         # |symbol| to an activation: about 32 log2(1 + |symbol|), stored so that it is exact.
-        lut = torch.floor(32 * torch.log2(1 + torch.arange(257, dtype=torch.float64)) + 0.5)
+        lut = torch.floor(
+            32 * torch.log2(1 + torch.arange(257, dtype=torch.float64, device="cpu")) + 0.5
+        )
         self.register_buffer("levels", lut.clamp(max=255).float(), persistent=False)
 
     def activation(self, symbols: Tensor) -> Tensor:
