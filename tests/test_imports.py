@@ -17,6 +17,7 @@ FLOORS = (
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),
+    ("interpolation",),
     ("codec",),
     ("models",),
     ("nn", "entropy", "bitstream", "metrics"),

@@ -7,6 +7,7 @@ tell the acceleration. Positions whose motion to those frames does not fit are m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -124,16 +125,14 @@ class Interpolator:
         frames = [frame for frame in (before, a, b, after) if frame is not None]
         for frame in frames:
             frame.check(self.video_format)
-        for earlier, later in zip(frames, frames[1:], strict=False):
+        for earlier, later in itertools.pairwise(frames):
             if later.pts <= earlier.pts:
                 raise ConfigError(f"frames at {earlier.pts} and {later.pts}: pts must rise")
         for time in times:
             if not isinstance(time, float | Rational) or not 0 < time < 1:
                 raise ConfigError(f"time {time!r} is not between 0 and 1")
 
-    def _interval(
-        self, before: Frame | None, a: Frame, b: Frame, after: Frame | None
-    ) -> _Interval:
+    def _interval(self, before: Frame | None, a: Frame, b: Frame, after: Frame | None) -> _Interval:
         span = b.pts - a.pts
         if before is not None and a.pts - before.pts > SPAN_RATIO * span:
             before = None
@@ -290,7 +289,8 @@ class _Interval:
         mean = mean * torch.maximum(trust_one, trust_two)
         apart = (one - two).norm(dim=1, keepdim=True) * trust_one * trust_two
         size = mean.norm(dim=1, keepdim=True) + 1
-        return mean * size / (size + DISAGREEMENT * apart)
+        damped: Tensor = mean * size / (size + DISAGREEMENT * apart)
+        return damped
 
     def _blended(self, field: Tensor, time: float) -> Planes:
         """Both frames moved along a field and blended: by time, and where they disagree by which
@@ -309,9 +309,7 @@ class _Interval:
             doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
             weight = weight + doubt * (two / (one + two) - time)
         half = F.avg_pool2d(weight, 2)
-        y, u, v = (
-            p + w * (q - p) for p, q, w in zip(near, far, (weight, half, half), strict=True)
-        )
+        y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (weight, half, half), strict=True))
         return y, u, v
 
     def _with_still(self, planes: Sequence[Tensor], time: float) -> Planes:
@@ -338,7 +336,7 @@ class _Interval:
 
 
 def _inverse(field: Tensor, flow: Tensor) -> Tensor:
-    """A field (1, C, h, w) known where motion starts, at the places where flow (1, 2, h, w) ends."""
+    """A field (1, C, h, w) of the places where motion starts, at those where flow ends."""
     at = flow
     for _ in range(INVERSIONS):
         at = warp(flow, -at / BLOCK, "bilinear")
@@ -356,7 +354,7 @@ def _box(values: Tensor, side: int) -> Tensor:
 
 def _equal(planes: Sequence[Tensor]) -> Tensor:
     """1 where the samples of all frames differ by STILL at most from one to the next, else 0."""
-    most = torch.stack([(q - p).abs() for p, q in zip(planes, planes[1:], strict=False)]).amax(0)
+    most = torch.stack([(q - p).abs() for p, q in itertools.pairwise(planes)]).amax(0)
     return (most <= STILL).to(most.dtype)
 
 
@@ -371,5 +369,5 @@ def _samples(plane: Tensor, bit_depth: int) -> Plane:
     """A plane in 8-bit units as it is stored."""
     peak = (1 << bit_depth) - 1
     whole = (plane * (1 << (bit_depth - 8))).round().clamp(0, peak)
-    found: Plane = whole.cpu().numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
-    return found
+    samples = whole.cpu().numpy()
+    return samples.astype(np.uint8) if bit_depth == 8 else samples.astype(np.uint16)

@@ -102,7 +102,9 @@ def _global_flow(x: Tensor, reference: Tensor, flow: Tensor, effort: Effort) -> 
     return fit_local(x, reference, steady, effort.global_rounds, block) * scale
 
 
-def fit_local(x: Tensor, reference: Tensor, flow: Tensor, rounds: int, block: int = BLOCK) -> Tensor:
+def fit_local(
+    x: Tensor, reference: Tensor, flow: Tensor, rounds: int, block: int = BLOCK
+) -> Tensor:
     """The flow, corrected per position so that the moved reference fits x better.
 
     As `refine.gauss_newton`, with one reference and no blend.
