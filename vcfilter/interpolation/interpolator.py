@@ -111,7 +111,7 @@ class Interpolator:
             self._keep(frame, other)
             near = self._neighbours[frame]
             flow = near.motion_to(self._neighbours[other], self._effort).flow * float(time)
-            planes = near.moved(_inverse(flow, -flow))
+            planes = near.warped(_inverse(flow, -flow))
         return self._finished(planes, frame.pts)
 
     def _check(
@@ -210,7 +210,7 @@ class _Neighbour:
         """Keep motion to these frames only."""
         self._motions = {k: v for k, v in self._motions.items() if k in others}
 
-    def moved(self, field: Tensor) -> Planes:
+    def warped(self, field: Tensor) -> Planes:
         """The planes sampled at p + field(p)."""
         y, u, v = self.planes
         luma, chroma = enlarge(field, BLOCK), enlarge(field, BLOCK // 2) / 2
@@ -296,7 +296,7 @@ class _Interval:
         """Both frames moved along a field and blended: by time, and where they disagree by which
         of the two agrees with the frame on its own side (what is hidden in b is seen before a).
         """
-        near, far = self.a.moved(field[:, :2]), self.b.moved(field[:, 2:])
+        near, far = self.a.warped(field[:, :2]), self.b.warped(field[:, 2:])
         weight = torch.full_like(near[0], time)
         sides = []
         for outer, at in ((self.before, field[:, :2]), (self.after, field[:, 2:])):

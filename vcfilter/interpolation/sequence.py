@@ -273,7 +273,7 @@ class _Regular:
 
 
 def _described(frames: Iterable[Frame], ratio: int) -> Iterator[_Entry]:
-    """Frames in ticks of the result, one frame late: a cut is told by the frame after it."""
+    """Frames in ticks of the result, one frame late: the frame after it decides on a cut."""
     detector = SceneCutDetector()
     waiting: Frame | None = None
     former: Frame | None = None
