@@ -21,7 +21,14 @@ from torch.nn import functional as F
 from vcfilter.codec.runtime import threads_of
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, Plane, VideoFormat
-from vcfilter.interpolation.motion import EFFORTS, Effort, Motion, estimate_motion
+from vcfilter.interpolation.motion import (
+    EFFORTS,
+    Effort,
+    Motion,
+    box_mean,
+    difference,
+    estimate_motion,
+)
 from vcfilter.interpolation.options import PRESETS
 from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.models.store import pick_device
@@ -32,9 +39,11 @@ ALIGN = 16
 FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-DISAGREEMENT = 0.3  # how much the difference of two accelerations counts against both
+AGREEMENT = 1.5
+"""Acceleration counts by (1 + correlation of its two estimates over the frame) / AGREEMENT, at most
+in full: a shaken image has none that lasts for three intervals."""
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
-VISIBLE = 16.0  # squared error, in 8-bit units, that counts as none where one side is hidden
+VISIBLE = 64.0  # squared error, in 8-bit units, that counts as none where one side is hidden
 VISIBLE_SIDE = 7  # samples, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
@@ -287,10 +296,11 @@ class _Interval:
         (one, trust_one), (two, trust_two) = found
         mean = (one * trust_one + two * trust_two) / (trust_one + trust_two + 1e-3)
         mean = mean * torch.maximum(trust_one, trust_two)
-        apart = (one - two).norm(dim=1, keepdim=True) * trust_one * trust_two
-        size = mean.norm(dim=1, keepdim=True) + 1
-        damped: Tensor = mean * size / (size + DISAGREEMENT * apart)
-        return damped
+        weight = trust_one * trust_two
+        energy = ((one * one + two * two) / 2 * weight).sum()
+        correlation = (one * two * weight).sum() / (energy + 1e-6)
+        sure: Tensor = mean * ((1 + correlation) / AGREEMENT).clamp(max=1)
+        return sure
 
     def _blended(self, field: Tensor, time: float) -> Planes:
         """Both frames moved along a field and blended: by time, and where they disagree by which
@@ -302,9 +312,9 @@ class _Interval:
         for outer, at in ((self.before, field[:, :2]), (self.after, field[:, 2:])):
             if outer is not None:
                 error = warp(outer.motion.error, enlarge(at, BLOCK), "bilinear")
-                sides.append(_box(error, VISIBLE_SIDE))
+                sides.append(box_mean(error, VISIBLE_SIDE))
         if len(sides) == 2:
-            apart = _box((near[0] - far[0]) ** 2, VISIBLE_SIDE)
+            apart = box_mean(difference(near[0], far[0]), VISIBLE_SIDE)
             one, two = (1 - time) / (sides[0] + VISIBLE), time / (sides[1] + VISIBLE)
             doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
             weight = weight + doubt * (two / (one + two) - time)
@@ -320,7 +330,7 @@ class _Interval:
         if self.after is not None:
             around.append(self.after.planes)
         same = [_equal([each[index] for each in around]) for index in range(3)]
-        luma = same[0] * (_box(same[0], 3) >= STILL_SHARE)
+        luma = same[0] * (box_mean(same[0], 3) >= STILL_SHARE)
         chroma = 1 - F.max_pool2d(1 - luma, 2)
         y, u, v = (
             plane + still * (p + time * (q - p) - plane)
@@ -345,11 +355,7 @@ def _inverse(field: Tensor, flow: Tensor) -> Tensor:
 
 def _detail(error: Tensor) -> Tensor:
     """(1, 1, h, w) means of an error (1, 1, H, W) over DETAIL x DETAIL positions."""
-    return _box(F.avg_pool2d(error, BLOCK), DETAIL)
-
-
-def _box(values: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(F.pad(values, (side // 2,) * 4, mode="replicate"), side, 1)
+    return box_mean(F.avg_pool2d(error, BLOCK), DETAIL)
 
 
 def _equal(planes: Sequence[Tensor]) -> Tensor:

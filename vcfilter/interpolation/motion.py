@@ -28,6 +28,7 @@ DENSE_BONUS = 0.9
 NOISE = 0.2  # squared error per sample, in 8-bit units, that no candidate is better by
 AFFINE_RIDGE = 1e-4
 AFFINE_STEP = 3.0  # samples, the largest correction of one step
+LIGHT_WINDOW = 9  # positions, each way
 TEXTURE_FLOOR = 4.0  # squared gradient per sample below which errors say little of motion
 
 
@@ -53,7 +54,7 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(dense_rounds=1, affine_rounds=2, global_rounds=2, global_scale=2, sides=False),
+    "fast": Effort(dense_rounds=1, affine_rounds=1, global_rounds=3, global_scale=1, sides=False),
     "medium": Effort(dense_rounds=2, affine_rounds=4, global_rounds=4),
     "slow": Effort(dense_rounds=3, affine_rounds=4, global_rounds=8, half=True),
 }
@@ -65,7 +66,7 @@ class Motion:
 
     Args:
         flow: (1, 2, H/8, W/8) displacements in luma samples.
-        error: (1, 1, H, W) squared error of the reference moved onto x, in 8-bit units.
+        error: (1, 1, H, W) what the reference moved onto x differs by, see `difference`.
     """
 
     flow: Tensor
@@ -88,7 +89,21 @@ def estimate_motion(x: Tensor, reference: Tensor, effort: Effort) -> Motion:
     flow = flows[0]
     for index, other in enumerate(flows[1:], 1):
         flow = torch.where(best == index, other, flow)
-    return Motion(flow, (x - warp(reference, enlarge(flow, BLOCK), "bilinear")) ** 2)
+    return Motion(flow, difference(x, warp(reference, enlarge(flow, BLOCK), "bilinear")))
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Squared differences of lumas (1, 1, H, W), in 8-bit units, without what changes the light of
+    a whole neighbourhood: a fade is no occlusion.
+    """
+    apart = a - b
+    mean = box_mean(F.avg_pool2d(apart, BLOCK), LIGHT_WINDOW)
+    return (apart - enlarge(mean, BLOCK)) ** 2
+
+
+def box_mean(values: Tensor, side: int) -> Tensor:
+    """Means of (1, 1, H, W) over side x side places; the border repeats."""
+    return F.avg_pool2d(F.pad(values, (side // 2,) * 4, mode="replicate"), side, 1)
 
 
 def _global_flow(x: Tensor, reference: Tensor, flow: Tensor, effort: Effort) -> Tensor:
