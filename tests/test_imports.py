@@ -18,6 +18,7 @@ FLOORS = (
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),
+    ("interpolation",),
     ("codec",),
     ("models",),
     ("nn", "entropy", "bitstream", "metrics"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -170,9 +171,9 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
     return EncoderOptions.from_mapping(settings)
 
 
-def is_rate_given(args: argparse.Namespace) -> bool:
-    """Whether any option of `add_rate` is given."""
-    return bool(_settings_of(args)) or args.two_pass
+def is_rate_given(args: argparse.Namespace, but: Collection[str] = ()) -> bool:
+    """Whether any option of `add_rate` is given, but for some."""
+    return any(name not in but for name in _settings_of(args)) or args.two_pass
 
 
 def _settings_of(args: argparse.Namespace) -> dict[str, str]:

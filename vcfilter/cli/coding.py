@@ -46,7 +46,13 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
     with terminal.working("loading"):
         from vcfilter.stream.transcode import decode_file
 
-        report = decode_file(source, target, codec=media_codec(args), **_common(args, terminal))
+        report = decode_file(
+            source,
+            target,
+            codec=media_codec(args),
+            eqvi_names=getattr(args, "names", None) == "eqvi",
+            **_common(args, terminal),
+        )
     terminal.report(report, _size(target))
 
 
@@ -76,6 +82,8 @@ def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         "container": args.format,
         "metadata": dict(args.metadata),
         "video_filter": args.video_filter,
+        "interpolation": getattr(args, "interpolation", None),
+        "image_rate": getattr(args, "rate", None),
         "progress": terminal.progress,
     }
 

@@ -18,6 +18,7 @@ from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     Y4M,
@@ -30,6 +31,8 @@ from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
 from vcfilter.stream.graph import FilteredFrames
+from vcfilter.stream.images import ImageSink, ImageTarget
+from vcfilter.stream.interpolated import InterpolatedFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
@@ -42,6 +45,8 @@ from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
 from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
+
+RawSink = Y4mSink | ImageSink
 
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
@@ -69,6 +74,7 @@ class Job:
         progress: Callable[[Progress], None] | None,
         decoder: DecoderOptions | None,
         runtime: Runtime | None,
+        image_rate: Fraction | None = None,
     ) -> None:
         for name, value in (("start", start), ("duration", duration)):
             check_kind(name, value, (int, float, Fraction), "a number of seconds")
@@ -91,8 +97,10 @@ class Job:
         self.bit_depth: int | None = None
         self.video_filter: str | None = None
         self.at_once = False
+        self.hold = True
         self.log = RunLog(logger)
-        self.source = Source(source)
+        self.interpolation: InterpolationOptions | None = None
+        self.source = Source(source, image_rate)
 
     def __enter__(self) -> Job:
         try:
@@ -109,6 +117,11 @@ class Job:
     def is_neural(self) -> bool:
         """Whether the chosen video stream is neurally coded."""
         return is_neural(self._video)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no part of the source is left out."""
+        return self._start is None and self._duration is None and not self._filters
 
     def closing(self, executor: ProcessExecutor) -> ProcessExecutor:
         """The executor, which is closed with the job."""
@@ -151,15 +164,21 @@ class Job:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
         rate = self._video.frame_rate
+        if self.interpolation is not None and rate:
+            rate = self.interpolation.fps or rate * self.interpolation.parts
         if length is not None:
             self._meter.total_seconds = float(length)
             self._meter.total_frames = round(length * rate) if rate else None
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
-        source = self._decoded(reader)
-        if self.video_filter is None:
-            return source
-        return FilteredFrames(source, self.video_filter, self.log)
+        source: FrameSource = self._decoded(reader)
+        if self.video_filter is not None:
+            source = FilteredFrames(source, self.video_filter, self.log)
+        if self.interpolation is not None:
+            source = InterpolatedFrames(
+                source, self.interpolation, self._runtime, self.log, hold=self.hold
+            )
+        return source
 
     def _decoded(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
@@ -188,6 +207,8 @@ class Job:
         rate = source.frame_rate
         if known.constant_rate and self.video_filter is None:
             rate = constant_rate(self._video)
+            if isinstance(source, InterpolatedFrames):
+                rate = source.frame_rate_for(rate)
         return FrameClock(
             source.time_base,
             rate,
@@ -240,14 +261,17 @@ class Job:
         return coder
 
     def run(
-        self, target: Target, coder: NeuralEncoder | FrameEncoder | None, container: str
+        self,
+        target: Target | ImageTarget,
+        coder: NeuralEncoder | FrameEncoder | None,
+        container: str,
     ) -> TranscodeReport:
         """Code all frames into the target and copy what stands beside them.
 
         Args:
-            coder: None writes the frames themselves (YUV4MPEG2).
+            coder: None writes the frames themselves (YUV4MPEG2, image files).
         """
-        sink: MuxerSink | Y4mSink | None = None
+        sink: MuxerSink | RawSink | None = None
         try:
             plan = self._plan(container)
             copied = [copy.index for copy in plan if copy.index >= 0]
@@ -273,8 +297,15 @@ class Job:
         return tags | {key: value for key, value in self.metadata.items() if value}
 
     def _plan(self, container: str) -> list[Copy]:
+        rest = [i for i in self._wanted if i != self._video.index]
+        if self._is_slow:
+            if rest:
+                self.log.warning(
+                    f"slow motion stretches the video's times: {len(rest)} other streams are left "
+                    "out"
+                )
+            return []
         if container_named(container).video_only:
-            rest = [i for i in self._wanted if i != self._video.index]
             if rest and self._copy_videos:
                 self.log.warning(
                     f"{container} holds one video stream alone: {len(rest)} other streams are "
@@ -290,7 +321,15 @@ class Job:
             copy_videos=self._copy_videos,
         )
 
-    def _sink(self, target: Target, container: str, copier: StreamCopier) -> MuxerSink | Y4mSink:
+    @property
+    def _is_slow(self) -> bool:
+        return self.interpolation is not None and self.interpolation.slow is not None
+
+    def _sink(
+        self, target: Target | ImageTarget, container: str, copier: StreamCopier
+    ) -> MuxerSink | RawSink:
+        if isinstance(target, ImageTarget):
+            return ImageSink(target)
         if container == Y4M:
             return Y4mSink(target)
         plain = container_named(container).video_only
@@ -299,16 +338,18 @@ class Job:
             container,
             copier=copier,
             metadata={} if plain else self._tags(),
-            chapters=() if plain else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
+            chapters=()
+            if plain or self._is_slow
+            else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
             track=replace(self._video, metadata=track_metadata(self._video)),
             log=self.log,
         )
 
     def _run(
         self,
-        sink: MuxerSink | Y4mSink,
+        sink: MuxerSink | RawSink,
         coder: NeuralEncoder | FrameEncoder | None,
-        target: Target,
+        target: Target | ImageTarget,
         reader: PacketReader,
         container: str,
     ) -> TranscodeReport:
@@ -375,14 +416,14 @@ class Job:
 
     def _start_sink(
         self,
-        sink: MuxerSink | Y4mSink,
+        sink: MuxerSink | RawSink,
         coder: NeuralEncoder | FrameEncoder | None,
         source: FrameSource,
         clock: FrameClock,
     ) -> None:
         fmt = source.video_format
         assert fmt is not None
-        if isinstance(sink, Y4mSink):
+        if not isinstance(sink, MuxerSink):
             sink.start(fmt, clock.frame_rate, live=source.delay == 0)
             return
         assert coder is not None
@@ -405,7 +446,7 @@ class Job:
             self.log.warning(
                 f"{clock.moved_count} frames had a time that was not after the frame before: moved"
             )
-        filtered = self._filters or self.video_filter is not None
+        filtered = self._filters or self.video_filter is not None or self._is_slow
         if self._video.duration is None or not self._cut.is_all or reader.jumps or filtered:
             return
         told = self._video.duration * self._video.time_base

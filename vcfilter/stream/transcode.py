@@ -12,6 +12,7 @@ from vcfilter.codec import PassLog
 from vcfilter.codec.executor import ProcessExecutor
 from vcfilter.codec.runtime import load_model
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     MATROSKA,
@@ -23,6 +24,7 @@ from vcfilter.stream.containers import (
 )
 from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter
+from vcfilter.stream.images import ImageTarget, files_of, is_image_target
 from vcfilter.stream.job import Interrupted, Job
 from vcfilter.stream.report import Progress, TranscodeReport
 from vcfilter.stream.resume import (
@@ -58,6 +60,8 @@ def encode_file(
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
+    interpolation: InterpolationOptions | None = None,
+    image_rate: Fraction | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -89,6 +93,8 @@ def encode_file(
         filters: what frames go through before they are coded, in this order.
         video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
             ("scale=640:-2,fps=25").
+        interpolation: more frames per second, between video_filter and filters.
+        image_rate: frames per second of a source that is a sequence of images (25).
         metadata: tags of the file, over those of the source; an empty text removes one.
         progress: called about five times a second.
 
@@ -99,10 +105,12 @@ def encode_file(
     """
     check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
     job.metadata = dict(metadata or {})
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
+    check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")
+    job.interpolation = interpolation
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
@@ -171,36 +179,68 @@ def decode_file(
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
+    interpolation: InterpolationOptions | None = None,
+    image_rate: Fraction | None = None,
+    eqvi_names: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
     """Decode a neural video into an ordinary one; its other streams are copied.
 
     Args:
-        source: a neural file; "-" is standard input.
+        source: a neural file, with interpolation any video; "-" is standard input.
         target: path, of any container that FFmpeg writes; "-" is standard output, YUV4MPEG2
-            unless container says otherwise.
+            unless container says otherwise. A folder, or a pattern like "frames/%05d.png", gets
+            PNG files; of PNG files as a source, the originals are copied there byte for byte.
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
+        eqvi_names: image files are called as the source's, new ones with _0, _1, ... behind.
         runtime, start, duration, streams, overwrite, container, filters, video_filter,
-            metadata, progress: as for encode_file.
+            interpolation, image_rate, metadata, progress: as for encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
         BitstreamError: damage, where the decoder is strict.
         ModelMismatchError: the stream was coded by another model.
     """
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
     job.metadata = dict(metadata or {})
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
-    name = container_of(target, container, Y4M)
+    check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")
+    job.interpolation = interpolation
+    images = is_image_target(target)
+    if eqvi_names and not images:
+        raise ConfigError("names like those of the source are those of image files")
+    if images and (codec is not None or container is not None):
+        raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
+    name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural:
+        if not job.is_neural and interpolation is None:
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")
+        if images:
+            job.hold = False  # files have no duration
+            return job.run(_image_target(target, job, overwrite, eqvi_names), None, name)
         threads = runtime.threads if runtime else 0
         coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
         return job.run(job.target(target, overwrite), coder, name)
+
+
+def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> ImageTarget:
+    """Where image files go. Those of the source are known where its frames come out as they are."""
+    options = job.interpolation
+    originals = files_of(job.source.name) if job.source.is_sequence else []
+    whole = job.is_whole and job.video_filter is None
+    if not whole or options is None or options.fps is not None or options.duplicates == "fill":
+        if eqvi_names:
+            raise ConfigError(
+                "names like those of the source need a factor and all of the source's frames"
+            )
+        originals = []
+    parts = 1 if options is None else options.parts
+    return ImageTarget(
+        target, overwrite=overwrite, parts=parts, originals=originals, eqvi_names=eqvi_names
+    )
