@@ -106,14 +106,16 @@ def encode_segment(
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
-        key = state.key if state and ready else coder.code_key(job.frames[0], gop)
+        key = state.key if state and ready else coder.code_key(job.frames[0], gop, job.key_offset)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
     else:
         key, slots = state.key, state.slots.copy()
     gop = length if job.first == 0 and not job.continues else coding.key_length
-    following = coder.code_key(job.next_key, coding.key_length) if job.next_key else None
+    following = None
+    if job.next_key is not None:
+        following = coder.code_key(job.next_key, coding.key_length, job.next_offset)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
     for index, step in enumerate(job.steps):
@@ -164,12 +166,16 @@ class _FrameCoder:
     ) -> None:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
-    def code_key(self, frame: Frame, length: int) -> CodedKey:
-        """Code the keyframe of a GOP, at the qps that rate control asks for."""
+    def code_key(self, frame: Frame, length: int, offset: int) -> CodedKey:
+        """Code the keyframe of a GOP, at the qps that rate control asks for.
+
+        Args:
+            length, offset: see RateControl.key_qp.
+        """
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:
-            qp = self._rate.key_qp([key.trial for key in tried.values()], length)
+            qp = self._rate.key_qp([key.trial for key in tried.values()], length, offset)
             if qp in tried:
                 return tried[qp]
             step = FrameStep(type=FrameType.KEY, qp=qp)
