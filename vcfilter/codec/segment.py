@@ -116,7 +116,7 @@ def encode_segment(
         if state and ready:
             key = state.key
         else:
-            key = coder.code_key(job.frames[0], gop)
+            key = coder.code_key(job.frames[0], gop, job.key_offset)
             if coded_frame:
                 coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
@@ -126,8 +126,8 @@ def encode_segment(
         key, slots = state.key, state.slots.copy()
     gop = length if job.first == 0 and not job.continues else coding.key_length
     following = None
-    if job.next_key:
-        following = coder.code_key(job.next_key, coding.key_length)
+    if job.next_key is not None:
+        following = coder.code_key(job.next_key, coding.key_length, job.next_offset)
         if coded_frame:
             coded_frame(following.record)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
@@ -182,12 +182,16 @@ class _FrameCoder:
     ) -> None:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
-    def code_key(self, frame: Frame, length: int) -> CodedKey:
-        """Code the keyframe of a GOP, at the qps that rate control asks for."""
+    def code_key(self, frame: Frame, length: int, offset: int) -> CodedKey:
+        """Code the keyframe of a GOP, at the qps that rate control asks for.
+
+        Args:
+            length, offset: see RateControl.key_qp.
+        """
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:
-            qp = self._rate.key_qp([key.trial for key in tried.values()], length)
+            qp = self._rate.key_qp([key.trial for key in tried.values()], length, offset)
             if qp in tried:
                 return tried[qp]
             step = FrameStep(type=FrameType.KEY, qp=qp)
