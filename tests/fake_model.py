@@ -3,8 +3,7 @@
 Frames are predicted from the references (shifted as a whole where motion is coded), the error is
 quantised, and zlib stands for the entropy coder. Everything is exact in integers.
 
-Sections above the base sharpen what is shown, each with half the step, and not what later frames
-are predicted from.
+Sections above the base sharpen what is shown, and not what later frames are predicted from.
 
 Mode byte: bit 0 a residual is coded, bits 1 and 2 the motion mode. Empty: the average of the
 references, or a copy of the only one, without a residual.
@@ -49,7 +48,7 @@ class FakeSymbols:
     shifts: list[Shift]
     errors: list[np.ndarray]
     context: int
-    finer: list[list[np.ndarray]]
+    finer: list[tuple[float, list[np.ndarray]]]
 
 
 class Reader:
@@ -124,6 +123,7 @@ class FakeModel:
         references: Sequence[FakeReference],
         video_format: VideoFormat,
         effort: str,
+        levels: Sequence[int] = (),
     ) -> CodedFrame:
         self.calls.append(step)
         assert effort in self.info.efforts
@@ -142,7 +142,7 @@ class FakeModel:
                 parts = [struct.pack("bb", *shift) for shift in shifts]
             prediction = predict(motion, references, shifts, sizes)
             errors = [
-                np.rint((original - plane) / width(step)).astype(">i2")
+                np.rint((original - plane) / width(step.qp)).astype(">i2")
                 for original, plane in zip(picture, prediction, strict=True)
             ]
             for residual in (False, True) if references else (True,):
@@ -152,9 +152,9 @@ class FakeModel:
                 context = context_of(contexts, section)
                 planes = prediction
                 if residual:
-                    planes = self.correct(width(step), prediction, errors)
+                    planes = self.correct(width(step.qp), prediction, errors)
                 size = REPEAT_BYTES if still else HEADER_BYTES + len(section)
-                levels, shown = ([], planes) if still else self.sharpen(picture, step, planes)
+                levels, shown = ([], planes) if still else self.sharpen(picture, levels, planes)
                 coded = CodedFrame(
                     mode=b"" if still else bytes((motion << 1 | residual,)),
                     sections=() if still else (section, *levels),
@@ -164,15 +164,17 @@ class FakeModel:
                 error = sum(
                     float(((a - b) ** 2).sum()) for a, b in zip(picture, planes, strict=True)
                 )
-                weight = 0.1 * width(step) ** 2
+                weight = 0.1 * width(step.qp) ** 2
                 found.append((error + weight * 8 * size, coded))
         return min(found, key=lambda pair: pair[0])[1]
 
-    def sharpen(self, x: Planes, step: FrameStep, planes: Planes) -> tuple[list[bytes], Planes]:
+    def sharpen(
+        self, x: Planes, levels: Sequence[int], planes: Planes
+    ) -> tuple[list[bytes], Planes]:
         """The sections above the base, and what is shown with all of them."""
         sections, shown = [], planes
-        for level in range(1, self.levels):
-            size = width(step) / 2**level
+        for qp in levels:
+            size = width(qp)
             errors = [np.rint((a - b) / size).astype(">i2") for a, b in zip(x, shown, strict=True)]
             shown = self.correct(size, shown, errors)
             sections.append(zlib.compress(b"".join(e.tobytes() for e in errors)))
@@ -185,6 +187,7 @@ class FakeModel:
         sections: Sequence[bytes],
         contexts: Sequence[int],
         video_format: VideoFormat,
+        levels: Sequence[int] = (),
     ) -> FakeSymbols:
         self.calls.append(step)
         if self.explode is not None:
@@ -204,9 +207,9 @@ class FakeModel:
         errors = reader.planes(video_format) if bits & 1 else []
         reader.finish()
         finer = []
-        for above in sections[1:]:
+        for qp, above in zip(levels, sections[1:], strict=True):
             reader = Reader(above)
-            finer.append(reader.planes(video_format))
+            finer.append((width(qp), reader.planes(video_format)))
             reader.finish()
         return FakeSymbols(motion, shifts, errors, context_of(contexts, section), finer)
 
@@ -220,10 +223,10 @@ class FakeModel:
     ) -> FakeReference:
         planes = predict(symbols.motion, references, symbols.shifts, shapes(video_format))
         if symbols.errors:
-            planes = self.correct(width(step), planes, symbols.errors)
+            planes = self.correct(width(step.qp), planes, symbols.errors)
         shown = planes
-        for level, errors in enumerate(symbols.finer, 1):
-            shown = self.correct(width(step) / 2**level, shown, errors)
+        for size, errors in symbols.finer:
+            shown = self.correct(size, shown, errors)
         return FakeReference(planes, symbols.context, shown)
 
     def correct(self, size: float, planes: Planes, errors: list[np.ndarray]) -> Planes:
@@ -280,8 +283,8 @@ def context_of(contexts: Sequence[int], section: bytes) -> int:
     return zlib.crc32(section, sum(contexts) & 0xFFFFFFFF)
 
 
-def width(step: FrameStep) -> float:
-    return 2.0 ** (step.qp / 6) / 2
+def width(qp: int) -> float:
+    return 2.0 ** (qp / 6) / 2
 
 
 def shapes(video_format: VideoFormat) -> list[tuple[int, int]]:

@@ -196,7 +196,7 @@ class Noting(FakeModel):
         self.meet: threading.Barrier | None = None
 
     def encode(self, *args: Any) -> CodedFrame:
-        self.efforts.add(args[-1])
+        self.efforts.add(args[4])
         self.threads.add(torch.get_num_threads())
         if self.meet is not None and len(self.threads) == 1:
             self.meet.wait(60)
@@ -716,7 +716,7 @@ def test_any_frames_may_be_hidden(name: str) -> None:
 
 def test_levels_are_coded_thinned_and_lost() -> None:
     frames = clip(14, SMALL)
-    encoder, packets = encode(frames, model=FakeModel(levels=3), keyint=6, qp=40)
+    encoder, packets = encode(frames, model=FakeModel(levels=3), keyint=6, qp=28, layers=3)
     assert SequenceHeader.read(encoder.extradata).levels == 3
 
     def shown(packets: list[Packet]) -> list[Frame]:
@@ -751,7 +751,7 @@ def test_levels_are_coded_thinned_and_lost() -> None:
 
 
 def test_more_levels_than_promised_are_damage() -> None:
-    _, packets = encode(clip(5, SMALL), model=FakeModel(levels=2), keyint=5)
+    _, packets = encode(clip(5, SMALL), model=FakeModel(levels=2), keyint=5, layers=2)
     one, _ = encode(clip(5, SMALL), keyint=5)
     decoder = new_decoder(one.extradata)
     decoder.decode(packets[0])

@@ -67,8 +67,8 @@ def test_processes_give_equal_bytes() -> None:
     with ProcessExecutor(partial(FakeModel, levels=2), 2) as executor:
         for options in OPTIONS[:2]:
             model = FakeModel(levels=2)
-            assert data_of(encode(executor, model, **options)) == data_of(
-                encode(None, model, **options)
+            assert data_of(encode(executor, model, layers=2, **options)) == data_of(
+                encode(None, model, layers=2, **options)
             )
 
 

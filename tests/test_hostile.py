@@ -609,7 +609,7 @@ class Damaging(RuleBasedStateMachine):
     ids=["hierarchy", "anchors", "low delay", "closed"],
 )
 def test_a_decoder_in_all_states(options: dict[str, Any]) -> None:
-    extradata, packets = encode(100, model=FakeModel(levels=2), **options)
+    extradata, packets = encode(100, model=FakeModel(levels=2), layers=2, **options)
 
     class Machine(Damaging):
         pass

@@ -37,7 +37,7 @@ def reading_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @cache
 def stream(levels: int = 1, **options: Any) -> tuple[bytes, list[Packet]]:
     """Extradata and packets of 25 frames."""
-    options = {"keyint": 12, "scenecut": False, **options}
+    options = {"keyint": 12, "scenecut": False, "layers": levels, **options}
     encoder = Encoder(SMALL, EncoderOptions(**options), model=FakeModel(levels=levels))
     packets = [p for frame in [*clip(25, SMALL), None] for p in encoder.encode(frame)]
     return encoder.extradata, packets

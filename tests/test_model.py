@@ -74,12 +74,14 @@ def code(
     """One frame in one mode."""
     if step.type is FrameType.KEY:
         effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 1)
-        return code_keyframe(model.net, model.tables, x, step, effort)
+        (data,), reference = code_keyframe(model.net, model.tables, x, step, effort)
+        return data, reference
     both, field = pair(past), None
     if mode.motion is MotionMode.CODED:
         conditions = Conditions.of([step], [mode], CPU, x.size)
         field = estimate_motion(conditions, x.planes, both)
-    return code_inter(model.net, model.tables, x, step, mode, both, field, passes)
+    (data,), reference = code_inter(model.net, model.tables, x, step, mode, both, field, passes)
+    return data, reference
 
 
 def decode(

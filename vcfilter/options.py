@@ -148,6 +148,8 @@ class EncoderOptions:
         bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
         ltr: low delay: interval of long-term references in frames. Each is coded from the one
             before it alone, which ends the propagation of losses; a multiple of 4, 0: none.
+        layers: quality levels of each frame, 1 (the base alone) to 8; qp and rates are those of
+            the best one. layer_step: their distance in qps, 2 to 12.
         preset: one of PRESETS that the model knows.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
@@ -168,6 +170,8 @@ class EncoderOptions:
     structure: str = "random-access"
     bframes: int | None = None
     ltr: int = 0
+    layers: int = 1
+    layer_step: int = 6
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
     model: str | None = None
@@ -202,6 +206,15 @@ class EncoderOptions:
             raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
         if self.ltr < 0 or self.ltr % 4 or self.ltr > 128:
             raise ConfigError(f"ltr {self.ltr} is no multiple of 4 from 0 to 128")
+        if not 1 <= self.layers <= LEVELS_MAX:
+            raise ConfigError(f"layers {self.layers} is outside 1 to {LEVELS_MAX}")
+        if not 2 <= self.layer_step <= 12:
+            raise ConfigError(f"layer_step {self.layer_step} is outside 2 to 12")
+        if self.qp is not None and self.qp + (self.layers - 1) * self.layer_step > QP_MAX:
+            raise ConfigError(
+                f"{self.layers} layers {self.layer_step} qps apart need a qp of at most "
+                f"{QP_MAX - (self.layers - 1) * self.layer_step}, not {self.qp}"
+            )
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if not 0 < self.frame_rate < inf:
@@ -305,6 +318,8 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "structure": ("a text", str),
     "bframes": ("a whole number", _whole),
     "ltr": ("a whole number", _whole),
+    "layers": ("a whole number", _whole),
+    "layer_step": ("a whole number", _whole),
     "preset": ("a text", str),
     "frame_rate": ("a number", _decimal),
     "model": ("a text", str),

@@ -29,6 +29,7 @@ typedef struct LibVcfilterEncContext {
     float quality;
     int scenecut;
     char *structure;
+    int layers;
     AVDictionary *params;
 
     VcfStream *stream;
@@ -54,6 +55,8 @@ static const AVOption libvcfilter_encode_options[] = {
                                                OFFSET(scenecut), AV_OPT_TYPE_BOOL,   { .i64 = -1 },  -1,  1, VE },
     { "structure", "How frames refer to each other: random-access low-delay intra",
                                                OFFSET(structure), AV_OPT_TYPE_STRING, { .str = NULL }, 0, 0, VE },
+    { "layers",   "Quality levels of each frame; -qp and rates are those of the best one",
+                                               OFFSET(layers),   AV_OPT_TYPE_INT,    { .i64 = 1 },    1,  8, VE },
     { "vcfilter-params", "Any settings of the encoder: a :-separated list of key=value",
                                                OFFSET(params),   AV_OPT_TYPE_DICT,   { .str = NULL }, 0,  0, VE },
     LIBVCFILTER_WORKER_OPTIONS(LibVcfilterEncContext, VE),

@@ -13,9 +13,11 @@ from vcfilter.bitstream.packet import (
     PacketInfo,
     PacketReader,
     Section,
+    level_sizes,
     packet_size_max,
     read_packet,
     thin,
+    thin_packet,
     write_packet,
 )
 
@@ -30,8 +32,10 @@ __all__ = [
     "SequenceHeader",
     "StructureKind",
     "VersionError",
+    "level_sizes",
     "packet_size_max",
     "read_packet",
     "thin",
+    "thin_packet",
     "write_packet",
 ]

@@ -23,6 +23,7 @@ from vcfilter.options import (
 
 if TYPE_CHECKING:
     from vcfilter.stream.encoders import MediaCodec
+    from vcfilter.stream.thinning import Thinning
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
 
@@ -79,6 +80,11 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
     """What is coded: -ss, -t, -to and -map."""
     group = parser.add_argument_group("what is coded")
     add_part(group)
+    add_map(group)
+
+
+def add_map(group: argparse._ActionsContainer) -> None:
+    """-map."""
     group.add_argument(
         "-map", action="append", metavar="STREAMS", dest="streams",
         help="only these streams: v, a, s, t, d (video, audio, subtitles, attachments, data), a:1, "
@@ -129,6 +135,13 @@ _SETTINGS = (
         "low delay: every Nth frame is coded from the last such one alone, so that losses end (0)",
     ),
     (
+        "layers",
+        ("--layers",),
+        "N",
+        "quality levels of each frame, 1 to 8; --qp and rates are those of the best one (1)",
+    ),
+    ("layer_step", ("--layer-step",), "N", "distance of quality levels in qps, 2 to 12 (6)"),
+    (
         "preset",
         ("--preset",),
         "NAME",
@@ -171,7 +184,7 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
     return EncoderOptions.from_mapping(settings)
 
 
-def is_rate_given(args: argparse.Namespace, but: Collection[str] = ()) -> bool:
+def is_rate_given(args: argparse.Namespace, but: Collection[str] = ("layers",)) -> bool:
     """Whether any option of `add_rate` is given, but for some."""
     return any(name not in but for name in _settings_of(args)) or args.two_pass
 
@@ -239,22 +252,60 @@ def bit_depth(args: argparse.Namespace) -> int | None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The target's container, and whether it may be replaced."""
     group = parser.add_argument_group("output")
+    add_container(group)
+    group.add_argument(
+        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
+        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--progress", choices=("auto", "json"), default="auto",
+        help="json: progress, warnings and errors as one JSON object a line (%(default)s)",
+    )  # fmt: skip
+
+
+def add_container(group: argparse._ActionsContainer) -> None:
+    """-f, -y and -n."""
     group.add_argument(
         "-f",
         dest="format",
         metavar="NAME",
         help="container, instead of the one of TARGET's extension: matroska, nut, ...",
     )
-    group.add_argument(
-        "-metadata", action="append", default=[], metavar="KEY=VALUE", type=_setting,
-        help="a tag of the file: title=Harbour; KEY= removes one; may be repeated",
-    )  # fmt: skip
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("-y", dest="overwrite", action="store_true", help="replace the target")
     choice.add_argument("-n", action="store_true", help="never replace the target (default)")
+
+
+def add_thinning(parser: argparse.ArgumentParser) -> None:
+    """What stays of a neural stream; `thinning` reads it."""
+    group = parser.add_argument_group("what stays of the video")
+    group.add_argument("--layers", type=_whole, metavar="N", help="the N lowest quality levels")
     group.add_argument(
-        "--progress", choices=("auto", "json"), default="auto",
-        help="json: progress, warnings and errors as one JSON object a line (%(default)s)",
+        "--bitrate", type=_amount, metavar="RATE",
+        help="as many quality levels as fit this rate, chosen for each GOP: 400k",
+    )  # fmt: skip
+    group.add_argument(
+        "--temporal", type=_whole, metavar="N",
+        help="frames of the N lowest temporal layers, 1: keyframes alone",
+    )  # fmt: skip
+
+
+def thinning(args: argparse.Namespace) -> Thinning:
+    """What stays of a neural stream.
+
+    Raises:
+        ConfigError: nothing is asked for, or a value is out of range.
+    """
+    from vcfilter.stream.thinning import Thinning
+
+    return Thinning(levels=args.layers, bitrate=args.bitrate, temporal=args.temporal)
+
+
+def add_levels(group: argparse._ActionsContainer) -> None:
+    """--layers of a command that decodes."""
+    group.add_argument(
+        "--layers", "--levels", type=_whole, dest="levels", metavar="N",
+        help="decode the N lowest quality levels only (all that are there)",
     )  # fmt: skip
 
 
@@ -288,16 +339,7 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end with an error at a damaged packet; otherwise it is left out",
     )
-    add_levels(group)
     add_limits(parser)
-
-
-def add_levels(group: argparse._ActionsContainer) -> None:
-    """--levels."""
-    group.add_argument(
-        "--levels", type=_whole, metavar="N",
-        help="decode the first N quality levels of a layered stream (all)",
-    )  # fmt: skip
 
 
 MEMORY_MAX = 4 << 30
@@ -353,6 +395,20 @@ def decoder_options(args: argparse.Namespace) -> DecoderOptions:
         levels=getattr(args, "levels", None),
         limits=limits(args),
     )
+
+
+def whole_number(name: str, text: str | None) -> int | None:
+    """The number that a setting's text stands for; None where it is not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name} {text!r} is not a whole number") from None
 
 
 def _whole(text: str) -> int:

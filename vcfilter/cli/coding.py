@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vcfilter.cli.arguments import (
     bit_depth,
@@ -15,9 +15,14 @@ from vcfilter.cli.arguments import (
     encoder_options,
     media_codec,
     runtime,
+    thinning,
+    whole_number,
 )
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, VcfilterError
+
+if TYPE_CHECKING:
+    from vcfilter.stream.thinning import Thinning
 
 EXIT_FAILED = 1
 
@@ -57,7 +62,21 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
 
 
 def copy(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
-    """Copy one file's neural stream as it is."""
+    """Copy one file's neural stream as it is, or with its lowest quality levels alone."""
+    from vcfilter.stream.thinning import Thinning
+
+    levels = whole_number("layers", args.layers)
+    _copy(args, terminal, source, target, None if levels is None else Thinning(levels=levels))
+
+
+def thin(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
+    """Copy a part of one file's neural stream."""
+    _copy(args, terminal, source, target, thinning(args))
+
+
+def _copy(
+    args: argparse.Namespace, terminal: Terminal, source: str, target: str, left: Thinning | None
+) -> None:
     from vcfilter.stream.remux import copy_file
 
     report = copy_file(
@@ -66,6 +85,7 @@ def copy(args: argparse.Namespace, terminal: Terminal, source: str, target: str)
         streams=args.streams or "all",
         overwrite=args.overwrite,
         container=args.format,
+        thinning=left,
     )
     terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
 

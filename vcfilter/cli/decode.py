@@ -10,6 +10,7 @@ from vcfilter.cli.arguments import (
     add_decoder,
     add_files,
     add_filter,
+    add_levels,
     add_loudness,
     add_output,
     add_streams,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of decode to a parser."""
     add_files(parser, "a neural video file")
     add_codec(parser)
+    add_levels(parser)
     add_streams(parser)
     add_filter(parser)
     add_output(parser)

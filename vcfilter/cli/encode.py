@@ -26,6 +26,7 @@ examples:
   vcfilter encode in.mp4 out.mkv                           qp 32
   vcfilter encode in.mp4 out.mkv --quality 38              about 38 dB in every segment
   vcfilter encode in.mp4 out.mkv --bitrate 800k --two-pass
+  vcfilter encode in.mp4 out.mkv --qp 26 --layers 3        three qualities in one file, see thin
   vcfilter encode in.mp4 out.mkv -ss 1:30 -to 1:50 -map v -map a:0
   vcfilter encode *.mp4 folder/                            all of them, in one process
   ffmpeg -i in.avi -f nut -c copy - | vcfilter encode - out.mkv

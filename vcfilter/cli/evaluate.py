@@ -20,6 +20,7 @@ examples:
   vcfilter evaluate clips/*.mp4 --keyint default
   vcfilter evaluate clips/*.mp4 --preset fast:tune=zerolatency --keyint 250 \\
       --against libx264:medium:tune=zerolatency
+  vcfilter evaluate clips/*.mp4 --layers 3 --qp 26
   vcfilter evaluate clips/*.mp4 --intra --against libx264:medium,libx265:slow:tune=psnr
   vcfilter evaluate --interpolate clips/*.mp4 --factor 4
 """
@@ -72,6 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intra", action="store_true", help="compare keyframes alone (interval 1) as well"
     )
+    parser.add_argument(
+        "--layers", type=int, metavar="N",
+        help="compare N quality levels of one file with files of one level instead; the best has "
+        "the lowest --qp",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layer-step", type=int, default=6, metavar="N",
+        help="distance of quality levels in qps (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--against", default=DEFAULT_AGAINST, metavar="CODEC:PRESET,...",
         help="codecs to compare with; the first is the anchor of the BD-rates. "
@@ -131,7 +141,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             device=args.device,
             threads=args.threads,
         )
-        text = compare_codecs(comparison, terminal.line)
+        if args.layers is not None:
+            from vcfilter.evaluate.layers import evaluate_layers
+
+            text = evaluate_layers(comparison, args.layers, args.layer_step, terminal.line)
+        else:
+            text = compare_codecs(comparison, terminal.line)
     terminal.result(text)
     return 0
 

@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{' or '.join(PLAYERS)} or a path to one, its options behind it "
         "(the first that is installed)",
     )  # fmt: skip
-    add_model(parser)
     add_levels(parser)
+    add_model(parser)
     add_limits(parser)
 
 
@@ -235,7 +235,7 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
     if args.model:
         words += ["--model", args.model]
     if args.levels is not None:
-        words += ["--levels", str(args.levels)]
+        words += ["--layers", str(args.levels)]
     for name in ("pixels", "frames", "seconds", "memory"):
         value = getattr(args, f"max_{name}")
         if value is not None:

@@ -123,11 +123,25 @@ def _neural_lines(stream: StreamSummary, frames: bool) -> Iterator[str]:
             + (f", qp {min(qps)} to {max(qps)}" if qps else "")
             + (f", {repeated} without coded data" if repeated else "")
         )
+    if sequence.levels > 1:
+        yield from _level_lines(stream)
     damaged = len(stream.frames) - len(known)
     if damaged:
         yield f"    {count_text(damaged, 'damaged packet')}"
     for number, frame in enumerate(stream.frames if frames else ()):
         yield _frame_line(number, frame)
+
+
+def _level_lines(stream: StreamSummary) -> Iterator[str]:
+    """One line per quality level: the bytes of all levels up to it, and its qps."""
+    packets = [frame.packet for frame in stream.frames if frame.packet]
+    for level, total in enumerate(stream.level_sizes):
+        found = [s.qp for packet in packets for s in packet.sections if s.level == level]
+        rate = f", {8 * total / stream.seconds / 1000:.1f} kbit/s" if stream.seconds else ""
+        yield (
+            f"    with {count_text(level + 1, 'quality level')}: {size_text(total)}{rate}"
+            + (f", qp {min(found)} to {max(found)}" if found else "")
+        )
 
 
 def _frame_line(number: int, frame: FrameInfo) -> str:

@@ -30,6 +30,7 @@ examples:
   vcfilter transcode in.mkv out.mp4                      as decode
   vcfilter transcode in.mp4 out.mkv                      as encode
   vcfilter transcode in.mkv out.nut -c:v copy            the coded packets in another container
+  vcfilter transcode in.mkv out.mkv -c:v copy --layers 1  their base alone, as thin does
 """
 
 

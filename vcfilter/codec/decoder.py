@@ -227,6 +227,12 @@ class Decoder:
             self._drop_damaged(error)
             return
         info = _at_point(info, self._options.levels)
+        if info.lost_levels and self._options.strict:
+            if packet.is_keyframe:
+                yield from self._end_gop(None)
+            raise BitstreamError(
+                f"quality levels of a packet of {info.size} bytes are damaged or cut short"
+            )
         coded = Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
         if info.sequence is not None:
             yield from self._accept_key(info.sequence, coded)
@@ -444,7 +450,12 @@ class Decoder:
             raise BitstreamError(f"a frame has {len(contexts)} references, the model uses {most}")
         try:
             return self._model.parse(
-                header.step, header.mode, coded.sections, contexts, self.video_format
+                header.step,
+                header.mode,
+                coded.sections,
+                contexts,
+                self.video_format,
+                coded.levels,
             )
         except BitstreamError:
             raise

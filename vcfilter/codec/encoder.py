@@ -121,6 +121,10 @@ class Encoder:
                 f"preset {options.preset!r} is not one of {', '.join(info.efforts)} "
                 f"of the model {info.name!r}"
             )
+        if options.layers > info.quality_layers:
+            raise ConfigError(
+                f"layers {options.layers}: the model {info.name!r} codes {info.quality_layers}"
+            )
         structure = GopStructure.of(options)
         sequence = SequenceHeader(
             model_id=info.id,
@@ -128,7 +132,7 @@ class Encoder:
             numerics=info.numerics,
             video_format=video_format,
             structure=structure.kind,
-            levels=info.quality_layers,
+            levels=options.layers,
             slots=structure.slots,
             reorder=structure.reorder,
             reach=structure.reach,
@@ -136,7 +140,13 @@ class Encoder:
         )
         self.extradata = sequence.write()
         self.delay = structure.delay
-        self._coding = Coding(sequence=sequence, effort=options.preset, key_length=structure.keyint)
+        self._coding = Coding(
+            sequence=sequence,
+            effort=options.preset,
+            key_length=structure.keyint,
+            layers=options.layers,
+            layer_step=options.layer_step,
+        )
         self._planner = Planner(video_format, structure)
         self._state: GopState | None = None
         self._last_pts: int | None = None

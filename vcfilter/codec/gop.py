@@ -31,6 +31,11 @@ class Coded:
     def sections(self) -> tuple[bytes, ...]:
         return tuple(section.data for section in self.info.sections)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The qps of the sections above the base."""
+        return tuple(section.qp for section in self.info.sections[1:])
+
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
 from vcfilter.codec.plan import SegmentJob
@@ -11,8 +11,8 @@ from vcfilter.codec.rate import KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStep
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, FrameStep, FrameType, Packet, VideoFormat
-from vcfilter.models.base import CodedFrame, Model, Reference
+from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
+from vcfilter.models.base import CodedFrame, Model, Picture, Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,26 @@ class Coding:
     Args:
         sequence: the stream's header. effort: a key of the model's efforts.
         key_length: most frames of a GOP, for rate control while a GOP's length is not known.
+        layers: quality levels of a frame, 1 to 8. layer_step: their distance in qps.
     """
 
     sequence: SequenceHeader
     effort: str
     key_length: int
+    layers: int = 1
+    layer_step: int = 6
+
+    def level_qps(self, qp: int) -> list[tuple[int, int]]:
+        """(level, qp) of a frame whose best level has a qp, by falling qp; the first is the base.
+
+        Levels that would lie above the largest qp are left out.
+        """
+        found: list[tuple[int, int]] = []
+        for level in range(self.layers):
+            own = qp + (self.layers - 1 - level) * self.layer_step
+            if own <= QP_MAX or level == self.layers - 1:
+                found.append((level if found else 0, min(own, QP_MAX)))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -194,10 +209,9 @@ class _FrameCoder:
             qp = self._rate.key_qp([key.trial for key in tried.values()], length, offset)
             if qp in tried:
                 return tried[qp]
-            step = FrameStep(type=FrameType.KEY, qp=qp)
-            coded = self._model.encode(picture, step, (), self._format, self._coding.effort)
+            coded, step, sections = self._encode(picture, FrameStep(type=FrameType.KEY, qp=qp), ())
             header = FrameHeader(step=step, mode=coded.mode)
-            data = write_packet(header, _sections(step, coded), sequence=self._coding.sequence)
+            data = write_packet(header, sections, sequence=self._coding.sequence)
             record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)
             tried[qp] = CodedKey(
                 packet=_packet(frame, data, True),
@@ -221,23 +235,37 @@ class _FrameCoder:
         Args:
             next_key: the next GOP's keyframe, if the frame refers to it.
         """
-        step = place.step(qp)
         picture = self._model.picture(frame, self._format)
-        coded = self._model.encode(picture, step, references, self._format, self._coding.effort)
+        coded, step, sections = self._encode(picture, place.step(qp), references)
         header = FrameHeader(
             step=step,
             mode=coded.mode,
             next_key=None if next_key is None else next_key.identity & 0xFFFF,
         )
-        data = write_packet(header, _sections(step, coded), key_identity=key.identity)
+        data = write_packet(header, sections, key_identity=key.identity)
         record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)
         return _packet(frame, data, False), record, coded.reference
 
+    def _encode(
+        self, picture: Picture, best: FrameStep, references: Sequence[Reference]
+    ) -> tuple[CodedFrame, FrameStep, list[Section]]:
+        """Code a frame: the result, the base's step and the sections that hold anything.
 
-def _sections(step: FrameStep, coded: CodedFrame) -> list[Section]:
-    return [
-        Section(level=level, qp=step.qp, data=data) for level, data in enumerate(coded.sections)
-    ]
+        Args:
+            best: the frame's step, at the qp of its best level.
+        """
+        levels = self._coding.level_qps(best.qp)
+        step = replace(best, qp=levels[0][1])
+        finer = [qp for _, qp in levels[1:]]
+        coded = self._model.encode(
+            picture, step, references, self._format, self._coding.effort, finer
+        )
+        sections = [
+            Section(level=level, qp=qp, data=data)
+            for (level, qp), data in zip(levels, coded.sections, strict=bool(coded.sections))
+            if data or not level
+        ]
+        return coded, step, sections
 
 
 def _packet(frame: Frame, data: bytes, is_keyframe: bool) -> Packet:

@@ -33,7 +33,7 @@ class ModelInfo:
         numerics: generation of its arithmetic; another number may give other symbols.
         config: what the architecture was built with, from the weights file.
         efforts: its presets by name, fastest first; the values are the architecture's own.
-        quality_layers: sections per frame that it can code, at least 1 (the base).
+        quality_layers: quality levels per frame that it can code, at least 1 (the base).
         references: most references of one frame that it uses.
         card: what the weights file says of training, data and licence.
     """
@@ -73,6 +73,7 @@ class CodedFrame:
         mode: the model's own bytes of the frame header, at most 3. Empty together with no
             sections: nothing is coded, the frame repeats its reference (or the average of two).
         sections: entropy-coded bytes by quality level, the base first; none: nothing is coded.
+            An empty one above the base holds nothing, and is left out of the packet.
         reference: the reconstruction, equal to what `reconstruct` makes of these bytes.
         psnr: of the frame as it will be shown, dB, Y, U and V weighted 6:1:1.
     """
@@ -104,12 +105,16 @@ class Model(Protocol):
         references: Sequence[Reference],
         video_format: VideoFormat,
         effort: str,
+        levels: Sequence[int] = (),
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion.
 
         Args:
             references: as in step.references, as many and in the same order.
             effort: a key of info.efforts.
+            levels: qps of the quality levels above the base, falling from below step.qp on. A
+                level's tables follow from integers of this frame's levels up to it, and of the
+                references' bases.
         """
 
     def parse(
@@ -119,11 +124,13 @@ class Model(Protocol):
         sections: Sequence[bytes],
         contexts: Sequence[Context],
         video_format: VideoFormat,
+        levels: Sequence[int] = (),
     ) -> Symbols:
         """Read a frame's integers. No float decides about anything; safe in another thread.
 
         Args:
             contexts: of the references, in their order.
+            levels: qp of each section above the base that is there.
 
         Raises:
             BitstreamError: mode or sections are invalid for this model.

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from vcfilter._bridge import BridgeError, StreamInfo
-from vcfilter.bitstream import PacketInfo, PacketReader, SequenceHeader
+from vcfilter.bitstream import PacketInfo, PacketReader, SequenceHeader, level_sizes
 from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import FieldOrder, FrameType, VideoFormat
@@ -53,6 +53,7 @@ class FrameInfo:
             "slot": step.slot,
             "mode": self.packet.header.mode.hex(),
             "sections": [len(section.data) for section in self.packet.sections],
+            "levels": [section.level for section in self.packet.sections],
         }
 
 
@@ -99,6 +100,14 @@ class StreamSummary:
                 lengths[-1] += 1
         return lengths
 
+    @property
+    def level_sizes(self) -> list[int]:
+        """Bytes of a neural stream with 1, 2, ... of the quality levels that are there."""
+        packets = [frame.packet for frame in self.frames if frame.packet]
+        highest = max((p.sections[-1].level for p in packets if p.sections), default=0)
+        sizes = [level_sizes(packet) for packet in packets]
+        return [sum(size[level] for size in sizes) for level in range(highest + 1)]
+
     def to_dict(self, frames: bool) -> dict[str, Any]:
         """For JSON."""
         info = self.info
@@ -124,6 +133,7 @@ class StreamSummary:
             result["keyframes"] = self.keyframes
             result["segments"] = self.segments
             result["damaged"] = sum(1 for frame in self.frames if frame.error)
+            result["levels"] = self.level_sizes
             if frames:
                 result["frames"] = [frame.to_dict() for frame in self.frames]
         return result

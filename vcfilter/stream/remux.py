@@ -24,6 +24,7 @@ from vcfilter.stream.source import Source, reason_of
 from vcfilter.stream.streams import StreamSelection, choose_video
 from vcfilter.stream.tags import file_metadata, track_metadata
 from vcfilter.stream.target import Target, translated
+from vcfilter.stream.thinning import Thinner, Thinning
 from vcfilter.stream.timestamps import Cut, constant_rate
 from vcfilter.stream.track import is_neural
 
@@ -36,7 +37,7 @@ class CopyReport:
 
     Args:
         source, target: their names.
-        packets, video_bytes: of the neural stream, and their size.
+        packets, video_bytes: of the neural stream, and their size, as written.
         warnings: one sentence each.
     """
 
@@ -54,14 +55,17 @@ def copy_file(
     streams: str | Sequence[str] = "all",
     overwrite: bool = False,
     container: str | None = None,
+    thinning: Thinning | None = None,
 ) -> CopyReport:
     """Copy a neural video into another container.
 
-    Every packet stays the same bytes, those of other streams too; chapters and tags go along. The
-    target appears under its name only when it is complete. Warnings are logged and in the report.
+    Every packet stays the same bytes, or its first ones where it is thinned; those of other streams
+    too; chapters and tags go along. The target appears under its name only when it is complete.
+    Warnings are logged and in the report.
 
     Args:
         source, target, streams, overwrite, container: as for encode_file.
+        thinning: what is left of the video; None: all of it.
 
     Raises:
         ConfigError: an argument is outside what is allowed.
@@ -80,9 +84,12 @@ def copy_file(
             raise MediaError(f"{opened.title} has no neural video stream to copy")
         wanted = selection.indices(demuxer.streams)
         video = choose_video(demuxer.streams, wanted, is_neural)
+        thinner = None
+        if thinning is not None:
+            thinner = Thinner(thinning, video, opened)
         goal = Target(target, overwrite=overwrite, source=opened.name)
         stack.callback(goal.discard)  # nothing is left to discard of a completed one
-        count = _Count()
+        count = _Count(thinner)
         plan = [
             Copy(index=video.index, info=_track(video, name), convert=count),
             *plan_copies(demuxer.streams, wanted, video.index, name, log, copy_videos=True),
@@ -138,14 +145,24 @@ def _copy(demuxer: Demuxer, muxer: Muxer, copier: StreamCopier, log: RunLog) -> 
 
 
 class _Count:
-    """Counts the frames that pass; empty packets, with which AVI fills gaps in time, do not."""
+    """Counts the frames that pass; empty packets, with which AVI fills gaps in time, do not.
 
-    def __init__(self) -> None:
+    Args:
+        thinner: what thins them before.
+    """
+
+    def __init__(self, thinner: Thinner | None = None) -> None:
         self.packets = self.video_bytes = 0
+        self._thinner = thinner
 
     def __call__(self, packet: BridgePacket) -> BridgePacket | None:
         if not packet.data:
             return None
+        if self._thinner is not None:
+            data = self._thinner.thin(packet.data)
+            if data is None:
+                return None
+            packet = replace(packet, data=data)
         self.packets += 1
         self.video_bytes += len(packet.data)
         return packet

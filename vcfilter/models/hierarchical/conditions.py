@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Conditions:
         ]
         table = torch.tensor(rows, device=device)
         return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], modes[0].refine, size)
+
+    def finer(self, drop: int) -> Conditions:
+        """Those of a quality level: the qp is smaller."""
+        return replace(self, qp=self.qp - drop)
 
 
 def signed_pair(distances: Sequence[int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
-from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
@@ -25,6 +25,7 @@ from vcfilter.models.hierarchical.values import (
 
 HEADER_BYTES = 9  # of an inter packet besides mode and payload
 REPEAT_BYTES = 6  # of a packet with nothing coded
+QPS_PER_LEVEL = 3  # of the motion's precision: as many qps as change its step by as much
 SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
 
 
@@ -45,14 +46,40 @@ class Trial:
 
 
 def code_keyframe(
-    net: VideoNet, tables: TableSet, x: Picture, step: FrameStep, effort: Effort
-) -> tuple[bytes, Reference]:
-    """A keyframe's payload and reconstruction."""
+    net: VideoNet,
+    tables: TableSet,
+    x: Picture,
+    step: FrameStep,
+    effort: Effort,
+    levels: Sequence[int] = (),
+) -> tuple[list[bytes], Reference]:
+    """A keyframe's payloads, of the base and of each level's qp, and its reconstruction."""
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
-    coder = EncodingCoder(tables)
-    earlier = [EncodingCoder(tables) for _ in range(effort.passes_of(0) - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier)
-    return coder.finish(), reference
+    passes = effort.passes_of(0)
+    coder, finer = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
+    earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, finer)
+    return [coder.finish(), *_payloads(finer)], reference
+
+
+def _level_coders(
+    tables: TableSet, step: FrameStep, levels: Sequence[int], passes: int
+) -> list[LevelCoder]:
+    """What codes each level."""
+    return [
+        LevelCoder(drop=step.qp - qp, passes=[EncodingCoder(tables) for _ in range(passes)])
+        for qp in levels
+    ]
+
+
+def _payloads(levels: Sequence[LevelCoder]) -> list[bytes]:
+    """What was coded of each level; empty: nothing."""
+    found = []
+    for level in levels:
+        coder = level.passes[-1]
+        assert isinstance(coder, EncodingCoder)
+        found.append(coder.finish() if level.used else b"")
+    return found
 
 
 def code_inter(
@@ -65,8 +92,9 @@ def code_inter(
     field: MotionField | None,
     passes: int,
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
-) -> tuple[bytes, Reference]:
-    """An inter frame's payload and reconstruction in one mode.
+    levels: Sequence[int] = (),
+) -> tuple[list[bytes], Reference]:
+    """An inter frame's payloads and reconstruction in one mode, see `code_keyframe`.
 
     Args:
         field: estimated motion, for CODED.
@@ -85,14 +113,15 @@ def code_inter(
             motion, entries = known[mode.level]
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
+    finer = _level_coders(tables, step, levels, passes)
     reference = net.code_inter(
-        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier
+        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, finer
     )
-    return coder.finish(), reference
+    return [coder.finish(), *_payloads(finer)], reference
 
 
 class ModeDecision:
-    """The cheapest way to code an inter frame, among those that the effort tries.
+    """The cheapest way to code an inter frame's base, among those that the effort tries.
 
     Every motion is tried without a residual first; the residual, which costs most of the time, is
     coded only for the motions with the least estimated cost.
@@ -106,6 +135,7 @@ class ModeDecision:
         step: FrameStep,
         references: Sequence[Reference],
         effort: Effort,
+        levels: Sequence[int] = (),
     ) -> None:
         self._net, self._tables, self._x, self._step = net, tables, x, step
         self._effort = effort
@@ -113,7 +143,12 @@ class ModeDecision:
         self._two = len(references) > 1
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
         self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
-        self._weight = rd_weight(step.qp) * 8 / (x.size[0] * x.size[1])  # of a byte
+        self._field: MotionField | None = None
+        # Every level is predicted by the same motion: it is chosen for a qp in the middle, and as
+        # precise as the best level needs it.
+        drop = step.qp - levels[-1] if levels else 0
+        self._weight = rd_weight(step.qp - drop // 2) * 8 / (x.size[0] * x.size[1])  # of a byte
+        self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
         conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device)
         base, features = net.features(conditions)
         self._base, self._steps = base, net.image.quantiser_steps(base, features)
@@ -126,7 +161,7 @@ class ModeDecision:
             return best  # a still picture: nothing else can be cheaper
         conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
         effort = self._effort
-        field = estimate_motion(
+        field = self._field = estimate_motion(
             conditions, self._x.planes, self._pair, effort.flow_scale, effort.fit_rounds
         )
         trials = [best]
@@ -143,6 +178,24 @@ class ModeDecision:
             best = min(best, whole, key=lambda trial: trial.cost)
         return best
 
+    def with_levels(
+        self, mode: HierarchicalMode, levels: Sequence[int]
+    ) -> tuple[list[bytes], Reference]:
+        """The payloads and the reconstruction in a mode that was tried, with quality levels."""
+        passes = self._effort.passes_of(self._step.layer)
+        return code_inter(
+            self._net,
+            self._tables,
+            self._x,
+            self._step,
+            mode,
+            self._pair,
+            self._field,
+            passes,
+            self._coded,
+            levels,
+        )
+
     def _motions(self) -> list[HierarchicalMode]:
         """Modes without a residual that are tried besides none."""
         modes = []
@@ -155,13 +208,13 @@ class ModeDecision:
             modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
         modes += [
             HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
-            for level in self._effort.motion_levels
+            for level in sorted(self._precise)
         ]
         return modes
 
     def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:
         passes = self._effort.passes_of(self._step.layer)
-        payload, reference = code_inter(
+        (payload,), reference = code_inter(
             self._net,
             self._tables,
             self._x,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
@@ -278,19 +279,32 @@ class LatentModel(nn.Module):
             self._kept[key] = found
         return found
 
-    def walk(self, context: LatentContext, next_symbols: NextSymbols) -> LatentSymbols:
-        """The integer walk; exact on every machine, no float decides which table comes next."""
+    def walk(
+        self, context: LatentContext, next_symbols: NextSymbols, below: Below | None = None
+    ) -> LatentSymbols:
+        """The integer walk; exact on every machine, no float decides which table comes next.
+
+        Args:
+            below: the levels below, of a quality level: what is coded is added to their symbols.
+        """
         indices = _Indices(self, context)
         symbols = context.zeros()
         for place in self.places(symbols):
-            coded = next_symbols(place, indices.of(place))
+            index = indices.of(place)
+            if below is None:
+                coded = next_symbols(place, index)
+            else:
+                index = below.narrow(index, place.take(below.symbols), context.lowest)
+                coded = next_symbols(place, index) + place.take(below.scaled)
             symbols = place.put(symbols, coded)
             indices.learn(coded, place)
         return LatentSymbols(symbols=context.fill(symbols), activity=indices.activity())
 
-    def parse(self, context: LatentContext, reader: Reader) -> LatentSymbols:
+    def parse(
+        self, context: LatentContext, reader: Reader, below: Below | None = None
+    ) -> LatentSymbols:
         """The walk with symbols that a reader decodes."""
-        return self.walk(context, reading(reader))
+        return self.walk(context, reading(reader), below)
 
     def code(
         self,
@@ -300,6 +314,7 @@ class LatentModel(nn.Module):
         context: LatentContext,
         coder: Coder,
         rd_scale: Tensor | float = 1.0,
+        below: Below | None = None,
     ) -> tuple[Tensor, LatentSymbols]:
         """The walk with symbols that a coder chooses near a target.
 
@@ -308,13 +323,14 @@ class LatentModel(nn.Module):
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             steps: (B, C) quantiser steps.
             rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
+            below: see `walk`.
 
         Returns:
             The reconstruction, as `values` gives it of the symbols, and the integers.
         """
         difference = context.crop(target - prediction)
         scales = context.crop(rd_scale) if isinstance(rd_scale, Tensor) else None
-        values = ValuePass(context, steps, torch.zeros_like(difference))
+        values = ValuePass(context, steps, torch.zeros_like(difference), below)
 
         def choose(place: Place, index: Tensor) -> Tensor:
             wanted = (place.take(difference) - values.mean(place)) / values.steps(place)
@@ -323,18 +339,30 @@ class LatentModel(nn.Module):
             values.add(place, coded)
             return coded
 
-        symbols = self.walk(context, choose)
+        symbols = self.walk(context, choose, below)
         return prediction + context.fill(values.maps), symbols
 
     def values(
         self, symbols: Tensor, prediction: Tensor, steps: Tensor, context: LatentContext
     ) -> Tensor:
         """The latent (B, C, h, w) that symbols stand for: prediction + mean + symbol * step."""
+        return prediction + context.fill(self.differences(symbols, steps, context))
+
+    def differences(
+        self, symbols: Tensor, steps: Tensor, context: LatentContext, below: Below | None = None
+    ) -> Tensor:
+        """What `values` adds to the prediction, in the picture.
+
+        Args:
+            symbols: (B, C, h, w); of a quality level those of the levels below are part of them.
+            below: see `walk`.
+        """
         inside = context.crop(symbols)
-        values = ValuePass(context, steps, torch.zeros_like(inside, dtype=prediction.dtype))
+        values = ValuePass(context, steps, torch.zeros_like(inside, dtype=steps.dtype), below)
         for place in self.places(inside):
-            values.add(place, place.take(inside))
-        return prediction + context.fill(values.maps)
+            coded = place.take(inside)
+            values.add(place, coded if below is None else coded - place.take(below.scaled))
+        return values.maps
 
 
 class ValuePass:
@@ -342,10 +370,13 @@ class ValuePass:
 
     Args:
         steps: (B, C) quantiser steps. maps: zeros (B, C, h, w), filled along the way.
+        below: of a quality level, see `LatentModel.walk`.
     """
 
-    def __init__(self, context: LatentContext, steps: Tensor, maps: Tensor) -> None:
-        self._features, self._steps = context.features, steps[:, None]
+    def __init__(
+        self, context: LatentContext, steps: Tensor, maps: Tensor, below: Below | None = None
+    ) -> None:
+        self._features, self._steps, self._below = context.features, steps[:, None], below
         self.maps = maps.contiguous()
         self._mean: tuple[Place, Tensor] | None = None
 
@@ -357,6 +388,9 @@ class ValuePass:
         """(B, N, count) what is expected at a place from the values before it."""
         if self._mean is None or self._mean[0] is not place:
             found = place.model.means(place.lattice(self.maps), self._features, place.where)
+            if self._below is not None:
+                known, value = (place.take(m) for m in (self._below.symbols, self._below.values))
+                found = self._below.centre(found, known, value, self.steps(place))
             self._mean = place, found
         return self._mean[1]
 

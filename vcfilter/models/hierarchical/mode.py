@@ -27,7 +27,8 @@ class MotionMode(IntEnum):
 class HierarchicalMode:
     """A frame's mode.
 
-    In bytes: none for a keyframe, and for an inter frame without motion and residual; else one.
+    In bytes: none for a keyframe, and for an inter frame without motion and residual, unless
+    quality levels stand behind its base; else one.
     From its lowest bit: motion (3 bits), level (3), refine (1), residual (1).
 
     Args:
@@ -47,9 +48,14 @@ class HierarchicalMode:
         """Whether nothing is coded."""
         return self.motion is MotionMode.NONE and not self.residual
 
-    def pack(self) -> bytes:
-        """The bytes of an inter frame's mode."""
-        if self.repeats:
+    def pack(self, levels: bool = False) -> bytes:
+        """The bytes of an inter frame's mode.
+
+        Args:
+            levels: quality levels stand behind the base: the frame has a mode even if the base
+                is empty.
+        """
+        if self.repeats and not levels:
             return b""
         flags = self.refine * _REFINE | self.residual * _RESIDUAL
         return bytes((self.motion | self.level << _MOTION_BITS | flags,))
@@ -80,7 +86,7 @@ class HierarchicalMode:
             refine=bool(bits & _REFINE),
             residual=bool(bits & _RESIDUAL),
         )
-        if found.repeats or (found.refine and motion < MotionMode.DIRECT):
+        if found.refine and motion < MotionMode.DIRECT:
             raise BitstreamError(f"mode {data.hex()} is invalid")
         second = found.motion in (MotionMode.SECOND, MotionMode.DIRECT) or found.refine
         if second and len(step.references) < 2:

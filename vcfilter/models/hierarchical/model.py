@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import DecodingCoder, TableSet
 from vcfilter.errors import BitstreamError, ModelMismatchError
-from vcfilter.frames import Frame, FrameStep, FrameType, Plane, VideoFormat
+from vcfilter.frames import LEVELS_MAX, Frame, FrameStep, FrameType, Plane, VideoFormat
 from vcfilter.models.base import CodedFrame, ModelInfo
 from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
@@ -88,20 +89,26 @@ class HierarchicalModel:
         references: Sequence[Any],
         video_format: VideoFormat,
         effort: str,
+        levels: Sequence[int] = (),
     ) -> CodedFrame:
-        """Code one frame in the way that is cheapest in rate and distortion."""
+        """Code one frame in the way that is cheapest in rate and distortion of the base."""
         with self._inference():
             if step.type is FrameType.KEY:
-                payload, reference = code_keyframe(
-                    self.net, self.tables, picture, step, EFFORTS[effort]
+                sections, reference = code_keyframe(
+                    self.net, self.tables, picture, step, EFFORTS[effort], levels
                 )
-                mode, sections = b"", [payload]
+                mode = b""
             else:
-                best = ModeDecision(
-                    self.net, self.tables, picture, step, references, EFFORTS[effort]
-                ).best()
-                reference, mode = best.reference, best.mode.pack()
-                sections = [] if best.mode.repeats else [best.payload]
+                decision = ModeDecision(
+                    self.net, self.tables, picture, step, references, EFFORTS[effort], levels
+                )
+                best = decision.best()
+                reference, sections = best.reference, [best.payload]
+                if levels:
+                    sections, reference = decision.with_levels(best.mode, levels)
+                mode = best.mode.pack(any(sections[1:]))
+                if best.mode.repeats and not mode:
+                    sections = []
             quality = psnr(picture, reference.planes, video_format)
         return CodedFrame(mode=mode, sections=tuple(sections), reference=reference, psnr=quality)
 
@@ -112,6 +119,7 @@ class HierarchicalModel:
         sections: Sequence[bytes],
         contexts: Sequence[Any],
         video_format: VideoFormat,
+        levels: Sequence[int] = (),
     ) -> FrameSymbols:
         """Read a frame's integers. No float decides about anything; safe in another thread.
 
@@ -119,9 +127,14 @@ class HierarchicalModel:
             BitstreamError: mode or sections are invalid for this model.
         """
         found = HierarchicalMode.unpack(mode, step)
-        if len(sections) != (0 if found.repeats else 1):
-            raise BitstreamError(f"a frame of mode {mode.hex()!r} has {len(sections)} sections")
         key = step.type is FrameType.KEY
+        wanted = 1 + len(levels) if key or mode else 0
+        if len(sections) != wanted:
+            raise BitstreamError(
+                f"a frame of mode {mode.hex()!r} has {len(sections)} sections, not {wanted}"
+            )
+        if any(a <= b for a, b in itertools.pairwise((step.qp, *levels))):
+            raise BitstreamError(f"the qps of levels {levels} do not fall from {step.qp} on")
         with self._inference():
             return self.net.parse(
                 found.motion,
@@ -130,6 +143,10 @@ class HierarchicalModel:
                 None if key else context_pair(contexts),
                 self.net.latent_shape(1, *self._padded(video_format)),
                 DecodingCoder(self.tables, sections[0] if sections else b""),
+                [
+                    (step.qp - qp, DecodingCoder(self.tables, data))
+                    for qp, data in zip(levels, sections[1:], strict=True)
+                ],
             )
 
     def reconstruct(
@@ -241,6 +258,7 @@ def load(file: WeightsFile, device: torch.device) -> HierarchicalModel:
         numerics=file.numerics,
         config=file.config,
         efforts=EFFORTS,
+        quality_layers=LEVELS_MAX,
         card=file.card,
     )
     return HierarchicalModel(net, TableSet(magnitudes), info, device)

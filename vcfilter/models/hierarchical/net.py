@@ -42,11 +42,13 @@ from vcfilter.models.hierarchical.motion import (
     warp_planes,
 )
 from vcfilter.models.hierarchical.refine import refine
+from vcfilter.models.hierarchical.refinement import Below, rescaled_activations
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
     FrameContext,
     FrameSymbols,
     LatentSymbols,
+    LevelSymbols,
     MotionField,
     Pair,
     Reference,
@@ -62,6 +64,48 @@ Size4 = tuple[int, int, int, int] | torch.Size
 ContextPair = tuple[FrameContext, FrameContext]
 Synthesis = Callable[[Tensor, Tensor], Tensor]
 """A latent and the symbols that refined it, to samples in blocks."""
+Start = Callable[[Conditions], tuple[Tensor, Synthesis]]
+"""What is expected of a latent, and what makes the frame of it, under a level's conditions."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LevelCoder:
+    """What codes one quality level above the base.
+
+    Args:
+        drop: the base's qp less the level's, at least 1.
+        passes: a coder for each pass; the last one counts.
+        used: whether the level holds anything; known when it is coded. One that does not is left
+            out, and levels above it refine what is below it.
+    """
+
+    drop: int
+    passes: Sequence[Coder]
+    used: bool = False
+
+
+class _Stack:
+    """The levels of an image latent so far, from the base up.
+
+    Args:
+        context: of the base. symbols: the base's; None: it has none.
+    """
+
+    def __init__(self, context: LatentContext, symbols: Tensor | None) -> None:
+        self._context = context
+        self._drop = 0
+        self.symbols = symbols
+        self.values: Tensor | None = None  # in the picture, differences to what is expected
+
+    def below(self, drop: int) -> Below | None:
+        """What a level refines; None: nothing, no level below it has symbols."""
+        if self.symbols is None:
+            return None
+        return Below.of(self._context.crop(self.symbols), drop - self._drop, self.values)
+
+    def add(self, drop: int, symbols: Tensor, values: Tensor | None = None) -> None:
+        """Put a level on top."""
+        self._drop, self.symbols, self.values = drop, symbols, values
 
 
 class Prediction(nn.Module):
@@ -132,9 +176,17 @@ class VideoNet(nn.Module):
     # The integers.
 
     def image_context(
-        self, conditions: Conditions, contexts: ContextPair | None, shape: Size4
+        self,
+        conditions: Conditions,
+        contexts: ContextPair | None,
+        shape: Size4,
+        drop: int = 0,
     ) -> LatentContext:
-        """What the image latent of a shape is coded with; contexts None: a keyframe."""
+        """What the image latent of a shape is coded with; contexts None: a keyframe.
+
+        Args:
+            drop: of a quality level, the base's qp less the one in conditions.
+        """
         _, features = self.features(conditions)
         if contexts is None:
             none = features.new_zeros(shape)
@@ -145,6 +197,11 @@ class VideoNet(nn.Module):
                 torch.maximum(first.symbols, second.symbols).to(features.dtype),
                 torch.maximum(first.activity, second.activity).to(features.dtype),
             )
+            if drop:
+                temporal = (
+                    rescaled_activations(temporal[0], drop),
+                    rescaled_activations(temporal[1], drop),
+                )
         rows, columns = conditions.size or (BLOCK * shape[2], BLOCK * shape[3])
         inside = (-(-rows // BLOCK), -(-columns // BLOCK))
         lowest = lowest_table(conditions.qp)
@@ -193,18 +250,34 @@ class VideoNet(nn.Module):
         contexts: ContextPair | None,
         shape: Size4,
         reader: Reader,
+        levels: Sequence[tuple[int, Reader]] = (),
     ) -> FrameSymbols:
-        """Read a frame's integers; contexts None: a keyframe. shape is (B, 96, h, w)."""
+        """Read a frame's integers.
+
+        Args:
+            contexts: of the references; None: a keyframe.
+            shape: (B, 96, h, w) of the image latent.
+            levels: what reads each quality level above the base, by rising drop (see
+                LevelSymbols), which stands before it.
+        """
         motion = None
         if contexts is not None and mode is MotionMode.CODED:
             motion = self.motion.coding.parse(self.motion_context(conditions, contexts), reader)
         context = self.image_context(conditions, contexts, shape)
         coded = contexts is None or residual
         image = self.image.coding.parse(context, reader) if coded else context.untouched()
+        stack = _Stack(context, image.symbols if coded else None)
+        found = []
+        for drop, each in levels:
+            context = self.image_context(conditions.finer(drop), contexts, shape, drop)
+            symbols = self.image.coding.parse(context, each, stack.below(drop)).symbols
+            found.append(LevelSymbols(drop, symbols))
+            stack.add(drop, symbols)
         return FrameSymbols(
             image=image.symbols if coded else None,
             motion=None if motion is None else motion.symbols,
             context=self.frame_context(image, motion),
+            levels=tuple(found),
         )
 
     # The pixels.
@@ -217,28 +290,55 @@ class VideoNet(nn.Module):
         references: Pair | None,
     ) -> Reference:
         """Pixels of a parsed frame; references None: a keyframe."""
-        base, features = self.features(conditions)
-        steps = self.image.quantiser_steps(base, features)
-        shape = symbols.context.symbols.shape
         if references is None:
-            assert symbols.image is not None
-            context = self.image_context(conditions, None, shape)
-            expected = torch.zeros_like(context.temporal[0])
-            latent = self.image.coding.values(symbols.image, expected, steps, context)
-            blocks = self.image.synthesise(latent, symbols.image, base, features)
+            blocks = self._decode_image(conditions, symbols, None, self.from_nothing)
             return self.key_reference(conditions, blocks, symbols.context)
         contexts = references[0].context, references[1].context
         field = None
         if symbols.motion is not None:
             field = self.decode_field(conditions, symbols.motion, references)
         predicted = self.predict(mode, conditions, references, field)
-        if symbols.image is None:
+        if symbols.image is None and not symbols.levels:
             return self.inter_reference(conditions, predicted, predicted.planes, symbols.context)
-        expected, synthesis = self.expect(conditions, predicted)
+
+        def start(own: Conditions) -> tuple[Tensor, Synthesis]:
+            return self.expect(own, predicted)
+
+        blocks = self._decode_image(conditions, symbols, contexts, start)
+        return self.inter_reference(conditions, predicted, to_planes(blocks), symbols.context)
+
+    def _decode_image(
+        self,
+        conditions: Conditions,
+        symbols: FrameSymbols,
+        contexts: ContextPair | None,
+        start: Start,
+    ) -> Tensor:
+        """Samples in blocks, of the base and the levels above it: values of each, one synthesis."""
+        shape, top = symbols.context.symbols.shape, conditions
         context = self.image_context(conditions, contexts, shape)
-        latent = self.image.coding.values(symbols.image, expected, steps, context)
-        planes = to_planes(synthesis(latent, symbols.image))
-        return self.inter_reference(conditions, predicted, planes, symbols.context)
+        stack = _Stack(context, symbols.image)
+        if symbols.image is not None:
+            stack.values = self._differences(conditions, symbols.image, context)
+        for level in symbols.levels:
+            top = conditions.finer(level.drop)
+            context = self.image_context(top, contexts, shape, level.drop)
+            below = stack.below(level.drop)
+            values = self._differences(top, level.symbols, context, below)
+            stack.add(level.drop, level.symbols, values)
+        assert stack.symbols is not None and stack.values is not None
+        expected, synthesis = start(top)
+        return synthesis(expected + context.fill(stack.values), stack.symbols)
+
+    def _differences(
+        self,
+        conditions: Conditions,
+        symbols: Tensor,
+        context: LatentContext,
+        below: Below | None = None,
+    ) -> Tensor:
+        steps = self.image.quantiser_steps(*self.features(conditions))
+        return self.image.coding.differences(symbols, steps, context, below)
 
     def decode_field(self, conditions: Conditions, symbols: Tensor, references: Pair) -> Tensor:
         """(B, 5, h, w) the field that a motion latent's symbols stand for."""
@@ -286,6 +386,15 @@ class VideoNet(nn.Module):
         planes = blend(first, second, torch.where(alone, -1.0, field[:, 4:]))
         return Predicted(planes=planes, first=first, second=(y, u, v), moves=field[:, :4])
 
+    def from_nothing(self, conditions: Conditions) -> tuple[Tensor, Synthesis]:
+        """The same as `expect` of a keyframe, whose latent is expected to be zero."""
+        base, features = self.features(conditions)
+
+        def synthesis(latent: Tensor, symbols: Tensor) -> Tensor:
+            return self.image.synthesise(latent, symbols, base, features)
+
+        return torch.zeros_like(base)[:, None, None, None], synthesis
+
     def expect(self, conditions: Conditions, predicted: Predicted) -> tuple[Tensor, Synthesis]:
         """(predicted latent (B, 96, h, w), what makes the frame of the latent that is coded)."""
         base, features = self.features(conditions)
@@ -327,7 +436,12 @@ class VideoNet(nn.Module):
     # Encoding and training.
 
     def code_keyframe(
-        self, conditions: Conditions, x: Planes, coder: Coder, earlier: Sequence[Coder] = ()
+        self,
+        conditions: Conditions,
+        x: Planes,
+        coder: Coder,
+        earlier: Sequence[Coder] = (),
+        levels: Sequence[LevelCoder] = (),
     ) -> Reference:
         """Code keyframes.
 
@@ -335,19 +449,13 @@ class VideoNet(nn.Module):
             earlier: coders of passes before the one that counts. Each later pass aims at what the
                 synthesis left of the one before: rounding and branches work against each other
                 less.
+            levels: quality levels above the base, by rising drop.
         """
-        base, features = self.features(conditions)
         wanted = to_blocks(*x)
-        batch, channels, rows, columns = wanted.shape
-        context = self.image_context(conditions, None, (batch, channels, rows, columns))
-
-        def synthesis(latent: Tensor, symbols: Tensor) -> Tensor:
-            return self.image.synthesise(latent, symbols, base, features)
-
-        expected = torch.zeros_like(context.temporal[0])
         blocks, image = self._code_image(
-            conditions, wanted, expected, synthesis, context, coder, earlier
+            conditions, wanted, None, self.from_nothing, coder, earlier, levels
         )
+        assert blocks is not None
         return self.key_reference(conditions, blocks, self.frame_context(image, None))
 
     def code_motion(
@@ -377,47 +485,89 @@ class VideoNet(nn.Module):
         coder: Coder,
         motion: CodedMotion | None = None,
         earlier: Sequence[Coder] = (),
+        levels: Sequence[LevelCoder] = (),
     ) -> Reference:
         """Code inter frames.
 
         Args:
-            motion: what `code_motion` gave, for CODED. earlier: see `code_keyframe`.
+            motion: what `code_motion` gave, for CODED. earlier, levels: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
-        shape = contexts[0].symbols.shape
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
-        context = self.image_context(conditions, contexts, shape)
         motion_symbols = motion.symbols if motion else None
-        if not residual:
+        if not residual and not levels:
+            context = self.image_context(conditions, contexts, contexts[0].symbols.shape)
             integers = self.frame_context(context.untouched(), motion_symbols)
             return self.inter_reference(conditions, predicted, predicted.planes, integers)
-        expected, synthesis = self.expect(conditions, predicted)
+
+        def start(own: Conditions) -> tuple[Tensor, Synthesis]:
+            return self.expect(own, predicted)
+
         # Nothing is to be coded outside the picture.
         wanted = to_blocks(*within(x, predicted.planes, conditions.size))
         blocks, image = self._code_image(
-            conditions, wanted, expected, synthesis, context, coder, earlier
+            conditions, wanted, contexts, start, coder if residual else None, earlier, levels
         )
         integers = self.frame_context(image, motion_symbols)
-        return self.inter_reference(conditions, predicted, to_planes(blocks), integers)
+        planes = predicted.planes if blocks is None else to_planes(blocks)
+        return self.inter_reference(conditions, predicted, planes, integers)
 
     def _code_image(
         self,
         conditions: Conditions,
         wanted: Tensor,
-        expected: Tensor,
-        synthesis: Synthesis,
-        context: LatentContext,
-        coder: Coder,
+        contexts: ContextPair | None,
+        start: Start,
+        coder: Coder | None,
         earlier: Sequence[Coder],
+        levels: Sequence[LevelCoder],
+    ) -> tuple[Tensor | None, LatentSymbols]:
+        """Code the image latent: (reconstruction in blocks, integers of the base).
+
+        Args:
+            coder: of the base; None: it holds no residual. Where no level holds one either there
+                is no reconstruction.
+        """
+        context = self.image_context(conditions, contexts, wanted.shape)
+        image, blocks = context.untouched(), None
+        stack = _Stack(context, None)
+        if coder is not None:
+            passes = [*earlier, coder]
+            blocks, image = self._code_level(conditions, wanted, context, start, passes, None)
+            stack.add(0, image.symbols)
+            if levels:
+                stack.values = self._differences(conditions, image.symbols, context)
+        for level in levels:
+            own = conditions.finer(level.drop)
+            context = self.image_context(own, contexts, wanted.shape, level.drop)
+            below = stack.below(level.drop)
+            found, finer = self._code_level(own, wanted, context, start, level.passes, below)
+            symbols = context.crop(finer.symbols)
+            level.used = bool((symbols if below is None else symbols - below.scaled).any())
+            if level.used:
+                blocks = found
+                values = self._differences(own, finer.symbols, context, below)
+                stack.add(level.drop, finer.symbols, values)
+        return blocks, image
+
+    def _code_level(
+        self,
+        conditions: Conditions,
+        wanted: Tensor,
+        context: LatentContext,
+        start: Start,
+        passes: Sequence[Coder],
+        below: Below | None,
     ) -> tuple[Tensor, LatentSymbols]:
-        """Code the image latent: (reconstruction in blocks, integers)."""
+        """Code the base or a level of the image latent in passes; see `code_keyframe`."""
         base, features = self.features(conditions)
         steps, coding = self.image.quantiser_steps(base, features), self.image.coding
+        expected, synthesis = start(conditions)
         target = self.image.analyse(wanted, base, features)
-        for each in earlier:
+        for each in passes[:-1]:
             with torch.no_grad():
-                latent, image = coding.code(target, expected, steps, context, each)
+                latent, image = coding.code(target, expected, steps, context, each, below=below)
                 blocks = synthesis(latent, image.symbols)
                 target = latent + self.image.analysis_linear(wanted - blocks)
-        latent, image = coding.code(target, expected, steps, context, coder)
+        latent, image = coding.code(target, expected, steps, context, passes[-1], below=below)
         return synthesis(latent, image.symbols), image

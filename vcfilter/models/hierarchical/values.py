@@ -57,18 +57,33 @@ class FrameContext:
         return FrameContext(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LevelSymbols:
+    """The integers of a quality level above the base.
+
+    Args:
+        drop: the base's qp less the level's, at least 1.
+        symbols: (B, 96, h, w) of the image latent in the level's steps, levels below included.
+    """
+
+    drop: int
+    symbols: Tensor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrameSymbols:
     """All integers of a frame, parsed before its pixels are made.
 
     Args:
-        image, motion: symbols (B, C, h, w) of the latents; None where none were coded.
+        image, motion: symbols (B, C, h, w) of the latents in the base; None where none were coded.
         context: what later frames' symbols depend on.
+        levels: by falling qp.
     """
 
     image: Tensor | None
     motion: Tensor | None
     context: FrameContext
+    levels: tuple[LevelSymbols, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
