@@ -310,9 +310,9 @@ def test_modes_pack_into_a_byte_and_nothing_else_is_one() -> None:
             found[bits] = HierarchicalMode.unpack(bytes((bits,)), INTER)
         except BitstreamError:
             continue
-        assert found[bits].pack() == bytes((bits,))
-    # FIRST and SECOND with and without residual, NONE with it; DIRECT in 4, CODED in 8 * 4 ways.
-    assert len(found) == len(set(found.values())) == 2 * 2 + 1 + 4 + 32
+        assert found[bits].pack(levels=True) == bytes((bits,))
+    # NONE, FIRST and SECOND with and without residual; DIRECT in 4, CODED in 8 * 4 ways.
+    assert len(found) == len(set(found.values())) == 3 * 2 + 4 + 32
     repeats = HierarchicalMode.unpack(b"", INTER)
     assert repeats.repeats and repeats.pack() == b""
     assert HierarchicalMode.unpack(b"", KEY) == KEY_MODE
@@ -485,7 +485,7 @@ def test_odd_sizes_and_depths(model: HierarchicalModel, size: tuple[int, int], d
 
 def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
     figures = model.complexity()
-    assert figures["keyframe"]["total"] == pytest.approx(7.2, abs=0.1)
+    assert figures["keyframe"]["total"] == pytest.approx(7.88, abs=0.1)
     assert figures["inter"]["total"] == pytest.approx(19.02, abs=0.1)
     assert figures["inter"]["motion"] > 0
     assert check_bound(model.net) < 1
