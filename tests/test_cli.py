@@ -147,6 +147,7 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT", "-t", "1", "-to", "2"], 2, "not allowed with"),
         (["encode", "FILM", "OUT", "OUT"], 2, "2 sources need a folder"),
         (["transcode", "NEURAL", "OUT", "-c:v", "copy", "--qp", "3"], 2, "no options of coding"),
+        (["decode", "NEURAL", "OUT", "--levels", "9"], 2, "levels 9 is outside 1 to 8"),
         (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
         (["encoder"], 2, "did you mean encode?"),
         (["--loud"], 2, "there is no option --loud"),
@@ -196,7 +197,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, numb
         cwd=ROOT,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out.part*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     os.kill(run.pid, number)
@@ -205,6 +206,23 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, numb
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1].startswith("vcfilter: stopped")
     assert {path.name for path in tmp_path.iterdir()} <= {"long.mkv", "out.partial.mkv"}
+
+
+def test_an_interrupt_that_is_ignored_at_the_start_stays_ignored(
+    film: Path, tmp_path: Path
+) -> None:
+    """As nohup and a shell's background jobs start it."""
+    target = tmp_path / "out.mkv"
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = subprocess.Popen(command("encode", film, target, *FAST), cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    while run.poll() is None:
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert run.returncode == 0
+    assert target.exists()
 
 
 def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
@@ -527,6 +545,6 @@ def test_limits_of_commands() -> None:
     found = limits(parsed("serve", "x.mkv"))
     assert found == Limits(frames=216_000, seconds=3600, memory=MEMORY_MAX)
     assert limits(parsed("worker")) == Limits(memory=MEMORY_MAX)
-    args = parsed("play", "x.mkv", "--max-pixels", "9M", "--max-seconds", "60")
+    args = parsed("play", "x.mkv", "--levels", "2", "--max-pixels", "9M", "--max-seconds", "60")
     words = play._decoder_options(args)
-    assert words == ("--max-pixels", "9000000", "--max-seconds", "60.0")
+    assert words == ("--levels", "2", "--max-pixels", "9000000", "--max-seconds", "60.0")

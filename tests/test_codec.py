@@ -568,6 +568,16 @@ def test_frames_come_out_as_early_as_they_can(name: str) -> None:
     assert decoder.decode(None) == []
 
 
+def test_the_last_keyframe_of_a_still_scene_is_coarser() -> None:
+    def qps(**options: object) -> list[int]:
+        encoder, _ = encode(clip(25, SMALL, still=True), keyint=12, qp=30, **options)
+        return [r.header.step.qp for r in encoder.statistics.records if r.header.step.number == 0]
+
+    assert qps() == [30, 30, 40]
+    assert qps(structure="intra") == [30] * 25
+    assert qps(open_gop=False) == [30, 30, 30]
+
+
 def test_low_delay_has_none() -> None:
     encoder = Encoder(SMALL, EncoderOptions(structure="low-delay", keyint=9), model=FakeModel())
     decoder = new_decoder(encoder.extradata, strict=True)

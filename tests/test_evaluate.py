@@ -20,6 +20,7 @@ from vcfilter.evaluate import runner
 from vcfilter.evaluate.anchors import encode, parse_anchor
 from vcfilter.evaluate.bdrate import bd_rate
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare
+from vcfilter.evaluate.interpolation import compare_interpolation, compare_reds, reds_clips
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
 from vcfilter.frames import Frame
@@ -288,3 +289,55 @@ def test_names_are_escaped_in_the_report(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     assert "a&lt;b&gt;&amp;&#39;&#34;" in page
     assert "<b>" not in page
+
+
+def test_interpolation_is_measured_on_frames_that_are_left_out(tmp_path: Path) -> None:
+    clips = [
+        write_clip(tmp_path / "pan.mkv", frames=13),
+        write_clip(tmp_path / "few.mkv", frames=3),
+    ]
+    lines: list[str] = []
+    text = compare_interpolation(
+        clips, tmp_path / "cache", tmp_path / "out", preset="fast", report=lines.append
+    )
+    assert text.splitlines()[0].split() == [
+        "PSNR", "Y", "/", "SSIM", "linear", "quadratic", "minterpolate",
+    ]  # fmt: skip
+    assert [line.split(":")[0] for line in lines] == ["pan", "few"]
+    found = json.loads((tmp_path / "out" / "interpolation.json").read_text())["scores"]
+    scores = {(s["clip"], s["method"]): s for s in found}
+    assert scores["pan", "quadratic"]["frames"] == 4  # of five intervals the inner ones
+    assert scores["pan", "quadratic"]["psnr"] > 32
+    assert scores["pan", "minterpolate"]["psnr"] > 20
+    assert scores["few", "quadratic"]["psnr"] == scores["few", "linear"]["psnr"]
+    with pytest.raises(MediaError, match="too few"):
+        compare_interpolation([clips[1]], tmp_path / "cache", tmp_path / "out", factor=8)
+
+
+def test_reds_in_its_own_layout(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="not laid out as REDS_VTSR"):
+        compare_reds(tmp_path)
+    y, x = np.mgrid[0:48, 0:64]
+    for clip in ("002", "003"):
+        for folder, step in (("val_15fps", 8), ("val_30fps", 4)):
+            place = tmp_path / folder / clip
+            place.mkdir(parents=True)
+            for number in range(0, 25, step):
+                wave = 120 + 50 * np.sin((x + number / 2) / 5) + 30 * np.cos(y / 4)
+                rgb = np.repeat(wave[..., None], 3, axis=2).astype(np.uint8)
+                frame = VideoFrame.from_ndarray(rgb, "rgb24")
+                codec = av.CodecContext.create("png", "w")
+                codec.width, codec.height, codec.pix_fmt, codec.time_base = 64, 48, "rgb24", 1
+                data = b"".join(bytes(p) for p in [*codec.encode(frame), *codec.encode(None)])
+                (place / f"{number:08}.png").write_bytes(data)
+    assert reds_clips(tmp_path, 2) == ["002", "003"]
+    text = compare_reds(tmp_path, preset="fast")
+    head, row = text.splitlines()
+    assert "(2 clips)" in head
+    assert "(1 clips)" in head
+    psnr, similarity = map(float, row.split()[-1].split("/"))
+    assert psnr > 28
+    assert 0.9 < similarity <= 1
+    (tmp_path / "val_30fps" / "002" / "00000004.png").unlink()
+    with pytest.raises(MediaError, match="00000004"):
+        compare_reds(tmp_path, preset="fast")

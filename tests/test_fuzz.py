@@ -15,7 +15,8 @@ from fuzz import TARGETS, mutated
 from fuzz.__main__ import _random
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = {"bitstream": 1500, "decoder": 400, "bridge": 400, "worker": 150}
+RUNS = {"bitstream": 1500, "decoder": 400, "bridge": 400, "worker": 150, "sequence": 3000,
+        "client": 200}  # fmt: skip
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_model import write_small_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,6 +18,7 @@ FLOORS = (
     ("__init__",),
     ("train", "evaluate"),
     ("stream",),
+    ("interpolation",),
     ("codec",),
     ("models",),
     ("nn", "entropy", "bitstream", "metrics"),
@@ -101,5 +103,21 @@ def test_each_library_has_its_door(library: str, packages: set[str]) -> None:
 def test_importing_the_package_is_quick_and_silent() -> None:
     """No networks, no GPU, no output for a plain import; 'vcfilter --help' hangs on it."""
     code = "import sys, vcfilter; assert 'torch' not in sys.modules, 'torch was imported'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_decoding_needs_no_compiler(tmp_path: Path) -> None:
+    """PyTorch imports its compiler for arithmetic on the device "meta": a second of CPU."""
+    write_small_model(tmp_path / "small.safetensors")
+    code = f"""
+import sys
+from vcfilter.models import store
+from vcfilter.options import Runtime
+store.load({str(tmp_path / "small.safetensors")!r}, Runtime(device="cpu"))
+assert "torch" in sys.modules
+found = [name for name in ("torch._dynamo", "sympy", "matplotlib", "scipy") if name in sys.modules]
+assert found == [], found
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

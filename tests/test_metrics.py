@@ -17,6 +17,7 @@ from vcfilter.metrics import (
     ms_ssim,
     plane_psnr,
     squared_error,
+    ssim,
 )
 
 
@@ -115,6 +116,17 @@ def test_ms_ssim_orders_and_bounds() -> None:
 def test_planes_that_do_not_match_are_refused(a: np.ndarray, b: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="cannot be compared"):
         plane_psnr(a, b)
+
+
+def test_ssim_is_one_scale_of_ms_ssim_and_right_for_flat_planes() -> None:
+    a, b = noise_pair((16, 21), 20)  # no room for a second scale
+    assert ssim(a, b) == pytest.approx(ms_ssim(a, b), abs=1e-6)
+    assert 0 < ssim(a, b) < 1
+    flat, other = np.full((12, 12), 100, np.uint8), np.full((12, 12), 140, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert ssim(flat, other) == pytest.approx((28000 + c1) / (29600 + c1), abs=1e-5)
+    with pytest.raises(ConfigError):
+        ssim(flat[:10], other[:10])
 
 
 def test_too_small_for_ms_ssim() -> None:

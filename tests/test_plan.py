@@ -65,6 +65,9 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
             assert following is not None
             assert following.first == 0
             assert job.next_key is following.frames[0]
+            assert job.next_offset == following.key_offset
+        else:
+            assert job.next_offset == 0
 
 
 def lengths(jobs: list[SegmentJob]) -> list[int]:
@@ -109,6 +112,37 @@ def test_anchors(keyint: int, bframes: int | None, open_gop: bool) -> None:
         )
         if not open_gop:
             assert all(job.next_key is None for job in jobs)
+
+
+@pytest.mark.parametrize("options", [{}, {"bframes": 15}])
+def test_a_keyframe_that_few_frames_inherit_is_coarser(options: dict[str, object]) -> None:
+    """By up to 10 qps in a still scene, a third of it in a moving one, and not at all where the
+    end of the stream or of the scene is not near."""
+
+    def offsets(frames: list[Frame], **more: object) -> list[int]:
+        return [
+            job.key_offset for job in plan(frames, keyint=16, **options, **more) if not job.first
+        ]
+
+    assert [offsets(still(32 + count))[2] for count in (1, 2, 3, 5, 8, 9, 16)] == [
+        *(10, 7, 5, 3, 1, 0, 0),
+    ]
+    large = VideoFormat(width=256, height=192)
+    moving = [offsets(clip(32 + count, large))[2] for count in (1, 2, 3, 5, 8, 9, 16)]
+    assert moving == [3, 2, 2, 1, 0, 0, 0]
+    assert offsets(still(34)) == [0, 0, 7]
+    assert offsets(still(34), open_gop=False) == [0, 0, 0]  # nothing before refers to it
+    two_scenes = clip(40, large, cuts=(17,))
+    # The second keyframe is alone before the cut.
+    assert [offset > 0 for offset in offsets(two_scenes)] == [False, True, False, False]
+
+
+def test_the_next_keyframe_is_awaited_no_longer_than_promised() -> None:
+    for options in ({"keyint": 12}, {"keyint": 12, "scenecut": False}, {"keyint": 2}):
+        planner = Planner(SMALL, structure_of(**options))
+        frames = still(60)
+        first = next(i for i, frame in enumerate(frames) if planner.push(frame))
+        assert first + 1 == structure_of(**options).delay
 
 
 def test_anchors_follow_the_motion() -> None:

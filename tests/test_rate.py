@@ -13,6 +13,7 @@ from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.rate import (
     DEFAULT_QP,
     AverageBitrate,
+    Coarser,
     ConstantQp,
     ConstantQuality,
     KeyTrial,
@@ -20,7 +21,7 @@ from vcfilter.codec.rate import (
     make_rate_control,
 )
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, VideoFormat
+from vcfilter.frames import QP_MAX, Frame, VideoFormat
 from vcfilter.options import EncoderOptions
 
 SMALL = VideoFormat(width=48, height=32)
@@ -61,6 +62,19 @@ def test_the_options_choose() -> None:
     assert control(qp=0).key_qp([], 12) == 0
     assert isinstance(control(quality=35), ConstantQuality)
     assert isinstance(control(bitrate=10000), AverageBitrate)
+
+
+def test_a_keyframe_is_coarser_at_a_constant_qp_alone() -> None:
+    """What aims at a size or at a quality finds the qp by itself; inter frames keep theirs."""
+    control = ConstantQp(30)
+    assert [control.key_qp([], 12, offset) for offset in (0, 7)] == [30, 37]
+    assert ConstantQp(60).key_qp([], 12, 10) == QP_MAX
+    key = KeyTrial(qp=37, bits=1000, psnr=40.0)
+    assert control.inter_qp(key, [1], 12) == 30
+    assert Coarser(control, 2).key_qp([], 12, 7) == 39
+    assert Coarser(control, 2).inter_qp(key, [1], 12) == 32
+    for other in (ConstantQuality(35.0), AverageBitrate(1000.0, 64 * 48, 12)):
+        assert other.key_qp([], 12, 7) == other.key_qp([], 12, 0)
 
 
 @pytest.mark.parametrize("quality", [26, 32, 38, 44])

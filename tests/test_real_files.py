@@ -26,7 +26,7 @@ from vcfilter.bitstream import SequenceHeader
 from vcfilter.errors import ConfigError
 from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
 from vcfilter.stream.containers import open_demuxer
-from vcfilter.stream.copy import Copy, StreamCopier
+from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import MediaDecoder, MediaFrames
 from vcfilter.stream.graph import FilteredFrames, parse_chain
 from vcfilter.stream.hdr import read_hdr, write_hdr
@@ -404,6 +404,77 @@ def test_a_change_of_range_is_converted_to_the_first(tmp_path: Path) -> None:
     assert luma.mean() == 120
     assert means[:3] == pytest.approx([120] * 3, abs=1.5)
     assert means[3:] == pytest.approx([16 + 121 * 219 / 255] * 3, abs=1.5)
+
+
+def test_a_change_of_aspect_is_told_once(tmp_path: Path) -> None:
+    parts = []
+    for number, aspect in enumerate((Fraction(1), Fraction(4, 3), Fraction(1))):
+        name = tmp_path / f"{number}.h264"
+        with av.open(str(name), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = aspect
+            for index in range(3):
+                frame = video_frame(index, 64, 48)
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(name.read_bytes())
+    for count, wanted in ((1, 0), (3, 1)):
+        source = tmp_path / "joined.h264"
+        source.write_bytes(b"".join(parts[:count]))
+        report = encode_file(source, tmp_path / "o.mkv", FAST, overwrite=True)
+        assert report.frames == 3 * count
+        said = [text for text in report.warnings if "display aspect ratio" in text]
+        assert len(said) == wanted
+
+
+def encrypted_film(path: Path) -> Path:
+    """Video and audio with Common Encryption, and no key."""
+    options = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "00112233445566778899aabbccddeeff",
+        "encryption_kid": "00112233445566778899aabbccddeeff",
+    }
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(4):
+            frame = video_frame(index, 64, 48)
+            frame.pts, frame.time_base = index, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_an_encrypted_stream_is_called_so(tmp_path: Path) -> None:
+    film = encrypted_film(tmp_path / "in.mp4")
+    with pytest.raises(MediaError, match=r"stream 0 \(video h264\) is encrypted"):
+        encode_file(film, tmp_path / "o.mkv", FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_encrypted_audio_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    info = StreamInfo(kind="audio", codec="aac", codec_tag="enca", index=1)
+    assert plan_copies([info], [1], 0, "matroska", copy_videos=False) == []
+    assert "stream 1 (audio aac) is left out: it is encrypted" in caplog.text
+    caplog.clear()
+    pcm = StreamInfo(kind="audio", codec="pcm_s16le", time_base=MILLISECOND, sample_rate=8000,
+                     channels=1, channel_layout=4, sample_format="s16", block_align=2,
+                     bits_per_coded_sample=16, duration=2000, index=3)  # fmt: skip
+    hidden = [replace(packet(3, t), side_data=(("Encryption info", b"x"),)) for t in (20, 40)]
+    queue = deque([packet(3, 0), *hidden])
+    copier = StreamCopier(queue, [Copy(index=3, info=pcm)], Cut())
+    with Muxer(tmp_path / "a.mkv") as muxer:
+        copier.add_streams(muxer)
+        muxer.write_header()
+        copier.begin(muxer)
+        copier.copy_until(muxer, None)
+    copier.finish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 packets of stream 3 (audio pcm_s16le) are left out: they are encrypted"
+    ]
+    assert packet_times(tmp_path / "a.mkv", "audio") == [0]
 
 
 MASTERING = MasteringDisplay(

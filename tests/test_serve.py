@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -429,6 +430,23 @@ def test_paths_outside_get_403(server: Server) -> None:
         assert server.get(path)[0] == 404, path
     for path in ("/media/a%20video.mkv/video/full/99.m4s", "/media/a%20video.mkv/video/best/0.m4s"):
         assert server.get(path)[0] == 404, path
+
+
+def test_an_interrupt_that_is_ignored_at_the_start_stays_ignored(folder: Path) -> None:
+    """As a shell's background jobs start it."""
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        server = Server(folder / "videos")
+    finally:
+        signal.signal(signal.SIGINT, former)
+    try:
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert server.get("/")[0] == 200
+        server.process.terminate()
+        assert server.process.wait(30) == -signal.SIGTERM
+    finally:
+        server.process.kill()
 
 
 def test_other_names_of_this_machine_are_refused(server: Server) -> None:

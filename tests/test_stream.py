@@ -23,6 +23,7 @@ import vcfilter
 from vcfilter import EncoderOptions
 from vcfilter._bridge import Chapter, Demuxer
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.pixels import FrameReader, frame_of, to_video_frame
@@ -189,6 +190,18 @@ def test_behind_reports_errors_of_its_thread() -> None:
             time.sleep(0.001)
     behind.abandon()
     assert seen == [0, 1, 2]
+
+
+def test_what_is_written_without_a_pause_is_flushed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_BUSY_SECONDS", 0.05)
+    events: list[str] = []
+    writer = BackgroundWriter(events.append, 8, idle=lambda: events.append("flush"))
+    for index in range(40):
+        writer.put(str(index))
+        time.sleep(0.01)
+    writer.finish()
+    assert 2 <= events.count("flush") <= 10
+    assert [each for each in events if each != "flush"] == [str(index) for index in range(40)]
 
 
 # --- encode and decode ---------------------------------------------------------------------------
@@ -474,11 +487,22 @@ def test_errors_and_interrupts_leave_no_half_file(film: Path, tmp_path: Path) ->
 
 
 def _with_each_frame(film: Path, target: str, progress: Callable[[Progress], None]) -> None:
-    from vcfilter.stream import job
+    from vcfilter.stream import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_PROGRESS_SECONDS", 0.0)
+        patch.setattr(report, "_PROGRESS_SECONDS", 0.0)
         encode_file(str(film), target, FAST, progress=progress)
+
+
+def test_progress_moves_with_every_coded_frame(film: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int | None]] = []
+    _with_each_frame(
+        film, str(tmp_path / "o.mkv"), lambda p: seen.append((p.frames, p.gop, p.total_frames))
+    )
+    *coded, last = seen
+    assert [frames for frames, _, _ in coded] == list(range(1, 15))
+    assert [gop for _, gop, _ in coded] == [1] + [2] + [1] * 5 + [3] + [2] * 5 + [3]
+    assert last == (14, 3, 14)
 
 
 def test_a_source_that_breaks_off_gives_what_is_there(film: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_interrupt_touches_no_other_file(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vcfilter.stream.job, "_PROGRESS_SECONDS", 0.0)
+        patch.setattr(vcfilter.stream.report, "_PROGRESS_SECONDS", 0.0)
         with pytest.raises(Interrupted) as stopped:
             encode_file(source, tmp_path / "film.mkv", FAST, progress=stop)
     assert source.read_bytes() == content
@@ -152,8 +152,8 @@ def test_finished_segments_survive_sigkill(extension: str, tmp_path: Path) -> No
     film = make_film(tmp_path / "in.mkv", frames=40, audio="pcm_s16le")
     code = f"""
 import os, signal, time
-from vcfilter.stream import job, transcode
-job._PROGRESS_SECONDS = 0.0
+from vcfilter.stream import report, transcode
+report._PROGRESS_SECONDS = 0.0
 def progress(now):
     if now.frames == 38:
         time.sleep(3)

@@ -12,7 +12,7 @@ from clips import make_film, picture
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.train import material
-from vcfilter.train.data import Augment, Clip, Samples, crop_side, stills_of
+from vcfilter.train.data import Augment, Bank, Clip, Samples, crop_side, stills_of
 
 
 def write_frames(folder: Path, names: list[str], *, width: int = 64, first: int = 0) -> None:
@@ -235,3 +235,19 @@ def test_the_side_of_crops() -> None:
     assert crop_side([ramp(count=2, rows=34, columns=40), ramp(count=9)], 192) == 128
     with pytest.raises(ConfigError, match="smaller than 32x32"):
         crop_side([ramp(rows=30, columns=40)], 192)
+
+
+def test_a_bank_gives_the_same_crops() -> None:
+    random = np.random.default_rng(3)
+    sizes = ((96, 64), (66, 130), (72, 72))
+    clips = [
+        Clip(random.integers(0, 256, (9, rows * 3 // 2, columns), np.uint8), [0])
+        for rows, columns in sizes
+    ]
+    augment = Augment(brightness=0.5)
+    bank = Bank(clips, torch.device("cpu"))
+    one, other = (Samples(clips, 64, 5, augment, bank=b) for b in (None, bank))
+    for offsets in ([0], [0, 3, 5]):
+        for mine, same in zip(one.draw(offsets, 16), other.draw(offsets, 16), strict=True):
+            assert [p.shape for p in mine] == [p.shape for p in same]
+            assert all(torch.equal(a, b) for a, b in zip(mine, same, strict=True))

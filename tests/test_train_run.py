@@ -205,7 +205,7 @@ def test_wrong_usage_is_one_sentence(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for more, message in (
-        (["--steps", "0"], "steps 0 is below 1"),
+        (["--steps", "-1"], "steps -1 is below 0"),
         (["--phase", "keyframes", "joint", "--steps", "1", "2", "3"], "3 numbers of steps"),
         (["--batch", "0"], "batch 0 is not positive"),
         (["--out", str(tmp_path / "no" / "w.safetensors")], "there is no folder"),
@@ -290,6 +290,17 @@ def test_the_second_signal_is_obeyed() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None:

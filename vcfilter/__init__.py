@@ -28,10 +28,13 @@ from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Ru
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
+    from vcfilter.interpolation.interpolator import Interpolator
+    from vcfilter.interpolation.options import InterpolationOptions
     from vcfilter.stream.decoders import neural_frames
     from vcfilter.stream.encoders import MediaCodec
     from vcfilter.stream.filters import FrameFilter
     from vcfilter.stream.input import InputContainer, OutputContainer, StreamPacket, open
+    from vcfilter.stream.interpolated import interpolate
     from vcfilter.stream.pixels import frame_of, to_video_frame
     from vcfilter.stream.transcode import Progress, TranscodeReport, decode_file, encode_file
 
@@ -46,6 +49,8 @@ _LATE = {
     "Encoder": "vcfilter.codec",
     "EncoderStatistics": "vcfilter.codec",
     "InputContainer": "vcfilter.stream.input",
+    "InterpolationOptions": "vcfilter.interpolation.options",
+    "Interpolator": "vcfilter.interpolation.interpolator",
     "MediaCodec": "vcfilter.stream.encoders",
     "OutputContainer": "vcfilter.stream.input",
     "FrameFilter": "vcfilter.stream.filters",
@@ -55,6 +60,7 @@ _LATE = {
     "decode_file": "vcfilter.stream.transcode",
     "encode_file": "vcfilter.stream.transcode",
     "frame_of": "vcfilter.stream.pixels",
+    "interpolate": "vcfilter.stream.interpolated",
     "neural_frames": "vcfilter.stream.decoders",
     "open": "vcfilter.stream.input",
     "to_video_frame": "vcfilter.stream.pixels",
@@ -73,6 +79,8 @@ __all__ = [
     "FrameFilter",
     "FrameType",
     "InputContainer",
+    "InterpolationOptions",
+    "Interpolator",
     "LimitError",
     "Limits",
     "MediaCodec",
@@ -90,6 +98,7 @@ __all__ = [
     "decode_file",
     "encode_file",
     "frame_of",
+    "interpolate",
     "neural_frames",
     "open",
     "to_video_frame",

@@ -200,6 +200,7 @@ class Frame:
         pts: presentation time in ticks of the stream's time base.
         duration: in the same ticks; 0 when unknown.
         type: how it was coded (decoded frames only).
+        bidirectional: it was coded from a later frame as well: a B-frame (decoded frames only).
         corrupt: parts of it are missing (never set by an undamaged stream).
     """
 
@@ -209,6 +210,7 @@ class Frame:
     pts: int
     duration: int = 0
     type: FrameType | None = None
+    bidirectional: bool = False
     corrupt: bool = False
 
     @property

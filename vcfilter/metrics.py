@@ -1,4 +1,4 @@
-"""How far a decoded frame is from its source: PSNR per plane and 6:1:1, MS-SSIM of luma.
+"""How far a frame is from its source: PSNR per plane and 6:1:1, SSIM and MS-SSIM of luma.
 
 All functions take planes as they are stored (uint8 for 8 bit, uint16 for 10 bit), at their own
 size and bit depth; nothing is converted to RGB, so no colour matrix can enter the result.
@@ -116,6 +116,45 @@ def _halve(plane: Maps) -> Maps:
     return halved
 
 
+def _similarity(x: Maps, y: Maps, peak: int) -> tuple[Maps, Maps, Maps]:
+    """Contrast terms of two planes around zero, and the local means of both."""
+    c2 = np.float32((_K2 * peak) ** 2)
+    mean_x, mean_y, xx, yy, xy = _blur(np.stack([x, y, x * x, y * y, x * y]))
+    contrast = (2 * (xy - mean_x * mean_y) + c2) / (
+        xx - mean_x * mean_x + yy - mean_y * mean_y + c2
+    )
+    return contrast, mean_x, mean_y
+
+
+def _luminance(mean_x: Maps, mean_y: Maps, peak: int) -> Maps:
+    """Luminance terms of local means around zero."""
+    c1, middle = np.float32((_K1 * peak) ** 2), np.float32((peak + 1) / 2)
+    mean_x, mean_y = mean_x + middle, mean_y + middle
+    terms = (2 * mean_x * mean_y + c1) / (mean_x * mean_x + mean_y * mean_y + c1)
+    return np.asarray(terms, np.float32)
+
+
+def ssim(a: Plane, b: Plane, bit_depth: int = 8) -> float:
+    """Structural similarity of two planes, -1 to 1 (1: equal): one scale of `ms_ssim`.
+
+    Args:
+        a, b: (height, width), uint8 or uint16, both sides at least 11.
+        bit_depth: bits per sample, 8 to 16.
+
+    Raises:
+        ConfigError: shapes or types differ, or a side is below 11.
+    """
+    _check(a, b, bit_depth)
+    if min(a.shape) < _WINDOW:
+        raise ConfigError(f"plane of {a.shape} is too small for SSIM: 11 samples at least")
+    peak = (1 << bit_depth) - 1
+    middle = np.float32((peak + 1) / 2)
+    contrast, *means = _similarity(
+        a.astype(np.float32) - middle, b.astype(np.float32) - middle, peak
+    )
+    return float((contrast * _luminance(means[0], means[1], peak)).mean(dtype=np.float64))
+
+
 def ms_ssim(a: Plane, b: Plane, bit_depth: int = 8) -> float:
     """Multi-scale structural similarity of two planes, 0 to 1 (1: equal).
 
@@ -137,7 +176,6 @@ def ms_ssim(a: Plane, b: Plane, bit_depth: int = 8) -> float:
     # Around zero, so that E[x^2] - E[x]^2 loses little in float32; the mean is added back below.
     middle = np.float32((peak + 1) / 2)
     x, y = a.astype(np.float32) - middle, b.astype(np.float32) - middle
-    c1, c2 = np.float32((_K1 * peak) ** 2), np.float32((_K2 * peak) ** 2)
     scales = 1
     while scales < len(MS_SSIM_WEIGHTS) and min(a.shape) >> scales >= _WINDOW:
         scales += 1
@@ -145,14 +183,9 @@ def ms_ssim(a: Plane, b: Plane, bit_depth: int = 8) -> float:
     weights /= weights.sum()
     score = 1.0
     for scale in range(scales):
-        mean_x, mean_y, xx, yy, xy = _blur(np.stack([x, y, x * x, y * y, x * y]))
-        contrast = (2 * (xy - mean_x * mean_y) + c2) / (
-            xx - mean_x * mean_x + yy - mean_y * mean_y + c2
-        )
+        contrast, mean_x, mean_y = _similarity(x, y, peak)
         if scale == scales - 1:
-            mean_x, mean_y = mean_x + middle, mean_y + middle
-            luminance = (2 * mean_x * mean_y + c1) / (mean_x * mean_x + mean_y * mean_y + c1)
-            contrast = contrast * luminance
+            contrast = contrast * _luminance(mean_x, mean_y, peak)
         score *= max(0.0, float(contrast.mean(dtype=np.float64))) ** float(weights[scale])
         if scale < scales - 1:
             x, y = _halve(x), _halve(y)

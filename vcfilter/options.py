@@ -132,7 +132,8 @@ class EncoderOptions:
 
     Args:
         qp: quantiser parameter of keyframes, 0 (finest) to 63; 6 more double the step.
-            32 when neither quality nor bitrate is given.
+            32 when neither quality nor bitrate is given. Keyframes that few frames inherit are
+            coarser.
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the video stream, at least 1000.

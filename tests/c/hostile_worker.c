@@ -3,6 +3,8 @@
  * test_worker.py. Built with sanitizers, it fails on the first access that is wrong.
  *
  *   hostile_worker SOCKET ROUNDS SEED
+ *   hostile_worker SOCKET       a round for each seed, a line of standard input; its status is
+ *                               written as a line
  *
  * Each round a thread accepts one client on SOCKET, sends a greeting, messages that are mostly
  * plausible, and closes; the client opens a decoder or an encoder meanwhile, sends and receives,
@@ -293,36 +295,51 @@ static int encode(VcfStream *stream)
     return status;
 }
 
+/* One round: how the stream ended. */
+static int play(Server *server, const VcfWorkerOptions *options)
+{
+    const VcfFormat format = {.width = WIDTH, .height = HEIGHT, .bit_depth = 8, .sar_den = 1};
+    int encoder = chance(2), status;
+    VcfStream *stream;
+    pthread_t thread;
+    write_script(&server->script, encoder);
+    if (pthread_create(&thread, NULL, serve, server))
+        abort();
+    status = encoder ? vcf_open_encoder(&stream, options, &format, "")
+                     : vcf_open_decoder(&stream, options, NULL, 0);
+    if (status == VCF_OK)
+        status = encoder ? encode(stream) : decode(stream);
+    vcf_close(&stream);
+    pthread_join(thread, NULL);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     static Server server;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     VcfWorkerOptions options = {.command = "exit 1", .timeout_ms = 20000};
-    const VcfFormat format = {.width = WIDTH, .height = HEIGHT, .bit_depth = 8, .sar_den = 1};
     int counts[16] = {0};
-    if (argc != 4 || strlen(argv[1]) >= sizeof(address.sun_path))
+    if ((argc != 2 && argc != 4) || strlen(argv[1]) >= sizeof(address.sun_path))
         return 2;
     options.socket = argv[1];
-    state = strtoull(argv[3], NULL, 10);
     strcpy(address.sun_path, argv[1]);
     server.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (bind(server.listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
         listen(server.listener, 4) < 0)
         return 3;
+    if (argc == 2) {
+        while (scanf("%" SCNu64, &state) == 1) {
+            printf("%d\n", play(&server, &options));
+            fflush(stdout);
+        }
+        close(server.listener);
+        return 0;
+    }
+    state = strtoull(argv[3], NULL, 10);
     for (int round = atoi(argv[2]); round-- > 0;) {
-        VcfStream *stream;
-        pthread_t thread;
-        int encoder = chance(2), status;
-        write_script(&server.script, encoder);
-        if (pthread_create(&thread, NULL, serve, &server))
-            return 3;
-        status = encoder ? vcf_open_encoder(&stream, &options, &format, "")
-                         : vcf_open_decoder(&stream, &options, NULL, 0);
-        if (status == VCF_OK)
-            status = encoder ? encode(stream) : decode(stream);
+        int status = play(&server, &options);
         counts[status < 0 && status > -16 ? -status : 0]++;
-        vcf_close(&stream);
-        pthread_join(thread, NULL);
     }
     close(server.listener);
     for (int i = 0; i < 16; i++)

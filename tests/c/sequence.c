@@ -10,9 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print(const VcfSequence *s)
+static void print(VcfSequence *s)
 {
     const VcfFormat *f = &s->format;
+    for (char *c = s->name; *c; c++)
+        if (*c == '\n') /* which ends a line here */
+            *c = ' ';
     printf("ok %d %d %d %d %d %d %d %d %d %d %d %d %d %u", f->width, f->height, f->bit_depth,
            f->sar_num, f->sar_den, f->color_primaries, f->color_trc, f->color_space,
            f->color_range, f->chroma_location, f->rotation, f->mirrored, f->field_order, f->known);
@@ -30,6 +33,7 @@ static void print(const VcfSequence *s)
 int main(void)
 {
     uint32_t size;
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a line at a time, for who waits for it */
     while (fread(&size, sizeof(size), 1, stdin) == 1) {
         uint8_t *data = malloc(size); /* of exactly this size: a read past the end is seen */
         VcfSequence sequence;

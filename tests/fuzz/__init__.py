@@ -7,10 +7,14 @@ This module imports nothing of vcfilter: what is imported before a target is not
 from __future__ import annotations
 
 import random
+import subprocess
+import tempfile
+import weakref
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
-TARGETS = ("bitstream", "decoder", "bridge", "worker")
+TARGETS = ("bitstream", "decoder", "bridge", "worker", "sequence", "client")
 
 MARKS: list[Callable[[], None]] = []
 """Functions whose calls the fuzzer sees; empty where it is led by nothing."""
@@ -61,3 +65,46 @@ def mutated(data: bytes, source: random.Random, others: list[bytes]) -> bytes:
             begin = source.randrange(len(other) + 1)
             result[place : place + size] = other[begin : begin + size]
     return bytes(result)
+
+
+class Program:
+    """A program in C, built with sanitizers: any fault of memory, or a leak, ends it.
+
+    Args:
+        main: its file in tests/c.
+        pattern: of the other files, in ffmpeg_bridge/ffmpeg.
+        words: of its command line; "FOLDER" becomes one of its own.
+    """
+
+    def __init__(self, main: str, pattern: str, *words: str) -> None:
+        root = Path(__file__).resolve().parent.parent.parent
+        library = root / "ffmpeg_bridge" / "ffmpeg"
+        self._folder = tempfile.TemporaryDirectory(prefix="vcfilter-fuzz-")
+        path = Path(self._folder.name) / "program"
+        flags = ["-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined"]
+        files = [root / "tests" / "c" / main, *sorted(library.glob(pattern))]
+        command = ["gcc", *flags, "-fno-sanitize-recover=all", f"-I{library}", *map(str, files)]
+        subprocess.run([*command, "-o", str(path), "-pthread"], check=True)
+        self._process = subprocess.Popen(
+            [str(path), *(word.replace("FOLDER", self._folder.name) for word in words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        weakref.finalize(self, _end, self._process)
+
+    def ask(self, data: bytes) -> str:
+        """The line that comes back for some bytes; the sanitizers' report is on standard error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line.endswith(b"\n"), f"it ended with status {self._process.wait()}"
+        return line[:-1].decode("utf-8", "replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program: leaks are found then."""
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 0, f"it ended with status {process.returncode}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -183,9 +184,9 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
     return EncoderOptions.from_mapping(settings)
 
 
-def is_rate_given(args: argparse.Namespace) -> bool:
-    """Whether any option of `add_rate` besides --layers is given."""
-    return bool(_settings_of(args).keys() - {"layers"}) or args.two_pass
+def is_rate_given(args: argparse.Namespace, but: Collection[str] = ("layers",)) -> bool:
+    """Whether any option of `add_rate` is given, but for some."""
+    return any(name not in but for name in _settings_of(args)) or args.two_pass
 
 
 def _settings_of(args: argparse.Namespace) -> dict[str, str]:
@@ -303,7 +304,7 @@ def thinning(args: argparse.Namespace) -> Thinning:
 def add_levels(group: argparse._ActionsContainer) -> None:
     """--layers of a command that decodes."""
     group.add_argument(
-        "--layers", type=_whole, dest="levels", metavar="N",
+        "--layers", "--levels", type=_whole, dest="levels", metavar="N",
         help="decode the N lowest quality levels only (all that are there)",
     )  # fmt: skip
 
@@ -383,7 +384,11 @@ def runtime(args: argparse.Namespace) -> Runtime:
 
 
 def decoder_options(args: argparse.Namespace) -> DecoderOptions:
-    """How neural streams are decoded."""
+    """How neural streams are decoded.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
     return DecoderOptions(
         strict=getattr(args, "strict", False),
         model=args.model,

@@ -40,6 +40,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             two_pass=args.two_pass,
             bit_depth=bit_depth(args),
             workers=getattr(args, "workers", None),  # transcode has none
+            resume=getattr(args, "resume", False),
             **_common(args, terminal),
         )
     terminal.report(report, _size(target))
@@ -50,7 +51,13 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
     with terminal.working("loading"):
         from vcfilter.stream.transcode import decode_file
 
-        report = decode_file(source, target, codec=media_codec(args), **_common(args, terminal))
+        report = decode_file(
+            source,
+            target,
+            codec=media_codec(args),
+            eqvi_names=getattr(args, "names", None) == "eqvi",
+            **_common(args, terminal),
+        )
     terminal.report(report, _size(target))
 
 
@@ -95,6 +102,8 @@ def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         "container": args.format,
         "metadata": dict(args.metadata),
         "video_filter": args.video_filter,
+        "interpolation": getattr(args, "interpolation", None),
+        "image_rate": getattr(args, "rate", None),
         "progress": terminal.progress,
     }
 

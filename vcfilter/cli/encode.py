@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="code N GOPs beside each other, one thread each (constant qp; bytes as with 1)",
     )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with what a run that was stopped left beside TARGET, NAME.part.EXT or "
+        "NAME.partial.EXT, from its last keyframe (mkv and nut, constant qp; same settings)",
+    )
     add_streams(parser)
     add_filter(parser)
     add_depth(parser)

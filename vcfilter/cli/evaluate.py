@@ -6,10 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_model
+from vcfilter.cli.arguments import add_model, runtime
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
-from vcfilter.errors import MediaError
+from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import QP_MAX
 from vcfilter.options import DEFAULT_PRESET, PRESETS
 
@@ -22,6 +22,7 @@ examples:
       --against libx264:medium:tune=zerolatency
   vcfilter evaluate clips/*.mp4 --layers 3 --qp 26
   vcfilter evaluate clips/*.mp4 --intra --against libx264:medium,libx265:slow:tune=psnr
+  vcfilter evaluate --interpolate clips/*.mp4 --factor 4
 """
 
 
@@ -51,7 +52,7 @@ def _interval(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of evaluate to a parser."""
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video files to code")
+    parser.add_argument("clips", nargs="*", metavar="CLIP", help="video files to code")
     parser.add_argument(
         "--out", default="evaluation", metavar="DIR", help="where the report goes (%(default)s)"
     )
@@ -89,6 +90,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anchors-only", action="store_true", help="leave vcfilter out, fill the cache"
     )
+    group = parser.add_argument_group("frame interpolation instead of coding")
+    group.add_argument(
+        "--interpolate", action="store_true",
+        help="leave frames out, make them again, compare; --preset fast, medium or slow",
+    )  # fmt: skip
+    group.add_argument(
+        "--factor", type=int, default=2, metavar="N",
+        help="every Nth frame is given, 2 to 8 (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--reds", metavar="DIR",
+        help="EQVI's table on REDS_VTSR's validation set: DIR/val_15fps and DIR/val_30fps "
+        "(--factor 4: val_60fps)",
+    )  # fmt: skip
     add_model(parser)
     parser.set_defaults(threads=1)  # of every codec: what is compared is work, not cores
     parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames")
@@ -100,6 +115,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out evaluate."""
+    if args.interpolate or args.reds:
+        return _interpolate(args, terminal)
+    if not args.clips:
+        raise ConfigError("no clip is named")
     with terminal.working("loading"):
         try:
             from vcfilter.evaluate.comparison import Comparison, compare_codecs
@@ -129,6 +148,32 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         else:
             text = compare_codecs(comparison, terminal.line)
     terminal.result(text)
+    return 0
+
+
+def _interpolate(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Compare ways to make frames between frames."""
+    if not args.clips and not args.reds:
+        raise ConfigError("no clip is named")
+    with terminal.working("loading"):
+        from vcfilter.evaluate.interpolation import compare_interpolation, compare_reds
+
+        options = {
+            "factor": args.factor,
+            "preset": args.preset,
+            "runtime": runtime(args),
+            "report": terminal.line,
+        }
+        texts = []
+        if args.clips:
+            cache = Path(args.cache).expanduser() if args.cache else default_cache()
+            clips = [Path(each) for each in args.clips]
+            texts.append(
+                compare_interpolation(clips, cache, Path(args.out), frames=args.frames, **options)
+            )
+        if args.reds:
+            texts.append(compare_reds(Path(args.reds), **options))
+    terminal.result("\n\n".join(texts))
     return 0
 
 

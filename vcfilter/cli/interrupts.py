@@ -14,7 +14,8 @@ class Interrupts:
     """While entered, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread.
 
     A library that is being loaded may turn the exception into one of its own; `seen` shows it. A
-    handler that is not Python's own stays, and outside the main thread nothing is changed.
+    handler that is not Python's own stays, as does a signal that was ignored at the start (nohup, a
+    shell's background jobs), and outside the main thread nothing is changed.
 
     Attributes:
         seen: the first signal that came, 0 as long as there was none.

@@ -19,6 +19,7 @@ from vcfilter.cli import (
     encode,
     evaluate,
     info,
+    interpolate,
     models,
     play,
     serve,
@@ -39,8 +40,8 @@ EXIT_FAILED, EXIT_SIGNAL = 1, 128
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
     for module in (
-        encode, decode, transcode, thin, info, verify, models, play, serve, evaluate, train, demo,
-        worker, completion,
+        encode, decode, transcode, interpolate, thin, info, verify, models, play, serve, evaluate,
+        train, demo, worker, completion,
     )
 }  # fmt: skip
 """In the order in which the help lists them."""

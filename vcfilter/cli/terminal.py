@@ -271,9 +271,12 @@ def count_text(count: int, noun: str) -> str:
 
 def report_lines(report: TranscodeReport, target_size: int | None) -> list[str]:
     """What a run did, for the user."""
-    speed = report.frames / report.elapsed_seconds if report.elapsed_seconds else 0.0
+    coded = report.frames - report.resumed
+    speed = coded / report.elapsed_seconds if report.elapsed_seconds else 0.0
     done = f"{count_text(report.frames, 'frame')} ({report.seconds:.2f} s) "
     done += f"in {report.elapsed_seconds:.1f} s"
+    if report.resumed:
+        done += f", {report.resumed} of them finished before"
     video = f"video {size_text(report.video_bytes)}, {report.bitrate / 1000:.1f} kbit/s"
     if report.psnr is not None:
         video += f", PSNR {report.psnr:.2f} dB"
@@ -287,6 +290,7 @@ def _report_values(report: TranscodeReport, target_size: int | None) -> dict[str
         "source": report.source,
         "target": report.target,
         "frames": report.frames,
+        "resumed_frames": report.resumed,
         "seconds": round(report.seconds, 6),
         "video_bytes": report.video_bytes,
         "file_bytes": target_size,
@@ -304,6 +308,7 @@ def _progress_values(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 6),
         "video_bytes": progress.video_bytes,
         "elapsed_seconds": round(progress.elapsed_seconds, 3),
+        "gop": progress.gop,
     }
 
 
@@ -334,7 +339,8 @@ def _text(progress: Progress, speed: float | None) -> str:
     frames = f"{progress.frames}"
     if progress.total_frames:
         frames += f"/{max(progress.total_frames, progress.frames)}"
-    parts = [f"{stage}{frames} frames"]
+    gop = f"GOP {progress.gop}  " if progress.gop else ""
+    parts = [f"{stage}{gop}{frames} frames"]
     if speed:
         parts.append(f"{speed:.1f} fps")
     if progress.video_bytes:

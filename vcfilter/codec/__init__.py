@@ -3,10 +3,11 @@
 from vcfilter.codec.decoder import Decoder
 from vcfilter.codec.encoder import Encoder, EncoderStatistics
 from vcfilter.codec.executor import Executor, ProcessExecutor, ThreadExecutor
-from vcfilter.codec.rate import PassLog, first_pass_options
+from vcfilter.codec.rate import DEFAULT_QP, PassLog, first_pass_options
 from vcfilter.codec.segment import FrameRecord
 
 __all__ = [
+    "DEFAULT_QP",
     "Decoder",
     "Encoder",
     "EncoderStatistics",

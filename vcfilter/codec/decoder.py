@@ -485,7 +485,15 @@ class Decoder:
         assert self._model is not None and self.video_format is not None  # a keyframe came
         y, u, v = self._model.planes(entry.reference, self.video_format)
         self.lost_levels += coded.info.lost_levels
-        yield Frame(y=y, u=u, v=v, pts=coded.pts, duration=coded.duration, type=coded.step.type)
+        yield Frame(
+            y=y,
+            u=u,
+            v=v,
+            pts=coded.pts,
+            duration=coded.duration,
+            type=coded.step.type,
+            bidirectional=max(coded.step.references, default=0) > 0,
+        )
 
     def _drop_damaged(self, error: BitstreamError) -> None:
         self.dropped_damaged += 1

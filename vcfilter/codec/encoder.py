@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import log2
@@ -12,6 +13,7 @@ from math import log2
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.executor import Executor, GopTask
+from vcfilter.codec.finished import FinishedPackets
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
 from vcfilter.codec.runtime import load_model, threads_of
@@ -63,15 +65,20 @@ class Encoder:
         pass_log: of a first pass over the same frames; makes this the second pass.
         model: a loaded model, instead of the one that options and runtime name.
         executor: codes GOPs beside each other; the qp must be constant. Its owner closes it.
+        finished: packets of an earlier run over the same frames, in display order: those before
+            the last keyframe among them are output instead of being coded again. The qp must be
+            constant.
+        coded_frame: called when a frame is coded, in coding order; with an executor or a maxrate
+            when its packet is there.
 
     Attributes:
         extradata: the sequence header, for the container.
-        statistics: what was coded so far.
+        statistics: what was coded so far, without finished packets.
         delay: most frames that are held before a packet comes.
 
     Raises:
         ConfigError: the pass log does not fit, the preset is none of the model's, or an executor
-            comes with a rate that is not a constant qp.
+            or finished packets come with a rate that is not a constant qp.
     """
 
     def __init__(
@@ -83,6 +90,8 @@ class Encoder:
         pass_log: PassLog | None = None,
         model: Model | None = None,
         executor: Executor | None = None,
+        finished: Sequence[Packet] = (),
+        coded_frame: Callable[[FrameRecord], None] | None = None,
     ) -> None:
         options = options if options is not None else EncoderOptions()
         self.statistics = EncoderStatistics()
@@ -92,10 +101,15 @@ class Encoder:
             raise ConfigError("GOPs can be coded beside each other at a constant qp only")
         if executor is not None and options.maxrate is not None:
             raise ConfigError("GOPs that are coded beside each other cannot keep a maxrate")
+        if finished and (not isinstance(self._rate, ConstantQp) or options.maxrate is not None):
+            raise ConfigError("an earlier run can be gone on from at a constant qp only")
+        self._finished = FinishedPackets(finished) if finished else None
+        self._joined: FinishedPackets | None = None  # until the first job after them is coded
         self._buffer = None
         if options.maxrate is not None and options.bufsize is not None:
             self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
+        self._coded_frame = coded_frame
         self._pending: deque[Future[list[SegmentResult]]] = deque()
         self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
@@ -139,6 +153,11 @@ class Encoder:
         self._segments: list[SegmentRecord] = []
 
     @property
+    def is_skipping(self) -> bool:
+        """Whether finished packets are still output instead of coding frames."""
+        return self._finished is not None
+
+    @property
     def pass_log(self) -> PassLog:
         """Sizes and qps so far, for a second pass."""
         return PassLog(
@@ -161,6 +180,8 @@ class Encoder:
         """
         if frame is None:
             packets = [packet for job in self._planner.finish() for packet in self._code(job)]
+            if self._finished is not None:
+                raise self._finished.too_short()
             if self._executor is not None:
                 packets += self._submit()
             while self._pending:
@@ -189,6 +210,12 @@ class Encoder:
 
     def _code(self, job: SegmentJob) -> list[Packet]:
         """The packets that are ready once this segment is coded or submitted."""
+        if self._finished is not None:
+            taken = self._finished.take(job)
+            if taken is not None:
+                return taken
+            job = self._finished.first_coded(job)
+            self._joined, self._finished = self._finished, None
         if self._executor is None:
             with threads_of(self._runtime):
                 return self._done(self._code_here(job))
@@ -225,7 +252,14 @@ class Encoder:
             # The rate control keeps what it learned only from a segment that is output.
             rate = copy.deepcopy(self._rate) if self._buffer else self._rate
             asked = Coarser(rate, coarser) if coarser else rate
-            result, state = encode_segment(self._model, job, self._coding, asked, self._state)
+            result, state = encode_segment(
+                self._model,
+                job,
+                self._coding,
+                asked,
+                self._state,
+                coded_frame=None if self._buffer else self._coded_frame,
+            )
             sizes = [8 * len(packet.data) for packet in result.packets]
             overflow = self._buffer.overflow(sizes) if self._buffer else 0.0
             if overflow <= 1 or coarser >= QP_MAX:
@@ -242,5 +276,10 @@ class Encoder:
     def _done(self, result: SegmentResult) -> list[Packet]:
         for record in result.records:
             self.statistics.add(record)
+            if self._coded_frame and (self._executor or self._buffer):
+                self._coded_frame(record)
         self._segments.append(result.summary)
-        return list(result.packets)
+        packets: Sequence[Packet] = result.packets
+        if self._joined is not None:
+            packets, self._joined = self._joined.join(packets), None
+        return list(packets)

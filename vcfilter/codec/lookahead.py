@@ -1,8 +1,9 @@
-"""The lookahead: the distance between anchors, from luma before coding."""
+"""The lookahead: the distance between anchors, and what keyframes are worth, from luma."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log2
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,17 @@ distance: this much, or so many times what it leaves one frame away (whole shift
 fine texture)."""
 NOISE = 1.0
 """Mean absolute difference, in 8-bit units, that counts as none."""
+
+FOLLOWERS = 8
+"""Frames of its GOP behind a keyframe from which on it gets the qp of a long GOP's."""
+WORTH = 3.0
+"""qps per doubling of the frames that inherit a keyframe: the Lagrangian doubles every three."""
+STILL, MOVING = 0.06, 0.15
+"""The remainder since the last keyframe up to which a scene is still, from which on it moves."""
+MOVING_SHARE = 1 / 3
+"""Of that offset in a moving scene: the frames before the keyframe, which refer to it as well, have
+no other good reference. BD-rate of 13 frames of training clips that end on a keyframe, 3, 6 and 9
+qps coarser: three still ones -7, -14, -21 %, twelve others -1.3, +0.5, +2.4 %."""
 
 Means = npt.NDArray[np.float32]
 
@@ -51,6 +63,27 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
         if distance <= most and left(distance) <= tolerance:
             return distance
     return SHORTEST
+
+
+def key_offset(before: Frame, key: Frame, followers: int, keyint: int, bit_depth: int) -> int:
+    """By how many qps a keyframe is coarser for the few frames that will inherit it.
+
+    Args:
+        before: an earlier frame, to tell a still scene: all frames before the keyframe can
+            inherit that one as well.
+        followers: frames of the keyframe's GOP behind it; FOLLOWERS stand for any more.
+        keyint: most frames of a GOP.
+
+    Returns:
+        0, where there are as many followers as a long GOP has, to 10.
+    """
+    usual = min(FOLLOWERS, keyint - 1)
+    if followers >= usual:
+        return 0
+    left = remainder(means(before.y, bit_depth), means(key.y, bit_depth))
+    still = min(max((MOVING - left) / (MOVING - STILL), 0.0), 1.0)
+    share = MOVING_SHARE + (1 - MOVING_SHARE) * still
+    return round(share * WORTH * log2((1 + usual) / (1 + followers)))
 
 
 def remainder(before: Means, after: Means) -> float:

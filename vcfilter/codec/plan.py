@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcfilter.bitstream import StructureKind
-from vcfilter.codec.lookahead import anchor_distance
+from vcfilter.codec.lookahead import anchor_distance, key_offset
 from vcfilter.codec.scenecut import SceneCutDetector, Thumbnail, thumbnail
 from vcfilter.codec.structure import (
     GopStep,
@@ -34,6 +34,7 @@ class SegmentJob:
         continues: more frames of this GOP follow in the next job.
         key_sent: the keyframe was next_key of the job before, and its packet came with that one.
         next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
+        key_offset, next_offset: qp offsets of the GOP's keyframe and of next_key.
     """
 
     video_format: VideoFormat
@@ -43,6 +44,8 @@ class SegmentJob:
     continues: bool = False
     key_sent: bool = False
     next_key: Frame | None = None
+    key_offset: int = 0
+    next_offset: int = 0
 
 
 class Planner:
@@ -61,6 +64,7 @@ class Planner:
         self._undecided: tuple[Frame, Thumbnail, bool] | None = None
         self._length = 0  # frames of the GOP so far
         self._forced = False  # the next frame is a keyframe
+        self._held: SegmentJob | None = None  # until the worth of its next_key is known
         self._gop: _Placement
         if structure.kind is not StructureKind.RANDOM_ACCESS:
             self._gop = _Chain(video_format, structure)
@@ -101,6 +105,7 @@ class Planner:
             frame, small, forced = self._undecided
             jobs += self._place(frame, self._detector.is_cut(small, None), forced)
             self._undecided = None
+        jobs += self._release()
         self._length = 0
         return [*jobs, *self._gop.end(None)]
 
@@ -110,10 +115,33 @@ class Planner:
         structure = self._structure
         cut = cut and self._length >= structure.min_keyint
         if self._length and (cut or forced or self._length >= structure.keyint):
+            jobs += self._release()
             jobs += self._gop.end(frame if structure.open_gop and not cut else None)
+            if jobs and jobs[-1].next_key is not None:
+                self._held = jobs.pop()
             self._length = 0
         self._length += 1
+        if self._length > structure.followers:
+            jobs += self._release()
         return [*jobs, *self._gop.add(frame)]
+
+    def _release(self) -> list[SegmentJob]:
+        """The job that is held, if any, now that the frames behind its next_key are known."""
+        job, self._held = self._held, None
+        if job is None:
+            return []
+        assert job.next_key is not None
+        offset = 0
+        if self._length <= self._structure.followers:  # the GOP has no more
+            offset = key_offset(
+                job.frames[0],
+                job.next_key,
+                self._length - 1,
+                self._structure.keyint,
+                self._format.bit_depth,
+            )
+        self._gop.key_offset = offset
+        return [replace(job, next_offset=offset)]
 
 
 class _Placement(ABC):
@@ -124,6 +152,7 @@ class _Placement(ABC):
         self._first = 0  # number of the first frame that waits
         self._waiting: list[Frame] = []
         self._key_sent = False  # the next keyframe's packet comes with a job before its own
+        self.key_offset = 0  # of the keyframe that waits, or of the last one
 
     @abstractmethod
     def add(self, frame: Frame) -> list[SegmentJob]:
@@ -149,7 +178,10 @@ class _Placement(ABC):
             continues=continues,
             key_sent=self._first == 0 and self._key_sent,
             next_key=next_key,
+            key_offset=0 if self._first else self.key_offset,
         )
+        if not continues:
+            self.key_offset = 0
         if not continues or next_key is not None:
             self._key_sent = next_key is not None
         del self._waiting[:count]

@@ -112,12 +112,14 @@ class RateControl(ABC):
     """
 
     @abstractmethod
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
         """The qp to code the next keyframe at. A qp among `trials` ends the search.
 
         Args:
             trials: results of this keyframe so far.
             length: frames of its segment, or the most it can have while that is not known.
+            offset: qps by which it is worth less than a long GOP's keyframe. What aims at a
+                size or at a quality leaves it out.
         """
 
     def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
@@ -140,12 +142,15 @@ class RateControl(ABC):
 
 
 class ConstantQp(RateControl):
-    """The same qp for all segments."""
+    """The same qp for all segments, but for keyframes that few frames inherit."""
 
     def __init__(self, qp: int) -> None:
         self._qp = qp
 
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
+        return _clamp_qp(self._qp + offset)
+
+    def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
         return self._qp
 
 
@@ -156,10 +161,10 @@ class Coarser(RateControl):
         self._inner, self._offset = inner, offset
         self._asked: dict[int, int] = {}  # the inner qp, by the one that was returned
 
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
         # The inner one gets trials at the qps that it returned.
         seen = [replace(t, qp=self._asked.get(t.qp, t.qp)) for t in trials]
-        wanted = self._inner.key_qp(seen, length)
+        wanted = self._inner.key_qp(seen, length, offset)
         given = _clamp_qp(wanted + self._offset)
         self._asked[given] = wanted
         return given
@@ -191,7 +196,7 @@ class ConstantQuality(RateControl):
         self._gap = 1.6  # dB between the keyframe and its segment's mean
         self._shift = 0.0  # qps by which the rest of a long GOP is coded coarser than it began
 
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
         aim = self._quality + self._gap
         if not trials:
             self._shift = 0.0
@@ -313,7 +318,7 @@ class AverageBitrate(RateControl):
         self._qp = self._first_qp = 0  # of the segment's inter frames, now and at first
         self._segments = 0
 
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
         frames = self._frames(length)
         layers = [step.layer for step in coding_order(min(frames, HIERARCHY_MAX))]
         times = (frames - 1) / max(len(layers), 1)  # a long GOP is taken for several short ones
@@ -413,7 +418,7 @@ class TwoPass(RateControl):
         self._key_error = _MeanError(4)
         self._inter_error = _MeanError(44)
 
-    def key_qp(self, trials: Sequence[KeyTrial], length: int) -> int:
+    def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
         if not trials:
             return self._qp(self._next_key())
         index, trial = self._next_key(), trials[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
@@ -101,7 +101,13 @@ class GopState:
 
 
 def encode_segment(
-    model: Model, job: SegmentJob, coding: Coding, rate: RateControl, state: GopState | None = None
+    model: Model,
+    job: SegmentJob,
+    coding: Coding,
+    rate: RateControl,
+    state: GopState | None = None,
+    *,
+    coded_frame: Callable[[FrameRecord], None] | None = None,
 ) -> tuple[SegmentResult, GopState | None]:
     """Code a segment.
 
@@ -109,6 +115,7 @@ def encode_segment(
         rate: gives the qps, and learns the sizes.
         state: what the segment before left; None: nothing, the job begins a GOP. A keyframe that
             it holds is not coded again; the result is the same as if it were.
+        coded_frame: called after each frame, in coding order.
 
     Returns:
         The packets, and what the next segment continues from; None: it begins anew.
@@ -121,14 +128,23 @@ def encode_segment(
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
-        key = state.key if state and ready else coder.code_key(job.frames[0], gop)
+        if state and ready:
+            key = state.key
+        else:
+            key = coder.code_key(job.frames[0], gop, job.key_offset)
+            if coded_frame:
+                coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
     else:
         key, slots = state.key, state.slots.copy()
     gop = length if job.first == 0 and not job.continues else coding.key_length
-    following = coder.code_key(job.next_key, coding.key_length) if job.next_key else None
+    following = None
+    if job.next_key is not None:
+        following = coder.code_key(job.next_key, coding.key_length, job.next_offset)
+        if coded_frame:
+            coded_frame(following.record)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
     for index, step in enumerate(job.steps):
@@ -144,6 +160,8 @@ def encode_segment(
         frame = job.frames[step.number - job.first]
         packet, record, reference = coder.code_inter(frame, step, qp, references, key, next_key)
         coded[step.number] = packet, record
+        if coded_frame:
+            coded_frame(record)
         rate.inter_done(step.layer, qp, 8 * record.size)
         slots.store(step.step(qp), reference)
     inters = [coded[number] for number in sorted(coded)]
@@ -179,12 +197,16 @@ class _FrameCoder:
     ) -> None:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
-    def code_key(self, frame: Frame, length: int) -> CodedKey:
-        """Code the keyframe of a GOP, at the qps that rate control asks for."""
+    def code_key(self, frame: Frame, length: int, offset: int) -> CodedKey:
+        """Code the keyframe of a GOP, at the qps that rate control asks for.
+
+        Args:
+            length, offset: see RateControl.key_qp.
+        """
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:
-            qp = self._rate.key_qp([key.trial for key in tried.values()], length)
+            qp = self._rate.key_qp([key.trial for key in tried.values()], length, offset)
             if qp in tried:
                 return tried[qp]
             levels = self._coding.level_qps(qp)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vcfilter.bitstream import StructureKind
+from vcfilter.codec.lookahead import FOLLOWERS
 from vcfilter.errors import ConfigError
 from vcfilter.frames import DISTANCE_MAX, LAYER_MAX, QP_MAX, FrameStep, FrameType
 from vcfilter.options import EncoderOptions
@@ -127,8 +128,17 @@ class GopStructure:
         """Most frames that an encoder holds before a packet comes."""
         if self.kind is not StructureKind.RANDOM_ACCESS:
             return 0
-        # The hierarchy, the keyframe behind it, and the frame that shows whether that is a cut.
-        return self.reorder + 1 + self.scenecut
+        # The hierarchy, the keyframe behind it and what tells its worth, and the frame that shows
+        # whether that is a cut.
+        return self.reorder + 1 + self.followers + self.scenecut
+
+    @property
+    def followers(self) -> int:
+        """Frames behind a keyframe that are awaited before those that refer to it are coded."""
+        if not self.open_gop:
+            return 0
+        most = self.keyint if self.one_hierarchy else self.interval
+        return min(FOLLOWERS, most - 1)
 
     @property
     def reach(self) -> int:

@@ -74,7 +74,10 @@ class ExactLinear(ExactLayer):
         super().__init__()
         self.input_max = input_max
         scale = 0.0 if zero else (2.0 / inputs) ** 0.5
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale)
+        weight = torch.empty(outputs, inputs)
+        if not weight.is_meta:  # there random numbers import PyTorch's compiler, a second of CPU
+            weight.normal_(std=scale)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,8 +53,9 @@ def kernel_sums(maps: list[Tensor], size: int) -> Tensor:
 
 def neighbour_mean(field: Tensor) -> Tensor:
     """(B, C, h, w): the mean of each position's eight neighbours, nearer ones twice."""
-    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=field.device)
-    kernel = (kernel / kernel.sum()).expand(field.shape[1], 1, 3, 3)
+    off = (torch.arange(3, device=field.device, dtype=field.dtype) - 1).abs()
+    apart = off[:, None] + off
+    kernel = ((3 - apart) * (apart > 0) / 12).expand(field.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(field, (1, 1, 1, 1), mode="replicate"), kernel, groups=field.shape[1])
 
 

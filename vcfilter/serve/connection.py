@@ -1,9 +1,11 @@
-"""uvicorn's server with two more rules: request heads are timed, and work stops at a signal."""
+"""uvicorn's server with more rules: request heads are timed, and signals stop the work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import FrameType
 
 import h11
@@ -51,6 +53,8 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """A server that stops work when a signal ends it, so that requests need not wait for it.
 
+    A SIGINT that was ignored at the start, as in a shell's background, stays ignored.
+
     Args:
         config: see uvicorn.
         stop: called in the signal's handler.
@@ -59,6 +63,15 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._stop = stop
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take the signals that end the server."""
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with super().capture_signals():
+            if ignored:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop work, then answer what is open."""

@@ -16,6 +16,7 @@ from vcfilter._bridge import (
 )
 from vcfilter.stream.containers import MATROSKA, holds
 from vcfilter.stream.report import Log
+from vcfilter.stream.streams import is_encrypted, is_encrypted_packet, name_of
 from vcfilter.stream.subtitles import (
     SAMPLE_DESCRIPTION,
     mov_text_to_subrip,
@@ -45,11 +46,6 @@ class Copy:
     convert: Callable[[BridgePacket], BridgePacket | None] | None = None
 
 
-def name_of(info: StreamInfo) -> str:
-    """A stream in words: "stream 1 (audio flac)"."""
-    return f"stream {info.index} ({f'{info.kind} {info.codec or info.codec_tag}'.rstrip()})"
-
-
 def plan_copies(
     streams: Sequence[StreamInfo],
     wanted: Sequence[int],
@@ -72,6 +68,9 @@ def plan_copies(
         if info.index not in wanted or info.index == coded:
             continue
         clean = replace(info, metadata=track_metadata(info))
+        if is_encrypted(info):
+            log.warning(f"{name_of(info)} is left out: it is encrypted")
+            continue
         if info.disposition & DISPOSITION_ATTACHED_PICTURE and info.attached_picture:
             if container == MATROSKA:
                 try:
@@ -115,6 +114,7 @@ class _Track:
     time_base: Fraction = Fraction(1, 1000)
     last: int | None = None  # dts in the target's ticks
     mended: int = 0
+    encrypted: int = 0  # packets, which are left out
     end: Fraction | None = None  # in the source
 
 
@@ -176,6 +176,9 @@ class StreamCopier:
         track = self._tracks.get(packet.stream_index)
         if track is None:
             return
+        if is_encrypted_packet(packet):
+            track.encrypted += 1
+            return
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is not None:
             time = ticks * packet.time_base
@@ -194,7 +197,7 @@ class StreamCopier:
         muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
 
     def finish(self, *, jumped: bool = False) -> None:
-        """Log what was mended, and which streams ended early.
+        """Log what was mended or left out, and which streams ended early.
 
         Args:
             jumped: the source's clock jumped: the durations it states mean nothing.
@@ -206,6 +209,11 @@ class StreamCopier:
                     f"{track.mended} packets of {name_of(info)} had a time that was not after the "
                     "one before: moved"
                 )
+            if track.encrypted:
+                self._log.warning(
+                    f"{track.encrypted} packets of {name_of(info)} are left out: they are encrypted"
+                )
+                continue
             if jumped or info.kind != "audio" or info.duration is None or not self._cut.is_all:
                 continue
             stated = info.duration * info.time_base

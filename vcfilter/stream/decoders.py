@@ -24,7 +24,7 @@ from vcfilter.stream.pixels import FrameReader
 from vcfilter.stream.reader import PacketReader, decoded_from
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import Source, reason_of
-from vcfilter.stream.timestamps import Cut, frame_rate
+from vcfilter.stream.timestamps import Cut, frame_rate, rational
 from vcfilter.stream.track import completed, is_neural
 
 T = TypeVar("T")
@@ -171,6 +171,7 @@ def _decoder_options(info: StreamInfo) -> dict[str, str]:
 
 
 _UNKNOWN = -99
+_ASPECT_TOLERANCE = Fraction(1, 100)
 
 
 class FrameSource(Protocol):
@@ -236,6 +237,8 @@ class MediaFrames:
             self._decoder.context.thread_type = "SLICE"
         self._frame_reader = FrameReader(info=info, bit_depth=bit_depth, log=log)
         self._damaged = self._count = 0
+        self._aspect: Fraction | None = None
+        self._aspect_told = False
 
     @property
     def time_base(self) -> Fraction:
@@ -273,12 +276,25 @@ class MediaFrames:
                 continue
             if self._wanted.after(pts * self.time_base):
                 break
+            self._watch_aspect(av_frame)
             yield self._frame_reader.read(av_frame, pts, av_frame.duration or 0)
         if self._damaged:
             self._log.warning(f"{self._damaged} packets of the source could not be decoded")
         if not self._count:
             raise MediaError("the video stream has no frame that can be decoded")
         self._reader.read_on(self._wanted.end)
+
+    def _watch_aspect(self, av_frame: VideoFrame) -> None:
+        """Warn once where frames are to be displayed in another aspect ratio than the first."""
+        ratio = rational(self._decoder.context.sample_aspect_ratio)
+        if ratio is None:
+            return
+        shown = ratio * av_frame.width / av_frame.height
+        if self._aspect is None:
+            self._aspect = shown
+        elif not self._aspect_told and abs(shown / self._aspect - 1) > _ASPECT_TOLERANCE:
+            self._aspect_told = True
+            self._log.warning("frames change their display aspect ratio: the first one is kept")
 
     def _time(self, av_frame: VideoFrame) -> Fraction | None:
         return None if av_frame.pts is None else av_frame.pts * self.time_base

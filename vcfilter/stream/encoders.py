@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from vcfilter._bridge import BridgePacket, StreamInfo
-from vcfilter.codec import Encoder, EncoderStatistics, PassLog
+from vcfilter.codec import Encoder, EncoderStatistics, FrameRecord, PassLog
 from vcfilter.codec.executor import Executor
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
@@ -26,6 +26,7 @@ from vcfilter.stream.containers import container_named
 from vcfilter.stream.packets import bridge_packet, from_av
 from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_video_frame
 from vcfilter.stream.report import Log
+from vcfilter.stream.resume import EarlierRun
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.track import neural_track, video_track
 
@@ -297,9 +298,11 @@ class NeuralEncoder:
         pass_log: of a first pass.
         metadata: tags of the track.
         executor: codes GOPs beside each other.
+        earlier: a run over the same frames that is gone on with.
 
     Attributes:
         encoder: None before open().
+        coded_frame: called when a frame is coded; to be set before open().
     """
 
     def __init__(
@@ -309,19 +312,32 @@ class NeuralEncoder:
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
         executor: Executor | None = None,
+        earlier: EarlierRun | None = None,
     ) -> None:
         self._options = options
         self._executor = executor
+        self._earlier = earlier
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
         self._time_base = Fraction(1, 1000)
         self.encoder: Encoder | None = None
+        self.coded_frame: Callable[[FrameRecord], None] | None = None
 
     @property
     def statistics(self) -> EncoderStatistics | None:
         """Totals of what was coded so far; no records of single frames."""
         return self.encoder.statistics if self.encoder else None
+
+    @property
+    def finished(self) -> int:
+        """Frames that are taken from the earlier run."""
+        return self._earlier.finished if self._earlier else 0
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether frames pass that the earlier run coded."""
+        return self.encoder is not None and self.encoder.is_skipping
 
     @property
     def delay(self) -> int | None:
@@ -331,7 +347,11 @@ class NeuralEncoder:
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
     ) -> StreamInfo:
-        """Get ready; returns the track for the packets."""
+        """Get ready; returns the track for the packets.
+
+        Raises:
+            ConfigError: the earlier run coded other frames, or with another model.
+        """
         options = self._options
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
@@ -341,7 +361,14 @@ class NeuralEncoder:
             runtime=self._runtime,
             pass_log=self._pass_log,
             executor=self._executor,
+            finished=self._earlier.packets if self._earlier else (),
+            coded_frame=self.coded_frame,
         )
+        if self._earlier and self._earlier.extradata != self.encoder.extradata:
+            raise ConfigError(
+                f"{self._earlier.path} holds frames of another format, or of another model: remove "
+                "it, or give its source and model"
+            )
         self._time_base = time_base
         return neural_track(
             video_format, self.encoder.extradata, time_base, frame_rate, self._metadata

@@ -18,6 +18,7 @@ from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     Y4M,
@@ -25,17 +26,19 @@ from vcfilter.stream.containers import (
     check_kind,
     container_named,
 )
-from vcfilter.stream.copy import Copy, StreamCopier, name_of, plan_copies
+from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import FrameSource, MediaFrames, NeuralFrames
 from vcfilter.stream.encoders import FrameEncoder, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter, apply
 from vcfilter.stream.graph import FilteredFrames
+from vcfilter.stream.images import ImageSink, ImageTarget
+from vcfilter.stream.interpolated import InterpolatedFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.reader import PacketReader
-from vcfilter.stream.report import Progress, RunLog, TranscodeReport
+from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection, choose_video
+from vcfilter.stream.streams import StreamSelection, choose_video, is_encrypted, name_of
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
@@ -43,10 +46,11 @@ from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
 
+RawSink = Y4mSink | ImageSink
+
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
-_PROGRESS_SECONDS = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -70,6 +74,7 @@ class Job:
         progress: Callable[[Progress], None] | None,
         decoder: DecoderOptions | None,
         runtime: Runtime | None,
+        image_rate: Fraction | None = None,
     ) -> None:
         for name, value in (("start", start), ("duration", duration)):
             check_kind(name, value, (int, float, Fraction), "a number of seconds")
@@ -84,16 +89,18 @@ class Job:
         self._start, self._duration = start, duration
         self._filters = tuple(filters)
         self.metadata: dict[str, str] = {}
-        self._progress = progress
         self._decoder = decoder or DecoderOptions()
         self._runtime = runtime
         self._began = time.monotonic()
+        self._meter = ProgressMeter(progress, self._began)
         self._stack = ExitStack()
         self.bit_depth: int | None = None
         self.video_filter: str | None = None
         self.at_once = False
+        self.hold = True
         self.log = RunLog(logger)
-        self.source = Source(source)
+        self.interpolation: InterpolationOptions | None = None
+        self.source = Source(source, image_rate)
 
     def __enter__(self) -> Job:
         try:
@@ -110,6 +117,11 @@ class Job:
     def is_neural(self) -> bool:
         """Whether the chosen video stream is neurally coded."""
         return is_neural(self._video)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no part of the source is left out."""
+        return self._start is None and self._duration is None and not self._filters
 
     def closing(self, executor: ProcessExecutor) -> ProcessExecutor:
         """The executor, which is closed with the job."""
@@ -128,6 +140,8 @@ class Job:
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
         self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
+        if is_encrypted(self._video):
+            raise MediaError(f"{name_of(self._video)} is encrypted: it cannot be decoded")
         begin = self._demuxer.start_time or Fraction(0)
         start = None if self._start is None else begin + Fraction(self._start)
         end = None
@@ -149,13 +163,22 @@ class Job:
         if self._duration is not None:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
-        self._length = length
+        rate = self._video.frame_rate
+        if self.interpolation is not None and rate:
+            rate = self.interpolation.fps or rate * self.interpolation.parts
+        if length is not None:
+            self._meter.total_seconds = float(length)
+            self._meter.total_frames = round(length * rate) if rate else None
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
-        source = self._decoded(reader)
-        if self.video_filter is None:
-            return source
-        return FilteredFrames(source, self.video_filter, self.log)
+        source: FrameSource = self._decoded(reader)
+        if self.video_filter is not None:
+            source = FilteredFrames(source, self.video_filter, self.log)
+        if self.interpolation is not None:
+            source = InterpolatedFrames(
+                source, self.interpolation, self._runtime, self.log, hold=self.hold
+            )
+        return source
 
     def _decoded(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
@@ -184,6 +207,8 @@ class Job:
         rate = source.frame_rate
         if known.constant_rate and self.video_filter is None:
             rate = constant_rate(self._video)
+            if isinstance(source, InterpolatedFrames):
+                rate = source.frame_rate_for(rate)
         return FrameClock(
             source.time_base,
             rate,
@@ -195,8 +220,9 @@ class Job:
 
     def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
         """Code all frames quickly, for the log that the second pass needs."""
-        frames = size = 0
+        size = 0
         coder: NeuralEncoder | None = None
+        self._meter.begin("pass 1", lambda: size)
         with self.source.demuxer() as demuxer:
             source = self._frame_source(PacketReader(demuxer, self._video, log=self.log))
             clock = self._clock(source, container, exact=True)
@@ -209,14 +235,14 @@ class Job:
                     for frame in ahead:
                         if coder is None:
                             coder = self._first_coder(source, clock, options)
+                        self._meter.read(float(frame.pts * clock.time_base))
                         size += sum(len(packet.data) for packet in coder.encode(frame))
-                        frames += 1
-                        self._tell("pass 1", frames, float(frame.pts * clock.time_base), size)
+                if coder is not None:
+                    coder.encode(None)
             except KeyboardInterrupt:
                 raise Interrupted(None) from None
         if coder is None or coder.encoder is None:
             raise MediaError("there is no frame in the part that was asked for")
-        coder.encode(None)
         log = coder.encoder.pass_log
         if log is None:
             raise MediaError("the first pass gave no log")
@@ -230,18 +256,22 @@ class Job:
         if source.frame_rate:
             options = replace(options, frame_rate=source.frame_rate)
         coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
+        coder.coded_frame = self._meter.coded
         coder.open(fmt, clock.time_base, source.frame_rate)
         return coder
 
     def run(
-        self, target: Target, coder: NeuralEncoder | FrameEncoder | None, container: str
+        self,
+        target: Target | ImageTarget,
+        coder: NeuralEncoder | FrameEncoder | None,
+        container: str,
     ) -> TranscodeReport:
         """Code all frames into the target and copy what stands beside them.
 
         Args:
-            coder: None writes the frames themselves (YUV4MPEG2).
+            coder: None writes the frames themselves (YUV4MPEG2, image files).
         """
-        sink: MuxerSink | Y4mSink | None = None
+        sink: MuxerSink | RawSink | None = None
         try:
             plan = self._plan(container)
             copied = [copy.index for copy in plan if copy.index >= 0]
@@ -267,8 +297,15 @@ class Job:
         return tags | {key: value for key, value in self.metadata.items() if value}
 
     def _plan(self, container: str) -> list[Copy]:
+        rest = [i for i in self._wanted if i != self._video.index]
+        if self._is_slow:
+            if rest:
+                self.log.warning(
+                    f"slow motion stretches the video's times: {len(rest)} other streams are left "
+                    "out"
+                )
+            return []
         if container_named(container).video_only:
-            rest = [i for i in self._wanted if i != self._video.index]
             if rest and self._copy_videos:
                 self.log.warning(
                     f"{container} holds one video stream alone: {len(rest)} other streams are "
@@ -284,7 +321,15 @@ class Job:
             copy_videos=self._copy_videos,
         )
 
-    def _sink(self, target: Target, container: str, copier: StreamCopier) -> MuxerSink | Y4mSink:
+    @property
+    def _is_slow(self) -> bool:
+        return self.interpolation is not None and self.interpolation.slow is not None
+
+    def _sink(
+        self, target: Target | ImageTarget, container: str, copier: StreamCopier
+    ) -> MuxerSink | RawSink:
+        if isinstance(target, ImageTarget):
+            return ImageSink(target)
         if container == Y4M:
             return Y4mSink(target)
         plain = container_named(container).video_only
@@ -293,16 +338,18 @@ class Job:
             container,
             copier=copier,
             metadata={} if plain else self._tags(),
-            chapters=() if plain else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
+            chapters=()
+            if plain or self._is_slow
+            else tuple(cut_chapters(self._demuxer.chapters, self._cut)),
             track=replace(self._video, metadata=track_metadata(self._video)),
             log=self.log,
         )
 
     def _run(
         self,
-        sink: MuxerSink | Y4mSink,
+        sink: MuxerSink | RawSink,
         coder: NeuralEncoder | FrameEncoder | None,
-        target: Target,
+        target: Target | ImageTarget,
         reader: PacketReader,
         container: str,
     ) -> TranscodeReport:
@@ -312,6 +359,9 @@ class Job:
         count = 0
         first: Fraction | None = None
         last = Fraction(0)
+        self._meter.begin("", lambda: sink.video_bytes)
+        if isinstance(coder, NeuralEncoder):
+            coder.coded_frame = self._meter.coded
         writer = BackgroundWriter(
             sink.write, self._depth(_BEHIND_PACKETS), "target", idle=sink.flush
         )
@@ -324,11 +374,15 @@ class Job:
                     if first is None:
                         self._start_sink(sink, coder, source, clock)
                         first = frame.pts * clock.time_base
-                    for item in _items(coder, frame):
-                        writer.put(item)
                     count += 1
                     last = max(last, self._end_of(frame, clock))
-                    self._tell("", count, float(last - first), sink.video_bytes)
+                    self._meter.read(float(last - first))
+                    for item in _items(coder, frame):
+                        writer.put(item)
+                    if not isinstance(coder, NeuralEncoder):
+                        self._meter.done(count)
+                    elif coder.is_skipping:
+                        self._meter.done(min(count, coder.finished), "finished before")
             if first is None:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):
@@ -343,11 +397,11 @@ class Job:
             writer.abandon()
             raise
         sink.finish(jumped=bool(reader.jumps))
-        self._tell("", count, float(last - first), sink.video_bytes, final=True)
+        self._meter.end()
         assert source.video_format is not None
         psnr = None
-        if isinstance(coder, NeuralEncoder) and coder.statistics and coder.statistics.frames:
-            psnr = coder.statistics.psnr
+        if isinstance(coder, NeuralEncoder) and coder.statistics:
+            psnr = coder.statistics.psnr if coder.statistics.frames == count else None
         return TranscodeReport(
             source=self.source.name,
             target=target.name,
@@ -362,14 +416,14 @@ class Job:
 
     def _start_sink(
         self,
-        sink: MuxerSink | Y4mSink,
+        sink: MuxerSink | RawSink,
         coder: NeuralEncoder | FrameEncoder | None,
         source: FrameSource,
         clock: FrameClock,
     ) -> None:
         fmt = source.video_format
         assert fmt is not None
-        if isinstance(sink, Y4mSink):
+        if not isinstance(sink, MuxerSink):
             sink.start(fmt, clock.frame_rate, live=source.delay == 0)
             return
         assert coder is not None
@@ -392,7 +446,7 @@ class Job:
             self.log.warning(
                 f"{clock.moved_count} frames had a time that was not after the frame before: moved"
             )
-        filtered = self._filters or self.video_filter is not None
+        filtered = self._filters or self.video_filter is not None or self._is_slow
         if self._video.duration is None or not self._cut.is_all or reader.jumps or filtered:
             return
         told = self._video.duration * self._video.time_base
@@ -412,29 +466,6 @@ class Job:
         if not length and clock.frame_rate:
             length = 1 / clock.frame_rate
         return frame.pts * clock.time_base + length
-
-    _told = 0.0
-
-    def _tell(
-        self, stage: str, frames: int, seconds: float, size: int, final: bool = False
-    ) -> None:
-        now = time.monotonic()
-        if self._progress is None or (not final and now - self._told < _PROGRESS_SECONDS):
-            return
-        self._told = now
-        rate = self._video.frame_rate
-        total = round(self._length * rate) if self._length is not None and rate else None
-        self._progress(
-            Progress(
-                stage=stage,
-                frames=frames,
-                total_frames=frames if final else total,
-                seconds=seconds,
-                total_seconds=float(self._length) if self._length is not None else None,
-                video_bytes=size,
-                elapsed_seconds=now - self._began,
-            )
-        )
 
 
 def _close(demuxer: Demuxer) -> None:

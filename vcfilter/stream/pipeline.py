@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -17,6 +18,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
 _IDLE_SECONDS = 0.5
+_BUSY_SECONDS = 5.0
 
 
 class Prefetcher(Generic[T]):
@@ -95,7 +97,8 @@ class BackgroundWriter(Generic[T]):
         write: called in the other thread only.
         depth: items that wait at most.
         name: the thread's name.
-        idle: called there when nothing came for half a second after something was written.
+        idle: called there when nothing came for half a second after something was written, and at
+            least every five seconds while something is.
     """
 
     def __init__(
@@ -114,18 +117,23 @@ class BackgroundWriter(Generic[T]):
         self._thread.start()
 
     def _run(self) -> None:
-        written = False
+        due: float | None = None  # time of the next call of idle; None: all is flushed
         while True:
             try:
-                item = self._queue.get(timeout=_IDLE_SECONDS if written else None)
+                item = self._queue.get(timeout=None if due is None else _IDLE_SECONDS)
             except queue.Empty:
-                written = False
+                due = None
                 self._call(self._idle)
                 continue
             if item is None:
                 return
             self._call(self._write, item[0])
-            written = True
+            now = time.monotonic()
+            if due is not None and now >= due:
+                due = None
+                self._call(self._idle)
+            elif due is None:
+                due = now + _BUSY_SECONDS
 
     def _call(self, function: Callable[..., None], *items: T) -> None:
         if self._error is None:

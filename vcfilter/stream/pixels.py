@@ -282,7 +282,7 @@ def _frame_side_data(av_frame: VideoFrame, kind: SideDataType) -> bytes:
 def to_video_frame(frame: Frame, video_format: VideoFormat, time_base: Fraction) -> VideoFrame:
     """The frame as PyAV's VideoFrame: yuv420p or yuv420p10le, with times and colour description.
 
-    Times, key_frame and pict_type (I or P) are set as PyAV's decoders do.
+    Times, key_frame and pict_type (I, P or B) are set as PyAV's decoders do.
 
     Args:
         frame: planes as the format says; its pts is in ticks of time_base.
@@ -298,7 +298,8 @@ def to_video_frame(frame: Frame, video_format: VideoFormat, time_base: Fraction)
     av_frame.duration = frame.duration
     if frame.type is not None:
         av_frame.key_frame = frame.type is FrameType.KEY  # type: ignore[misc]
-        av_frame.pict_type = PictureType.I if frame.type is FrameType.KEY else PictureType.P
+        inter = PictureType.B if frame.bidirectional else PictureType.P
+        av_frame.pict_type = PictureType.I if frame.type is FrameType.KEY else inter
     describe(av_frame, fmt)
     return av_frame
 

@@ -12,6 +12,7 @@ from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
 from vcfilter.errors import MediaError
 from vcfilter.stream.report import Log
 from vcfilter.stream.source import reason_of
+from vcfilter.stream.streams import is_encrypted_packet, name_of
 from vcfilter.stream.timestamps import ClockMender, Cut
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class PacketReader:
         """The stream's packets; a file that breaks off ends early, with a warning.
 
         Raises:
-            MediaError: it breaks off before the first packet.
+            MediaError: it breaks off before the first packet, or a packet is encrypted.
         """
         while (packet := self._read()) is not None:
             if packet.stream_index == self._info.index:
@@ -124,6 +125,8 @@ class PacketReader:
         if packet is None:
             self._ended = True
             return None
+        if packet.stream_index == self._info.index and is_encrypted_packet(packet):
+            raise MediaError(f"{name_of(self._info)} is encrypted: it cannot be decoded")
         if self._mender:
             jumps = self._mender.jumps
             streams = self._demuxer.streams

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vcfilter.frames import VideoFormat
+from vcfilter.codec import FrameRecord
+from vcfilter.frames import FrameType, VideoFormat
 
 Log: TypeAlias = "logging.Logger | RunLog"
 
@@ -38,13 +41,15 @@ class Progress:
     """How far a run is.
 
     Args:
-        stage: "pass 1" or "" for the (last) pass.
+        stage: "pass 1", "finished before" where an earlier run coded the frames, or "" for the
+            (last) pass.
         frames: coded so far.
         total_frames: estimate of all; None when unknown.
         seconds: playing time of what is coded.
         total_seconds: playing time of all; None when unknown.
         video_bytes: size of the video track's packets written so far.
         elapsed_seconds: since the run began.
+        gop: number of the GOP at work, from 1; 0 where nothing is coded neurally.
     """
 
     stage: str
@@ -54,6 +59,7 @@ class Progress:
     total_seconds: float | None
     video_bytes: int
     elapsed_seconds: float
+    gop: int = 0
 
     @property
     def frames_per_second(self) -> float:
@@ -74,6 +80,85 @@ class Progress:
         return rest * self.elapsed_seconds / self.frames
 
 
+class ProgressMeter:
+    """Counts the frames of a run and tells of them, at most five times a second.
+
+    Args:
+        tell: takes the progress; None: nobody does.
+        began: time.monotonic() when the run began.
+
+    Attributes:
+        seconds: playing time that went into the coder so far.
+        total_frames, total_seconds: of the whole run; None when unknown.
+    """
+
+    def __init__(self, tell: Callable[[Progress], None] | None, began: float) -> None:
+        self._tell = tell
+        self._began = began
+        self._told = 0.0
+        self.total_frames: int | None = None
+        self.total_seconds: float | None = None
+        self.begin("", lambda: 0)
+
+    def begin(self, stage: str, size: Callable[[], int]) -> None:
+        """A pass begins.
+
+        Args:
+            size: bytes of the video track so far.
+        """
+        self._stage, self._size = stage, size
+        self._read = self._frames = self._keys = self._gop = 0
+        self._key_pts = 0
+        self.seconds = 0.0
+
+    def read(self, seconds: float) -> None:
+        """A frame went into the coder; the playing time up to its end."""
+        self._read += 1
+        self.seconds = seconds
+
+    def done(self, frames: int, stage: str = "") -> None:
+        """So many frames are done, none of them coded neurally here."""
+        self._frames = frames
+        self._report(stage or self._stage)
+
+    def coded(self, record: FrameRecord) -> None:
+        """One more frame is coded neurally."""
+        self._frames += 1
+        if record.header.step.type is FrameType.KEY:
+            self._keys += 1
+            self._key_pts = record.pts
+        # Of an open GOP the next keyframe is coded first.
+        self._gop = self._keys - (record.pts < self._key_pts)
+        self._report(self._stage)
+
+    def end(self) -> None:
+        """All that was read is done."""
+        self._frames = self.total_frames = self._read
+        self._told = 0.0
+        self._report(self._stage)
+
+    def _report(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._tell is None or now - self._told < _PROGRESS_SECONDS:
+            return
+        self._told = now
+        self._tell(
+            Progress(
+                stage=stage,
+                frames=self._frames,
+                total_frames=self.total_frames,
+                seconds=self.seconds * min(1.0, self._frames / max(1, self._read)),
+                total_seconds=self.total_seconds,
+                video_bytes=self._size(),
+                elapsed_seconds=now - self._began,
+                gop=self._gop,
+            )
+        )
+
+
+_PROGRESS_SECONDS = 0.2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscodeReport:
     """What a run did.
@@ -85,8 +170,10 @@ class TranscodeReport:
         video_bytes: size of the video track's packets.
         elapsed_seconds: that the run took.
         video_format: of the frames.
-        psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless coded neurally.
+        psnr: mean over the frames, Y, U, V weighted 6:1:1, in dB; None unless all were coded
+            neurally in this run.
         warnings: one sentence each.
+        resumed: frames among them that an earlier run had coded.
     """
 
     source: str
@@ -98,6 +185,7 @@ class TranscodeReport:
     video_format: VideoFormat
     psnr: float | None
     warnings: tuple[str, ...]
+    resumed: int = 0
 
     @property
     def bitrate(self) -> float:

@@ -7,6 +7,7 @@ import select
 import stat
 import sys
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path as FilePath
 from typing import IO, Any
 
@@ -15,7 +16,7 @@ import av.error
 from av.container import InputContainer
 
 from vcfilter._bridge import BridgeError, Demuxer
-from vcfilter.errors import MediaError
+from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.containers import PIPE, Path, open_demuxer, path_of
 
 _CHUNK = 1 << 16
@@ -28,27 +29,37 @@ class Source:
     Args:
         name: path or URL; "-" is standard input; "img%03d.png" and "folder/*.png" are sequences
             of images.
+        image_rate: frames per second of a sequence of images; None: 25.
 
     Raises:
         MediaError: there is no such file.
+        ConfigError: image_rate is given for what is no sequence.
     """
 
-    def __init__(self, name: Path) -> None:
+    def __init__(self, name: Path, image_rate: Fraction | None = None) -> None:
         self.name = path_of("source", name)
         self.title = "standard input" if self.name == PIPE else self.name
         self._file: IO[bytes] | None = None
         self._pipe: _Pipe | None = None
         self._taken = False
         self._sequence = False
+        self._image_rate = image_rate
         if self.name == PIPE:
             self._pipe = _Pipe(sys.stdin.buffer, self.title)
         elif "://" not in self.name:
             self._check_file()
+        if image_rate is not None and not self._sequence:
+            raise ConfigError(f"{self.title} is no sequence of images: it has its own frame rate")
 
     @property
     def is_pipe(self) -> bool:
         """Whether it can be read only once, and not sought in."""
         return self._pipe is not None
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether it is a sequence of images."""
+        return self._sequence
 
     def demuxer(self) -> Demuxer:
         """Open it.
@@ -61,7 +72,7 @@ class Source:
         self._taken = True
         try:
             if self._sequence:
-                return _open_sequence(self.name)
+                return _open_sequence(self.name, self._image_rate)
             return open_demuxer(self._pipe or self.name)
         except (BridgeError, ValueError) as error:
             raise MediaError(self._refusal(error)) from error
@@ -110,9 +121,11 @@ def is_sequence(name: str) -> bool:
     return any(char in base for char in "*?[")
 
 
-def _open_sequence(name: str) -> Demuxer:
-    kind = "sequence" if "%" in FilePath(name).name else "glob"
-    return Demuxer(name, "image2", {"pattern_type": kind})
+def _open_sequence(name: str, rate: Fraction | None) -> Demuxer:
+    options = {"pattern_type": "sequence" if "%" in FilePath(name).name else "glob"}
+    if rate is not None:
+        options["framerate"] = f"{rate.numerator}/{rate.denominator}"
+    return Demuxer(name, "image2", options)
 
 
 def open_av(name: Path | IO[bytes], container: str | None = None) -> InputContainer:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vcfilter._bridge import DISPOSITION_ATTACHED_PICTURE, DISPOSITION_DEFAULT, StreamInfo
+from vcfilter._bridge import (
+    DISPOSITION_ATTACHED_PICTURE,
+    DISPOSITION_DEFAULT,
+    BridgePacket,
+    StreamInfo,
+)
 from vcfilter.errors import ConfigError, MediaError
 
 _KINDS = {"v": "video", "a": "audio", "s": "subtitle", "t": "attachment", "d": "data"}
@@ -88,3 +93,22 @@ def choose_video(
     default = [info for info in videos if info.disposition & DISPOSITION_DEFAULT]
     candidates = default if len(default) == 1 else videos
     return max(candidates, key=lambda info: (info.width * info.height, -info.index))
+
+
+def name_of(info: StreamInfo) -> str:
+    """A stream in words: "stream 1 (audio flac)"."""
+    return f"stream {info.index} ({f'{info.kind} {info.codec or info.codec_tag}'.rstrip()})"
+
+
+_ENCRYPTED_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "drmt"}
+
+
+def is_encrypted(info: StreamInfo) -> bool:
+    """Whether a container says that a stream is encrypted; MP4 often says it of packets alone."""
+    told = any(name == "Encryption initialization data" for name, _ in info.side_data)
+    return told or info.codec_tag in _ENCRYPTED_TAGS or "enc_key_id" in info.metadata
+
+
+def is_encrypted_packet(packet: BridgePacket) -> bool:
+    """Whether a container says of a packet that it is encrypted."""
+    return any(name == "Encryption info" for name, _ in packet.side_data)

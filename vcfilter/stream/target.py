@@ -9,9 +9,14 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from pathlib import Path as FilePath
 from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: whether another run writes a file is not seen there
+    fcntl = None  # type: ignore[assignment]
 
 from vcfilter.errors import MediaError
 from vcfilter.stream.containers import PIPE, Path, path_of
@@ -22,6 +27,7 @@ logger = logging.getLogger(__name__)
 _NAME_BYTES = 255  # longest file name of Linux's file systems
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NEW_MODE = 0o666
+_LEFTOVERS_MAX = 100  # names that are looked for
 
 
 class Target:
@@ -98,6 +104,31 @@ class Target:
     def is_regular(self) -> bool:
         """Whether it is an ordinary file, which is not read before it is complete."""
         return self._part is not None
+
+    def leftovers(self) -> list[FilePath]:
+        """Files that other runs to the same target left unfinished, or are writing."""
+        if self._part is None:
+            return []
+        found = []
+        for word in ("part", "partial"):
+            for name in islice(_names(self._place, word), _LEFTOVERS_MAX):
+                if name != self._part and name.is_file() and not name.is_symlink():
+                    found.append(name)
+        return found
+
+    @staticmethod
+    def is_written(leftover: FilePath) -> bool:
+        """Whether a run that goes on writes this file."""
+        if fcntl is None:
+            return False
+        with leftover.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:  # a file system without locks
+                return False
+        return False
 
     def flush(self) -> None:
         """What was written so far can be read at the other end of a pipe."""
@@ -198,9 +229,12 @@ def _create(place: FilePath, word: str, mode: int | None) -> tuple[FilePath, int
             number = os.open(name, flags, _NEW_MODE)
         except FileExistsError:
             continue
-        if mode is not None:
-            with suppress(OSError):
+        with suppress(OSError):
+            if mode is not None:
                 os.fchmod(number, stat.S_IMODE(mode))
+        with suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends
         return name, number
     raise AssertionError("names do not end")
 

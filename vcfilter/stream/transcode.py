@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +12,7 @@ from vcfilter.codec import PassLog
 from vcfilter.codec.executor import ProcessExecutor
 from vcfilter.codec.runtime import load_model
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     MATROSKA,
@@ -22,8 +24,20 @@ from vcfilter.stream.containers import (
 )
 from vcfilter.stream.encoders import FrameEncoder, MediaCodec, NeuralEncoder
 from vcfilter.stream.filters import FrameFilter
+from vcfilter.stream.images import ImageTarget, files_of, is_image_target
 from vcfilter.stream.job import Interrupted, Job
 from vcfilter.stream.report import Progress, TranscodeReport
+from vcfilter.stream.resume import (
+    RESUMABLE,
+    SETTINGS_TAG,
+    EarlierRun,
+    check_resumable,
+    earlier_runs,
+    remove,
+    settings_text,
+)
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Interrupted", "Progress", "TranscodeReport", "decode_file", "encode_file"]
 
@@ -42,9 +56,12 @@ def encode_file(
     two_pass: bool = False,
     bit_depth: int | None = None,
     workers: int | None = None,
+    resume: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
+    interpolation: InterpolationOptions | None = None,
+    image_rate: Fraction | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -68,24 +85,32 @@ def encode_file(
             that is itself neural keeps its own.
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
             do not depend on how many. A constant qp only. None: in this process.
+        resume: go on with a run that was stopped, from the last keyframe of what it left beside the
+            target (NAME.part.EXT or NAME.partial.EXT), which is removed at the end; begin anew
+            where there is nothing. Matroska and NUT at a constant qp only. The source is read from
+            its start, and all packets become those of an undisturbed run.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
         video_filter: a chain of FFmpeg's filters before those, as ffmpeg's -vf takes it
             ("scale=640:-2,fps=25").
+        interpolation: more frames per second, between video_filter and filters.
+        image_rate: frames per second of a source that is a sequence of images (25).
         metadata: tags of the file, over those of the source; an empty text removes one.
         progress: called about five times a second.
 
     Raises:
-        ConfigError: an argument is outside what is allowed.
+        ConfigError: an argument is outside what is allowed, or the run to resume had others.
         MediaError: source or target cannot be read or written.
         Interrupted: after Ctrl-C.
     """
     check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
     job.metadata = dict(metadata or {})
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
+    check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")
+    job.interpolation = interpolation
     if bit_depth not in (None, 8, 10):
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
@@ -94,6 +119,10 @@ def encode_file(
         _check_workers(workers, options)
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
+    check_kind("resume", resume, bool, "yes or no", none=False)
+    if resume:
+        check_resumable(options, name)
+    settings = settings_text(options, start=start, bit_depth=bit_depth, video_filter=video_filter)
     with job:
         log: PassLog | None = None
         if two_pass:
@@ -102,6 +131,15 @@ def encode_file(
             if job.source.is_pipe:
                 raise ConfigError("two passes need a file: a pipe can be read only once")
         goal = job.target(target, overwrite)
+        earlier: list[EarlierRun] = earlier_runs(goal, settings) if resume else []
+        if earlier:
+            logger.info("%d frames are taken from %s", earlier[0].finished, earlier[0].path)
+        elif name in RESUMABLE:
+            for path in goal.leftovers():
+                if not goal.is_written(path):
+                    job.log.warning(
+                        f"{path} is of a run that was stopped: --resume goes on with it"
+                    )
         if two_pass:
             log = job.first_pass(options, name)
         executor = None
@@ -109,8 +147,12 @@ def encode_file(
             runtime = replace(runtime or Runtime(), threads=1)
             load = partial(load_model, options.model, runtime)
             executor = job.closing(ProcessExecutor(load, workers))
-        coder = NeuralEncoder(options, runtime, log, {"ENCODER": "vcfilter"}, executor)
-        return job.run(goal, coder, name)
+        tags = {"ENCODER": "vcfilter", SETTINGS_TAG: settings}
+        run = earlier[0] if earlier else None
+        coder = NeuralEncoder(options, runtime, log, tags, executor, run)
+        report = job.run(goal, coder, name)
+        remove(earlier)
+        return replace(report, resumed=run.finished if run else 0)
 
 
 def _check_workers(workers: int, options: EncoderOptions) -> None:
@@ -137,36 +179,68 @@ def decode_file(
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
     video_filter: str | None = None,
+    interpolation: InterpolationOptions | None = None,
+    image_rate: Fraction | None = None,
+    eqvi_names: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
     """Decode a neural video into an ordinary one; its other streams are copied.
 
     Args:
-        source: a neural file; "-" is standard input.
+        source: a neural file, with interpolation any video; "-" is standard input.
         target: path, of any container that FFmpeg writes; "-" is standard output, YUV4MPEG2
-            unless container says otherwise.
+            unless container says otherwise. A folder, or a pattern like "frames/%05d.png", gets
+            PNG files; of PNG files as a source, the originals are copied there byte for byte.
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
+        eqvi_names: image files are called as the source's, new ones with _0, _1, ... behind.
         runtime, start, duration, streams, overwrite, container, filters, video_filter,
-            metadata, progress: as for encode_file.
+            interpolation, image_rate, metadata, progress: as for encode_file.
 
     Raises:
         ConfigError, MediaError, Interrupted: as encode_file.
         BitstreamError: damage, where the decoder is strict.
         ModelMismatchError: the stream was coded by another model.
     """
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime)
+    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
     job.metadata = dict(metadata or {})
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
-    name = container_of(target, container, Y4M)
+    check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")
+    job.interpolation = interpolation
+    images = is_image_target(target)
+    if eqvi_names and not images:
+        raise ConfigError("names like those of the source are those of image files")
+    if images and (codec is not None or container is not None):
+        raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
+    name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural:
+        if not job.is_neural and interpolation is None:
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")
+        if images:
+            job.hold = False  # files have no duration
+            return job.run(_image_target(target, job, overwrite, eqvi_names), None, name)
         threads = runtime.threads if runtime else 0
         coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
         return job.run(job.target(target, overwrite), coder, name)
+
+
+def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> ImageTarget:
+    """Where image files go. Those of the source are known where its frames come out as they are."""
+    options = job.interpolation
+    originals = files_of(job.source.name) if job.source.is_sequence else []
+    whole = job.is_whole and job.video_filter is None
+    if not whole or options is None or options.fps is not None or options.duplicates == "fill":
+        if eqvi_names:
+            raise ConfigError(
+                "names like those of the source need a factor and all of the source's frames"
+            )
+        originals = []
+    parts = 1 if options is None else options.parts
+    return ImageTarget(
+        target, overwrite=overwrite, parts=parts, originals=originals, eqvi_names=eqvi_names
+    )

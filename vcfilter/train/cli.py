@@ -18,18 +18,19 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.model import networks
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
-from vcfilter.train.data import Clip, Samples, crop_side, stills_of
+from vcfilter.train.data import Bank, Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train
 from vcfilter.train.machine import Processes, join, leave, settle
 from vcfilter.train.material import gather
 from vcfilter.train.phases import PHASES, Phase
 from vcfilter.train.plot import draw
-from vcfilter.train.start import classical
+from vcfilter.train.start import classical, grow
 from vcfilter.train.watch import read_log
 
 START_SIZE = 128  # side of the crops that the classical start is measured on
 DEFAULT_STEPS = 5000
+PLANS = 9  # of steps that are captured on a GPU: each takes 1 to 5 s once (H200)
 Plan = list[tuple[Phase, int]]
 
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="with the classical start: widths and blocks of the networks, as image_width=48",
+        help="widths and blocks of the networks, as image_width=48; those of --model may grow",
     )
     parser.add_argument(
         "--name",
@@ -72,7 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[DEFAULT_STEPS],
         metavar="N",
-        help=f"optimiser steps of each phase, or one number for all (default: {DEFAULT_STEPS})",
+        help=f"optimiser steps of each phase, or one number for all (default: {DEFAULT_STEPS}); "
+        "0: measure the tables, verify and write only",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="train the one phase for so long instead of --steps; the file is written after it",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument(
@@ -98,9 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=float,
-        default=120.0,
+        default=60.0,
         metavar="SECONDS",
-        help="how often the state is kept (default: 120)",
+        help="how often the state and OUT.average, its averaged weights, are kept (default: 60)",
     )
     parser.add_argument(
         "--log-every", type=int, default=50, metavar="N", help="steps per line (default: 50)"
@@ -116,17 +124,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, verify, write."""
     plan = plan_of(args.phase, args.steps)
-    for name in ("batch", "rate", "log_every"):
-        if getattr(args, name) <= 0:
+    if args.minutes is not None and len(plan) > 1:
+        raise ConfigError(f"--minutes is for one phase, not for {len(plan)}")
+    for name in ("batch", "rate", "log_every", "minutes"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
     target = Path(args.out)
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
     config_of(args.config)  # wrong names are reported before an hour of decoding
     if args.model:
-        if args.config:
-            raise ConfigError("--config is for the classical start; --model has its own")
-        networks(read_weights(store.locate(args.model)))
+        own = networks(read_weights(store.locate(args.model)))[0]
+        grow(own, config_of(args.config, own.config))
     name_of(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -146,8 +155,8 @@ def plan_of(names: list[str], steps: list[int]) -> Plan:
     """
     if len(steps) not in (1, len(names)):
         raise ConfigError(f"{len(steps)} numbers of steps for {len(names)} phases")
-    if min(steps) < 1:
-        raise ConfigError(f"steps {min(steps)} is below 1")
+    if min(steps) < 0:
+        raise ConfigError(f"steps {min(steps)} is below 0")
     counts = steps * len(names) if len(steps) == 1 else steps
     return [(PHASES[name], count) for name, count in zip(names, counts, strict=True)]
 
@@ -173,11 +182,11 @@ def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> No
     notes = read_notes(state, about) if state.exists() else None
     begin = notes["number"] if notes else 0
     net = start(args, plan, clips, processes, resumed=notes is not None)
-    placed = settle(clips, processes.device)
+    bank = settle(clips, processes.device)
     for number, (phase, steps) in enumerate(plan):
-        if number < begin:
+        if number < begin or not steps:
             continue
-        trainer = make_trainer(args, phase, steps, net, placed, processes, number)
+        trainer = make_trainer(args, phase, steps, net, clips, bank, processes, number)
         goes_on = None
         if notes is not None and number == begin:
             goes_on = trainer.resume(state)
@@ -191,6 +200,8 @@ def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> No
             number=number,
             notes={"about": about, "number": number},
             goes_on=goes_on,
+            minutes=args.minutes,
+            average=average_of(args.out),
         )
         net = trainer.weights()
     if processes.first:
@@ -202,7 +213,8 @@ def start(
 ) -> VideoNet:
     """The networks training begins from; only the first process need have them."""
     if args.model:
-        return networks(read_weights(store.locate(args.model)))[0]
+        net = networks(read_weights(store.locate(args.model)))[0]
+        return grow(net, config_of(args.config, net.config)) if args.config else net
     config = config_of(args.config)
     if resumed or not processes.first:
         return VideoNet(config)  # filled from the state, or by the first process
@@ -210,13 +222,13 @@ def start(
     return classical(Samples(clips, crop_side(clips, START_SIZE), seed=3), config)
 
 
-def config_of(settings: list[str]) -> HierarchicalConfig:
-    """The default configuration with some values changed.
+def config_of(settings: list[str], usual: HierarchicalConfig | None = None) -> HierarchicalConfig:
+    """A configuration (default: the usual one) with some values changed.
 
     Raises:
         ConfigError: a setting is not NAME=VALUE, or not one that is allowed.
     """
-    values: dict[str, Any] = asdict(HierarchicalConfig())
+    values: dict[str, Any] = asdict(usual or HierarchicalConfig())
     for setting in settings:
         name, _, value = setting.partition("=")
         if name not in values or not value.isdecimal():
@@ -251,6 +263,7 @@ def make_trainer(
     steps: int,
     net: VideoNet,
     clips: list[Clip],
+    bank: Bank | None,
     processes: Processes,
     number: int,
 ) -> Trainer:
@@ -260,11 +273,12 @@ def make_trainer(
     side, still_side = crop_side(clips, wanted), crop_side(stills, phase.size)
     if side < wanted and processes.first:
         print(f"{phase.name}: crops of {side}x{side}: the clips are small", file=sys.stderr)
-    cuda = processes.device.type == "cuda"
+    device = processes.device
+    cuda = device.type == "cuda"
     return Trainer(
         net,
-        Samples(clips, side, 2 * number + 11, phase.augment, processes.device),
-        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, processes.device),
+        Samples(clips, side, 2 * number + 11, phase.augment, device, bank),
+        Samples(stills, min(side, still_side), 2 * number + 12, phase.augment, device, bank),
         phase,
         steps,
         processes=processes,
@@ -272,6 +286,7 @@ def make_trainer(
         rate=args.rate,
         half=args.precision == "bfloat16" or (args.precision == "auto" and cuda),
         flow_threads=max(1, (os.cpu_count() or 1) // processes.count) if cuda else 1,
+        plans=PLANS if cuda and processes.count == 1 else 0,
     )
 
 
@@ -295,6 +310,11 @@ def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
     return notes
 
 
+def average_of(out: str) -> Path:
+    """Where the averaged weights lie while training goes on."""
+    return Path(f"{out}.average")
+
+
 def finish(
     args: argparse.Namespace, plan: Plan, clips: list[Clip], net: VideoNet, log: Path
 ) -> None:
@@ -312,6 +332,7 @@ def finish(
         f"bytes (estimated {figures['estimated_bytes']:.0f})",
         file=sys.stderr,
     )
+    average_of(args.out).unlink(missing_ok=True)
     curve = Path(f"{args.out}.svg")
     try:
         draw(read_log(log), curve, f"training of {Path(args.out).name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,14 @@ class Augment:
             raise ConfigError(f"brightness {self.brightness} is not a probability")
 
 
+def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on a device; the host does not wait for a GPU."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Clip:
     """Consecutive frames of one size.
 
@@ -62,10 +71,6 @@ class Clip:
         count, half = self.frames.shape[0], (self.rows // 2, self.columns // 2)
         self.luma = self.frames[:, : self.rows]
         self.chroma = self.frames[:, self.rows :].view(count, 2, *half)
-
-    def to(self, device: torch.device) -> Clip:
-        """The same clip in a device's memory."""
-        return self if device.type == "cpu" else Clip(self.frames.to(device), self.shots, self.key)
 
     def crop(self, numbers: list[int], top: int, left: int, size: int) -> tuple[Tensor, Tensor]:
         """uint8 crops of some frames: (n, 1, size, size) luma, (n, 2, size/2, size/2) chroma.
@@ -107,8 +112,63 @@ class Pick:
             luma, chroma = luma.flip(3), chroma.flip(3)
         if self.turn:
             luma, chroma = luma.transpose(2, 3), chroma.transpose(2, 3)
-        luma, chroma = (torch.floor(p + 0.5).clamp(0, 255) for p in (luma, chroma))
+        luma, chroma = whole(luma), whole(chroma)
         return luma, chroma[:, :1], chroma[:, 1:]
+
+
+class Bank:
+    """Clips in a device's memory, from which all crops of a batch are gathered at once.
+
+    Args:
+        clips: copied there.
+    """
+
+    def __init__(self, clips: list[Clip], device: torch.device) -> None:
+        self.device = device
+        ends = np.cumsum([clip.frames.numel() for clip in clips])
+        starts = [0, *ends[:-1].tolist()]
+        self.starts = {id(clip): start for clip, start in zip(clips, starts, strict=True)}
+        self.clips = clips  # keeps them, so that what names them stays theirs
+        self.samples = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
+        for clip, start, end in zip(clips, starts, ends.tolist(), strict=True):
+            self.samples[start:end] = clip.frames.reshape(-1)
+
+    def load(self, picks: list[Pick], size: int) -> tuple[Tensor, Tensor]:
+        """What `Pick.load` gives of each, stacked: (B, n, 1, H, W) luma, (B, n, 2, H/2, W/2)."""
+        rows = [
+            (self.starts[id(p.clip)], p.clip.rows, p.clip.columns, p.top, p.left, p.flip, p.turn)
+            for p in picks
+        ]
+        table = upload(np.array(rows, np.int64), self.device)[:, :, None, None, None]
+        numbers = upload(np.array([p.numbers for p in picks], np.int64), self.device)
+        light = np.array([(p.gain, p.lift) for p in picks], np.float32)
+        gain, lift = upload(light, self.device)[:, :, None, None, None, None].unbind(1)
+        start, height, width, top, left, flip, turn = table.unbind(1)
+        frame = start + numbers[:, :, None, None] * (height * width * 3 // 2)
+
+        def places(side: int, share: int) -> Tensor:
+            """(B, 1, side, side) distances from a plane's first sample."""
+            at = torch.arange(side, device=self.device)
+            down, across = at[:, None], at[None]
+            row = torch.where(turn > 0, across, down)
+            column = torch.where(turn > 0, down, across)
+            column = torch.where(flip > 0, side - 1 - column, column)
+            return (top // share + row) * (width // share) + left // share + column
+
+        half = size // 2
+        luma = self.samples[frame + places(size, 1)][:, :, None]
+        area = height * width
+        planes = [frame + area + places(half, 2) + n * (area // 4) for n in (0, 1)]
+        chroma = self.samples[torch.stack(planes, 2)]
+        return (
+            whole((luma.float() - BLACK) * gain + BLACK + lift),
+            whole((chroma.float() - GREY) * gain + GREY),
+        )
+
+
+def whole(planes: Tensor) -> Tensor:
+    """Samples rounded and within 0 to 255."""
+    return torch.floor(planes + 0.5).clamp(0, 255)
 
 
 def shrink(planes: Tensor, size: int) -> Tensor:
@@ -127,7 +187,7 @@ class Samples:
         size: side of the square crops, a multiple of 32.
         seed: of the random draws.
         augment: how crops are changed.
-        device: where crops are delivered; clips may lie there too.
+        device: where crops are delivered. bank: the clips there, if they fit.
     """
 
     def __init__(
@@ -137,8 +197,9 @@ class Samples:
         seed: int,
         augment: Augment | None = None,
         device: torch.device | None = None,
+        bank: Bank | None = None,
     ) -> None:
-        self.size = size
+        self.size, self.bank = size, bank
         self.random = np.random.default_rng(seed)
         self.augment = augment or Augment()
         self.device = device or torch.device("cpu")
@@ -173,6 +234,9 @@ class Samples:
         """
         size = size or self.size
         picks = self._picks(offsets, batch, size)[own or slice(None)]
+        if self.bank and all(pick.size == size for pick in picks):
+            luma, chroma = self.bank.load(picks, size)
+            return [(luma[:, i], chroma[:, i, :1], chroma[:, i, 1:]) for i in range(len(offsets))]
         loaded = [pick.load(size, self.device) for pick in picks]
         stacks = [torch.stack(planes) for planes in zip(*loaded, strict=True)]  # (B, n, 1, H, W)
         return [(stacks[0][:, i], stacks[1][:, i], stacks[2][:, i]) for i in range(len(offsets))]

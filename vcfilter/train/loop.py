@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,21 @@ from vcfilter.errors import ConfigError
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.model import save
+from vcfilter.models.hierarchical.motion import direct_motion
 from vcfilter.models.hierarchical.net import VideoNet
-from vcfilter.models.hierarchical.values import CodedMotion, FrameContext, Reference
+from vcfilter.models.hierarchical.search import coarse_to_fine
+from vcfilter.models.hierarchical.values import (
+    CodedMotion,
+    FrameContext,
+    MotionField,
+    Pair,
+    Reference,
+    pair,
+)
 from vcfilter.nn.exact import project
-from vcfilter.train.data import Planes, Samples
+from vcfilter.train.data import Planes, Samples, upload
+from vcfilter.train.graph import StepGraphs
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import Processes, halve_branches, motion
 from vcfilter.train.phases import (
@@ -33,12 +45,22 @@ from vcfilter.train.phases import (
     looks_back,
     signed_distances,
 )
+from vcfilter.train.plan import (
+    Figures,
+    InterNumbers,
+    InterPlan,
+    StepNumbers,
+    StepPlan,
+    fits,
+    positions,
+)
 from vcfilter.train.precondition import plain, precondition, spread
 from vcfilter.train.watch import Guard, Log, TrainingError, settle_file, stopping
 
 __all__ = ["PHASES", "Phase", "Trainer", "train"]
 
 WARM_UP = 100  # steps, at most a fifth of all
+WARM_UP_SHARE = 5.0
 CLIP = 1.0  # of the gradient's norm
 AVERAGE = 0.997  # of the exponential average of the weights
 BETAS = (0.9, 0.995)
@@ -62,6 +84,7 @@ JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more o
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
+DELAY = 10  # captured steps between two looks at their figures
 TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
 
@@ -73,6 +96,9 @@ def rate_scale(name: str) -> float:
 class Trainer:
     """Straight-line training of one phase, with exact resume.
 
+    On one CUDA device whole steps are captured as graphs, one for each of some plans drawn at the
+    start, and the motion search works there too.
+
     Args:
         net: the networks, in ordinary weights.
         samples: where groups and half of the keyframes come from. stills: the other half.
@@ -81,7 +107,8 @@ class Trainer:
         batch: multiplies the row's crops and groups per process.
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
-        flow_threads: of the flow search.
+        flow_threads: of the flow search on the host.
+        plans: of captured steps; 0 means that no step is captured.
     """
 
     def __init__(
@@ -97,15 +124,16 @@ class Trainer:
         rate: float = 1.0,
         half: bool = False,
         flow_threads: int = 1,
+        plans: int = 0,
     ) -> None:
         self.processes = processes or Processes()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         self.rate, self.flow_threads = rate, flow_threads
         self.batch = batch * self.processes.count  # of all processes, in rows of the table
         if not phase.learns or any(part.startswith("image.") for part in phase.learns):
-            precondition(net, spread(stills).cpu())
+            precondition(net, spread(samples).cpu())
         device = self.processes.device
-        self.net: VideoNet = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.to(device).train()
         self.processes.spread(self.net)
         scales: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in self.net.named_parameters():
@@ -114,29 +142,153 @@ class Trainer:
                 scales.setdefault(rate_scale(name), []).append(parameter)
         groups = [{"params": chosen, "scale": scale} for scale, chosen in scales.items()]
         self.learning = [parameter for chosen in scales.values() for parameter in chosen]
-        self.optimizer = torch.optim.AdamW(groups, lr=phase.rate, weight_decay=0, betas=BETAS)
+        cuda = device.type == "cuda"
+        start: Tensor | float = torch.tensor(phase.rate, device=device) if cuda else phase.rate
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=start, weight_decay=0, betas=BETAS, capturable=cuda, fused=cuda or None
+        )
+        if cuda:  # each group its own: they are written to in place
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.tensor(phase.rate, device=device)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         if half:
             halve_branches(self.net, device)
         bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
         self.bits = bits.to(device)
         self.step = 0
+        self.share = 0.0  # of the training that is done, for the schedule
         self.random = np.random.default_rng(1)
+        self.graphs: StepGraphs | None = None
+        self.plans: list[StepPlan] = []
+        if plans:
+            self.graphs = StepGraphs(self.learn)
+            self.plans = [self.draw_plan(n / plans) for n in range(plans)]
+
+    @property
+    def delay(self) -> int:
+        """Steps whose figures are read at once: reading makes the host wait for the device."""
+        return DELAY if self.graphs else 1
 
     def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
-        return torch.from_numpy(values[self.processes.own]).to(self.processes.device)
+        return upload(values[self.processes.own], self.processes.device)
 
-    def draw_qp(self, batch: int) -> Tensor:
-        """(own part of B,) keyframe qps."""
+    def draw_qp(self, batch: int) -> np.ndarray[Any, Any]:
+        """(B,) keyframe qps."""
         usual = self.random.integers(QP_USUAL[0], QP_USUAL[1] + 1, batch)
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
-        return self.part(np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual))
+        return np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual)
 
-    def earlier_passes(self, batch: int) -> list[RateCoder]:
-        """Coders of passes before the one that counts: one, as in the default preset, or none."""
-        drawn = self.random.random() < TWO_PASS_SHARE
-        return [RateCoder(self.bits, batch)] if drawn else []
+    def draw_passes(self) -> int:
+        """Passes before the one that counts: one, as in the default preset, or none."""
+        return int(self.random.random() < TWO_PASS_SHARE)
+
+    def draw_mode(self, step: GopStep) -> MotionMode:
+        """How the frames of one place are moved."""
+        uniform = self.random.random()
+        if uniform < self.phase.coded:
+            return MotionMode.CODED
+        inherits = uniform > (1 + self.phase.coded) / 2 and step.layer > 1 and not looks_back(step)
+        return MotionMode.DIRECT if inherits else MotionMode.NONE
+
+    def draw_group(self, forward: float) -> tuple[tuple[int, ...], tuple[GopStep, ...]]:
+        """Positions of a group's keyframes, and its inter frames in coding order.
+
+        Args:
+            forward: 0 to 1; below the phase's share the group looks back.
+
+        Raises:
+            ConfigError: no shot is long enough.
+        """
+        phase, longest = self.phase, self.samples.longest
+        if phase.group is Group.FORWARD or forward < phase.forward:
+            if longest < 2:
+                raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
+            return (0,), forward_steps(self.random, longest)
+        fitting = [(s, p) for s, p in phase.spans if s < longest]
+        if not fitting:
+            raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
+        spans, chances = (np.array(column) for column in zip(*fitting, strict=True))
+        span = int(self.random.choice(spans, p=chances / chances.sum()))
+        return (0, span), group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
+
+    def plan_of(self, outer: tuple[int, ...], steps: tuple[GopStep, ...]) -> StepPlan:
+        """A plan for a group, with what else the host decides drawn."""
+        order = positions(outer, steps)
+        inter = []
+        for step in steps:
+            back = looks_back(step)
+            inter.append(
+                InterPlan(
+                    shown=order.index(step.number),
+                    references=tuple(order.index(n) for n in step.references[:2]),
+                    layer=step.layer,
+                    back=back,
+                    mode=self.draw_mode(step),
+                    refine=bool(self.random.random() < REFINED_SHARE) and not back,
+                    passes=self.draw_passes(),
+                )
+            )
+        return StepPlan(
+            passes=self.draw_passes(),
+            outer=tuple(order.index(n) for n in outer),
+            outer_passes=self.draw_passes(),
+            inter=tuple(inter),
+        )
+
+    def draw_plan(self, forward: float) -> StepPlan:
+        """A plan for the graphs, see `draw_group`."""
+        return self.plan_of(*(self.draw_group(forward) if self.phase.groups else ((), ())))
+
+    def draw(self) -> tuple[StepPlan, StepNumbers]:
+        """A step's plan and its numbers; of captured plans one, and a group of its kind."""
+        outer: tuple[int, ...] = ()
+        steps: tuple[GopStep, ...] = ()
+        if self.plans:
+            plan = self.plans[int(self.random.integers(len(self.plans)))]
+            forward = 0.0 if plan.inter and plan.inter[0].back else 1.0
+            while self.phase.groups:
+                outer, steps = self.draw_group(forward)
+                if fits(plan, outer, steps):
+                    break
+        else:
+            if self.phase.groups:
+                outer, steps = self.draw_group(self.random.random())
+            plan = self.plan_of(outer, steps)
+        alone: tuple[Tensor, ...] = ()
+        alone_qp = np.zeros(0, np.int64)
+        own, phase = self.processes.own, self.phase
+        if phase.keyframes:
+            half = phase.keyframes // 2 * self.batch
+            size = min(phase.size, self.stills.size, self.samples.size)
+            both = [s.draw([0], half, size, own)[0] for s in (self.stills, self.samples)]
+            alone = tuple(torch.cat(same) for same in zip(*both, strict=True))
+            alone_qp = np.concatenate([self.draw_qp(half)[own] for _ in both])
+        batch = phase.groups * self.batch
+        frames: list[Planes] = []
+        if batch:
+            size = min(phase.group_size, self.samples.size)
+            frames = self.samples.draw(positions(outer, steps), batch, size, own)
+        qp = self.draw_qp(batch)
+        inter = []
+        for step in steps:
+            jitter = self.random.integers(-JITTER, JITTER + 1, batch)
+            level = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch)
+            distances = np.tile(np.array([signed_distances(step)]), (batch, 1))
+            lower = (qp + step.offset + jitter).clip(max=63)
+            inter.append(InterNumbers(*map(self.part, (lower, level, distances))))
+        device = self.processes.device
+        return plan, StepNumbers(
+            alone=alone,
+            alone_qp=upload(alone_qp, device),
+            frames=tuple(frames),
+            qp=self.part(qp),
+            inter=tuple(inter),
+        )
+
+    def earlier(self, passes: int, batch: int) -> list[RateCoder]:
+        """Coders of passes before the one that counts."""
+        return [RateCoder(self.bits, batch) for _ in range(passes)]
 
     def judge(
         self, planes: Planes, x: Planes, qp: Tensor, layer: int, bits: Tensor
@@ -147,118 +299,111 @@ class Trainer:
         j, bpp = cost(distortion, base, bits, x[0][0].numel())
         return log_cost(j), bpp.detach().mean()
 
-    def keyframes(self, x: Planes, qp: Tensor) -> tuple[Tensor, Reference, Tensor]:
+    def keyframes(self, x: Planes, qp: Tensor, passes: int = 0) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of keyframes."""
         batch = len(qp)
         zero = torch.zeros_like(qp)
         conditions = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
         coder = TrainingCoder(self.bits, batch)
-        reference = self.net.code_keyframe(conditions, x, coder, self.earlier_passes(batch))
+        reference = self.net.code_keyframe(conditions, x, coder, self.earlier(passes, batch))
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
     def inter(
-        self,
-        x: Planes,
-        pair: tuple[Reference, Reference],
-        qp: Tensor,
-        step: GopStep,
+        self, x: Planes, held: Sequence[Reference], plan: InterPlan, given: InterNumbers
     ) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
-        batch = len(qp)
-        one = torch.ones_like(qp)
-        drawn = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch * self.processes.count)
-        distances = torch.tensor([signed_distances(step)], device=qp.device).repeat(batch, 1)
-        back = looks_back(step)
-        refined = bool(self.random.random() < REFINED_SHARE) and not back
-        conditions = Conditions(qp, one * step.layer, distances, self.part(drawn), refined)
-        uniform = self.random.random()
-        mode = MotionMode.CODED if uniform < self.phase.coded else MotionMode.NONE
-        if uniform > (1 + self.phase.coded) / 2 and step.layer > 1 and not back:
-            mode = MotionMode.DIRECT
+        batch = len(given.qp)
+        layer = torch.full_like(given.qp, plan.layer)
+        conditions = Conditions(given.qp, layer, given.distances, given.level, plan.refine)
+        references = pair(held)
         coded: CodedMotion | None = None
         coder = TrainingCoder(self.bits, batch)
-        if mode is MotionMode.CODED:
-            estimate = motion(conditions, x, pair, self.flow_threads)
-            coded = self.net.code_motion(conditions, estimate, pair, coder)
+        if plan.mode is MotionMode.CODED:
+            estimate = self.estimate(conditions, x, references, len(held) == 1)
+            coded = self.net.code_motion(conditions, estimate, references, coder)
         reference = self.net.code_inter(
-            mode, self.phase.residual, conditions, x, pair, coder, coded, self.earlier_passes(batch)
+            plan.mode,
+            self.phase.residual,
+            conditions,
+            x,
+            references,
+            coder,
+            coded,
+            self.earlier(plan.passes, batch),
         )
-        loss, bpp = self.judge(reference.planes, x, qp, step.layer, coder.total)
+        loss, bpp = self.judge(reference.planes, x, given.qp, plan.layer, coder.total)
         return loss, reference, bpp
 
-    def run_step(self) -> dict[str, float]:
+    def estimate(
+        self, conditions: Conditions, x: Planes, references: Pair, alone: bool
+    ) -> MotionField:
+        """Motion between originals and reconstructions; alone: there is one reference only."""
+        if not self.graphs:
+            return motion(conditions, x, references, self.flow_threads)
+        start = direct_motion(references, conditions.distances)
+        first, second = (reference.planes[0] for reference in references)
+        with torch.no_grad():
+            return MotionField(*coarse_to_fine(x[0], first, None if alone else second, start))
+
+    def set_rate(self) -> None:
+        """The learning rate of the step to come."""
+        warm = min(1.0, max((self.step + 1) / WARM_UP, WARM_UP_SHARE * self.share))
+        cosine = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.share))
+        for group in self.optimizer.param_groups:
+            rate = self.phase.rate * self.rate * warm * cosine * group["scale"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def run_step(self) -> Figures:
         """One step of the optimiser; returns the figures of the log, of the whole batch.
 
         Raises:
             TrainingError: a figure or the gradient is not finite; the weights are as before.
+                Of a captured step only `Figures.read` tells.
         """
-        warm = min(1.0, (self.step + 1) / max(1, min(WARM_UP, self.steps // 5)))
-        share = min(1.0, self.step / self.steps)
-        cosine = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.rate * self.rate * warm * cosine * group["scale"]
+        plan, given = self.draw()
+        self.set_rate()
+        figures = self.graphs.run(plan, given) if self.graphs else self.learn(plan, given)
+        decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            state = [(k, v) for k, v in self.net.state_dict().items() if v.is_floating_point()]
+            averages = [self.average[k] for k, _ in state]
+            torch._foreach_lerp_(averages, [v for _, v in state], 1 - decay)
+        self.step += 1
+        self.share = min(1.0, self.step / self.steps)
+        return figures
+
+    def learn(self, plan: StepPlan, given: StepNumbers) -> Figures:
+        """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
         if self.phase.keyframes:
-            found |= self.keyframe_step()
+            found |= self.keyframe_step(plan, given)
         if self.phase.groups:
-            found |= self.group_step()
+            found |= self.group_step(plan, given)
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
-        means = self.processes.average(torch.stack([v.detach() for v in found.values()])).tolist()
-        if not math.isfinite(sum(means) + float(norm)):
-            raise TrainingError(f"the loss or its gradient is not finite at step {self.step}")
+        values = torch.stack([*(v.detach() for v in found.values()), norm])
+        figures = Figures(tuple(found), self.processes.average(values))
+        if not self.graphs:
+            figures.read(self.step)
         self.optimizer.step()
         project(self.net)
-        decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for k, v in self.net.state_dict().items():
-                if v.is_floating_point():
-                    self.average[k].lerp_(v, 1 - decay)
-        self.step += 1
-        return dict(zip(found, means, strict=True))
+        return figures
 
-    def keyframe_step(self) -> dict[str, Tensor]:
+    def keyframe_step(self, plan: StepPlan, given: StepNumbers) -> dict[str, Tensor]:
         """Keyframes alone: half from photographs, half from clips."""
-        half = self.phase.keyframes // 2 * self.batch
-        own, size = self.processes.own, min(self.phase.size, self.stills.size, self.samples.size)
-        a = self.stills.draw([0], half, size, own)[0]
-        b = self.samples.draw([0], half, size, own)[0]
-        qp = torch.cat([self.draw_qp(half), self.draw_qp(half)])
-        y, u, v = (torch.cat([p, q]) for p, q in zip(a, b, strict=True))
-        loss, _, bpp = self.keyframes((y, u, v), qp)
+        y, u, v = given.alone
+        loss, _, bpp = self.keyframes((y, u, v), given.alone_qp, plan.passes)
         (loss * self.phase.keyframe_share).backward()
         return {"key": loss, "key_bpp": bpp}
 
-    def draw_group(self) -> tuple[tuple[int, ...], tuple[GopStep, ...]]:
-        """Positions of a group's keyframes, and its inter frames in coding order.
-
-        Raises:
-            ConfigError: no shot is long enough.
-        """
-        phase, longest = self.phase, self.samples.longest
-        fitting = [(s, p) for s, p in phase.spans if s < longest]
-        if not fitting:
-            raise ConfigError(f"no shot is long enough for phase {phase.name!r}")
-        forward = phase.group is Group.FORWARD or (
-            phase.forward > 0 and self.random.random() < phase.forward
-        )
-        if forward:
-            return (0,), forward_steps(self.random, longest)
-        spans, chances = (np.array(column) for column in zip(*fitting, strict=True))
-        span = int(self.random.choice(spans, p=chances / chances.sum()))
-        return (0, span), group_steps(phase.group, span, near_right=bool(self.random.integers(2)))
-
-    def group_step(self) -> dict[str, Tensor]:
+    def group_step(self, plan: StepPlan, given: StepNumbers) -> dict[str, Tensor]:
         """Keyframes, and inter frames between or after them in coding order."""
-        phase, batch = self.phase, self.phase.groups * self.batch
-        outer, steps = self.draw_group()
-        shown = sorted({*outer, *(step.number for step in steps)})
-        size = min(phase.group_size, self.samples.size)
-        drawn = self.samples.draw(shown, batch, size, self.processes.own)
-        frames = dict(zip(shown, drawn, strict=True))
-        qp = self.draw_qp(batch)
+        phase, frames, qp, outer = self.phase, given.frames, given.qp, plan.outer
         losses: list[Tensor] = []
         figures: dict[str, list[Tensor]] = {}
 
@@ -275,26 +420,23 @@ class Trainer:
         else:
             planes = zip(*(frames[at] for at in outer), strict=True)
             y, u, v = (torch.cat(same) for same in planes)
-            loss, keys, _ = self.keyframes((y, u, v), qp.repeat(len(outer)))
+            loss, keys, _ = self.keyframes((y, u, v), qp.repeat(len(outer)), plan.outer_passes)
             # One keyframe and long chains after it, or two keyframes and few frames between.
             keys = learn(loss, phase.keyframe_share * len(outer) / 2, keys)
             own = len(qp)
             held = {at: keys.rows(slice(i * own, (i + 1) * own)) for i, at in enumerate(outer)}
             figures["group_key"] = [loss]
         share = phase.inter_share
-        if looks_back(steps[0]):
-            share *= min(1.0, FORWARD_FRAMES / len(steps))
-        for step in steps:
-            pair = held[step.references[0]], held[step.references[-1]]
-            jitter = self.part(self.random.integers(-JITTER, JITTER + 1, batch))
-            lower = (qp + step.offset + jitter).clamp(max=63)
-            x = frames[step.number]
-            loss, new, bpp = self.inter(x, pair, lower, step)
+        if plan.inter[0].back:
+            share *= min(1.0, FORWARD_FRAMES / len(plan.inter))
+        for place, numbers in zip(plan.inter, given.inter, strict=True):
+            x = frames[place.shown]
+            references = [held[n] for n in place.references]
+            loss, new, bpp = self.inter(x, references, place, numbers)
             new = learn(loss, share, new)
-            held[step.number] = original(x, self.net.config) if phase.originals else new
-            name = f"{'forward' if looks_back(step) else 'inter'}{step.layer}"
-            figures.setdefault(name, []).append(loss)
-            figures.setdefault(f"{name}_bpp", []).append(bpp)
+            held[place.shown] = original(x, self.net.config) if phase.originals else new
+            figures.setdefault(place.name, []).append(loss)
+            figures.setdefault(f"{place.name}_bpp", []).append(bpp)
         if losses:
             torch.stack(losses).sum().backward()
         return {name: torch.stack(found).mean() for name, found in figures.items()}
@@ -325,6 +467,10 @@ class Trainer:
         settle_file(part)
         part.replace(path)
 
+    def save_average(self, path: Path) -> None:
+        """The averaged networks as a weights file, with the classical tables."""
+        save(str(path), self.weights(), tables.laplace_magnitudes(), "average", {})
+
     def resume(self, path: Path) -> dict[str, Any]:
         """Go on from what `save` wrote; returns its notes.
 
@@ -339,6 +485,7 @@ class Trainer:
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
         self.average = state["average"]
         self.step = state["step"]
+        self.share = min(1.0, self.step / self.steps)
         for g, s in zip(
             (self.random, self.samples.random, self.stills.random), state["random"], strict=True
         ):
@@ -367,18 +514,23 @@ def train(
     state: Path,
     log: Path,
     every: int = 50,
-    keep: float = 120.0,
+    keep: float = 60.0,
     number: int = 0,
     notes: dict[str, Any] | None = None,
     goes_on: dict[str, Any] | None = None,
+    minutes: float | None = None,
+    average: Path | None = None,
 ) -> None:
-    """Run to the last step.
+    """Run to the last step, or for so many minutes.
 
     Args:
         state: where the state is kept every keep seconds, and at the end.
         log: where a line of figures goes every so many steps; it also goes to standard error.
         number: of the phase in the plan. notes: kept in the state.
         goes_on: the notes of the state that the trainer resumed.
+        minutes: how long training takes in all, instead of the trainer's steps.
+        average: where the averaged weights are kept beside the state, as a weights file whose
+            tables are not measured.
 
     Raises:
         TrainingError: a loss broke; the last good state is kept.
@@ -396,22 +548,34 @@ def train(
         beside = {"guard": guard.state(), "sums": book.sums, "seconds": seconds}
         if first:
             trainer.save(state, {**(notes or {}), **beside})
+            if average is not None:
+                trainer.save_average(average)
         return trainer.step
 
     kept, saved = save(), time.monotonic()
+    pending: list[Figures] = []
     with stopping() as stop:
-        while trainer.step < trainer.steps:
+        while trainer.share < 1:
+            pending.append(trainer.run_step())
+            seconds = time.monotonic() - begun
+            if minutes is not None:
+                trainer.share = min(1.0, seconds / (60 * minutes))
+            halt = trainer.processes.any(stop.asked is not None)
+            if len(pending) < trainer.delay and trainer.share < 1 and not halt:
+                continue
+            calm = True
             try:
-                figures = trainer.run_step()
-                losses = {k: v for k, v in figures.items() if not k.endswith("_bpp")}
-                calm = guard.check(losses, trainer.step)
+                for number, figures in enumerate(pending, trainer.step - len(pending)):
+                    found = figures.read(number)
+                    losses = {k: v for k, v in found.items() if not k.endswith("_bpp")}
+                    calm = guard.check(losses, number) and calm
+                    book.add(found, number + 1, trainer.steps if minutes is None else 0, seconds)
             except TrainingError as error:
                 raise TrainingError(
                     f"{error}; the last good state, of step {kept}, is in {str(state)!r}: "
                     "go on from it with a lower --rate"
                 ) from error
-            book.add(figures, trainer.step, trainer.steps, time.monotonic() - begun)
-            halt = trainer.processes.any(stop.asked is not None)
+            pending.clear()
             if calm and (halt or time.monotonic() - saved >= keep):
                 kept, saved = save(), time.monotonic()
             if halt:

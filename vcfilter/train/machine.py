@@ -22,7 +22,7 @@ from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.models.store import pick_device
 from vcfilter.nn.blocks import Branch
-from vcfilter.train.data import Clip, Planes
+from vcfilter.train.data import Bank, Clip, Planes
 
 PATIENCE = timedelta(hours=12)  # others wait while one process decodes the material
 DEVICE_SHARE = 0.5  # of the free device memory that clips may take
@@ -119,14 +119,14 @@ def leave(processes: Processes) -> None:
         distributed.destroy_process_group()
 
 
-def settle(clips: list[Clip], device: torch.device) -> list[Clip]:
-    """The clips in a GPU's memory if they fit half of what is free there; else as they are."""
+def settle(clips: list[Clip], device: torch.device) -> Bank | None:
+    """The clips in a GPU's memory if they fit half of what is free there; else None."""
     if device.type != "cuda":
-        return clips
+        return None
     free, _ = torch.cuda.mem_get_info(device)
     if sum(clip.frames.numel() for clip in clips) > free * DEVICE_SHARE:
-        return clips
-    return [clip.to(device) for clip in clips]
+        return None
+    return Bank(clips, device)
 
 
 def halve_branches(net: nn.Module, device: torch.device) -> None:

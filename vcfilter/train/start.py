@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import quantise
+from vcfilter.errors import ConfigError
 from vcfilter.models.hierarchical.conditions import KNOTS, LAYERS, Conditions
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, StepModel
@@ -132,3 +133,36 @@ def average_neighbours(latent: LatentModel) -> None:
             kernel[1, ::2] = kernel[::2, 1] = 0.25
         for channel in range(step.high):
             model.mean.weight[channel, channel] = kernel
+
+
+@torch.no_grad()
+def grow(net: VideoNet, config: HierarchicalConfig) -> VideoNet:
+    """Larger networks that compute what smaller ones do.
+
+    What is new begins at random inside and with zeros on its way out.
+
+    Args:
+        config: no width or number of blocks is below the given networks' own.
+
+    Raises:
+        ConfigError: one is, or the steps of the latents differ.
+    """
+    small, larger = net.state_dict(), VideoNet(config)
+    state = larger.state_dict()
+    for name, new in state.items():
+        old = small.get(name)
+        if old is None:  # of a new block, which adds nothing yet
+            if ".narrow." in name:
+                new.zero_()
+            continue
+        parts, olds = [new], [old]
+        if ".modulate." in name:  # gains above shifts
+            parts, olds = list(new.chunk(2)), list(old.chunk(2))
+        for part, own in zip(parts, olds, strict=True):
+            if any(a < b for a, b in zip(part.shape, own.shape, strict=True)):
+                raise ConfigError(f"{name} of the model is larger than in the new configuration")
+            if part.dim() > 1:
+                part[: own.shape[0], own.shape[1] :] = 0
+            part[tuple(slice(0, n) for n in own.shape)] = own
+    larger.load_state_dict(state)
+    return larger

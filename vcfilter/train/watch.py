@@ -96,7 +96,7 @@ class Log:
             part.replace(path)
 
     def add(self, figures: Mapping[str, float], step: int, steps: int, seconds: float) -> None:
-        """Take a step's figures; writes a line when it is time."""
+        """Take a step's figures; writes a line when it is time. steps: 0 = not known."""
         for name, value in figures.items():
             self.sums.setdefault(name, []).append(value)
         if (step % self.every and step != steps) or self.silent:
@@ -109,7 +109,8 @@ class Log:
         shown = "  ".join(
             f"{name} {value:.3f}" for name, value in means.items() if not name.endswith("_bpp")
         )
-        print(f"{self.phase} {step}/{steps}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
+        of = f"/{steps}" if steps else ""
+        print(f"{self.phase} {step}{of}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -131,21 +132,27 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Inside, the first Ctrl-C or SIGTERM is noted instead of obeyed; the second ends at once."""
+    """Inside, the first Ctrl-C or SIGTERM is noted instead of obeyed; the second ends at once.
+
+    A signal that was ignored at the start, as in a shell's background, stays ignored.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.asked = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else former[1])
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else former[number]
+        )
 
-    former = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
+    handlers = [(int(n), signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
+    former = {number: handler for number, handler in handlers if handler is not signal.SIG_IGN}
+    for number in former:
+        signal.signal(number, note)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, former[0])
-        signal.signal(signal.SIGTERM, former[1])
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def settle_file(path: Path) -> None:

@@ -121,6 +121,7 @@ def serve_standard_input(codecs: Codecs) -> NoReturn:
 def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoReturn:
     """Serve clients of the same user on a Unix socket until SIGTERM or SIGINT, then end the
     process and remove the socket. It also ends, once idle, when the socket is no longer its own.
+    A SIGINT that was ignored at the start, as in a shell's background, stays ignored.
 
     Raises:
         ConfigError: another worker listens there, or the file is no socket.
@@ -135,7 +136,8 @@ def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoRetur
         os._exit(0 if number == signal.SIGTERM else 128 + number)
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
     logger.info("the worker listens on %s", path)
     while (client := listener.next_client()) is not None:
         listener.serve(client, codecs)

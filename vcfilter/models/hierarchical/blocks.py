@@ -20,8 +20,9 @@ Size = tuple[int, int]
 
 
 def dct_matrix(size: int) -> Tensor:
-    """(size, size) orthonormal DCT-II; row k is the basis of frequency k."""
-    n = torch.arange(size, dtype=torch.float64)
+    """(size, size) orthonormal DCT-II; row k is the basis of frequency k. On the CPU."""
+    # Not on the device "meta" either: arithmetic there imports PyTorch's compiler, a second of CPU.
+    n = torch.arange(size, dtype=torch.float64, device="cpu")
     matrix = torch.cos(math.pi / size * (n[None, :] + 0.5) * n[:, None]) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2.0)
     return matrix
@@ -52,7 +53,7 @@ def latent_order() -> list[int]:
 
 def picture_dct() -> Tensor:
     """(96, 96) orthonormal map from the samples of a block (Y 8x8, U 4x4, V 4x4) to its latent."""
-    matrix = torch.zeros(CHANNELS, CHANNELS, dtype=torch.float64)
+    matrix = torch.zeros(CHANNELS, CHANNELS, dtype=torch.float64, device="cpu")
     matrix[:64, :64] = block_dct(8)
     matrix[64:80, 64:80] = matrix[80:, 80:] = block_dct(4)
     return matrix[latent_order()].float()

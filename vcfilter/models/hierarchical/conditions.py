@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical.blocks import Size
@@ -95,7 +94,8 @@ def context_features(
     """
     knots = torch.arange(KNOTS, device=qp.device) * 8
     hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * (CONTEXT_MAX // 8)
-    layers = F.one_hot(layer.long().clamp(max=LAYERS - 1), LAYERS) * CONTEXT_MAX
+    ranks = torch.arange(LAYERS, device=qp.device)
+    layers = (layer.clamp(max=LAYERS - 1)[:, None] == ranks) * CONTEXT_MAX
     past = all_past(distances)
     nearest = torch.where(distances == 0, FAR[-1], distances.abs()).amin(1)
     far = sum((nearest >= limit).long() for limit in FAR) * (CONTEXT_MAX // len(FAR)) * past

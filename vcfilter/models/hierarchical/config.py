@@ -34,12 +34,12 @@ class HierarchicalConfig:
     image_width: int = 96
     analysis_blocks: int = 2
     synthesis_blocks: int = 4
-    image_hidden: int = 96
+    image_hidden: int = 192
     motion_width: int = 48
     motion_blocks: int = 1
-    motion_hidden: int = 64
+    motion_hidden: int = 128
     prediction_width: int = 96
-    prediction_blocks: int = 2
+    prediction_blocks: int = 4
     low: int = 12
     middle: int = 33
     mean_radius: int = 1

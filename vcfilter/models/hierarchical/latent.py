@@ -92,7 +92,7 @@ def mirror(lattice: Tensor, size: int) -> Tensor:
 
 def gather(maps: Tensor, where: Tensor) -> Tensor:
     """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return maps.flatten(2)[:, :, where].transpose(1, 2)
+    return maps.flatten(2).index_select(2, where).transpose(1, 2)
 
 
 class StepModel(nn.Module):
@@ -248,7 +248,9 @@ class LatentModel(nn.Module):
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
             self.steps.append(StepModel(step, wide, radius, informing))
         # |symbol| to an activation: about 32 log2(1 + |symbol|), stored so that it is exact.
-        lut = torch.floor(32 * torch.log2(1 + torch.arange(257, dtype=torch.float64)) + 0.5)
+        lut = torch.floor(
+            32 * torch.log2(1 + torch.arange(257, dtype=torch.float64, device="cpu")) + 0.5
+        )
         self.register_buffer("levels", lut.clamp(max=255).float(), persistent=False)
 
     def activation(self, symbols: Tensor) -> Tensor:
@@ -403,7 +405,8 @@ class _Indices:
     def __init__(self, latent: LatentModel, context: LatentContext) -> None:
         self._latent, self._context = latent, context
         # In float32 CUDA may pick algorithms that are not plain sums of products.
-        exact = torch.float64 if context.features.is_cuda else torch.float32
+        careful = context.features.is_cuda and not latent.training
+        exact = torch.float64 if careful else torch.float32
         self._features = context.features.to(exact)
         self._past = tuple(context.crop(p).to(exact) for p in context.temporal)
         shape = self._past[0].shape

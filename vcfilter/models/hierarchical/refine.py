@@ -93,25 +93,57 @@ def linearise(
     return hessian, sums[:, len(pairs) :].permute(0, 2, 3, 1)
 
 
+def solve(normal: list[list[Tensor]], target: list[Tensor]) -> list[Tensor]:
+    """The solutions of many small symmetric, positive definite systems at once, by elimination.
+
+    Args:
+        normal: rows of the matrices' entries; those below the diagonal are not read.
+        target: right sides.
+    """
+    size = len(target)
+    upper, wanted = [list(row) for row in normal], list(target)
+    for i in range(size):
+        inverse = 1 / upper[i][i]
+        for k in range(i + 1, size):
+            share = upper[i][k] * inverse
+            for j in range(k, size):
+                upper[k][j] = upper[k][j] - share * upper[i][j]
+            wanted[k] = wanted[k] - share * wanted[i]
+    found = list(wanted)
+    for i in reversed(range(size)):
+        for j in range(i + 1, size):
+            found[i] = found[i] - upper[i][j] * found[j]
+        found[i] = found[i] / upper[i][i]
+    return found
+
+
 def gauss_newton(
-    x: Tensor, left: Tensor, right: Tensor | None, field: Tensor, rounds: int
+    x: Tensor,
+    left: Tensor,
+    right: Tensor | None,
+    field: Tensor,
+    rounds: int,
+    stiffness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.
 
     Args:
-        rounds: at least 1. The rest: see `linearise`.
+        rounds: at least 1. stiffness: factor on what holds the field back.
+        The rest: see `linearise`.
 
     Returns:
         The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
-    damping = torch.tensor(FIT_DAMPING, device=x.device) * BLOCK * BLOCK
-    pull = torch.tensor(FIT_PULL, device=x.device) * BLOCK * BLOCK
+    area = BLOCK * BLOCK * stiffness
     for _ in range(rounds):
         hessian, wanted = linearise(x, left, right, field)
-        drawn = pull[:, None, None] * (neighbour_mean(field) - field)
-        wanted = wanted + drawn.permute(0, 2, 3, 1)
-        change = torch.linalg.solve(hessian + torch.diag(damping + pull), wanted[..., None])
-        change = change[..., 0].permute(0, 3, 1, 2)
+        drawn = neighbour_mean(field) - field
+        normal = [list(row.unbind(-1)) for row in hessian.unbind(-2)]
+        target = list(wanted.unbind(-1))
+        for i, (damping, pull) in enumerate(zip(FIT_DAMPING, FIT_PULL, strict=True)):
+            normal[i][i] = normal[i][i] + (damping + pull) * area
+            target[i] = target[i] + pull * area * drawn[:, i]
+        change = torch.stack(solve(normal, target), dim=1)
         moves = field[:, :4] + change[:, :4].clamp(-FIT_STEP, FIT_STEP)
         field = torch.cat([moves, (field[:, 4:] + change[:, 4:]).clamp(-1, 1)], dim=1)
     return field, hessian

@@ -7,6 +7,8 @@ as near to the picture as they come, and each position takes what is cheaper the
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from vcfilter.nn.warp import enlarge, median3, warp
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
 GAIN = 0.97  # a field of two parts has to cost less than this share
+COARSE_SIZES = (8, 4, 2, 1)  # parts of the size, of which those are used that divide it
+COARSE_ROUNDS = 6  # Gauss-Newton steps at each, half as many at the last
+COARSE_STIFFNESS = 0.05  # of the fit, per halving of the size: coarse pictures have weak gradients
 GLOBAL_ROUNDS = 6  # of the robust fit
 GLOBAL_FITS = 2
 CHOICE_ROUNDS = 3
@@ -79,6 +84,36 @@ def estimate_field(
         field, _ = gauss_newton(x, left, right, field, 1)
         field = with_global_motion(x, left, right, field, base)
     return gauss_newton(x, left, right, field, rounds)
+
+
+def coarse_to_fine(
+    x: Tensor, left: Tensor, right: Tensor | None, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Motion and blend by Gauss-Newton steps from an eighth of the size to all of it.
+
+    No value is read by the host: on a GPU this replaces the dense search.
+
+    Args and returns: see `estimate_field`.
+    """
+    rows, columns = x.shape[2:]
+    fits = [n for n in COARSE_SIZES if not (rows % (BLOCK * n) or columns % (BLOCK * n))]
+    before = fits[0]
+    field = scaled(F.avg_pool2d(start, before), 1 / before)
+    for size in fits:
+        if size < before:
+            field = scaled(enlarge(field, before // size), before / size)
+        now, first = (F.avg_pool2d(plane, size) for plane in (x, left))
+        second = None if right is None else F.avg_pool2d(right, size)
+        rounds = COARSE_ROUNDS if size > 1 else COARSE_ROUNDS // 2
+        stiffness = COARSE_STIFFNESS ** math.log2(size)
+        field, hessian = gauss_newton(now, first, second, field, rounds, stiffness)
+        before = size
+    return field, hessian
+
+
+def scaled(field: Tensor, factor: float) -> Tensor:
+    """A field (B, 5, h, w) whose displacements count in other units."""
+    return torch.cat([field[:, :4] * factor, field[:, 4:]], dim=1)
 
 
 def with_global_motion(

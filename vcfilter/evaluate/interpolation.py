@@ -1,0 +1,351 @@
+"""Frame interpolation measured: frames are left out of clips, made again and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av.error
+import numpy as np
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+from vcfilter.errors import ConfigError, MediaError
+from vcfilter.evaluate.clips import frames_of, planes_of, prepare, write_atomically
+from vcfilter.frames import Frame, Plane, VideoFormat
+from vcfilter.interpolation.interpolator import Interpolator
+from vcfilter.interpolation.options import FACTORS
+from vcfilter.metrics import PSNR_CAP, plane_psnr, squared_error, ssim
+from vcfilter.options import Runtime
+
+REDS_CLIPS = ("002", "005", "010", "017", "025")
+"""The five clips of EQVI's second column."""
+_REDS_GIVEN = "val_15fps"
+_REDS_WANTED = {2: "val_30fps", 4: "val_60fps"}
+METHOD = """\
+Of each clip every {factor}th frame is given, the others are made and compared with those that were
+left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
+intervals of a clip without such). "linear" knows the two frames around the interval alone;
+minterpolate is FFmpeg's filter with its defaults and without detection of scene changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One method on one clip.
+
+    Args:
+        frames: that were compared.
+        psnr, ssim: means over them; None where the method made none.
+    """
+
+    clip: str
+    method: str
+    frames: int
+    psnr: float | None
+    ssim: float | None
+
+
+def compare_interpolation(
+    clips: Sequence[Path],
+    cache: Path,
+    out: Path,
+    *,
+    factor: int = 2,
+    preset: str = "medium",
+    frames: int | None = None,
+    runtime: Runtime | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Measure linear and quadratic interpolation and minterpolate on clips.
+
+    Args:
+        clips: video files.
+        cache: of `evaluate`.
+        out: folder for interpolation.json.
+        factor: every factor-th frame is given.
+        preset: of the interpolation.
+        frames: take only so many from the start of each clip.
+        report: called with a line per clip.
+
+    Returns:
+        A table.
+
+    Raises:
+        ConfigError: the factor is out of range.
+        MediaError: a clip cannot be read or is too short, out cannot be written.
+    """
+    if not FACTORS[0] <= factor <= FACTORS[1]:
+        raise ConfigError(f"factor {factor} is outside {FACTORS[0]} to {FACTORS[1]}")
+    scores: list[Score] = []
+    for path in clips:
+        clip = prepare(path, cache, frames)
+        found = [
+            replace(planes_of(each), pts=index) for index, each in enumerate(frames_of(clip.path))
+        ]
+        own = _of_clip(clip.name, found, clip.bit_depth, factor, preset, runtime)
+        scores += own
+        report(f"{clip.name}: " + ", ".join(f"{s.method} {_cell(s)}" for s in own))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        data = {
+            "method": METHOD.format(factor=factor),
+            "factor": factor,
+            "preset": preset,
+            "scores": [asdict(score) for score in scores],
+        }
+        write_atomically(out / "interpolation.json", json.dumps(data, indent=1))
+    except OSError as error:
+        raise MediaError(f"{out} cannot be written: {error.strerror}") from error
+    return "\n".join([_table(scores), "", METHOD.format(factor=factor)])
+
+
+def _of_clip(
+    name: str,
+    frames: Sequence[Frame],
+    bit_depth: int,
+    factor: int,
+    preset: str,
+    runtime: Runtime | None,
+) -> list[Score]:
+    last = (len(frames) - 1) // factor * factor
+    starts = list(range(factor, last - factor, factor)) or list(range(0, last, factor))
+    if not starts:
+        raise MediaError(f"{name} has {len(frames)} frames: too few for a factor of {factor}")
+    height, width = frames[0].y.shape
+    fmt = VideoFormat(width=width, height=height, bit_depth=bit_depth)
+    tool = Interpolator(fmt, preset, runtime)
+    wanted = [start + part for start in starts for part in range(1, factor)]
+    made: dict[str, dict[int, Plane]] = {
+        "linear": _between(tool, frames, starts, factor, outer=False),
+        "quadratic": _between(tool, frames, starts, factor, outer=True),
+        "minterpolate": _minterpolate(frames, bit_depth, factor),
+    }
+    scores = []
+    for method, planes in made.items():
+        pairs = [(frames[index].y, planes[index]) for index in wanted if index in planes]
+        complete = len(pairs) == len(wanted)
+        scores.append(
+            Score(
+                clip=name,
+                method=method,
+                frames=len(pairs) if complete else 0,
+                psnr=_mean([plane_psnr(*p, bit_depth) for p in pairs]) if complete else None,
+                ssim=_mean([ssim(*p, bit_depth) for p in pairs]) if complete else None,
+            )
+        )
+    return scores
+
+
+def _between(
+    tool: Interpolator, frames: Sequence[Frame], starts: Sequence[int], factor: int, *, outer: bool
+) -> dict[int, Plane]:
+    """Luma of the frames that were left out, by index."""
+    times = [Fraction(part, factor) for part in range(1, factor)]
+
+    def at(index: int) -> Frame | None:
+        return frames[index] if outer and 0 <= index < len(frames) else None
+
+    return {
+        new.pts: new.y
+        for start in starts
+        for new in tool.between(
+            at(start - factor),
+            frames[start],
+            frames[start + factor],
+            at(start + 2 * factor),
+            times,
+        )
+    }
+
+
+def _minterpolate(frames: Sequence[Frame], bit_depth: int, factor: int) -> dict[int, Plane]:
+    """Luma of what FFmpeg's filter makes, by index; nothing for 10 bit, which it does not take."""
+    if bit_depth != 8:
+        return {}
+    height, width = frames[0].y.shape
+    graph = Graph()
+    source = f"video_size={width}x{height}:pix_fmt=yuv420p:time_base=1/25:frame_rate=25/1"
+    try:
+        nodes = [
+            graph.add("buffer", f"{source}:pixel_aspect=1/1"),
+            graph.add("minterpolate", f"fps={25 * factor}:scd=none"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(f"FFmpeg's minterpolate cannot be used: {error}") from error
+    found: dict[int, Plane] = {}
+    given: list[Frame | None] = [*frames[::factor], None]
+    for index, frame in enumerate(given):
+        graph.vpush(None if frame is None else _video_frame(frame, index))
+        while True:
+            try:
+                new: Any = graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                break
+            found[round(new.pts * new.time_base * 25 * factor)] = planes_of(new).y
+    return found
+
+
+def _video_frame(frame: Frame, pts: int) -> VideoFrame:
+    height, width = frame.y.shape
+    result = VideoFrame(width, height, "yuv420p")
+    for plane, samples in zip(result.planes, frame.planes, strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        rows[: samples.shape[0], : samples.shape[1]] = samples
+    result.pts, result.time_base = pts, Fraction(1, 25)
+    return result
+
+
+def compare_reds(
+    folder: Path,
+    *,
+    factor: int = 2,
+    preset: str = "medium",
+    runtime: Runtime | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> str:
+    """EQVI's table on REDS_VTSR's validation set: PSNR and SSIM of RGB over all and five clips.
+
+    Frames are interpolated in 4:2:0, which the originals in RGB are not.
+
+    Args:
+        folder: holds val_15fps/CLIP/NUMBER.png, and the frames between in val_30fps (factor 2) or
+            val_60fps (factor 4), numbered on the same scale.
+        factor: 2 or 4.
+
+    Raises:
+        ConfigError: another factor.
+        MediaError: the folder has another layout, or a file cannot be read.
+    """
+    if factor not in _REDS_WANTED:
+        raise ConfigError(f"factor {factor} is not 2 or 4, for which REDS_VTSR has frames")
+    scores = []
+    for name in reds_clips(folder, factor):
+        pairs = list(_reds_pairs(folder, name, factor, preset, runtime))
+        psnr = _mean([_rgb_psnr(a, b) for a, b in pairs])
+        similar = _mean([_rgb_ssim(a, b) for a, b in pairs])
+        scores.append(
+            Score(clip=name, method="quadratic", frames=len(pairs), psnr=psnr, ssim=similar)
+        )
+        report(f"{name}: {_cell(scores[-1])}")
+    five = [score for score in scores if score.clip in REDS_CLIPS]
+    head = ["model", f"REDS_VTSR val ({len(scores)} clips)", f"REDS_VTSR5 ({len(five)} clips)"]
+    rows = [head, [f"vcfilter {preset}", _overall(scores), _overall(five)]]
+    return _aligned(rows)
+
+
+def reds_clips(folder: Path, factor: int) -> list[str]:
+    """Names of the clips that have given and wanted frames.
+
+    Raises:
+        MediaError: there are none.
+    """
+    given, wanted = folder / _REDS_GIVEN, folder / _REDS_WANTED[factor]
+    for each in (given, wanted):
+        if not each.is_dir():
+            raise MediaError(f"{folder} is not laid out as REDS_VTSR: there is no folder {each}")
+    names = sorted(p.name for p in given.iterdir() if (wanted / p.name).is_dir())
+    if not names:
+        raise MediaError(f"{given} and {wanted} have no clip in common")
+    return names
+
+
+def _reds_pairs(
+    folder: Path, name: str, factor: int, preset: str, runtime: Runtime | None
+) -> Iterator[tuple[VideoFrame, VideoFrame]]:
+    """(wanted, made) in RGB."""
+    given = {int(p.stem): p for p in sorted((folder / _REDS_GIVEN / name).glob("*.png"))}
+    place = folder / _REDS_WANTED[factor] / name
+    numbers = list(given)
+    frames = {n: replace(_image_planes(path), pts=n) for n, path in given.items()}
+    if len(numbers) < 2:
+        raise MediaError(f"{folder / _REDS_GIVEN / name} has fewer than two PNG files")
+    height, width = frames[numbers[0]].y.shape
+    tool = Interpolator(VideoFormat(width=width, height=height), preset, runtime)
+    times = [Fraction(part, factor) for part in range(1, factor)]
+    for index in range(len(numbers) - 1):
+        before, a, b, after = (
+            frames[numbers[i]] if 0 <= i < len(numbers) else None
+            for i in range(index - 1, index + 3)
+        )
+        assert a is not None
+        assert b is not None
+        for new in tool.between(before, a, b, after, times):
+            image = place / f"{new.pts:08}.png"
+            rgb = next(frames_of(image)).reformat(format="rgb24")
+            made = _video_frame(new, 0)
+            made.colorspace, made.color_range = _BT709, _LIMITED
+            yield rgb, made.reformat(format="rgb24")
+
+
+_BT709, _LIMITED = 1, 1
+
+
+def _image_planes(path: Path) -> Frame:
+    image = next(frames_of(path))
+    return planes_of(
+        image.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+    )
+
+
+def _channels(image: VideoFrame) -> Plane:
+    return np.asarray(image.to_ndarray(), np.uint8)
+
+
+def _rgb_psnr(a: VideoFrame, b: VideoFrame) -> float:
+    p, q = (_channels(each).reshape(each.height, -1) for each in (a, b))
+    error = squared_error(p, q) / p.size
+    return PSNR_CAP if not error else min(PSNR_CAP, float(10 * np.log10(255**2 / error)))
+
+
+def _rgb_ssim(a: VideoFrame, b: VideoFrame) -> float:
+    p, q = _channels(a), _channels(b)
+    return _mean([ssim(p[..., channel], q[..., channel]) for channel in range(3)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cell(score: Score) -> str:
+    if score.psnr is None or score.ssim is None:
+        return "none"
+    return f"{score.psnr:.2f} / {score.ssim:.4f}"
+
+
+def _overall(scores: Sequence[Score]) -> str:
+    known = [(s.psnr, s.ssim) for s in scores if s.psnr is not None and s.ssim is not None]
+    if not known:
+        return "none"
+    return f"{_mean([p for p, _ in known]):.4f}/{_mean([s for _, s in known]):.4f}"
+
+
+def _table(scores: Sequence[Score]) -> str:
+    methods = list(dict.fromkeys(score.method for score in scores))
+    by_clip: dict[str, Mapping[str, Score]] = {
+        clip: {s.method: s for s in scores if s.clip == clip}
+        for clip in dict.fromkeys(score.clip for score in scores)
+    }
+    rows = [["PSNR Y / SSIM", *methods]]
+    rows += [[clip, *(_cell(found[m]) for m in methods)] for clip, found in by_clip.items()]
+    means = []
+    for method in methods:
+        own = [s for s in scores if s.method == method]
+        psnr = [s.psnr for s in own if s.psnr is not None]
+        similar = [s.ssim for s in own if s.ssim is not None]
+        whole = len(psnr) == len(own)
+        means.append(f"{_mean(psnr):.2f} / {_mean(similar):.4f}" if whole else "none")
+    return _aligned([*rows, ["mean", *means]])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,1 @@
+"""Frames between frames: quadratic motion from four frames, without networks."""
