@@ -1,8 +1,8 @@
 """New frames at times between two frames, from these and the frames before and after them.
 
 Motion is quadratic in time (Enhanced Quadratic Video Interpolation, Liu et al. 2020, after
-Quadratic Video Interpolation, Xu et al. 2019): the frames before and after tell the acceleration. It
-is linear where one of them is missing, and where motion to them does not fit or accelerations
+Quadratic Video Interpolation, Xu et al. 2019): the frames before and after tell the acceleration.
+It is linear where one of them is missing, and where motion to them does not fit or accelerations
 disagree.
 """
 
