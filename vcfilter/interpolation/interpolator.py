@@ -1,8 +1,9 @@
 """New frames at times between two frames, from these and the frames before and after them.
 
-Motion is quadratic in time where four frames are there (Enhanced Quadratic Video Interpolation,
-Liu et al. 2020, from Quadratic Video Interpolation, Xu et al. 2019): the frames before and after
-tell the acceleration. Positions whose motion to those frames does not fit are moved linearly.
+Motion is quadratic in time (Enhanced Quadratic Video Interpolation, Liu et al. 2020, after
+Quadratic Video Interpolation, Xu et al. 2019): the frames before and after tell the acceleration.
+It is linear where one of them is missing, and where motion to them does not fit or accelerations
+disagree.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
 AGREEMENT = 1.5
-"""Acceleration counts by (1 + correlation of its two estimates over the frame) / AGREEMENT, at most
-in full: a shaken image has none that lasts for three intervals."""
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
+hand-held shots it changes from one interval to the next."""
+AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 64.0  # squared error, in 8-bit units, that counts as none where one side is hidden
 VISIBLE_SIDE = 7  # samples, each way
@@ -275,31 +277,31 @@ class _Interval:
         return _inverse(torch.cat([-there, flow - there], dim=1), there)
 
     def _acceleration(self, from_a: Tensor, from_b: Tensor) -> Tensor:
-        """(1, 2, h, w) second derivative of motion per interval squared, as far as it is sure."""
+        """(1, 2, h, w) second derivative of motion per interval squared, as far as it is sure; zero
+        where a frame before or after is missing.
+        """
+        if self.before is None or self.after is None:
+            return torch.zeros_like(from_a[:, :2])
         found = []
         for inner, outer, at in (
             (self.ahead, self.before, from_a[:, :2]),
             (self.back, self.after, from_b[:, 2:]),
         ):
-            if outer is None:
-                continue
             value = 2 * (inner.flow + outer.motion.flow / outer.distance) / (1 + outer.distance)
             least, times = FIT
             own, third = _detail(inner.error) + least, _detail(outer.motion.error) + least
             trust = (times * own / third).clamp(max=1) ** 2
             both = warp(torch.cat([value, trust], dim=1), at / BLOCK, "bilinear")
             found.append((both[:, :2], both[:, 2:]))
-        if not found:
-            return torch.zeros_like(from_a[:, :2])
-        if len(found) == 1:
-            return found[0][0] * found[0][1]
         (one, trust_one), (two, trust_two) = found
         mean = (one * trust_one + two * trust_two) / (trust_one + trust_two + 1e-3)
         mean = mean * torch.maximum(trust_one, trust_two)
         weight = trust_one * trust_two
-        energy = ((one * one + two * two) / 2 * weight).sum()
-        correlation = (one * two * weight).sum() / (energy + 1e-6)
-        sure: Tensor = mean * ((1 + correlation) / AGREEMENT).clamp(max=1)
+        together, energy = (
+            box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
+            for values in (one * two, (one * one + two * two) / 2)
+        )
+        sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
     def _blended(self, field: Tensor, time: float) -> Planes:
