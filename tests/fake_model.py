@@ -124,6 +124,7 @@ class FakeModel:
         references: Sequence[FakeReference],
         video_format: VideoFormat,
         effort: str,
+        rd_scale: np.ndarray | None = None,
     ) -> CodedFrame:
         self.calls.append(step)
         assert effort in self.info.efforts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
 from vcfilter.codec.plan import SegmentJob
+from vcfilter.codec.propagation import Map
 from vcfilter.codec.rate import KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStep
@@ -106,7 +107,10 @@ def encode_segment(
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
-        key = state.key if state and ready else coder.code_key(job.frames[0], gop, job.key_offset)
+        if state and ready:
+            key = state.key
+        else:
+            key = coder.code_key(job.frames[0], gop, job.key_offset, job.key_scale)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:
         raise ConfigError(f"a segment from frame {job.first} of a GOP on needs what came before")
@@ -115,7 +119,7 @@ def encode_segment(
     gop = length if job.first == 0 and not job.continues else coding.key_length
     following = None
     if job.next_key is not None:
-        following = coder.code_key(job.next_key, coding.key_length, job.next_offset)
+        following = coder.code_key(job.next_key, coding.key_length, job.next_offset, job.next_scale)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
     for index, step in enumerate(job.steps):
@@ -166,11 +170,11 @@ class _FrameCoder:
     ) -> None:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
-    def code_key(self, frame: Frame, length: int, offset: int) -> CodedKey:
+    def code_key(self, frame: Frame, length: int, offset: int, scale: Map | None) -> CodedKey:
         """Code the keyframe of a GOP, at the qps that rate control asks for.
 
         Args:
-            length, offset: see RateControl.key_qp.
+            length, offset: see RateControl.key_qp. scale: see Model.encode.
         """
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
@@ -179,7 +183,7 @@ class _FrameCoder:
             if qp in tried:
                 return tried[qp]
             step = FrameStep(type=FrameType.KEY, qp=qp)
-            coded = self._model.encode(picture, step, (), self._format, self._coding.effort)
+            coded = self._model.encode(picture, step, (), self._format, self._coding.effort, scale)
             header = FrameHeader(step=step, mode=coded.mode)
             data = write_packet(header, _sections(step, coded), sequence=self._coding.sequence)
             record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
 
 ARCHITECTURES = {"test": 0, "hierarchical": 1}
@@ -104,12 +107,15 @@ class Model(Protocol):
         references: Sequence[Reference],
         video_format: VideoFormat,
         effort: str,
+        rd_scale: npt.NDArray[np.float32] | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion.
 
         Args:
             references: as in step.references, as many and in the same order.
             effort: a key of info.efforts.
+            rd_scale: of a keyframe, factors on the Lagrangian per 8x8 luma samples,
+                (ceil(height / 8), ceil(width / 8)); None: 1 everywhere.
         """
 
     def parse(

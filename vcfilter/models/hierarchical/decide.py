@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical.blocks import picture_dct
@@ -45,13 +50,25 @@ class Trial:
 
 
 def code_keyframe(
-    net: VideoNet, tables: TableSet, x: Picture, step: FrameStep, effort: Effort
+    net: VideoNet,
+    tables: TableSet,
+    x: Picture,
+    step: FrameStep,
+    effort: Effort,
+    rd_scale: npt.NDArray[np.float32] | None = None,
 ) -> tuple[bytes, Reference]:
-    """A keyframe's payload and reconstruction."""
+    """A keyframe's payload and reconstruction.
+
+    Args:
+        rd_scale: see models.base.Model.encode.
+    """
+    scale: Tensor | float = 1.0
+    if rd_scale is not None:
+        scale = torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     coder = EncodingCoder(tables)
     earlier = [EncodingCoder(tables) for _ in range(effort.passes_of(0) - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier)
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, scale)
     return coder.finish(), reference
 
 

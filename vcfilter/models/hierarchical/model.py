@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,12 +89,13 @@ class HierarchicalModel:
         references: Sequence[Any],
         video_format: VideoFormat,
         effort: str,
+        rd_scale: npt.NDArray[np.float32] | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion."""
         with self._inference():
             if step.type is FrameType.KEY:
                 payload, reference = code_keyframe(
-                    self.net, self.tables, picture, step, EFFORTS[effort]
+                    self.net, self.tables, picture, step, EFFORTS[effort], rd_scale
                 )
                 mode, sections = b"", [payload]
             else:

@@ -327,7 +327,12 @@ class VideoNet(nn.Module):
     # Encoding and training.
 
     def code_keyframe(
-        self, conditions: Conditions, x: Planes, coder: Coder, earlier: Sequence[Coder] = ()
+        self,
+        conditions: Conditions,
+        x: Planes,
+        coder: Coder,
+        earlier: Sequence[Coder] = (),
+        rd_scale: Tensor | float = 1.0,
     ) -> Reference:
         """Code keyframes.
 
@@ -335,6 +340,8 @@ class VideoNet(nn.Module):
             earlier: coders of passes before the one that counts. Each later pass aims at what the
                 synthesis left of the one before: rounding and branches work against each other
                 less.
+            rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
+                or a number.
         """
         base, features = self.features(conditions)
         wanted = to_blocks(*x)
@@ -346,7 +353,7 @@ class VideoNet(nn.Module):
 
         expected = torch.zeros_like(context.temporal[0])
         blocks, image = self._code_image(
-            conditions, wanted, expected, synthesis, context, coder, earlier
+            conditions, wanted, expected, synthesis, context, coder, earlier, rd_scale
         )
         return self.key_reference(conditions, blocks, self.frame_context(image, None))
 
@@ -409,15 +416,18 @@ class VideoNet(nn.Module):
         context: LatentContext,
         coder: Coder,
         earlier: Sequence[Coder],
+        rd_scale: Tensor | float = 1.0,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers)."""
+        if isinstance(rd_scale, Tensor):
+            rd_scale = rd_scale.expand(*wanted.shape[:2], -1, -1)
         base, features = self.features(conditions)
         steps, coding = self.image.quantiser_steps(base, features), self.image.coding
         target = self.image.analyse(wanted, base, features)
         for each in earlier:
             with torch.no_grad():
-                latent, image = coding.code(target, expected, steps, context, each)
+                latent, image = coding.code(target, expected, steps, context, each, rd_scale)
                 blocks = synthesis(latent, image.symbols)
                 target = latent + self.image.analysis_linear(wanted - blocks)
-        latent, image = coding.code(target, expected, steps, context, coder)
+        latent, image = coding.code(target, expected, steps, context, coder, rd_scale)
         return synthesis(latent, image.symbols), image
