@@ -66,8 +66,10 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
             assert following.first == 0
             assert job.next_key is following.frames[0]
             assert job.next_offset == following.key_offset
+            assert job.next_scale is following.key_scale
         else:
             assert job.next_offset == 0
+            assert job.next_scale is None
 
 
 def lengths(jobs: list[SegmentJob]) -> list[int]:

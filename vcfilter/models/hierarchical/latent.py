@@ -322,7 +322,8 @@ class LatentModel(nn.Module):
             target: (B, C, h, w) latent to code.
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             steps: (B, C) quantiser steps.
-            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
+            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w), of which the part outside
+                the picture may be missing, or a number.
             below: see `walk`.
 
         Returns:
