@@ -243,7 +243,7 @@ def test_a_keyframe_keeps_less_where_its_bits_weigh_more(model: HierarchicalMode
     scale = np.ones((10, 13), np.float32)
 
     def code_key(rd_scale: np.ndarray | None) -> CodedFrame:
-        return model.encode(x, KEY, (), fmt, "medium", rd_scale)
+        return model.encode(x, KEY, (), fmt, "medium", rd_scale=rd_scale)
 
     plain = code_key(None)
     assert code_key(scale).sections == plain.sections

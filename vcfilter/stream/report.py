@@ -81,10 +81,10 @@ class Progress:
 
 
 class ProgressMeter:
-    """Counts the frames of a run and tells of them, at most five times a second.
+    """Counts frames and reports on them, at most five times a second.
 
     Args:
-        tell: takes the progress; None: nobody does.
+        tell: takes the progress; None: it goes nowhere.
         began: time.monotonic() when the run began.
 
     Attributes:
