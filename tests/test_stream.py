@@ -470,7 +470,7 @@ def test_bad_targets(film: Path, tmp_path: Path) -> None:
 def test_errors_and_interrupts_leave_no_half_file(film: Path, tmp_path: Path) -> None:
     def fail(error: BaseException) -> Callable[[Progress], None]:
         def progress(now: Progress) -> None:
-            if now.frames >= 10:
+            if now.frames >= 13:
                 raise error
 
         return progress
