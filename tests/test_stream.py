@@ -22,7 +22,7 @@ from clips import luma_psnr, make_film, planes, times, video_frame
 
 import vcfilter
 from vcfilter import EncoderOptions
-from vcfilter._bridge import Chapter, Demuxer
+from vcfilter._bridge import Chapter, Demuxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
@@ -296,9 +296,23 @@ def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:
 def test_stream_selection() -> None:
     for text in ("0", "v", "0:a", "a:1", "0:3", "2"):
         StreamSelection(specifiers=(text,))
-    for text in ("", "x", "a:b", "0:a:1:2", "-1"):
+    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x"):
         with pytest.raises(ConfigError, match="-map"):
             StreamSelection(specifiers=(text,))
+
+
+def test_streams_are_left_out_by_a_minus() -> None:
+    kinds = ("video", "audio", "audio", "subtitle")
+    streams = [StreamInfo(kind=kind, index=index) for index, kind in enumerate(kinds)]
+    for words, wanted in (
+        ("0 -0:s", [0, 1, 2]),
+        ("-s", [0, 1, 2]),
+        ("-a:0 -3", [0, 2]),
+        ("a -a:1", [1]),
+        ("v -s a:1", [0, 2]),
+        ("-t", [0, 1, 2, 3]),
+    ):
+        assert StreamSelection.of(words.split()).indices(streams) == wanted, words
 
 
 def test_decode_to_mp4_restores_the_frame_rate(tmp_path: Path) -> None:
