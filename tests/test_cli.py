@@ -186,6 +186,13 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert f"usage: vcfilter {name}" in capsys.readouterr().out
 
 
+def test_maps_may_begin_with_a_minus() -> None:
+    parser = command_parser(COMMANDS["encode"])
+    found = parser.parse(["-map", "0", "-map", "-0:s", "a", "-map", "-a:1", "b", "-t", "3"])
+    assert (found.streams, found.sources, found.target) == (["0", "-0:s", "-a:1"], ["a"], "b")
+    assert found.t == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, number: int) -> None:
     film = make_film(tmp_path / "long.mkv", frames=600, width=96, height=64)
