@@ -340,6 +340,8 @@ def finish(
         file=sys.stderr,
     )
     average_of(args.out).unlink(missing_ok=True)
+    if not log.exists():
+        return
     curve = Path(f"{args.out}.svg")
     try:
         draw(read_log(log), curve, f"training of {Path(args.out).name}")
