@@ -29,15 +29,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EncoderStatistics:
-    """Totals so far, and a record of each frame in display order.
+    """Totals so far, and records of each frame and segment in display order.
 
-    The list grows with the stream; who codes without end may clear it, the totals stay.
+    The lists grow with the stream: `clear` empties them, and the totals stay. A pass log holds the
+    segments since then.
     """
 
     frames: int = 0
     bytes: int = 0
     psnr_sum: float = 0.0
     records: list[FrameRecord] = field(default_factory=list)
+    segments: list[SegmentRecord] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget the records."""
+        self.records.clear()
+        self.segments.clear()
 
     @property
     def psnr(self) -> float | None:
@@ -151,7 +158,6 @@ class Encoder:
         self._planner = Planner(video_format, structure)
         self._state: GopState | None = None
         self._last_pts: int | None = None
-        self._segments: list[SegmentRecord] = []
 
     @property
     def is_skipping(self) -> bool:
@@ -165,7 +171,7 @@ class Encoder:
             width=self._format.width,
             height=self._format.height,
             keyint=self._options.keyint,
-            segments=tuple(self._segments),
+            segments=tuple(self.statistics.segments),
         )
 
     def encode(self, frame: Frame | None, *, force_key: bool = False) -> list[Packet]:
@@ -279,7 +285,7 @@ class Encoder:
             self.statistics.add(record)
             if self._coded_frame and (self._executor or self._buffer):
                 self._coded_frame(record)
-        self._segments.append(result.summary)
+        self.statistics.segments.append(result.summary)
         packets: Sequence[Packet] = result.packets
         if self._joined is not None:
             packets, self._joined = self._joined.join(packets), None

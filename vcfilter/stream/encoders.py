@@ -379,5 +379,5 @@ class NeuralEncoder:
         encoder = self.encoder
         assert encoder is not None
         packets = encoder.encode(frame)
-        encoder.statistics.records.clear()  # a live stream has no end
+        encoder.statistics.clear()  # a live stream has no end
         return [bridge_packet(packet, 0, self._time_base) for packet in packets]
