@@ -280,7 +280,7 @@ def test_a_slot_that_is_none_ends_the_stream_alone(greeted: Client) -> None:
 def test_how_much_is_sent_ahead(
     greeted: Client, structure: str, encoder_ahead: int, decoder_ahead: int
 ) -> None:
-    """Nothing where each frame leaves at once, else two segments and their lookahead, so that coding never waits."""
+    """Nothing where each frame leaves at once, else two segments and lookahead: no waiting."""
     settings = f"structure={structure}:keyint=13".encode()
     greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL) + settings)
     greeted.expect(Kind.MEMORY)
