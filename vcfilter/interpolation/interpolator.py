@@ -45,8 +45,8 @@ AGREEMENT = 1.5
 hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
-VISIBLE = 8.0  # squared error, in 8-bit units, that counts as none where one side is hidden
-VISIBLE_SIDE = 11  # samples, each way
+VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
+VISIBLE_SIDE = 15  # samples, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
