@@ -2,7 +2,7 @@
 PY = .venv/bin/python
 FUZZ_SECONDS = 60
 
-.PHONY: install build lint format test test-all fuzz wheel bench demo clean
+.PHONY: install build lint format test test-all fuzz wheel bench gpu-pack demo clean
 
 install:            ## system packages, .venv, build
 	sh .ci/install
@@ -39,6 +39,9 @@ bench:              ## speed, scaling and memory as JSON under build/bench
 	$(PY) benchmarks/speed.py --json build/bench/speed.json
 	$(PY) benchmarks/scaling.py --json build/bench/scaling.json --plot build/bench/scaling.svg
 	$(PY) benchmarks/memory.py --json build/bench/memory.json
+
+gpu-pack:           ## a training on the videos in DATA, packed for a GPU machine: build/gpu-pack
+	$(PY) benchmarks/gpu_pack.py --data $(DATA)
 
 demo:               ## the main job on the shipped clip
 	$(PY) -m vcfilter demo

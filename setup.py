@@ -13,7 +13,9 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 LIBAV = {"libavformat": "59.27.100", "libavcodec": "59.37.100", "libavutil": "57.28.100"}  # 5.1
-C_FLAGS = ["-O3", "-std=gnu11"]
+SANITIZERS = ["-fsanitize=address,undefined"] if os.environ.get("VCFILTER_SANITIZE") else []
+"""With VCFILTER_SANITIZE in the environment, as .ci/sanitize sets it: for tests alone."""
+C_FLAGS = [*(["-O1", "-g"] if SANITIZERS else ["-O3"]), "-std=gnu11", *SANITIZERS]
 
 
 def libav_flags() -> dict[str, list[str]]:
@@ -50,7 +52,10 @@ def libav_flags() -> dict[str, list[str]]:
         "include_dirs": [word[2:] for word in words if word.startswith("-I")],
         "library_dirs": [word[2:] for word in words if word.startswith("-L")],
         "libraries": [word[2:] for word in words if word.startswith("-l")],
-        "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic", "-s"] if static else [],
+        "extra_link_args": [
+            *SANITIZERS,
+            *(["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic", "-s"] if static else []),
+        ],
     }
 
 
@@ -81,6 +86,7 @@ def native() -> list[Extension]:
             include_dirs=["native"],
             depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/*.h")),
             extra_compile_args=C_FLAGS,
+            extra_link_args=SANITIZERS,
         )
         for path in sorted(ROOT.glob("native/*.pyx"))
     ]

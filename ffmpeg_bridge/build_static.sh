@@ -15,31 +15,9 @@
 # Needs gcc, make, pkg-config, zlib1g-dev and, for the package, apt and dpkg-dev.
 set -eu
 
-usage() {
-    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
-
-fail() {
-    echo "build_static.sh: $1" >&2
-    exit "${2:-1}"
-}
-
 here=$(cd "$(dirname "$0")" && pwd)
-source='' package='' target=${VCFILTER_LIBAV:-${XDG_CACHE_HOME:-$HOME/.cache}/vcfilter/libav}
-while [ $# -gt 0 ]; do
-    case $1 in
-    --source) [ $# -ge 2 ] || usage; source=$2; shift ;;
-    --package) [ $# -ge 2 ] || usage; package=$2; shift ;;
-    -*) usage ;;
-    *) target=$1 ;;
-    esac
-    shift
-done
-mkdir -p "$target"
-target=$(cd "$target" && pwd)
-work=$target/build
-mkdir -p "$work"
+choices='' target=${VCFILTER_LIBAV:-${XDG_CACHE_HOME:-$HOME/.cache}/vcfilter/libav}
+. "$here/ffmpeg/arguments.sh"
 
 if [ -z "$source" ]; then
     source=$work/source

@@ -124,6 +124,7 @@ class FakeModel:
         video_format: VideoFormat,
         effort: str,
         levels: Sequence[int] = (),
+        rd_scale: np.ndarray | None = None,
     ) -> CodedFrame:
         self.calls.append(step)
         assert effort in self.info.efforts

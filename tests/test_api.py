@@ -327,6 +327,21 @@ def test_settings_of_an_output_stream_are_honoured() -> None:
     assert sizes[20_000] < sizes[400_000]
 
 
+def test_frames_closer_than_the_containers_clock_get_times_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with vcfilter.open(tmp_path / "fast.mkv", "w") as output:
+        stream = output.add_stream("vcfilter", rate=2000, options=OPTIONS)
+        for index in range(6):
+            frame = video_frame(index, 64, 48)
+            frame.pts, frame.time_base = index, Fraction(1, 2000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with vcfilter.open(tmp_path / "fast.mkv") as container:
+        assert [frame.pts for frame in container.decode(video=0)] == list(range(6))
+    assert "frames lie closer together than matroska counts time: moved" in caplog.text
+
+
 def test_packets_are_assigned_to_another_stream(neural: Path, tmp_path: Path) -> None:
     with vcfilter.open(neural) as source, vcfilter.open(tmp_path / "o.mkv", "w") as output:
         copies = {s: output.add_stream_from_template(s) for s in source.streams}

@@ -147,7 +147,7 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT", "-t", "1", "-to", "2"], 2, "not allowed with"),
         (["encode", "FILM", "OUT", "OUT"], 2, "2 sources need a folder"),
         (["transcode", "NEURAL", "OUT", "-c:v", "copy", "--qp", "3"], 2, "no options of coding"),
-        (["decode", "NEURAL", "OUT", "--levels", "9"], 2, "levels 9 is outside 1 to 8"),
+        (["decode", "NEURAL", "OUT", "--layers", "9"], 2, "levels 9 is outside 1 to 8"),
         (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
         (["encoder"], 2, "did you mean encode?"),
         (["--loud"], 2, "there is no option --loud"),
@@ -184,6 +184,13 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
             main([name, "--help"])
         assert stop.value.code == 0
         assert f"usage: vcfilter {name}" in capsys.readouterr().out
+
+
+def test_maps_may_begin_with_a_minus() -> None:
+    parser = command_parser(COMMANDS["encode"])
+    found = parser.parse(["-map", "0", "-map", "-0:s", "a", "-map", "-a:1", "b", "-t", "3"])
+    assert (found.streams, found.sources, found.target) == (["0", "-0:s", "-a:1"], ["a"], "b")
+    assert found.t == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -545,6 +552,6 @@ def test_limits_of_commands() -> None:
     found = limits(parsed("serve", "x.mkv"))
     assert found == Limits(frames=216_000, seconds=3600, memory=MEMORY_MAX)
     assert limits(parsed("worker")) == Limits(memory=MEMORY_MAX)
-    args = parsed("play", "x.mkv", "--levels", "2", "--max-pixels", "9M", "--max-seconds", "60")
+    args = parsed("play", "x.mkv", "--layers", "2", "--max-pixels", "9M", "--max-seconds", "60")
     words = play._decoder_options(args)
-    assert words == ("--levels", "2", "--max-pixels", "9000000", "--max-seconds", "60.0")
+    assert words == ("--layers", "2", "--max-pixels", "9000000", "--max-seconds", "60.0")

@@ -133,6 +133,11 @@ def test_prepare_keeps_planes_and_counts_frames(tmp_path: Path) -> None:
     assert (clip.width, clip.height, clip.frames, clip.bit_depth) == (97, 65, 4, 8)
     assert clip == prepare(source, tmp_path / "cache", frames=4)
     assert clip.key != prepare(source, tmp_path / "cache").key
+    card = tmp_path / "cache" / "clips" / f"{clip.key}.json"
+    for damage in ("", "[]", "{}", card.read_text()[:-9]):
+        card.write_text(damage)
+        assert clip == prepare(source, tmp_path / "cache", frames=4)
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
     for a, b in zip(frames_of(source, limit=4), frames_of(clip.path), strict=True):
         for p, q in zip(planes_of(a).planes, planes_of(b).planes, strict=True):
             assert np.array_equal(p, q)

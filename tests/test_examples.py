@@ -52,6 +52,13 @@ def test_write_frames(tmp_path: Path) -> None:
     assert (tmp_path / "out.mkv").stat().st_size > 500
 
 
+def test_interpolate(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv", frames=4)
+    assert run("interpolate.py", film, tmp_path / "out.mkv", 3) == "12 frames\n"
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert [f.pts for f in container.decode(video=0)][:4] == [0, 14, 28, 42]
+
+
 def test_torch_loader(neural: Path) -> None:
     lines = run("torch_loader.py", neural).splitlines()
     assert [line.split(" mean")[0] for line in lines] == [

@@ -20,7 +20,7 @@ from vcfilter.entropy.coder import DecodingCoder, EncodingCoder, Reader, TableSe
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
 from vcfilter.models import store
-from vcfilter.models.base import Model, ModelInfo
+from vcfilter.models.base import CodedFrame, Model, ModelInfo
 from vcfilter.models.hierarchical.blocks import picture_dct, to_blocks, to_planes
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
@@ -233,6 +233,29 @@ def test_a_second_pass_costs_less(
         assert_same([decode(model, step, mode, data, past)], [reference], PIXEL_BOUND)
     assert costs[1] < 0.995 * costs[0]
     assert costs[2] < costs[0]
+
+
+def test_a_keyframe_keeps_less_where_its_bits_weigh_more(model: HierarchicalModel) -> None:
+    """Odd sizes too: the factors are of the positions inside the picture."""
+    fmt = VideoFormat(width=101, height=75)
+    frame = clip(1, fmt, noise=2.0)[0]
+    x = model.picture(frame, fmt)
+    scale = np.ones((10, 13), np.float32)
+
+    def code_key(rd_scale: np.ndarray | None) -> CodedFrame:
+        return model.encode(x, KEY, (), fmt, "medium", rd_scale=rd_scale)
+
+    plain = code_key(None)
+    assert code_key(scale).sections == plain.sections
+    scale[:, 7:] = 3.0
+    done = code_key(scale)
+    assert len(done.sections[0]) < len(plain.sections[0])
+    errors = [
+        np.abs(model.planes(coded.reference, fmt)[0].astype(float) - frame.y).mean(axis=0)
+        for coded in (plain, done)
+    ]
+    assert errors[1][64:].mean() > 1.03 * errors[0][64:].mean()
+    assert errors[1][:40].mean() < 1.02 * errors[0][:40].mean()
 
 
 def test_nothing_outside_the_picture_is_coded(model: HierarchicalModel) -> None:

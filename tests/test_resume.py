@@ -136,6 +136,8 @@ def test_what_differs_is_said(film: Path, killed: bytes, tmp_path: Path) -> None
     assert "constant qp" in refused(film, quality)
     with pytest.raises(ConfigError, match="not mov"):
         encode_file(film, tmp_path / "o.mov", OPTIONS, resume=True)
+    with pytest.raises(ConfigError, match="only a file can be resumed, not standard output"):
+        encode_file(film, "-", OPTIONS, resume=True)
 
 
 def test_a_run_that_goes_on_is_left_alone(film: Path, killed: bytes, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
-from clips import luma_psnr, make_film, planes, times
+from clips import luma_psnr, make_film, planes, times, video_frame
 
 import vcfilter
 from vcfilter import EncoderOptions
-from vcfilter._bridge import Chapter, Demuxer
+from vcfilter._bridge import Chapter, Demuxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
@@ -295,9 +296,23 @@ def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:
 def test_stream_selection() -> None:
     for text in ("0", "v", "0:a", "a:1", "0:3", "2"):
         StreamSelection(specifiers=(text,))
-    for text in ("", "x", "a:b", "0:a:1:2", "-1"):
+    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x"):
         with pytest.raises(ConfigError, match="-map"):
             StreamSelection(specifiers=(text,))
+
+
+def test_streams_are_left_out_by_a_minus() -> None:
+    kinds = ("video", "audio", "audio", "subtitle")
+    streams = [StreamInfo(kind=kind, index=index) for index, kind in enumerate(kinds)]
+    for words, wanted in (
+        ("0 -0:s", [0, 1, 2]),
+        ("-s", [0, 1, 2]),
+        ("-a:0 -3", [0, 2]),
+        ("a -a:1", [1]),
+        ("v -s a:1", [0, 2]),
+        ("-t", [0, 1, 2, 3]),
+    ):
+        assert StreamSelection.of(words.split()).indices(streams) == wanted, words
 
 
 def test_decode_to_mp4_restores_the_frame_rate(tmp_path: Path) -> None:
@@ -470,7 +485,7 @@ def test_bad_targets(film: Path, tmp_path: Path) -> None:
 def test_errors_and_interrupts_leave_no_half_file(film: Path, tmp_path: Path) -> None:
     def fail(error: BaseException) -> Callable[[Progress], None]:
         def progress(now: Progress) -> None:
-            if now.frames >= 10:
+            if now.frames >= 13:
                 raise error
 
         return progress
@@ -492,6 +507,30 @@ def _with_each_frame(film: Path, target: str, progress: Callable[[Progress], Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "_PROGRESS_SECONDS", 0.0)
         encode_file(str(film), target, FAST, progress=progress)
+
+
+def test_the_total_is_that_of_the_video(tmp_path: Path) -> None:
+    """Audio or subtitles may outlast it."""
+    source = tmp_path / "in.mp4"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("mpeg4", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", rate=48000)
+        for index in range(6):
+            frame = video_frame(index, 64, 48)
+            frame.pts, frame.time_base = index, Fraction(1, 24)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for index in range(20):
+            silence = AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), "s16", "mono")
+            silence.sample_rate, silence.pts = 48000, 4800 * index
+            container.mux(audio.encode(silence))
+        container.mux(audio.encode(None))
+    totals: list[int | None] = []
+    encode_file(
+        source, tmp_path / "o.mkv", FAST, progress=lambda now: totals.append(now.total_frames)
+    )
+    assert set(totals) == {6}
 
 
 def test_progress_moves_with_every_coded_frame(film: Path, tmp_path: Path) -> None:

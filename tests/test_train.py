@@ -484,9 +484,9 @@ class Direct:
     def __init__(self, learn: Any) -> None:
         self.learn = learn
 
-    def run(self, plan: StepPlan, given: StepNumbers) -> Figures:
+    def run(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         with Reads():
-            figures: Figures = self.learn(plan, given)
+            figures: Figures = self.learn(plan, inputs)
         return figures
 
 
@@ -528,8 +528,13 @@ def test_larger_networks_compute_the_same(start: dict[str, torch.Tensor]) -> Non
     net.load_state_dict(start)
     for parameter in net.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.01)
+    own = net.config
     wanted = replace(
-        net.config, image_hidden=112, motion_hidden=80, image_width=104, prediction_blocks=3
+        own,
+        image_hidden=own.image_hidden + 16,
+        motion_hidden=own.motion_hidden + 8,
+        image_width=own.image_width + 8,
+        prediction_blocks=own.prediction_blocks + 1,
     )
     larger = grow(net, wanted)
     assert larger.config == wanted

@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -315,3 +316,68 @@ def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None
     root = ET.parse(tmp_path / "c.svg").getroot()
     lines = [e for e in root.iter() if e.get("id", "").startswith("line2d")]
     assert len(lines) > 4 and len(list(root.iter())) > 50
+
+
+def minutes_of(films: Path, out: Path, *more: str) -> list[str]:
+    own = ["--minutes", "0.1", "--model", "default", "--no-freeze", "--keep", "2"]
+    return [*command(films, out), *own, *more]
+
+
+@pytest.mark.slow
+def test_minutes_end_in_time_and_another_machine_writes_the_file(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "w.safetensors"
+    begun = time.monotonic()
+    assert cli.main(minutes_of(films, out)) == 0
+    assert time.monotonic() - begun < 6 + 60  # a step, and what comes before the first
+    steps = [row["step"] for row in read_log(Path(f"{out}.jsonl"))]
+    assert steps and steps != [2, 4, 6]
+    average = Path(f"{out}.average")
+    assert average.exists() and not out.exists()
+    home = tmp_path / "home.safetensors"
+    again = ["--steps", "0", "--model", str(average)]
+    assert cli.main([*command(films, home), *again]) == 0
+    assert "verified on" in capsys.readouterr().err
+    ours, theirs = load_file(home), load_file(average)
+    assert [k for k in theirs if k != "tables" and not torch.equal(ours[k], theirs[k])] == []
+    assert not torch.equal(ours["tables"], theirs["tables"])
+    for more in (["--phase", "image", "joint"], ["--steps", "0"]):
+        assert cli.main(minutes_of(films, out, *more)) == 2
+
+
+@pytest.mark.slow
+def test_a_pack_for_a_gpu_machine_runs_on_a_cpu(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    data, packed, out = tmp_path / "data", tmp_path / "pack", tmp_path / "out"
+    data.mkdir()
+    make_film(data / "long.mkv", frames=150, width=320, height=240)
+    make_film(data / "short.mp4", frames=30, width=96, height=64, codec="libx264")
+    size = (data / "long.mkv").stat().st_size
+    program = [sys.executable, str(root / "benchmarks" / "gpu_pack.py"), "--wheels"]
+    weights = (root / "vcfilter" / "weights" / "default.safetensors").stat().st_size
+    limit = max(weights / 2**20 + 1.5, size / 1.5 / 2**20)
+    given = ["--data", str(data), "--out", str(packed), "--limit", str(limit)]
+    done = subprocess.run(
+        [*program, *given, "--options", "--model default --device cpu --threads 1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parts = sorted(packed.glob("part-*"))
+    for part in parts:
+        held = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
+        assert held <= limit * 2**20
+    frames = 0
+    for path in packed.rglob("long*.mkv"):
+        with av.open(str(path)) as piece:
+            frames += sum(1 for _ in piece.decode(video=0))
+    assert frames == 150
+    environment = {**os.environ, "SMOKE": "0.05", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["sh", str(parts[0] / "run.sh"), str(out), "150"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (out / "gpu.average").exists() and not list(out.glob("smoke*"))
+    again = subprocess.run([*program, *given], capture_output=True, text=True, check=False)
+    assert again.returncode != 0 and "exists" in again.stderr

@@ -275,12 +275,12 @@ def test_a_slot_that_is_none_ends_the_stream_alone(greeted: Client) -> None:
 
 @pytest.mark.parametrize(
     ("structure", "encoder_ahead", "decoder_ahead"),
-    [("random-access", 30, 2), ("low-delay", 1, 1), ("intra", 1, 2)],
+    [("random-access", 46, 2), ("low-delay", 1, 1), ("intra", 1, 2)],
 )
 def test_how_much_is_sent_ahead(
     greeted: Client, structure: str, encoder_ahead: int, decoder_ahead: int
 ) -> None:
-    """Nothing where each frame leaves at once, else two segments, so that coding never waits."""
+    """Nothing where each frame leaves at once, else two segments and what is looked at."""
     settings = f"structure={structure}:keyint=13".encode()
     greeted.say(Kind.OPEN_ENCODER, 1, write_format(SMALL) + settings)
     greeted.expect(Kind.MEMORY)

@@ -15,32 +15,9 @@
 # nasm; `libraries` also what `apt-get build-dep --arch-only SOURCE` installs, about 180 packages.
 set -eu
 
-usage() {
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
-
-fail() {
-    echo "build.sh: $1" >&2
-    exit "${2:-1}"
-}
-
 here=$(cd "$(dirname "$0")" && pwd)
-what=tools source='' package='' target=${VCFILTER_FFMPEG:-${XDG_CACHE_HOME:-$HOME/.cache}/vcfilter/ffmpeg}
-while [ $# -gt 0 ]; do
-    case $1 in
-    --source) [ $# -ge 2 ] || usage; source=$2; shift ;;
-    --package) [ $# -ge 2 ] || usage; package=$2; shift ;;
-    tools | libraries) what=$1 ;;
-    -*) usage ;;
-    *) target=$1 ;;
-    esac
-    shift
-done
-mkdir -p "$target"
-target=$(cd "$target" && pwd)
-work=$target/build
-mkdir -p "$work"
+choices='tools libraries' target=${VCFILTER_FFMPEG:-${XDG_CACHE_HOME:-$HOME/.cache}/vcfilter/ffmpeg}
+. "$here/arguments.sh"
 
 if [ -z "$source" ]; then
     source=$work/source

@@ -88,7 +88,7 @@ def add_map(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "-map", action="append", metavar="STREAMS", dest="streams",
         help="only these streams: v, a, s, t, d (video, audio, subtitles, attachments, data), a:1, "
-        "0:2; may be repeated (all)",
+        "0:2; -s: all but these; may be repeated (all)",
     )  # fmt: skip
 
 

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcfilter.cli.arguments import (
+    add_decoder,
+    add_filter,
+    add_loudness,
+    add_output,
+    add_streams,
     bit_depth,
     decoder_options,
     duration,
@@ -25,6 +30,15 @@ if TYPE_CHECKING:
     from vcfilter.stream.thinning import Thinning
 
 EXIT_FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the three commands share besides sources, target and coder: see `_common`."""
+    add_streams(parser)
+    add_filter(parser)
+    add_output(parser)
+    add_loudness(parser)
+    add_decoder(parser)
 
 
 def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:

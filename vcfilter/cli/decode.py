@@ -5,16 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import (
-    add_codec,
-    add_decoder,
-    add_files,
-    add_filter,
-    add_levels,
-    add_loudness,
-    add_output,
-    add_streams,
-)
+from vcfilter.cli.arguments import add_codec, add_files, add_levels
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -38,11 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "a neural video file")
     add_codec(parser)
     add_levels(parser)
-    add_streams(parser)
-    add_filter(parser)
-    add_output(parser)
-    add_loudness(parser)
-    add_decoder(parser)
+    coding.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:

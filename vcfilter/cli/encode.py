@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import (
-    add_decoder,
-    add_depth,
-    add_files,
-    add_filter,
-    add_loudness,
-    add_output,
-    add_rate,
-    add_streams,
-    encoder_options,
-)
+from vcfilter.cli.arguments import add_depth, add_files, add_rate, encoder_options
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -49,12 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with what a run that was stopped left beside TARGET, NAME.part.EXT or "
         "NAME.partial.EXT, from its last keyframe (mkv and nut, constant qp; same settings)",
     )
-    add_streams(parser)
-    add_filter(parser)
     add_depth(parser)
-    add_output(parser)
-    add_loudness(parser)
-    add_decoder(parser)
+    coding.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
@@ -91,6 +92,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Arguments in any order, options between files too; exits where they are wrong."""
+        arguments = _with_maps(arguments)
         self._refuse_foreign(arguments)
         found, rest = self.parse_known_intermixed_args(list(arguments))
         if rest:
@@ -137,6 +139,17 @@ class Parser(argparse.ArgumentParser):
         plain = {flag.lstrip("-"): flag for flag in self.flags}
         found = difflib.get_close_matches(word.lstrip("-").replace("_", "-"), plain, 1)
         return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def _with_maps(arguments: Sequence[str]) -> list[str]:
+    """Words, those of `-map -0:s` as one: argparse would take the second for an option."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] == "-map" and re.fullmatch(r"-(\d+|[vastd])(:[\w:]*)?", word):
+            words[-1] = f"-map={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def command_parser(command: Command) -> Parser:

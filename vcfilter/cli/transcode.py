@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import (
-    add_codec,
-    add_decoder,
-    add_files,
-    add_filter,
-    add_loudness,
-    add_output,
-    add_rate,
-    add_streams,
-    is_rate_given,
-)
+from vcfilter.cli.arguments import add_codec, add_files, add_rate, is_rate_given
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError
@@ -39,11 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "any video file, neural or not")
     add_codec(parser)
     add_rate(parser)
-    add_streams(parser)
-    add_filter(parser)
-    add_output(parser)
-    add_loudness(parser)
-    add_decoder(parser)
+    coding.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:

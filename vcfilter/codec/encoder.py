@@ -55,8 +55,9 @@ class EncoderStatistics:
 class Encoder:
     """Encodes frames, given in display order, into packets in display order.
 
-    Packets come a GOP at a time, when the frame after it (with scene-cut detection, the second
-    one after it) is there. At most one GOP of frames is held, one per worker with an executor.
+    Packets come a segment at a time, when the frames that it refers to, and up to 9 after them that
+    the lookahead needs, are there (`delay`). At most so many frames are held, a GOP more per worker
+    with an executor.
 
     Args:
         video_format: what the frames are.

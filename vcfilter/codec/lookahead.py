@@ -34,6 +34,8 @@ MOVING_SHARE = 1 / 3
 """Of that offset in a moving scene: the frames before the keyframe, which refer to it as well, have
 no other good reference. BD-rate of 13 frames of training clips that end on a keyframe, 3, 6 and 9
 qps coarser: three still ones -7, -14, -21 %, twelve others -1.3, +0.5, +2.4 %."""
+OFFSET_MAX = 6
+"""More shows: the last frame of a stream may stay on the screen."""
 
 Means = npt.NDArray[np.float32]
 
@@ -75,7 +77,7 @@ def key_offset(before: Frame, key: Frame, followers: int, keyint: int, bit_depth
         keyint: most frames of a GOP.
 
     Returns:
-        0, where there are as many followers as a long GOP has, to 10.
+        0, where there are as many followers as a long GOP has, to 6.
     """
     usual = min(FOLLOWERS, keyint - 1)
     if followers >= usual:
@@ -83,7 +85,7 @@ def key_offset(before: Frame, key: Frame, followers: int, keyint: int, bit_depth
     left = remainder(means(before.y, bit_depth), means(key.y, bit_depth))
     still = min(max((MOVING - left) / (MOVING - STILL), 0.0), 1.0)
     share = MOVING_SHARE + (1 - MOVING_SHARE) * still
-    return round(share * WORTH * log2((1 + usual) / (1 + followers)))
+    return round(min(share * WORTH * log2((1 + usual) / (1 + followers)), OFFSET_MAX))
 
 
 def remainder(before: Means, after: Means) -> float:

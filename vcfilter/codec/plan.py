@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import StructureKind
 from vcfilter.codec.lookahead import anchor_distance, key_offset
+from vcfilter.codec.propagation import Map, key_scales
 from vcfilter.codec.scenecut import SceneCutDetector, Thumbnail, thumbnail
 from vcfilter.codec.structure import (
     GopStep,
@@ -35,6 +36,7 @@ class SegmentJob:
         key_sent: the keyframe was next_key of the job before, and its packet came with that one.
         next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
         key_offset, next_offset: qp offsets of the GOP's keyframe and of next_key.
+        key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
     """
 
     video_format: VideoFormat
@@ -46,6 +48,8 @@ class SegmentJob:
     next_key: Frame | None = None
     key_offset: int = 0
     next_offset: int = 0
+    key_scale: Map | None = field(default=None, compare=False)
+    next_scale: Map | None = field(default=None, compare=False)
 
 
 class Planner:
@@ -153,6 +157,7 @@ class _Placement(ABC):
         self._waiting: list[Frame] = []
         self._key_sent = False  # the next keyframe's packet comes with a job before its own
         self.key_offset = 0  # of the keyframe that waits, or of the last one
+        self._key_scale: Map | None = None  # of the keyframe that was sent
 
     @abstractmethod
     def add(self, frame: Frame) -> list[SegmentJob]:
@@ -170,22 +175,33 @@ class _Placement(ABC):
         self, count: int, steps: Sequence[GopStep], continues: bool, next_key: Frame | None = None
     ) -> SegmentJob:
         """The job of the first so many frames that wait."""
+        frames, first, last = self._waiting[:count], self._first, self._first + count
+        key_sent = first == 0 and self._key_sent
+        keys = [0] if first == 0 and not key_sent else []
+        lumas = {first + index: frame.y for index, frame in enumerate(frames)}
+        if next_key is not None:
+            keys.append(last)
+            lumas[last] = next_key.y
+        scales = key_scales(lumas, steps, keys, self._format.bit_depth)
         job = SegmentJob(
             video_format=self._format,
-            first=self._first,
-            frames=tuple(self._waiting[:count]),
+            first=first,
+            frames=tuple(frames),
             steps=tuple(steps),
             continues=continues,
-            key_sent=self._first == 0 and self._key_sent,
+            key_sent=key_sent,
             next_key=next_key,
-            key_offset=0 if self._first else self.key_offset,
+            key_offset=0 if first else self.key_offset,
+            key_scale=self._key_scale if key_sent else scales.get(0),
+            next_scale=scales.get(last) if next_key is not None else None,
         )
         if not continues:
             self.key_offset = 0
         if not continues or next_key is not None:
             self._key_sent = next_key is not None
+            self._key_scale = job.next_scale
         del self._waiting[:count]
-        self._first = self._first + count if continues else 0
+        self._first = last if continues else 0
         return job
 
 

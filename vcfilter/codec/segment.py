@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
 from vcfilter.codec.plan import SegmentJob
+from vcfilter.codec.propagation import Map
 from vcfilter.codec.rate import KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStep
@@ -131,7 +132,7 @@ def encode_segment(
         if state and ready:
             key = state.key
         else:
-            key = coder.code_key(job.frames[0], gop, job.key_offset)
+            key = coder.code_key(job.frames[0], gop, job.key_offset, job.key_scale)
             if coded_frame:
                 coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
@@ -142,7 +143,7 @@ def encode_segment(
     gop = length if job.first == 0 and not job.continues else coding.key_length
     following = None
     if job.next_key is not None:
-        following = coder.code_key(job.next_key, coding.key_length, job.next_offset)
+        following = coder.code_key(job.next_key, coding.key_length, job.next_offset, job.next_scale)
         if coded_frame:
             coded_frame(following.record)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
@@ -197,11 +198,11 @@ class _FrameCoder:
     ) -> None:
         self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
 
-    def code_key(self, frame: Frame, length: int, offset: int) -> CodedKey:
+    def code_key(self, frame: Frame, length: int, offset: int, scale: Map | None) -> CodedKey:
         """Code the keyframe of a GOP, at the qps that rate control asks for.
 
         Args:
-            length, offset: see RateControl.key_qp.
+            length, offset: see RateControl.key_qp. scale: see Model.encode.
         """
         picture = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
@@ -212,7 +213,7 @@ class _FrameCoder:
             levels = self._coding.level_qps(qp)
             step = FrameStep(type=FrameType.KEY, qp=levels[0][1])
             coded = self._model.encode(
-                picture, step, (), self._format, self._coding.effort, _finer(levels)
+                picture, step, (), self._format, self._coding.effort, _finer(levels), scale
             )
             header = FrameHeader(step=step, mode=coded.mode)
             data = write_packet(header, _sections(levels, coded), sequence=self._coding.sequence)

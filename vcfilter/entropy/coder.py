@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcfilter._native import symbols as native_symbols
 from vcfilter.entropy import tables
 from vcfilter.errors import BitstreamError
 
@@ -133,9 +132,9 @@ class EncodingCoder:
             weight = QUANTISER_LAMBDA * rd_scale
         values = np.ascontiguousarray(u.reshape(-1).numpy(), dtype=np.float32)
         tables_ = whole.reshape(-1).numpy().astype(np.uint8)
-        chosen = native_symbols.quantise(
-            values, tables_, self._tables.bits.numpy(), weight, LEVEL_MAX
-        )
+        from vcfilter._native import symbols as native  # late: training needs none
+
+        chosen = native.quantise(values, tables_, self._tables.bits.numpy(), weight, LEVEL_MAX)
         return torch.from_numpy(chosen).to(u.dtype).view(u.shape)
 
     @property

@@ -112,6 +112,14 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def cache_folder(cache: Path, name: str) -> Path:
+    """A folder of the cache, made when missing; others may not write what results come from."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = cache / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def prepare(path: str | Path, cache: Path, frames: int | None = None) -> Clip:
     """Make (or find in the cache) the lossless copy of a clip that all codecs get.
 
@@ -128,13 +136,15 @@ def prepare(path: str | Path, cache: Path, frames: int | None = None) -> Clip:
     """
     source = Path(path)
     key = file_key(source, frames)
-    folder = cache / "clips"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder(cache, "clips")
     card, copy = folder / f"{key}.json", folder / f"{key}.mkv"
     if card.exists() and copy.exists():
-        known: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
-        known["rate"] = Fraction(known["rate"])
-        return Clip(**known | {"name": source.stem, "path": str(copy)})
+        try:
+            known: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
+            known["rate"] = Fraction(known["rate"])
+            return Clip(**known | {"name": source.stem, "path": str(copy)})
+        except (ValueError, KeyError, TypeError):
+            pass  # damaged or of another version: made again
     partial = copy.with_suffix(f".{os.getpid()}.part.mkv")
     try:
         clip = _copy(source, partial, key, frames)

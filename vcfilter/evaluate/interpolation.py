@@ -27,7 +27,7 @@ REDS_CLIPS = ("002", "005", "010", "017", "025")
 _REDS_GIVEN = "val_15fps"
 _REDS_WANTED = {2: "val_30fps", 4: "val_60fps"}
 METHOD = """\
-Of each clip every {factor}th frame is given, the others are made and compared with those that were
+Of each clip one frame in {factor} is given, the others are made and compared with those that were
 left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
 intervals of a clip without such). "linear" knows the two frames around the interval alone;
 minterpolate is FFmpeg's filter with its defaults and without detection of scene changes."""

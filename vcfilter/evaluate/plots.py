@@ -14,7 +14,7 @@ COLOURS = ("#c8102e", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#7
 MARKERS = "osD^vPX*"
 
 NO_MATPLOTLIB = (
-    "curves are left out: matplotlib is not installed (pip install 'vcfilter[evaluate]')"
+    "curves are left out: matplotlib is not installed (vcfilter's extra evaluate has it)"
 )
 
 

@@ -17,7 +17,7 @@ import av.error
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate.anchors import Anchor, encode
-from vcfilter.evaluate.clips import Clip, frames_of, planes_of, write_atomically
+from vcfilter.evaluate.clips import Clip, cache_folder, frames_of, planes_of, write_atomically
 from vcfilter.frames import Frame
 from vcfilter.metrics import frame_psnr, ms_ssim
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
@@ -268,8 +268,7 @@ def cached_point(
         "threads": threads,
     }
     key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    folder = cache / "points"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder(cache, "points")
     record, stream = folder / f"{key}.json", folder / f"{key}.mkv"
     if record.exists() and stream.exists():
         try:

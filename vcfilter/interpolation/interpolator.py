@@ -1,8 +1,9 @@
 """New frames at times between two frames, from these and the frames before and after them.
 
-Motion is quadratic in time where four frames are there (Enhanced Quadratic Video Interpolation,
-Liu et al. 2020, from Quadratic Video Interpolation, Xu et al. 2019): the frames before and after
-tell the acceleration. Positions whose motion to those frames does not fit are moved linearly.
+Motion is quadratic in time (Enhanced Quadratic Video Interpolation, Liu et al. 2020, after
+Quadratic Video Interpolation, Xu et al. 2019): the frames before and after tell the acceleration.
+It is linear where one of them is missing, and where motion to them does not fit or accelerations
+disagree.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, Plane, VideoFormat
 from vcfilter.interpolation.motion import (
     EFFORTS,
+    GRID,
     Effort,
     Motion,
     box_mean,
@@ -30,7 +32,6 @@ from vcfilter.interpolation.motion import (
     estimate_motion,
 )
 from vcfilter.interpolation.options import PRESETS
-from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.models.store import pick_device
 from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
@@ -40,11 +41,12 @@ FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
 AGREEMENT = 1.5
-"""Acceleration counts by (1 + correlation of its two estimates over the frame) / AGREEMENT, at most
-in full: a shaken image has none that lasts for three intervals."""
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
+hand-held shots it changes from one interval to the next."""
+AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
-VISIBLE = 64.0  # squared error, in 8-bit units, that counts as none where one side is hidden
-VISIBLE_SIDE = 7  # samples, each way
+VISIBLE = 8.0  # squared error, in 8-bit units, that counts as none where one side is hidden
+VISIBLE_SIDE = 11  # samples, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
@@ -222,7 +224,7 @@ class _Neighbour:
     def warped(self, field: Tensor) -> Planes:
         """The planes sampled at p + field(p)."""
         y, u, v = self.planes
-        luma, chroma = enlarge(field, BLOCK), enlarge(field, BLOCK // 2) / 2
+        luma, chroma = enlarge(field, GRID), enlarge(field, GRID // 2) / 2
         u, v = warp(torch.cat([u, v], dim=1), chroma, "bicubic").split(1, dim=1)
         return warp(y, luma, "bicubic"), u, v
 
@@ -275,31 +277,31 @@ class _Interval:
         return _inverse(torch.cat([-there, flow - there], dim=1), there)
 
     def _acceleration(self, from_a: Tensor, from_b: Tensor) -> Tensor:
-        """(1, 2, h, w) second derivative of motion per interval squared, as far as it is sure."""
+        """(1, 2, h, w) second derivative of motion per interval squared, as far as it is sure; zero
+        where a frame before or after is missing.
+        """
+        if self.before is None or self.after is None:
+            return torch.zeros_like(from_a[:, :2])
         found = []
         for inner, outer, at in (
             (self.ahead, self.before, from_a[:, :2]),
             (self.back, self.after, from_b[:, 2:]),
         ):
-            if outer is None:
-                continue
             value = 2 * (inner.flow + outer.motion.flow / outer.distance) / (1 + outer.distance)
             least, times = FIT
             own, third = _detail(inner.error) + least, _detail(outer.motion.error) + least
             trust = (times * own / third).clamp(max=1) ** 2
-            both = warp(torch.cat([value, trust], dim=1), at / BLOCK, "bilinear")
+            both = warp(torch.cat([value, trust], dim=1), at / GRID, "bilinear")
             found.append((both[:, :2], both[:, 2:]))
-        if not found:
-            return torch.zeros_like(from_a[:, :2])
-        if len(found) == 1:
-            return found[0][0] * found[0][1]
         (one, trust_one), (two, trust_two) = found
         mean = (one * trust_one + two * trust_two) / (trust_one + trust_two + 1e-3)
         mean = mean * torch.maximum(trust_one, trust_two)
         weight = trust_one * trust_two
-        energy = ((one * one + two * two) / 2 * weight).sum()
-        correlation = (one * two * weight).sum() / (energy + 1e-6)
-        sure: Tensor = mean * ((1 + correlation) / AGREEMENT).clamp(max=1)
+        together, energy = (
+            box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
+            for values in (one * two, (one * one + two * two) / 2)
+        )
+        sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
     def _blended(self, field: Tensor, time: float) -> Planes:
@@ -311,7 +313,7 @@ class _Interval:
         sides = []
         for outer, at in ((self.before, field[:, :2]), (self.after, field[:, 2:])):
             if outer is not None:
-                error = warp(outer.motion.error, enlarge(at, BLOCK), "bilinear")
+                error = warp(outer.motion.error, enlarge(at, GRID), "bilinear")
                 sides.append(box_mean(error, VISIBLE_SIDE))
         if len(sides) == 2:
             apart = box_mean(difference(near[0], far[0]), VISIBLE_SIDE)
@@ -349,13 +351,13 @@ def _inverse(field: Tensor, flow: Tensor) -> Tensor:
     """A field (1, C, h, w) of the places where motion starts, at those where flow ends."""
     at = flow
     for _ in range(INVERSIONS):
-        at = warp(flow, -at / BLOCK, "bilinear")
-    return warp(field, -at / BLOCK, "bilinear")
+        at = warp(flow, -at / GRID, "bilinear")
+    return warp(field, -at / GRID, "bilinear")
 
 
 def _detail(error: Tensor) -> Tensor:
     """(1, 1, h, w) means of an error (1, 1, H, W) over DETAIL x DETAIL positions."""
-    return box_mean(F.avg_pool2d(error, BLOCK), DETAIL)
+    return box_mean(F.avg_pool2d(error, GRID), DETAIL)
 
 
 def _equal(planes: Sequence[Tensor]) -> Tensor:

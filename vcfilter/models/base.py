@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
 
 ARCHITECTURES = {"test": 0, "hierarchical": 1}
@@ -106,6 +109,7 @@ class Model(Protocol):
         video_format: VideoFormat,
         effort: str,
         levels: Sequence[int] = (),
+        rd_scale: npt.NDArray[np.float32] | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion.
 
@@ -115,6 +119,8 @@ class Model(Protocol):
             levels: qps of the quality levels above the base, falling from below step.qp on. A
                 level's tables follow from integers of this frame's levels up to it, and of the
                 references' bases.
+            rd_scale: of a keyframe, factors on the Lagrangian per 8x8 luma samples,
+                (ceil(height / 8), ceil(width / 8)); None: 1 everywhere.
         """
 
     def parse(

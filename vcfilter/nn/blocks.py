@@ -17,7 +17,9 @@ class Block(nn.Module):
         self.narrow = nn.Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(F.leaky_relu(self.widen(self.spatial(x)), 0.1))
+        wide: Tensor = self.widen(self.spatial(x))
+        narrow: Tensor = self.narrow(F.leaky_relu_(wide, 0.1))
+        return narrow.add_(x)
 
 
 class Branch(nn.Module):

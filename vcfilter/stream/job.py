@@ -377,6 +377,8 @@ class Job:
                     count += 1
                     last = max(last, self._end_of(frame, clock))
                     self._meter.read(float(last - first))
+                    if reader.jumps:  # the duration that the source states means nothing
+                        self._meter.total_frames = self._meter.total_seconds = None
                     for item in _items(coder, frame):
                         writer.put(item)
                     if not isinstance(coder, NeuralEncoder):

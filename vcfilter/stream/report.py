@@ -81,10 +81,10 @@ class Progress:
 
 
 class ProgressMeter:
-    """Counts the frames of a run and tells of them, at most five times a second.
+    """Counts the frames of a run and reports them, at most five times a second.
 
     Args:
-        tell: takes the progress; None: nobody does.
+        report: called with the progress; None: it is counted only.
         began: time.monotonic() when the run began.
 
     Attributes:
@@ -92,10 +92,10 @@ class ProgressMeter:
         total_frames, total_seconds: of the whole run; None when unknown.
     """
 
-    def __init__(self, tell: Callable[[Progress], None] | None, began: float) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[Progress], None] | None, began: float) -> None:
+        self._call = report
         self._began = began
-        self._told = 0.0
+        self._last = 0.0
         self.total_frames: int | None = None
         self.total_seconds: float | None = None
         self.begin("", lambda: 0)
@@ -134,15 +134,15 @@ class ProgressMeter:
     def end(self) -> None:
         """All that was read is done."""
         self._frames = self.total_frames = self._read
-        self._told = 0.0
+        self._last = 0.0
         self._report(self._stage)
 
     def _report(self, stage: str) -> None:
         now = time.monotonic()
-        if self._tell is None or now - self._told < _PROGRESS_SECONDS:
+        if self._call is None or now - self._last < _PROGRESS_SECONDS:
             return
-        self._told = now
-        self._tell(
+        self._last = now
+        self._call(
             Progress(
                 stage=stage,
                 frames=self._frames,

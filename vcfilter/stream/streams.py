@@ -22,14 +22,15 @@ class StreamSelection:
 
     Args:
         specifiers: "0" (all), a kind (v a s t d) or an index, each optionally after "0:", a kind
-            optionally with a position after it: "v", "0:a", "a:1", "0:3".
+            optionally with a position after it: "v", "0:a", "a:1", "0:3". "-" before one leaves
+            its streams out of those that are named before it, or of all if it is the first.
     """
 
     specifiers: tuple[str, ...] = ("0",)
 
     def __post_init__(self) -> None:
         for text in self.specifiers:
-            _parse(text)
+            _parse(text.removeprefix("-"))
 
     @classmethod
     def of(cls, streams: str | Sequence[str]) -> StreamSelection:
@@ -45,14 +46,19 @@ class StreamSelection:
             ConfigError: a specifier names no stream.
         """
         wanted: set[int] = set()
+        if self.specifiers and self.specifiers[0].startswith("-"):
+            wanted.update(info.index for info in streams)
         for text in self.specifiers:
-            kind, position = _parse(text)
+            kind, position = _parse(text.removeprefix("-"))
             found = [info.index for info in streams if kind in (None, info.kind)]
             if position is not None:
                 found = found[position : position + 1]
-            if not found:
+            if not found and not text.startswith("-"):
                 raise ConfigError(f"-map {text}: the source has no such stream")
-            wanted.update(found)
+            if text.startswith("-"):
+                wanted.difference_update(found)
+            else:
+                wanted.update(found)
         return sorted(wanted)
 
 

@@ -131,6 +131,8 @@ def encode_file(
             if job.source.is_pipe:
                 raise ConfigError("two passes need a file: a pipe can be read only once")
         goal = job.target(target, overwrite)
+        if resume and not goal.is_regular:
+            raise ConfigError(f"only a file can be resumed, not {goal.title}")
         earlier: list[EarlierRun] = earlier_runs(goal, settings) if resume else []
         if earlier:
             logger.info("%d frames are taken from %s", earlier[0].finished, earlier[0].path)

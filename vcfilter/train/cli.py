@@ -82,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="train the one phase for so long instead of --steps; the file is written after it",
     )
+    parser.add_argument(
+        "--no-freeze",
+        action="store_true",
+        help="end with OUT.average: another machine measures, verifies and writes the file",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument(
         "--device", default="auto", help="a PyTorch device (default: auto, CUDA where there is one)"
@@ -124,6 +129,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, verify, write."""
     plan = plan_of(args.phase, args.steps)
+    if args.no_freeze and not any(steps for _, steps in plan):
+        raise ConfigError("--no-freeze without a step leaves nothing to do")
     if args.minutes is not None and len(plan) > 1:
         raise ConfigError(f"--minutes is for one phase, not for {len(plan)}")
     for name in ("batch", "rate", "log_every", "minutes"):
@@ -204,7 +211,7 @@ def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> No
             average=average_of(args.out),
         )
         net = trainer.weights()
-    if processes.first:
+    if processes.first and not args.no_freeze:
         finish(args, plan, clips, net, log)
 
 
@@ -333,6 +340,8 @@ def finish(
         file=sys.stderr,
     )
     average_of(args.out).unlink(missing_ok=True)
+    if not log.exists():
+        return
     curve = Path(f"{args.out}.svg")
     try:
         draw(read_log(log), curve, f"training of {Path(args.out).name}")

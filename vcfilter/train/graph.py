@@ -44,24 +44,24 @@ class StepGraphs:
         self._captured: dict[StepPlan, tuple[torch.cuda.CUDAGraph, StepNumbers, Figures]] = {}
         self._pool: Any = None  # torch has no public name for its type
 
-    def run(self, plan: StepPlan, given: StepNumbers) -> Figures:
+    def run(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         """One step."""
         found = self._captured.get(plan)
         if found is None:
-            return self._first(plan, given)
+            return self._first(plan, inputs)
         graph, static, figures = found
-        for own, new in zip(tensors(static), tensors(given), strict=True):
+        for own, new in zip(tensors(static), tensors(inputs), strict=True):
             own.copy_(new, non_blocking=True)
         graph.replay()
         return Figures(figures.names, figures.values.clone())
 
-    def _first(self, plan: StepPlan, given: StepNumbers) -> Figures:
+    def _first(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            done = self._learn(plan, given)
+            done = self._learn(plan, inputs)
             done = Figures(done.names, done.values.clone())
-            static: StepNumbers = cloned(given)
+            static: StepNumbers = cloned(inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):

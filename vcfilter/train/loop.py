@@ -310,12 +310,12 @@ class Trainer:
         return loss, reference, bpp
 
     def inter(
-        self, x: Planes, held: Sequence[Reference], plan: InterPlan, given: InterNumbers
+        self, x: Planes, held: Sequence[Reference], plan: InterPlan, inputs: InterNumbers
     ) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
-        batch = len(given.qp)
-        layer = torch.full_like(given.qp, plan.layer)
-        conditions = Conditions(given.qp, layer, given.distances, given.level, plan.refine)
+        batch = len(inputs.qp)
+        layer = torch.full_like(inputs.qp, plan.layer)
+        conditions = Conditions(inputs.qp, layer, inputs.distances, inputs.level, plan.refine)
         references = pair(held)
         coded: CodedMotion | None = None
         coder = TrainingCoder(self.bits, batch)
@@ -332,7 +332,7 @@ class Trainer:
             coded,
             self.earlier(plan.passes, batch),
         )
-        loss, bpp = self.judge(reference.planes, x, given.qp, plan.layer, coder.total)
+        loss, bpp = self.judge(reference.planes, x, inputs.qp, plan.layer, coder.total)
         return loss, reference, bpp
 
     def estimate(
@@ -364,9 +364,9 @@ class Trainer:
             TrainingError: a figure or the gradient is not finite; the weights are as before.
                 Of a captured step only `Figures.read` tells.
         """
-        plan, given = self.draw()
+        plan, inputs = self.draw()
         self.set_rate()
-        figures = self.graphs.run(plan, given) if self.graphs else self.learn(plan, given)
+        figures = self.graphs.run(plan, inputs) if self.graphs else self.learn(plan, inputs)
         decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = [(k, v) for k, v in self.net.state_dict().items() if v.is_floating_point()]
@@ -376,14 +376,14 @@ class Trainer:
         self.share = min(1.0, self.step / self.steps)
         return figures
 
-    def learn(self, plan: StepPlan, given: StepNumbers) -> Figures:
+    def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
         if self.phase.keyframes:
-            found |= self.keyframe_step(plan, given)
+            found |= self.keyframe_step(plan, inputs)
         if self.phase.groups:
-            found |= self.group_step(plan, given)
+            found |= self.group_step(plan, inputs)
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
         values = torch.stack([*(v.detach() for v in found.values()), norm])
@@ -394,16 +394,16 @@ class Trainer:
         project(self.net)
         return figures
 
-    def keyframe_step(self, plan: StepPlan, given: StepNumbers) -> dict[str, Tensor]:
+    def keyframe_step(self, plan: StepPlan, inputs: StepNumbers) -> dict[str, Tensor]:
         """Keyframes alone: half from photographs, half from clips."""
-        y, u, v = given.alone
-        loss, _, bpp = self.keyframes((y, u, v), given.alone_qp, plan.passes)
+        y, u, v = inputs.alone
+        loss, _, bpp = self.keyframes((y, u, v), inputs.alone_qp, plan.passes)
         (loss * self.phase.keyframe_share).backward()
         return {"key": loss, "key_bpp": bpp}
 
-    def group_step(self, plan: StepPlan, given: StepNumbers) -> dict[str, Tensor]:
+    def group_step(self, plan: StepPlan, inputs: StepNumbers) -> dict[str, Tensor]:
         """Keyframes, and inter frames between or after them in coding order."""
-        phase, frames, qp, outer = self.phase, given.frames, given.qp, plan.outer
+        phase, frames, qp, outer = self.phase, inputs.frames, inputs.qp, plan.outer
         losses: list[Tensor] = []
         figures: dict[str, list[Tensor]] = {}
 
@@ -429,7 +429,7 @@ class Trainer:
         share = phase.inter_share
         if plan.inter[0].back:
             share *= min(1.0, FORWARD_FRAMES / len(plan.inter))
-        for place, numbers in zip(plan.inter, given.inter, strict=True):
+        for place, numbers in zip(plan.inter, inputs.inter, strict=True):
             x = frames[place.shown]
             references = [held[n] for n in place.references]
             loss, new, bpp = self.inter(x, references, place, numbers)
@@ -565,11 +565,11 @@ def train(
                 continue
             calm = True
             try:
-                for number, figures in enumerate(pending, trainer.step - len(pending)):
+                for number, figures in enumerate(pending, trainer.step - len(pending) + 1):
                     found = figures.read(number)
                     losses = {k: v for k, v in found.items() if not k.endswith("_bpp")}
                     calm = guard.check(losses, number) and calm
-                    book.add(found, number + 1, trainer.steps if minutes is None else 0, seconds)
+                    book.add(found, number, trainer.steps if minutes is None else 0, seconds)
             except TrainingError as error:
                 raise TrainingError(
                     f"{error}; the last good state, of step {kept}, is in {str(state)!r}: "

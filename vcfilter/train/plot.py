@@ -57,7 +57,9 @@ def draw(rows: Sequence[Row], target: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("curves need matplotlib: pip install 'vcfilter[train]'") from error
+        raise ConfigError(
+            "curves need matplotlib: install vcfilter with the extra train"
+        ) from error
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     axes = figure.subplots()
     for name, points in sorted(curves(rows).items()):

@@ -10,7 +10,6 @@ first.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import logging
 import os
@@ -38,43 +37,32 @@ PAUSE_SECONDS = 0.5  # after accept failed for lack of descriptors
 PROBE_SECONDS = 2.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `worker`."""
-    parser.add_argument(
-        "--listen", metavar="SOCKET",
-        help="serve many clients of the same user on a Unix socket of this name, with the model "
-        "loaded; without it, serve one client whose socket is standard input",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-clients", type=int, default=CLIENTS_MAX, metavar="N",
-        help="with --listen: most connections at a time (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--threads", type=int, default=0, metavar="N",
-        help="CPU threads of the networks; 0: PyTorch's choice (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", default="auto",
-        help="PyTorch device: cpu, cuda; auto: a GPU where there is one (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--model", metavar="NAME|ID|FILE",
-        help="one model for all streams, instead of the one that each stream names",
-    )  # fmt: skip
-
-
-def run(args: argparse.Namespace, limits: Limits) -> NoReturn:
-    """Serve until the client closes the connection, or with --listen until a signal.
+def serve(
+    *,
+    path: str | None,
+    clients_max: int,
+    runtime: Runtime,
+    model: str | None,
+    limits: Limits,
+) -> NoReturn:
+    """Serve until the client closes the connection, or on a socket until a signal.
 
     Args:
+        path: of the socket; None: standard input is the socket of one client.
+        clients_max: most connections at a time.
+        model: name, id or path of the model of all streams; None: the one that each names.
         limits: upper bounds of decoding one stream.
+
+    Raises:
+        ConfigError: clients_max is below 1, another worker listens there, or standard input is no
+            socket.
     """
-    if args.max_clients < 1:
-        raise ConfigError(f"max-clients {args.max_clients} is below 1")
+    if clients_max < 1:
+        raise ConfigError(f"max-clients {clients_max} is below 1")
     keep_memory()
-    codecs = Codecs(Runtime(device=args.device, threads=args.threads), args.model, limits)
-    if args.listen:
-        listen(args.listen, codecs, args.max_clients)
+    codecs = Codecs(runtime, model, limits)
+    if path:
+        listen(path, codecs, clients_max)
     serve_standard_input(codecs)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical.blocks import picture_dct
@@ -52,13 +57,21 @@ def code_keyframe(
     step: FrameStep,
     effort: Effort,
     levels: Sequence[int] = (),
+    rd_scale: npt.NDArray[np.float32] | None = None,
 ) -> tuple[list[bytes], Reference]:
-    """A keyframe's payloads, of the base and of each level's qp, and its reconstruction."""
+    """A keyframe's payloads, of the base and of each level's qp, and its reconstruction.
+
+    Args:
+        rd_scale: see models.base.Model.encode.
+    """
+    scale: Tensor | float = 1.0
+    if rd_scale is not None:
+        scale = torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     passes = effort.passes_of(0)
     coder, finer = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier, finer)
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, finer, scale)
     return [coder.finish(), *_payloads(finer)], reference
 
 

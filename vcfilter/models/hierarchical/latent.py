@@ -90,9 +90,14 @@ def mirror(lattice: Tensor, size: int) -> Tensor:
     return F.pad(F.pad(lattice, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
 
 
+def by_position(maps: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, HW, C), channels last in memory; of such maps no copy is made."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def gather(maps: Tensor, where: Tensor) -> Tensor:
     """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return maps.flatten(2).index_select(2, where).transpose(1, 2)
+    return by_position(maps).index_select(1, where)
 
 
 class StepModel(nn.Module):
@@ -154,10 +159,15 @@ class StepModel(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """One step of a walk: its model, and its (N,) positions on its lattice."""
+    """One step of a walk.
+
+    Args:
+        model: the step's. where: (N,) its positions on its lattice. at: the same in the maps.
+    """
 
     model: StepModel
     where: Tensor
+    at: Tensor
 
     def lattice(self, maps: Tensor) -> Tensor:
         """The channels up to this step's highest, at its lattice's positions."""
@@ -166,19 +176,26 @@ class Place:
 
     def take(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) at this step's channels and positions: (B, N, count)."""
-        return gather(self.lattice(maps)[:, self.model.step.low :], self.where)
+        return gather(maps[:, self.model.step.low : self.model.step.high], self.at)
 
     def put(self, maps: Tensor, chosen: Tensor) -> Tensor:
         """The maps with (B, N, count) written at this step's place; differentiable.
 
         In place, unless a gradient passes through the maps or what is written.
+
+        Args:
+            maps: (B, C, H, W), channels last in memory.
         """
-        step = self.model.step
-        part = maps[:, step.low : step.high, :: step.stride, :: step.stride]
-        flat = part.flatten(2).index_copy(2, self.where, chosen.transpose(1, 2).to(maps.dtype))
+        step, chosen = self.model.step, chosen.to(maps.dtype)
         if maps.requires_grad or chosen.requires_grad:
             maps = maps.clone()
-        maps[:, step.low : step.high, :: step.stride, :: step.stride] = flat.view(part.shape)
+            part = by_position(maps[:, step.low : step.high]).index_copy(1, self.at, chosen)
+            part = part.unflatten(1, maps.shape[2:]).permute(0, 3, 1, 2)
+            maps[:, step.low : step.high] = part
+            return maps
+        batch, channels, rows, columns = maps.shape
+        every = maps.permute(0, 2, 3, 1).view(batch, rows * columns, channels)
+        every[..., step.low : step.high].index_copy_(1, self.at, chosen)
         return maps
 
 
@@ -210,7 +227,10 @@ class LatentContext:
 
     def zeros(self) -> Tensor:
         """Zeros for the part in the picture."""
-        return torch.zeros_like(self.crop(self.temporal[0]), memory_format=torch.contiguous_format)
+        part = self.crop(self.temporal[0])
+        return torch.zeros(part.shape, dtype=part.dtype, device=part.device).to(
+            memory_format=torch.channels_last
+        )
 
     def untouched(self) -> LatentSymbols:
         """The integers of a frame whose latent is not coded."""
@@ -242,7 +262,7 @@ class LatentModel(nn.Module):
         super().__init__()
         self.channels = channels
         self.plan = plan
-        self._kept: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}
+        self._kept: dict[tuple[int, int, torch.device], tuple[tuple[Tensor, Tensor], ...]] = {}
         self.steps = nn.ModuleList()
         for step in plan:
             wide = hidden if step.high - step.low > 16 else max(32, hidden // 2)
@@ -259,25 +279,34 @@ class LatentModel(nn.Module):
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""
-        for model, where in zip(self.steps, self._where(maps), strict=True):
+        for model, (where, at) in zip(self.steps, self._where(maps), strict=True):
             assert isinstance(model, StepModel)
-            yield Place(model, where)
+            yield Place(model, where, at)
 
-    def _where(self, maps: Tensor) -> tuple[Tensor, ...]:
-        """Positions of all steps; they follow from size and device, and are kept for some sizes."""
+    def _where(self, maps: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Positions of all steps, on the lattice and in the maps.
+
+        They follow from size and device, and are kept for some sizes.
+        """
         rows, columns = maps.shape[2:]
         key = rows, columns, maps.device
         found = self._kept.get(key)
         if found is None:
             with torch.inference_mode(False):  # training may use them, too
-                found = tuple(
-                    positions(-(-rows // s.stride), -(-columns // s.stride), s.sites, maps.device)
-                    for s in self.plan
-                )
+                found = tuple(self._positions(rows, columns, s, maps.device) for s in self.plan)
             if len(self._kept) >= KEPT_SIZES:
                 self._kept.clear()
             self._kept[key] = found
         return found
+
+    @staticmethod
+    def _positions(
+        rows: int, columns: int, step: Step, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        few = -(-columns // step.stride)
+        where = positions(-(-rows // step.stride), few, step.sites, device)
+        row, column = where.div(few, rounding_mode="floor"), where % few
+        return where, (row * columns + column) * step.stride
 
     def walk(
         self, context: LatentContext, next_symbols: NextSymbols, below: Below | None = None
@@ -322,7 +351,8 @@ class LatentModel(nn.Module):
             target: (B, C, h, w) latent to code.
             prediction: (B, C, h, w) float, what is expected; the coded part is the difference.
             steps: (B, C) quantiser steps.
-            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w) or a number.
+            rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w), of which the part outside
+                the picture may be missing, or a number.
             below: see `walk`.
 
         Returns:
@@ -377,7 +407,7 @@ class ValuePass:
         self, context: LatentContext, steps: Tensor, maps: Tensor, below: Below | None = None
     ) -> None:
         self._features, self._steps, self._below = context.features, steps[:, None], below
-        self.maps = maps.contiguous()
+        self.maps = maps.contiguous(memory_format=torch.channels_last)
         self._mean: tuple[Place, Tensor] | None = None
 
     def steps(self, place: Place) -> Tensor:
@@ -408,9 +438,10 @@ class _Indices:
         careful = context.features.is_cuda and not latent.training
         exact = torch.float64 if careful else torch.float32
         self._features = context.features.to(exact)
-        self._past = tuple(context.crop(p).to(exact) for p in context.temporal)
-        shape = self._past[0].shape
-        self._magnitudes = torch.zeros(shape, dtype=exact, device=context.features.device)
+        self._past = tuple(
+            context.crop(p).to(exact, memory_format=torch.channels_last) for p in context.temporal
+        )
+        self._magnitudes = torch.zeros_like(self._past[0])
 
     def of(self, place: Place) -> Tensor:
         """(B, N, count) indices of a step's tables, before rounding."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,12 +91,13 @@ class HierarchicalModel:
         video_format: VideoFormat,
         effort: str,
         levels: Sequence[int] = (),
+        rd_scale: npt.NDArray[np.float32] | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion of the base."""
         with self._inference():
             if step.type is FrameType.KEY:
                 sections, reference = code_keyframe(
-                    self.net, self.tables, picture, step, EFFORTS[effort], levels
+                    self.net, self.tables, picture, step, EFFORTS[effort], levels, rd_scale
                 )
                 mode = b""
             else:

@@ -446,6 +446,7 @@ class VideoNet(nn.Module):
         coder: Coder,
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
+        rd_scale: Tensor | float = 1.0,
     ) -> Reference:
         """Code keyframes.
 
@@ -454,10 +455,12 @@ class VideoNet(nn.Module):
                 synthesis left of the one before: rounding and branches work against each other
                 less.
             levels: quality levels above the base, by rising drop.
+            rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
+                or a number.
         """
         wanted = to_blocks(*x)
         blocks, image = self._code_image(
-            conditions, wanted, None, self.from_nothing, coder, earlier, levels
+            conditions, wanted, None, self.from_nothing, coder, earlier, levels, rd_scale
         )
         assert blocks is not None
         return self.key_reference(conditions, blocks, self.frame_context(image, None))
@@ -525,18 +528,23 @@ class VideoNet(nn.Module):
         coder: Coder | None,
         earlier: Sequence[Coder],
         levels: Sequence[LevelCoder],
+        rd_scale: Tensor | float = 1.0,
     ) -> tuple[Tensor | None, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers of the base).
 
         Args:
             coder: of the base; None: it holds no residual. Where no level holds one either there
                 is no reconstruction.
+            rd_scale: see `code_keyframe`.
         """
+        if isinstance(rd_scale, Tensor):
+            rd_scale = rd_scale.expand(*wanted.shape[:2], -1, -1)
         context = self.image_context(conditions, contexts, wanted.shape)
         image, blocks = context.untouched(), None
         stack = _Stack(context, None)
         if coder is not None:
-            passes, scale = [*earlier, coder], REFINED if levels else 1.0
+            passes = [*earlier, coder]
+            scale = rd_scale * (REFINED if levels else 1.0)
             blocks, image = self._code_level(
                 conditions, wanted, context, start, passes, None, scale
             )
@@ -546,7 +554,8 @@ class VideoNet(nn.Module):
         for level in levels:
             own = conditions.finer(level.drop)
             context = self.image_context(own, contexts, wanted.shape, level.drop)
-            below, scale = stack.below(level.drop), BEST if level is levels[-1] else REFINED
+            below = stack.below(level.drop)
+            scale = rd_scale * (BEST if level is levels[-1] else REFINED)
             found, finer = self._code_level(own, wanted, context, start, level.passes, below, scale)
             symbols = context.crop(finer.symbols)
             level.used = bool((symbols if below is None else symbols - below.scaled).any())
@@ -564,12 +573,12 @@ class VideoNet(nn.Module):
         start: Start,
         passes: Sequence[Coder],
         below: Below | None,
-        scale: float,
+        scale: Tensor | float,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the base or a level of the image latent in passes; see `code_keyframe`.
 
         Args:
-            scale: factor on the quantiser's Lagrangian.
+            scale: factor on the quantiser's Lagrangian, see `LatentModel.code`.
         """
         base, features = self.features(conditions)
         steps, coding = self.image.quantiser_steps(base, features), self.image.coding
