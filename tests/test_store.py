@@ -313,7 +313,7 @@ def test_streams_of_two_models_are_decoded_side_by_side(folder: Path) -> None:
     for found, decoder in zip(shown, decoders, strict=True):
         assert [f.pts for f in found] == [f.pts for f in frames] and not decoder.dropped_damaged
         errors = [np.abs(a.y.astype(int) - b.y).mean() for a, b in zip(found, frames, strict=True)]
-        assert max(errors) < 4
+        assert max(errors) < 5
     assert [p.data for p in packets[0]] != [p.data for p in packets[1]]
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
-from vcfilter.models.hierarchical.motion import BLEND_SHARE, direct_motion, field_step
+from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
 from vcfilter.models.hierarchical.refine import gauss_newton
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.warp import enlarge, median3, warp
@@ -42,10 +42,9 @@ def estimate_motion(
     Outside the picture (conditions.size), motion goes on as at the border.
     """
     first, second = (reference.planes[0] for reference in references)
-    start = direct_motion(references, conditions.distances)
     alone = not bool(conditions.distances[0, 1])
     base = quantiser_step(conditions.qp)
-    found = estimate_field(x[0], first, None if alone else second, start, base, scale, rounds)
+    found = estimate_field(x[0], first, None if alone else second, base, scale, rounds)
     return MotionField(*found).within(conditions.size)
 
 
@@ -53,7 +52,6 @@ def estimate_field(
     x: Tensor,
     left: Tensor,
     right: Tensor | None,
-    start: Tensor,
     base: Tensor,
     scale: int,
     rounds: int,
@@ -62,18 +60,17 @@ def estimate_field(
 
     Args:
         x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
-        start: (B, 5, H/8, W/8), where the search begins.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
         rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
 
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    flow = estimate_flow(x, left, scale, start[:, :2])
+    flow = estimate_flow(x, left, scale)
     if right is None:
-        field = torch.cat([flow, torch.zeros_like(start[:, 2:])], dim=1)
+        field = torch.cat([flow, torch.zeros_like(flow), torch.zeros_like(flow[:, :1])], dim=1)
         return gauss_newton(x, left, None, field, rounds)
-    flow_right = estimate_flow(x, right, scale, start[:, 2:4])
+    flow_right = estimate_flow(x, right, scale)
     weight = estimate_blend(
         x,
         warp(left, enlarge(flow, BLOCK), "bicubic"),
@@ -93,7 +90,9 @@ def coarse_to_fine(
 
     No value is read by the host: on a GPU this replaces the dense search.
 
-    Args and returns: see `estimate_field`.
+    Args:
+        start: (B, 5, H/8, W/8), where the steps begin. The rest, and what is returned: see
+            `estimate_field`.
     """
     rows, columns = x.shape[2:]
     fits = [n for n in COARSE_SIZES if not (rows % (BLOCK * n) or columns % (BLOCK * n))]
@@ -193,18 +192,17 @@ def global_motion(flow: Tensor, weight: Tensor) -> Tensor:
     return (terms @ affine).transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Tensor:
+def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
     """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
 
     Args:
         x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
-        start: (B, 2, H/8, W/8), where the search begins.
 
     Returns:
         (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
     """
     fields = []
-    for a, b, c in zip(x[:, 0], reference[:, 0], start, strict=True):
+    for a, b in zip(x[:, 0], reference[:, 0], strict=True):
         now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
         if scale > 1:
             size = (now.shape[1] // scale, now.shape[0] // scale)
@@ -214,9 +212,7 @@ def estimate_flow(x: Tensor, reference: Tensor, scale: int, start: Tensor) -> Te
             fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
             continue
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        begin = (c.detach().cpu().numpy() / scale).transpose(1, 2, 0)
-        begin = cv2.resize(begin, now.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        flow = search.calc(now, past, begin) * scale
+        flow = search.calc(now, past, None) * scale  # type: ignore[call-overload]
         flow = cv2.resize(
             flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
         )
