@@ -102,7 +102,7 @@ def test_stream_to_another_player(neural: Path, tmp_path: Path) -> None:
     assert [t - late for t in times] == pytest.approx([i / 24 for i in range(10)], abs=0.001)
 
 
-@pytest.mark.parametrize("line", ["pipe", "udp"])
+@pytest.mark.parametrize("line", ["pipe", pytest.param("udp", marks=pytest.mark.slow)])
 def test_live(line: str) -> None:
     text = run("live.py", "--seconds", 1, "--rate", 5, "--size", "96x32", "--line", line)
     found = re.fullmatch(

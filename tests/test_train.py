@@ -87,7 +87,7 @@ def trainer(
 
 
 def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
-    t = trainer(material, start, steps=12)
+    t = trainer(material, start, steps=6)
     x = t.stills.draw([0], 4)[0]
     qp = torch.tensor([20, 26, 32, 38])
 
@@ -96,7 +96,7 @@ def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
             return float(t.keyframes(x, qp, passes=1)[0])
 
     before = loss()
-    for _ in range(12):
+    for _ in range(6):
         figures = t.run_step().read(0)
         assert all(np.isfinite(v) for v in figures.values())
     assert loss() < before - 0.005
@@ -366,6 +366,7 @@ def test_natural_units_on_a_gpu(material: Clip) -> None:
     assert torch.allclose(found, spread(Samples([material], 64, 1)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_smaller_configuration_trains_and_is_verified(material: Clip, tmp_path: Path) -> None:
     config = HierarchicalConfig(
         image_width=16, image_hidden=32, motion_width=8, motion_hidden=32, prediction_width=16
@@ -497,11 +498,11 @@ def test_a_captured_step_reads_nothing(
     net = loop.VideoNet()
     net.load_state_dict(start)
     samples, stills = Samples([material], 64, 1), Samples([material], 64, 2)
-    t = loop.Trainer(net, samples, stills, replace(TINY, forward=0.5), 9, plans=4)
+    t = loop.Trainer(net, samples, stills, replace(TINY, forward=0.5), 9, plans=2)
     t.optimizer.step = lambda: None  # type: ignore[method-assign]  # AdamW's own counts its steps
     Reads.found.clear()
     kinds = set()
-    for _ in range(4):
+    for _ in range(2):
         plan, _ = t.draw()
         assert plan in t.plans
         kinds.add(plan.inter[0].back)

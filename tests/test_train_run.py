@@ -176,6 +176,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(
     assert way > 0 and (apart / way) ** 0.5 < 0.1, (apart / way) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_plan_broken_off_in_its_second_phase_ends_alike(
     undisturbed: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_guard_goes_on_from_its_state() -> None:
             other.check({"key": 3.0}, step)
 
 
+@pytest.mark.slow
 def test_a_jump_keeps_the_last_good_state(
     undisturbed: Path,
     films: Path,
