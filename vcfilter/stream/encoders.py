@@ -303,6 +303,7 @@ class NeuralEncoder:
     Attributes:
         encoder: None before open().
         coded_frame: called when a frame is coded; to be set before open().
+        keeps_log: whether the encoder's pass log will be asked for.
     """
 
     def __init__(
@@ -323,6 +324,7 @@ class NeuralEncoder:
         self._time_base = Fraction(1, 1000)
         self.encoder: Encoder | None = None
         self.coded_frame: Callable[[FrameRecord], None] | None = None
+        self.keeps_log = False
 
     @property
     def statistics(self) -> EncoderStatistics | None:
@@ -379,5 +381,7 @@ class NeuralEncoder:
         encoder = self.encoder
         assert encoder is not None
         packets = encoder.encode(frame)
-        encoder.statistics.clear()  # a live stream has no end
+        encoder.statistics.records.clear()  # a live stream has no end
+        if not self.keeps_log:
+            encoder.statistics.segments.clear()
         return [bridge_packet(packet, 0, self._time_base) for packet in packets]

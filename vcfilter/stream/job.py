@@ -257,6 +257,7 @@ class Job:
             options = replace(options, frame_rate=source.frame_rate)
         coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
         coder.coded_frame = self._meter.coded
+        coder.keeps_log = True
         coder.open(fmt, clock.time_base, source.frame_rate)
         return coder
 
