@@ -65,7 +65,9 @@ def _count(net: VideoNet, inter: bool) -> dict[str, float]:
     device = net.image.analysis_linear.weight.device
     decode, key = _Decode(net), Conditions.of([KEY], [KEY_MODE], device)
     reference = decode(KEY_MODE, key, None)
-    with FlopCounterMode(display=False) as counter:
+    # The counter knows no operators of oneDNN.
+    plain = torch.backends.mkldnn.flags(enabled=False)
+    with plain, FlopCounterMode(display=False) as counter:
         if inter:
             decode(coded, Conditions.of([INTER], [coded], device), reference)
         else:

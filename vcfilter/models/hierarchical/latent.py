@@ -23,6 +23,7 @@ from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
+from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
@@ -124,7 +125,7 @@ class StepModel(nn.Module):
         # The mean is linear in what is known, times a gain learned per frame context.
         self.informing = min(step.high, informing)
         self.radius = radius
-        self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, bias=False)
+        self.mean = Conv2d(self.informing, count, 2 * radius + 1, bias=False)
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
