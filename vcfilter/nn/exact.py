@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.nn.native import linear
+
 ACTIVATION_MAX = 255
 WEIGHT_SHIFT = 9  # weights are multiples of 2^-9
 # float32 holds every integer up to 2^24; up to three layers' sums are added up.
@@ -81,7 +83,7 @@ class ExactLinear(ExactLayer):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.integers(x.dtype))
+        return linear(x, *self.integers(x.dtype))
 
 
 class ExactDepthwise(ExactLayer):
@@ -103,7 +105,9 @@ class ExactDepthwise(ExactLayer):
 
 def activate(sums: Tensor) -> Tensor:
     """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
-    return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+    if sums.requires_grad and torch.is_grad_enabled():
+        return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+    return (sums * (1.0 / (1 << WEIGHT_SHIFT))).floor_().clamp_(0, ACTIVATION_MAX)
 
 
 def check_bound(module: nn.Module) -> float:

@@ -31,5 +31,14 @@ def conv2d(
     return F.conv2d(x, weight, bias, padding=padding, groups=groups)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear of (B, N, inputs), by oneDNN where `conv2d` would be."""
+    if x.dim() != 3 or x.numel() <= SMALL or not _has_onednn() or not is_native(x, weight):
+        return F.linear(x, weight, bias)
+    maps = x.contiguous()[:, :, None].permute(0, 3, 1, 2)
+    sums = torch.mkldnn_convolution(maps, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
+    return sums.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
