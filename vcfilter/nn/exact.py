@@ -35,8 +35,7 @@ def floor_through(x: Tensor) -> Tensor:
 
 def _state(parameter: Tensor) -> tuple[Any, ...]:
     """What changes when a parameter is replaced, moved or written to."""
-    version = 0 if parameter.is_inference() else parameter._version
-    return parameter.device, parameter.data_ptr(), version
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
 class ExactLayer(nn.Module):
@@ -49,7 +48,7 @@ class ExactLayer(nn.Module):
 
     def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """(weight, bias) as integer-valued tensors; of weights that do not learn computed once."""
-        key = dtype, *(_state(p) for p in (self.weight, self.bias))
+        key = dtype, _state(self.weight), _state(self.bias)
         if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
             return self._fixed[1]
         unit = float(1 << WEIGHT_SHIFT)

@@ -47,7 +47,7 @@ class Trial:
     estimate: float
     mode: HierarchicalMode
     reference: Reference
-    payload: bytes
+    coder: EncodingCoder
 
 
 def code_keyframe(
@@ -109,6 +109,28 @@ def code_inter(
 ) -> tuple[list[bytes], Reference]:
     """An inter frame's payloads and reconstruction in one mode, see `code_keyframe`.
 
+    Args: see `choose_inter`.
+    """
+    coder, finer, reference = choose_inter(
+        net, tables, x, step, mode, references, field, passes, coded, levels
+    )
+    return [coder.finish(), *_payloads(finer)], reference
+
+
+def choose_inter(
+    net: VideoNet,
+    tables: TableSet,
+    x: Picture,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    references: Pair,
+    field: MotionField | None,
+    passes: int,
+    coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
+    levels: Sequence[int] = (),
+) -> tuple[EncodingCoder, list[LevelCoder], Reference]:
+    """An inter frame's symbols, not yet in bytes, and its reconstruction in one mode.
+
     Args:
         field: estimated motion, for CODED.
         coded: motion by its level, as it was coded of this field before; added to.
@@ -130,7 +152,7 @@ def code_inter(
     reference = net.code_inter(
         mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, finer
     )
-    return [coder.finish(), *_payloads(finer)], reference
+    return coder, finer, reference
 
 
 class ModeDecision:
@@ -227,7 +249,7 @@ class ModeDecision:
 
     def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:
         passes = self._effort.passes_of(self._step.layer)
-        (payload,), reference = code_inter(
+        coder, _, reference = choose_inter(
             self._net,
             self._tables,
             self._x,
@@ -238,7 +260,7 @@ class ModeDecision:
             passes,
             self._coded,
         )
-        size = len(mode.pack()) + len(payload) + HEADER_BYTES
+        size = len(mode.pack()) + coder.size() + HEADER_BYTES
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)
         error = estimate = distortion(self._x, reference.planes, self._step.qp)
         if not mode.residual:
@@ -248,5 +270,5 @@ class ModeDecision:
             estimate=estimate + rate_cost,
             mode=mode,
             reference=reference,
-            payload=payload,
+            coder=coder,
         )

@@ -27,8 +27,6 @@ from vcfilter.models.hierarchical.conditions import (
     CONTEXT_MAX,
     Conditions,
     all_past,
-    context_features,
-    quantiser_step,
 )
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
@@ -169,9 +167,7 @@ class VideoNet(nn.Module):
 
     def features(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """(base steps (B,), context features (B, 16)) in the networks' own precision."""
-        dtype = self.image.analysis_linear.weight.dtype
-        features = context_features(conditions.qp, conditions.layer, conditions.distances)
-        return quantiser_step(conditions.qp).to(dtype), features.to(dtype)
+        return conditions.features(self.image.analysis_linear.weight.dtype)
 
     def latent_shape(self, batch: int, rows: int, columns: int) -> Size4:
         """The image latent's shape for frames of so many padded luma samples."""
