@@ -14,7 +14,7 @@ from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical.blocks import picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions
-from vcfilter.models.hierarchical.config import Effort
+from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
@@ -194,24 +194,41 @@ class ModeDecision:
         best = self._try(HierarchicalMode(residual=False))
         if best.cost <= self._weight * SMALLEST_BITS / 8:
             return best  # a still picture: nothing else can be cheaper
+        trials = [best, *(self._try(mode) for mode in self._free())]
+        if not self._settled(trials):
+            trials += self._search()
+        best = min(trials, key=lambda trial: trial.cost)
+        trials.sort(key=lambda trial: trial.estimate)
+        for trial in trials[: self._effort.residuals]:
+            if trial.estimate >= best.cost * (1 - self._effort.least_gain):
+                break
+            whole = self._try(replace(trial.mode, residual=True), self._field)
+            best = min(best, whole, key=lambda trial: trial.cost)
+        return best
+
+    def _settled(self, trials: Sequence[Trial]) -> bool:
+        """Whether no motion is searched, as what is known fits well enough for the effort."""
+        best = min(trials, key=lambda trial: trial.estimate)
+        gain = best.cost - best.estimate
+        return self._step.layer >= DEEP_LAYER and gain < self._effort.settled * best.cost
+
+    def _search(self) -> list[Trial]:
+        """Trials with coded motion, without a residual."""
         conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
         effort = self._effort
         field = self._field = estimate_motion(
             conditions, self._x.planes, self._pair, effort.flow_scale, effort.fit_rounds
         )
-        trials = [best]
-        for mode in self._motions():
-            trials.append(self._try(mode, field))
-        if self._between:
-            coded = [trial for trial in trials if trial.mode.motion is MotionMode.CODED]
-            first = min(coded, key=lambda trial: trial.estimate)
+        refine = self._between and not effort.plain_motion
+        modes = [
+            HierarchicalMode(motion=MotionMode.CODED, level=level, refine=refine, residual=False)
+            for level in sorted(self._precise)
+        ]
+        trials = [self._try(mode, field) for mode in modes]
+        if self._between and effort.plain_motion:
+            first = min(trials, key=lambda trial: trial.estimate)
             trials.append(self._try(replace(first.mode, refine=True), field))
-        best = min(trials, key=lambda trial: trial.cost)
-        trials.sort(key=lambda trial: trial.estimate)
-        for trial in trials[: effort.residuals]:
-            whole = self._try(replace(trial.mode, residual=True), field)
-            best = min(best, whole, key=lambda trial: trial.cost)
-        return best
+        return trials
 
     def with_levels(
         self, mode: HierarchicalMode, levels: Sequence[int]
@@ -231,8 +248,8 @@ class ModeDecision:
             levels,
         )
 
-    def _motions(self) -> list[HierarchicalMode]:
-        """Modes without a residual that are tried besides none."""
+    def _free(self) -> list[HierarchicalMode]:
+        """Modes without coded motion and without a residual that are tried besides none."""
         modes = []
         if self._effort.free_modes and self._two:
             modes += [
@@ -241,10 +258,6 @@ class ModeDecision:
             ]
         if self._between and self._step.layer > 1:
             modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
-        modes += [
-            HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
-            for level in sorted(self._precise)
-        ]
         return modes
 
     def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:
