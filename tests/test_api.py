@@ -80,6 +80,11 @@ def test_streams_have_pyav_names(neural: Path) -> None:
         assert container.metadata["title"] == "tiny film"
         assert container.duration == pytest.approx(500_000, abs=5000)
         assert container.streams.get(video=0, audio=0) == [video, audio]
+        assert container.streams.best("video") is video
+        assert container.streams.best("audio") is audio
+        assert container.streams.best("subtitle") is None
+        with pytest.raises(ConfigError, match="not one of"):
+            container.streams.best("pictures")
         with pytest.raises(ConfigError, match="video=1"):
             container.streams.get(video=1)
 

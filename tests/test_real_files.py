@@ -258,6 +258,22 @@ def test_mended_and_missing_audio_is_logged_once(
     assert "2.00 s" in said[1]
 
 
+@pytest.mark.parametrize("name", ["film.mkv", "film.flv"])
+def test_a_film_that_is_cut_short_is_told(name: str, tmp_path: Path) -> None:
+    """Matroska states lengths in tags, FLV for the whole file alone."""
+    codec = "ffv1" if name.endswith("mkv") else "flv"
+    audio = "pcm_s16le" if name.endswith("mkv") else None
+    film = make_film(tmp_path / name, frames=100, codec=codec, audio=audio)
+    whole = film.read_bytes()
+    film.write_bytes(whole[: len(whole) // 2])
+    report = encode_file(film, tmp_path / "out.mkv", FAST)
+    assert 20 <= report.frames <= 80
+    told = [text for text in report.warnings if "seems to be cut short" in text]
+    assert len(told) == (2 if audio else 1)
+    film.write_bytes(whole)
+    assert not encode_file(film, tmp_path / "all.mkv", FAST).warnings
+
+
 def test_adpcm_reaches_avi(tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.avi", frames=6, codec="mpeg4", audio="adpcm_ms")
     encode_file(film, tmp_path / "n.mkv", FAST)

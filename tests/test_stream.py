@@ -323,6 +323,20 @@ def test_decode_to_mp4_restores_the_frame_rate(tmp_path: Path) -> None:
     assert times(tmp_path / "out.mp4") == [Fraction(1001 * n, 30000) for n in range(14)]
 
 
+@pytest.mark.parametrize("name", ["out.mpg", "out.gif"])
+def test_containers_of_a_constant_rate(name: str, tmp_path: Path) -> None:
+    source = make_film(tmp_path / "in.mkv", codec="libx264", rate=25)
+    encode_file(source, tmp_path / "n.mkv", FAST)
+    assert decode_file(tmp_path / "n.mkv", tmp_path / name).frames == 14
+    found = times(tmp_path / name)
+    assert [each - found[0] for each in found] == [Fraction(n, 25) for n in range(14)]
+
+
+def test_one_picture_is_no_container(neural: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names one picture"):
+        decode_file(neural, tmp_path / "out.png")
+
+
 def test_decode_lossless_equals_decoded_frames(neural: Path, tmp_path: Path) -> None:
     codec = vcfilter.MediaCodec(name="ffv1")
     decode_file(str(neural), str(tmp_path / "out.mkv"), codec=codec)

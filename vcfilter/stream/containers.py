@@ -92,10 +92,11 @@ CONTAINERS: Mapping[str, Container] = {
             extensions=(".mpg", ".mpeg"),
             encoder="mpeg2video",
             options={"b": "20000000"},
-            tick=_TS_CLOCK,
+            constant_rate=True,
         ),
         Container(name="ogg", extensions=(".ogv",), encoder="libvpx"),
-        Container(name="mxf", extensions=(".mxf",)),
+        Container(name="mxf", extensions=(".mxf",), constant_rate=True),
+        Container(name="gif", extensions=(".gif",), encoder="gif", video_only=True),
         Container(name="asf", extensions=(".wmv",), tick=_MILLISECOND),
         Container(name="h264", extensions=(".h264",), video_only=True),
         Container(name="hevc", extensions=(".h265",), encoder="libx265", video_only=True),
@@ -107,6 +108,8 @@ CONTAINERS: Mapping[str, Container] = {
 
 NEURAL_CONTAINERS = tuple(each.name for each in CONTAINERS.values() if each.neural)
 """Containers that keep a VCF1 track."""
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 _BY_EXTENSION = {
     extension: each.name for each in CONTAINERS.values() for extension in each.extensions
@@ -138,6 +141,10 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
     suffix = FilePath(text).suffix.lower()
     if text == PIPE or not suffix:
         return default
+    if suffix in _PICTURES:
+        raise ConfigError(
+            f"{text} names one picture; {FilePath(text).stem}_%04d.png names one per frame"
+        )
     if suffix not in _BY_EXTENSION:
         raise ConfigError(
             f"the extension of {text} names no container that is known; give another, or -f FORMAT"

@@ -16,7 +16,12 @@ from vcfilter._bridge import (
 )
 from vcfilter.stream.containers import MATROSKA, holds
 from vcfilter.stream.report import Log
-from vcfilter.stream.streams import is_encrypted, is_encrypted_packet, name_of
+from vcfilter.stream.streams import (
+    is_encrypted,
+    is_encrypted_packet,
+    name_of,
+    stated_seconds,
+)
 from vcfilter.stream.subtitles import (
     SAMPLE_DESCRIPTION,
     mov_text_to_subrip,
@@ -39,11 +44,13 @@ class Copy:
         index: of the stream in the source; -1 of what has no packets (attachments).
         info: what it becomes.
         convert: how each packet changes, if at all; None leaves a packet out.
+        seconds: how long the source says that it is; None: nothing, or what info says.
     """
 
     index: int
     info: StreamInfo
     convert: Callable[[BridgePacket], BridgePacket | None] | None = None
+    seconds: Fraction | None = None
 
 
 def plan_copies(
@@ -86,8 +93,10 @@ def plan_copies(
             continue
         copy = _text_copy(clean, container)
         if copy is None and holds(container, info):
-            copy = Copy(index=info.index, info=clean)
-        if copy is None:
+            copy = Copy(index=info.index, info=clean, seconds=stated_seconds(info))
+        if copy is None and info.kind == "audio" and not info.sample_rate:
+            log.warning(f"{name_of(info)} is left out: none of it is there to tell its sample rate")
+        elif copy is None:
             log.warning(f"{name_of(info)} is left out: {container} cannot hold it")
         else:
             plan.append(copy)
@@ -214,9 +223,9 @@ class StreamCopier:
                     f"{track.encrypted} packets of {name_of(info)} are left out: they are encrypted"
                 )
                 continue
-            if jumped or info.kind != "audio" or info.duration is None or not self._cut.is_all:
+            stated = track.copy.seconds or stated_seconds(info)
+            if jumped or info.kind != "audio" or stated is None or not self._cut.is_all:
                 continue
-            stated = info.duration * info.time_base
             begin = (info.start_time or 0) * info.time_base
             got = Fraction(0) if track.end is None else track.end - begin
             if stated - got > max(_SHORT_SECONDS, stated / 20):

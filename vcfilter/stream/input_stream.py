@@ -350,6 +350,22 @@ class Streams(tuple[Stream, ...]):
     def _of(self, kind: str) -> tuple[Stream, ...]:
         return tuple(stream for stream in self if stream.type == kind)
 
+    def best(self, kind: str) -> Stream | None:
+        """The stream of a kind ("video", "audio", "subtitle", "data", "attachment") that a player
+        begins with: the first one flagged as default, else the first; None: there is none.
+
+        Of video streams neural ones come first.
+
+        Raises:
+            ConfigError: the kind is none of these.
+        """
+        known = (*_KINDS.values(), "attachment")
+        if kind not in known:
+            raise ConfigError(f"stream kind {kind!r} is not one of {', '.join(known)}")
+        found = self.video if kind == "video" else self._of(kind)
+        neural = tuple(stream for stream in found if stream.codec_name == "vcfilter")
+        return max(neural or found, key=lambda stream: stream.disposition & 1, default=None)
+
     def _one(self, chosen: object) -> Stream:
         if isinstance(chosen, Stream):
             return chosen

@@ -38,7 +38,13 @@ from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
-from vcfilter.stream.streams import StreamSelection, choose_video, is_encrypted, name_of
+from vcfilter.stream.streams import (
+    StreamSelection,
+    choose_video,
+    is_encrypted,
+    name_of,
+    stated_seconds,
+)
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
@@ -50,6 +56,7 @@ RawSink = Y4mSink | ImageSink
 
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
+_LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
 
 
@@ -158,8 +165,8 @@ class Job:
                     f"{self.source.title} is over before {float(self._start or 0):g} s"
                 )
         video = self._video
-        if video.duration is not None and start is None:
-            length = video.duration * video.time_base  # subtitles may outlast the frames
+        if start is None:
+            length = stated_seconds(video) or length  # subtitles may outlast the frames
         if self._duration is not None:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
@@ -450,10 +457,12 @@ class Job:
                 f"{clock.moved_count} frames had a time that was not after the frame before: moved"
             )
         filtered = self._filters or self.video_filter is not None or self._is_slow
-        if self._video.duration is None or not self._cut.is_all or reader.jumps or filtered:
+        if not self._cut.is_all or reader.jumps or filtered:
             return
-        told = self._video.duration * self._video.time_base
-        if told - seconds > max(Fraction(1, 2), told / 20):
+        told = stated_seconds(self._video)
+        if told is None and self._demuxer.format_name in _LENGTH_IN_HEADER:
+            told = self._demuxer.duration
+        if told is not None and told - seconds > max(Fraction(1, 2), told / 20):
             self.log.warning(
                 f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "
                 f"{float(seconds):.2f} s could be decoded: it seems to be cut short"

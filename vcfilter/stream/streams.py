@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from vcfilter._bridge import (
     DISPOSITION_ATTACHED_PICTURE,
@@ -93,7 +95,7 @@ def choose_video(
         and only(info)
     ]
     if not videos:
-        kinds = ", ".join(f"{info.kind} {info.codec}".strip() for info in streams)
+        kinds = ", ".join(_described(info) for info in streams)
         which = "the source has" if len(wanted) == len(streams) else "-map leaves"
         raise MediaError(f"{which} no video stream (there is {kinds or 'nothing'})")
     default = [info for info in videos if info.disposition & DISPOSITION_DEFAULT]
@@ -101,9 +103,30 @@ def choose_video(
     return max(candidates, key=lambda info: (info.width * info.height, -info.index))
 
 
+def _described(info: StreamInfo) -> str:
+    if info.disposition & DISPOSITION_ATTACHED_PICTURE:
+        return f"an attached picture {info.codec}".rstrip()
+    return f"{info.kind} {info.codec}".strip()
+
+
 def name_of(info: StreamInfo) -> str:
     """A stream in words: "stream 1 (audio flac)"."""
     return f"stream {info.index} ({f'{info.kind} {info.codec or info.codec_tag}'.rstrip()})"
+
+
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+
+
+def stated_seconds(info: StreamInfo) -> Fraction | None:
+    """How long a source says that a stream is: in the track's header, or in Matroska's tag."""
+    if info.duration is not None:
+        return info.duration * info.time_base
+    tags = {name.upper(): value for name, value in info.metadata.items()}
+    found = _CLOCK.fullmatch(tags.get("DURATION", "").strip())
+    if found is None:
+        return None
+    hours, minutes, seconds = (Fraction(part) for part in found.groups())
+    return (hours * 3600 + minutes * 60 + seconds) or None
 
 
 _ENCRYPTED_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "drmt"}

@@ -160,6 +160,9 @@ class ModeDecision:
 
     Every motion is tried without a residual first; the residual, which costs most of the time, is
     coded only for the motions with the least estimated cost.
+
+    Args:
+        quantiser: the frame's base step (1,) and quantiser steps (1, 96), see `VideoNet.quantiser`.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class ModeDecision:
         step: FrameStep,
         references: Sequence[Reference],
         effort: Effort,
+        quantiser: tuple[Tensor, Tensor],
         levels: Sequence[int] = (),
     ) -> None:
         self._net, self._tables, self._x, self._step = net, tables, x, step
@@ -184,10 +188,8 @@ class ModeDecision:
         drop = step.qp - levels[-1] if levels else 0
         self._weight = rd_weight(step.qp - drop // 2) * 8 / (x.size[0] * x.size[1])  # of a byte
         self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
-        conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device)
-        base, features = net.features(conditions)
-        self._base, self._steps = base, net.image.quantiser_steps(base, features)
-        self._dct = picture_dct()[:, :, None, None].to(base)
+        self._base, self._steps = quantiser
+        self._dct = picture_dct()[:, :, None, None].to(self._base)
 
     def best(self) -> Trial:
         """The trial with the least cost."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vcfilter.models.hierarchical.blocks import GREY, picture_dct
-from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX, chroma_step
+from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
 from vcfilter.nn.blocks import Branch, Conv2d, compress, same_place
@@ -59,11 +59,6 @@ class ImageCodec(nn.Module):
         nn.init.zeros_(self.log_step.weight)
         chroma = (dct[:, 64:].abs().sum(1) > 0).float()
         self.register_buffer("chroma", chroma, persistent=False)
-
-    def quantiser_steps(self, base: Tensor, features: Tensor) -> Tensor:
-        """(B, 96) quantiser steps from the base steps (B,) and the context features (B, 16)."""
-        shape = 1 + (chroma_step(base)[:, None] - 1) * self.chroma
-        return base[:, None] * shape * torch.exp(self.log_step(features / CONTEXT_MAX))
 
     def analyse(self, blocks: Tensor, base: Tensor, features: Tensor) -> Tensor:
         """g_a: samples 0 to 255 in blocks (B, 96, h, w) to the latent."""

@@ -276,7 +276,8 @@ class LatentContext:
     def untouched(self) -> LatentSymbols:
         """The integers of a frame whose latent is not coded."""
         activity = torch.floor(self.temporal[1] * DECAY)
-        return LatentSymbols(symbols=torch.zeros_like(activity), activity=activity)
+        none = torch.zeros_like(activity)
+        return LatentSymbols(symbols=none, activations=none, activity=activity)
 
 
 NextSymbols = Callable[[Place, Tensor], Tensor]
@@ -368,7 +369,10 @@ class LatentModel(nn.Module):
                 coded = next_symbols(place, index) + place.take(below.scaled)
             symbols = place.put(symbols, coded)
             indices.learn(coded, place)
-        return LatentSymbols(symbols=context.fill(symbols), activity=indices.activity())
+        activations, activity = indices.seen()
+        return LatentSymbols(
+            symbols=context.fill(symbols), activations=activations, activity=activity
+        )
 
     def parse(
         self, context: LatentContext, reader: Reader, below: Below | None = None
@@ -501,11 +505,12 @@ class _Indices:
         seen = self._latent.activation(coded).to(self._features.dtype)
         self._magnitudes = place.put(self._magnitudes, seen)
 
-    def activity(self) -> Tensor:
-        """(B, C, h, w) integers, for the frames that refer to this one."""
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """(activations, activity) (B, C, h, w), for the frames that refer to this one."""
         faded = torch.floor(self._past[1] * DECAY)
         activity = torch.maximum(self._magnitudes, faded)
-        return self._context.fill(activity.to(self._context.features.dtype))
+        dtype, fill = self._context.features.dtype, self._context.fill
+        return fill(self._magnitudes.to(dtype)), fill(activity.to(dtype))
 
 
 def lowest_table(qp: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
 from vcfilter.models.hierarchical.decide import ModeDecision, code_keyframe
-from vcfilter.models.hierarchical.mode import HierarchicalMode
+from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import (
     FrameSymbols,
@@ -101,8 +101,16 @@ class HierarchicalModel:
                 )
                 mode = b""
             else:
+                conditions = Conditions.of([step], [KEY_MODE], self._device)
                 decision = ModeDecision(
-                    self.net, self.tables, picture, step, references, EFFORTS[effort], levels
+                    self.net,
+                    self.tables,
+                    picture,
+                    step,
+                    references,
+                    EFFORTS[effort],
+                    self.net.quantiser(conditions),
+                    levels,
                 )
                 best = decision.best()
                 if levels:

@@ -27,6 +27,7 @@ from vcfilter.models.hierarchical.conditions import (
     CONTEXT_MAX,
     Conditions,
     all_past,
+    chroma_step,
 )
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
@@ -50,7 +51,6 @@ from vcfilter.models.hierarchical.values import (
     MotionField,
     Pair,
     Reference,
-    as_bytes,
 )
 from vcfilter.nn.blocks import Branch, compress
 
@@ -169,6 +169,12 @@ class VideoNet(nn.Module):
         """(base steps (B,), context features (B, 16)) in the networks' own precision."""
         return conditions.features(self.image.analysis_linear.weight.dtype)
 
+    def quantiser(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """(base steps (B,), quantiser steps (B, 96) of the image latent)."""
+        base, features = self.features(conditions)
+        shape = 1 + (chroma_step(base)[:, None] - 1) * self.image.chroma
+        return base, base[:, None] * shape * torch.exp(self.image.log_step(features / CONTEXT_MAX))
+
     def latent_shape(self, batch: int, rows: int, columns: int) -> Size4:
         """The image latent's shape for frames of so many padded luma samples."""
         return (batch, self.config.channels, *self.config.latent_size(rows, columns))
@@ -226,22 +232,6 @@ class VideoNet(nn.Module):
             features=features, lowest=lowest, temporal=temporal, inside=(rows, columns)
         )
 
-    def frame_context(self, image: LatentSymbols, motion: LatentSymbols | None) -> FrameContext:
-        """What later frames' symbols depend on."""
-        symbols = as_bytes(self.image.coding.activation(image.symbols))
-        batch, _, rows, columns = symbols.shape
-        none = symbols.new_zeros(batch, self.config.motion_channels, rows // 4, columns // 4)
-        motion_symbols = motion_activity = none
-        if motion is not None:
-            motion_symbols = as_bytes(self.motion.coding.activation(motion.symbols))
-            motion_activity = as_bytes(motion.activity)
-        return FrameContext(
-            symbols=symbols,
-            activity=as_bytes(image.activity),
-            motion_symbols=motion_symbols,
-            motion_activity=motion_activity,
-        )
-
     def parse(
         self,
         mode: MotionMode,
@@ -261,9 +251,9 @@ class VideoNet(nn.Module):
                 LevelSymbols), which stands before it.
         """
         motion = None
+        context = self.image_context(conditions, contexts, shape)
         if contexts is not None and mode is MotionMode.CODED:
             motion = self.motion.coding.parse(self.motion_context(conditions, contexts), reader)
-        context = self.image_context(conditions, contexts, shape)
         coded = contexts is None or residual
         image = self.image.coding.parse(context, reader) if coded else context.untouched()
         stack = _Stack(context, image.symbols if coded else None)
@@ -276,7 +266,7 @@ class VideoNet(nn.Module):
         return FrameSymbols(
             image=image.symbols if coded else None,
             motion=None if motion is None else motion.symbols,
-            context=self.frame_context(image, motion),
+            context=FrameContext.of(image, motion, self.config.motion_channels),
             levels=tuple(found),
         )
 
@@ -337,7 +327,7 @@ class VideoNet(nn.Module):
         context: LatentContext,
         below: Below | None = None,
     ) -> Tensor:
-        steps = self.image.quantiser_steps(*self.features(conditions))
+        _, steps = self.quantiser(conditions)
         return self.image.coding.differences(symbols, steps, context, below)
 
     def decode_field(self, conditions: Conditions, symbols: Tensor, references: Pair) -> Tensor:
@@ -459,7 +449,8 @@ class VideoNet(nn.Module):
             conditions, wanted, None, self.from_nothing, coder, earlier, levels, rd_scale
         )
         assert blocks is not None
-        return self.key_reference(conditions, blocks, self.frame_context(image, None))
+        integers = FrameContext.of(image, None, self.config.motion_channels)
+        return self.key_reference(conditions, blocks, integers)
 
     def code_motion(
         self, conditions: Conditions, estimate: MotionField, references: Pair, coder: Coder
@@ -500,7 +491,9 @@ class VideoNet(nn.Module):
         motion_symbols = motion.symbols if motion else None
         if not residual and not levels:
             context = self.image_context(conditions, contexts, contexts[0].symbols.shape)
-            integers = self.frame_context(context.untouched(), motion_symbols)
+            integers = FrameContext.of(
+                context.untouched(), motion_symbols, self.config.motion_channels
+            )
             return self.inter_reference(conditions, predicted, predicted.planes, integers)
 
         def start(own: Conditions) -> tuple[Tensor, Synthesis]:
@@ -511,7 +504,7 @@ class VideoNet(nn.Module):
         blocks, image = self._code_image(
             conditions, wanted, contexts, start, coder if residual else None, earlier, levels
         )
-        integers = self.frame_context(image, motion_symbols)
+        integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
         planes = predicted.planes if blocks is None else to_planes(blocks)
         return self.inter_reference(conditions, predicted, planes, integers)
 
@@ -577,7 +570,7 @@ class VideoNet(nn.Module):
             scale: factor on the quantiser's Lagrangian, see `LatentModel.code`.
         """
         base, features = self.features(conditions)
-        steps, coding = self.image.quantiser_steps(base, features), self.image.coding
+        (_, steps), coding = self.quantiser(conditions), self.image.coding
         expected, synthesis = start(conditions)
         target = self.image.analyse(wanted, base, features)
         for each in passes[:-1]:

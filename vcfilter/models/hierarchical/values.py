@@ -31,10 +31,12 @@ class LatentSymbols:
 
     Args:
         symbols: what was coded; 0 at positions outside the picture.
-        activity: 0 to 255, the decayed maximum magnitude here and in the references.
+        activations: of the symbols, 0 to 255.
+        activity: 0 to 255, the decayed maximum activation here and in the references.
     """
 
     symbols: Tensor
+    activations: Tensor
     activity: Tensor
 
 
@@ -51,6 +53,23 @@ class FrameContext:
     activity: Tensor
     motion_symbols: Tensor
     motion_activity: Tensor
+
+    @staticmethod
+    def of(
+        image: LatentSymbols, motion: LatentSymbols | None, motion_channels: int
+    ) -> FrameContext:
+        """Of a frame's integers; motion None: it has none."""
+        activations = as_bytes(image.activations)
+        if motion is None:
+            batch, _, rows, columns = activations.shape
+            none = activations.new_zeros(batch, motion_channels, rows // 4, columns // 4)
+            motion = LatentSymbols(symbols=none, activations=none, activity=none)
+        return FrameContext(
+            symbols=activations,
+            activity=as_bytes(image.activity),
+            motion_symbols=as_bytes(motion.activations),
+            motion_activity=as_bytes(motion.activity),
+        )
 
     def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
         """All tensors changed alike."""
