@@ -40,7 +40,7 @@ examples:
   vcfilter interpolate in.mkv - --factor 2 -f nut | ffplay -
 """
 _PRESETS = {
-    **dict.fromkeys(("ultrafast", "veryfast", "faster", "fast"), "fast"),
+    **dict.fromkeys(("ultrafast", "veryfast", "fast"), "fast"),
     "medium": "medium",
     **dict.fromkeys(("slow", "slower", "veryslow"), "slow"),
 }

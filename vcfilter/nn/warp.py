@@ -33,9 +33,7 @@ def warp(plane: Tensor, flow: Tensor, mode: str) -> Tensor:
     return F.grid_sample(plane, sampling_grid(flow), mode, "border", align_corners=False)
 
 
-def warp_field(
-    planes: Tensor, field: Tensor, factor: int, mode: str, scale: float = 1.0
-) -> Tensor:
+def warp_field(planes: Tensor, field: Tensor, factor: int, mode: str, scale: float = 1.0) -> Tensor:
     """Planes (B, C, H, W) moved by a field (B, 2, H/factor, W/factor) times scale, see `warp`.
 
     The field is interpolated bilinearly. On a CPU the native loop works, the same rule.

@@ -151,21 +151,14 @@ EFFORTS: dict[str, Effort] = {
     "veryfast": Effort(
         motion_levels=(4,),
         free_modes=False,
-        settled=0.3,
         flow_scale=2,
         fit_rounds=1,
         plain_motion=False,
-        least_gain=0.2,
         passes=1,
     ),
-    "faster": Effort(
-        motion_levels=(5,), settled=0.2, fit_rounds=1, plain_motion=False, least_gain=0.1, passes=1
-    ),
-    "fast": Effort(motion_levels=(5,), fit_rounds=2, plain_motion=False, least_gain=0.1, passes=1),
-    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, passes=2),
-    "slow": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, passes=3),
-    "slower": Effort(
-        motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=2, passes=4
-    ),
+    "fast": Effort(motion_levels=(5,), flow_scale=2, fit_rounds=2, plain_motion=False, passes=1),
+    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
+    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
+    "slower": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=2, passes=4),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
 }

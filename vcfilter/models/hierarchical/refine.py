@@ -72,9 +72,7 @@ def _agreement(a: Tensor, b: Tensor, share: Tensor, size: int) -> Tensor:
     (ax, ay), (bx, by), error = gradients(a), gradients(b), a - b
     to_left, to_right = share[:, :1], share[:, 1:]
     jx, jy = to_left * ax - to_right * bx, to_left * ay - to_right * by
-    return kernel_sums(
-        [jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error], size
-    )
+    return kernel_sums([jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error], size)
 
 
 def linearise(
