@@ -157,7 +157,7 @@ def test_values_of_a_wrong_type(name: str, value: Any) -> None:
         ({"structure": "random"}, "structure 'random' is not one of random-access, low-delay"),
         ({"bframes": 2}, "bframes 2 is not one of"),
         ({"ltr": 6}, "ltr 6"),
-        ({"preset": "slowest"}, "preset 'slowest' is not one of ultrafast, fast"),
+        ({"preset": "slowest"}, "preset 'slowest' is not one of ultrafast, veryfast"),
         ({"frame_rate": 0}, "frame rate 0 is not positive"),
         ({"frame_rate": Fraction(-1)}, "frame rate -1"),
         ({"frame_rate": float("nan")}, "frame rate nan"),

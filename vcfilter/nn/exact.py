@@ -33,7 +33,7 @@ def floor_through(x: Tensor) -> Tensor:
     return x + (torch.floor(x) - x).detach()
 
 
-def _state(parameter: Tensor) -> tuple[Any, ...]:
+def version_of(parameter: Tensor) -> tuple[Any, ...]:
     """What changes when a parameter is replaced, moved or written to."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
@@ -48,7 +48,7 @@ class ExactLayer(nn.Module):
 
     def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """(weight, bias) as integer-valued tensors; of weights that do not learn computed once."""
-        key = dtype, _state(self.weight), _state(self.bias)
+        key = dtype, version_of(self.weight), version_of(self.bias)
         if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
             return self._fixed[1]
         unit = float(1 << WEIGHT_SHIFT)

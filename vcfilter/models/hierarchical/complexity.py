@@ -61,9 +61,10 @@ class _Decode(nn.Module):
         return self.net.reconstruct(mode.motion, conditions, symbols, pair)
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _count(net: VideoNet, inter: bool) -> dict[str, float]:
-    net = copy.deepcopy(net).double()  # for which there are no native loops: they are not counted
+    # Where gradients pass no native loop works, which would not be counted.
+    net = copy.deepcopy(net).requires_grad_(True)
     coded = HierarchicalMode(motion=MotionMode.CODED, level=3)
     device = net.image.analysis_linear.weight.device
     decode, key = _Decode(net), Conditions.of([KEY], [KEY_MODE], device)

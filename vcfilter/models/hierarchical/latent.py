@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,12 @@ from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
 from vcfilter.nn.blocks import Conv2d
-from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
+from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
 from vcfilter.nn.native import is_native, linear
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
+KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
 
@@ -107,6 +109,20 @@ def by_channel(maps: Tensor) -> bool:
     return maps.stride(1) == 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameParts:
+    """What a frame's features add to a step.
+
+    Args:
+        hidden, index: (B, 1, units) and (B, 1, count), to the index network's sums; integers.
+        gain: (B, 1, count) factors of means; None where features are of another precision.
+    """
+
+    hidden: Tensor
+    index: Tensor
+    gain: Tensor | None
+
+
 class StepModel(nn.Module):
     """Table indices (exact) and means (float) of one step.
 
@@ -135,6 +151,7 @@ class StepModel(nn.Module):
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
+        self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
 
     def indices(
         self, magnitudes: Tensor, temporal: Sequence[Tensor], features: Tensor, where: Tensor
@@ -147,10 +164,32 @@ class StepModel(nn.Module):
             features: (B, 16). where: (N,) positions.
         """
         inputs = self._inputs(magnitudes, temporal, where)
-        hidden = activate(self.hidden(inputs) + self.hidden_context(features)[:, None])
-        sums = self.index(hidden) + self.index_linear(inputs)
-        sums = sums + self.index_context(features)[:, None]
+        frame = self._of_frame(features)
+        hidden = activate(self.hidden(inputs) + frame.hidden)
+        sums = self.index(hidden) + self.index_linear(inputs) + frame.index
         return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
+
+    def _of_frame(self, features: Tensor) -> FrameParts:
+        """What follows from the features alone; of weights that do not learn computed once."""
+        layers = self.hidden_context, self.index_context, self.gain
+        if any(layer.weight.requires_grad for layer in layers):
+            return self._made_of(features)
+        # The features are kept as well, so that no other tensor gets their id.
+        key = id(features), *(version_of(layer.weight) for layer in layers)
+        found = self._frames.get(key)
+        if found is None:
+            if len(self._frames) >= KEPT_FRAMES:
+                self._frames.clear()
+            with torch.inference_mode(False):  # training may use them, too
+                found = self._frames[key] = features, self._made_of(features.clone())
+        return found[1]
+
+    def _made_of(self, features: Tensor) -> FrameParts:
+        gain = None
+        if features.dtype == self.gain.weight.dtype:  # of indices on CUDA it is another
+            gain = (1 + self.gain(features / CONTEXT_MAX))[:, None]
+        hidden, index = self.hidden_context(features), self.index_context(features)
+        return FrameParts(hidden[:, None], index[:, None], gain)
 
     def _inputs(self, magnitudes: Tensor, temporal: Sequence[Tensor], where: Tensor) -> Tensor:
         """(B, N, inputs) what the index network sees: filtered neighbours, and what is known.
@@ -184,9 +223,10 @@ class StepModel(nn.Module):
 
     def means(self, values: Tensor, features: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
-        known, gain = values[:, : self.informing], 1 + self.gain(features / CONTEXT_MAX)
+        known, gain = values[:, : self.informing], self._of_frame(features).gain
+        assert gain is not None
         if not is_native(known, self.mean.weight) or not by_channel(known):
-            return gather(self.mean(mirror(known, self.radius)), where) * gain[:, None]
+            return gather(self.mean(mirror(known, self.radius)), where) * gain
         from vcfilter._native import latents  # late: training needs none
 
         side = 2 * self.radius + 1
@@ -195,7 +235,7 @@ class StepModel(nn.Module):
         for out, each in zip(near.numpy(), maps, strict=True):
             latents.neighbours(each, side, where.numpy(), out, 0)
         weight = self.mean.weight.permute(0, 2, 3, 1).flatten(1)
-        return linear(near, weight, None) * gain[:, None]
+        return linear(near, weight, None) * gain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
