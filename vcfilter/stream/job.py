@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from typing import TypeVar
 
 from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
-from vcfilter.codec import PassLog, ProcessExecutor, first_pass_options
+from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
 from vcfilter.interpolation.options import InterpolationOptions
@@ -53,6 +54,8 @@ from vcfilter.stream.track import is_neural
 logger = logging.getLogger(__name__)
 
 RawSink = Y4mSink | ImageSink
+
+ClosedExecutor = TypeVar("ClosedExecutor", ClusterExecutor, ProcessExecutor)
 
 _AHEAD_FRAMES = 8
 _BEHIND_PACKETS = 64
@@ -130,7 +133,7 @@ class Job:
         """Whether no part of the source is left out."""
         return self._start is None and self._duration is None and not self._filters
 
-    def closing(self, executor: ProcessExecutor) -> ProcessExecutor:
+    def closing(self, executor: ClosedExecutor) -> ClosedExecutor:
         """The executor, which is closed with the job."""
         return self._stack.enter_context(executor)
 
