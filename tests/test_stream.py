@@ -343,8 +343,8 @@ def test_encoders_leave_the_scheduling_class_alone(neural: Path, tmp_path: Path)
     assert found == {before}
 
 
-def test_one_picture_is_no_container(neural: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="names one picture"):
+def test_one_image_is_no_container(neural: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names one image"):
         decode_file(neural, tmp_path / "out.png")
 
 
