@@ -39,8 +39,11 @@ examples:
   vcfilter interpolate 'frames/%05d.png' out.mp4 --factor 2 --rate 15
   vcfilter interpolate in.mkv - --factor 2 -f nut | ffplay -
 """
-_PRESETS = {"ultrafast": "fast", "fast": "fast", "medium": "medium", "slow": "slow",
-            "veryslow": "slow"}  # fmt: skip
+_PRESETS = {
+    **dict.fromkeys(("ultrafast", "veryfast", "fast"), "fast"),
+    "medium": "medium",
+    **dict.fromkeys(("slow", "slower", "veryslow"), "slow"),
+}
 """Of the search for motion, by the one of coding: --preset means both."""
 
 

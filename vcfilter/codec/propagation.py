@@ -68,7 +68,7 @@ def _worth(lumas: Mapping[int, Plane], steps: Sequence[GopStep], bit_depth: int)
     )
     worth = {n: np.ones((height // BLOCK, width // BLOCK), np.float32) for n in planes}
     still = np.zeros((height, width, 2), np.float32)
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     for step in reversed(steps):
         now = planes[step.number]
         mean = _block_means(now).repeat(BLOCK, 0).repeat(BLOCK, 1)

@@ -146,6 +146,16 @@ class EncodingCoder:
         """Append what another coder chose."""
         self._entries += entries
 
+    def size(self) -> float:
+        """How many bytes `finish` will give, about; escapes count little."""
+        if not self._entries:
+            return 0.0
+        symbols, index = (torch.cat(parts) for parts in zip(*self._entries, strict=True))
+        bits = self._tables.bits_on(symbols.device)
+        width = bits.shape[1]
+        spent = bits.view(-1)[(index * width + symbols.abs().clamp(max=width - 1)).long()]
+        return float((spent * (index != tables.SKIP)).sum()) / 8
+
     def finish(self) -> bytes:
         """The bytes of all symbols; empty when none was coded."""
         if not self._entries:

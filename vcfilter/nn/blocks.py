@@ -6,15 +6,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.nn.native import conv2d
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution of stride 1 with zeros around its input, see `native.conv2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding
+        assert not isinstance(padding, str)
+        return conv2d(input, self.weight, self.bias, (padding[0], padding[1]), self.groups)
+
 
 class Block(nn.Module):
     """Residual block: depthwise 3x3, 1x1 to twice the width, leaky ReLU, 1x1 back."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.widen = nn.Conv2d(width, 2 * width, 1)
-        self.narrow = nn.Conv2d(2 * width, width, 1)
+        self.spatial = Conv2d(width, width, 3, padding=1, groups=width)
+        self.widen = Conv2d(width, 2 * width, 1)
+        self.narrow = Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         wide: Tensor = self.widen(self.spatial(x))
@@ -44,11 +55,11 @@ class Branch(nn.Module):
         context_max: float,
     ) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, width, 1)
+        self.first = Conv2d(inputs, width, 1)
         self.context_max = context_max
         self.modulate = nn.Linear(context, 2 * width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
-        self.last = nn.Conv2d(width, outputs, last, padding=last // 2)
+        self.last = Conv2d(width, outputs, last, padding=last // 2)
         for parameter in (*self.modulate.parameters(), *self.last.parameters()):
             nn.init.zeros_(parameter)
 

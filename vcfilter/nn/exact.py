@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.nn.native import linear
+
 ACTIVATION_MAX = 255
 WEIGHT_SHIFT = 9  # weights are multiples of 2^-9
 # float32 holds every integer up to 2^24; up to three layers' sums are added up.
@@ -33,8 +35,7 @@ def floor_through(x: Tensor) -> Tensor:
 
 def _state(parameter: Tensor) -> tuple[Any, ...]:
     """What changes when a parameter is replaced, moved or written to."""
-    version = 0 if parameter.is_inference() else parameter._version
-    return parameter.device, parameter.data_ptr(), version
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
 class ExactLayer(nn.Module):
@@ -47,7 +48,7 @@ class ExactLayer(nn.Module):
 
     def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """(weight, bias) as integer-valued tensors; of weights that do not learn computed once."""
-        key = dtype, *(_state(p) for p in (self.weight, self.bias))
+        key = dtype, _state(self.weight), _state(self.bias)
         if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
             return self._fixed[1]
         unit = float(1 << WEIGHT_SHIFT)
@@ -81,7 +82,7 @@ class ExactLinear(ExactLayer):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.integers(x.dtype))
+        return linear(x, *self.integers(x.dtype))
 
 
 class ExactDepthwise(ExactLayer):
@@ -103,7 +104,9 @@ class ExactDepthwise(ExactLayer):
 
 def activate(sums: Tensor) -> Tensor:
     """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
-    return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+    if sums.requires_grad and torch.is_grad_enabled():
+        return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+    return (sums * (1.0 / (1 << WEIGHT_SHIFT))).floor_().clamp_(0, ACTIVATION_MAX)
 
 
 def check_bound(module: nn.Module) -> float:

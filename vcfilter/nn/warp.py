@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter.nn.native import is_native
+
 
 def sampling_grid(flow: Tensor) -> Tensor:
     """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
@@ -29,6 +31,23 @@ def warp(plane: Tensor, flow: Tensor, mode: str) -> Tensor:
         mode: "bilinear" or "bicubic".
     """
     return F.grid_sample(plane, sampling_grid(flow), mode, "border", align_corners=False)
+
+
+def warp_field(planes: Tensor, field: Tensor, factor: int, mode: str, scale: float = 1.0) -> Tensor:
+    """Planes (B, C, H, W) moved by a field (B, 2, H/factor, W/factor) times scale, see `warp`.
+
+    The field is interpolated bilinearly. On a CPU the native loop works, the same rule.
+    """
+    if factor % 4 or not is_native(planes, field):
+        return warp(planes, enlarge(field, factor) * scale, mode)
+    from vcfilter._native import motion  # late: training needs none
+
+    moved = torch.empty(planes.shape)
+    sources, targets, fields = planes.contiguous().numpy(), moved.numpy(), field.contiguous()
+    for one, source, target in zip(fields.numpy(), sources, targets, strict=True):
+        for plane, out in zip(source, target, strict=True):
+            motion.warp(plane, one[0], one[1], scale, mode == "bicubic", out)
+    return moved
 
 
 def gradients(plane: Tensor) -> tuple[Tensor, Tensor]:

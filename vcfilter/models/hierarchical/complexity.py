@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,6 +63,7 @@ class _Decode(nn.Module):
 
 @torch.no_grad()
 def _count(net: VideoNet, inter: bool) -> dict[str, float]:
+    net = copy.deepcopy(net).double()  # for which there are no native loops: they are not counted
     coded = HierarchicalMode(motion=MotionMode.CODED, level=3)
     device = net.image.analysis_linear.weight.device
     decode, key = _Decode(net), Conditions.of([KEY], [KEY_MODE], device)

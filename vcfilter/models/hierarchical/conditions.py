@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ LAYERS = 4  # deeper temporal layers share the last one
 CONTEXT = KNOTS + LAYERS + 3  # all references are past, refinement, their distance
 CONTEXT_MAX = 32  # of each feature
 FAR = (2, 3, 4, 6, 8, 12, 16, 24)  # distances at which "how far" rises by an eighth
+KEPT = 64  # conditions that are made once
 CHROMA_STEP = 0.476  # of luma's, up to qp 24
 CHROMA_KNEE = 2.0 ** (20 / 6)  # base step at qp 24
 CHROMA_ERROR = 0.47  # its step's square times its error's weight
@@ -40,6 +42,17 @@ class Conditions:
     level: Tensor
     refine: bool = False
     size: Size | None = None
+    _features: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def features(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(base steps (B,), `context_features` (B, 16)) in a precision, computed once."""
+        found = self._features.get(dtype)
+        if found is None:
+            with torch.inference_mode(False):  # training may use them, too
+                features = context_features(self.qp, self.layer, self.distances).to(dtype)
+                found = quantiser_step(self.qp).to(dtype), features
+            self._features[dtype] = found
+        return found
 
     @classmethod
     def of(
@@ -51,16 +64,25 @@ class Conditions:
     ) -> Conditions:
         """Tensors on a device; all modes refine, or none does."""
         assert len({mode.refine for mode in modes}) == 1, "one batch, one kind of refinement"
-        rows = [
-            [step.qp, step.layer, *signed_pair(step.references), mode.level]
+        rows = tuple(
+            (step.qp, step.layer, *signed_pair(step.references), mode.level)
             for step, mode in zip(steps, modes, strict=True)
-        ]
-        table = torch.tensor(rows, device=device)
-        return cls(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], modes[0].refine, size)
+        )
+        return _of_rows(rows, modes[0].refine, device, size)
 
     def finer(self, drop: int) -> Conditions:
         """Those of a quality level: the qp is smaller."""
-        return replace(self, qp=self.qp - drop)
+        return replace(self, qp=self.qp - drop, _features={})
+
+
+@lru_cache(KEPT)
+def _of_rows(
+    rows: tuple[tuple[int, ...], ...], refine: bool, device: torch.device, size: Size | None
+) -> Conditions:
+    """Conditions by (qp, layer, two distances, level) of each frame."""
+    with torch.inference_mode(False):  # training may use them, too
+        table = torch.tensor(rows, device=device)
+    return Conditions(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], refine, size)
 
 
 def signed_pair(distances: Sequence[int]) -> tuple[int, int]:

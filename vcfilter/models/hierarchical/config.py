@@ -106,19 +106,27 @@ class Effort:
     Args:
         motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
         free_modes: whether single references without motion are tried.
+        settled: no motion is searched for frames of deep layers whose prediction without coded
+            motion leaves a residual less than this share of the cost to save, by an estimate.
         flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
         fit_rounds: Gauss-Newton steps after the search, at least 1.
+        plain_motion: whether coded motion is tried without the decoder's refinement, where there
+            can be one.
         residuals: for how many motions, of those with the least estimated cost, the residual
             is tried.
+        least_gain: share of the cost that a residual must save by the estimate to be tried.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
             pass before left; that of a keyframe once more, those of deep layers once less.
     """
 
     motion_levels: tuple[int, ...]
     free_modes: bool = True
+    settled: float = 0.0
     flow_scale: int = 1
     fit_rounds: int
+    plain_motion: bool = True
     residuals: int = 1
+    least_gain: float = 0.0
     passes: int
 
     def passes_of(self, layer: int) -> int:
@@ -130,9 +138,27 @@ DEEP_LAYER = 3
 """From here on a pass more gained 0.14 % of the bits, before 0.89 % (ten training clips)."""
 
 EFFORTS: dict[str, Effort] = {
-    "ultrafast": Effort(motion_levels=(4,), free_modes=False, flow_scale=2, fit_rounds=1, passes=1),
-    "fast": Effort(motion_levels=(5,), fit_rounds=1, passes=1),
-    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, passes=2),
-    "slow": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, passes=3),
+    "ultrafast": Effort(
+        motion_levels=(4,),
+        free_modes=False,
+        settled=0.4,
+        flow_scale=2,
+        fit_rounds=1,
+        plain_motion=False,
+        least_gain=0.3,
+        passes=1,
+    ),
+    "veryfast": Effort(
+        motion_levels=(4,),
+        free_modes=False,
+        flow_scale=2,
+        fit_rounds=1,
+        plain_motion=False,
+        passes=1,
+    ),
+    "fast": Effort(motion_levels=(5,), flow_scale=2, fit_rounds=2, plain_motion=False, passes=1),
+    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
+    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
+    "slower": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=2, passes=4),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
 }

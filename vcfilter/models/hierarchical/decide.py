@@ -14,7 +14,7 @@ from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical.blocks import picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions
-from vcfilter.models.hierarchical.config import Effort
+from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
@@ -47,7 +47,7 @@ class Trial:
     estimate: float
     mode: HierarchicalMode
     reference: Reference
-    payload: bytes
+    coder: EncodingCoder
 
 
 def code_keyframe(
@@ -109,6 +109,28 @@ def code_inter(
 ) -> tuple[list[bytes], Reference]:
     """An inter frame's payloads and reconstruction in one mode, see `code_keyframe`.
 
+    Args: see `choose_inter`.
+    """
+    coder, finer, reference = choose_inter(
+        net, tables, x, step, mode, references, field, passes, coded, levels
+    )
+    return [coder.finish(), *_payloads(finer)], reference
+
+
+def choose_inter(
+    net: VideoNet,
+    tables: TableSet,
+    x: Picture,
+    step: FrameStep,
+    mode: HierarchicalMode,
+    references: Pair,
+    field: MotionField | None,
+    passes: int,
+    coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
+    levels: Sequence[int] = (),
+) -> tuple[EncodingCoder, list[LevelCoder], Reference]:
+    """An inter frame's symbols, not yet in bytes, and its reconstruction in one mode.
+
     Args:
         field: estimated motion, for CODED.
         coded: motion by its level, as it was coded of this field before; added to.
@@ -130,7 +152,7 @@ def code_inter(
     reference = net.code_inter(
         mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, finer
     )
-    return [coder.finish(), *_payloads(finer)], reference
+    return coder, finer, reference
 
 
 class ModeDecision:
@@ -174,24 +196,41 @@ class ModeDecision:
         best = self._try(HierarchicalMode(residual=False))
         if best.cost <= self._weight * SMALLEST_BITS / 8:
             return best  # a still picture: nothing else can be cheaper
+        trials = [best, *(self._try(mode) for mode in self._free())]
+        if not self._settled(trials):
+            trials += self._search()
+        best = min(trials, key=lambda trial: trial.cost)
+        trials.sort(key=lambda trial: trial.estimate)
+        for trial in trials[: self._effort.residuals]:
+            if trial.estimate >= best.cost * (1 - self._effort.least_gain):
+                break
+            whole = self._try(replace(trial.mode, residual=True), self._field)
+            best = min(best, whole, key=lambda trial: trial.cost)
+        return best
+
+    def _settled(self, trials: Sequence[Trial]) -> bool:
+        """Whether no motion is searched, as what is known fits well enough for the effort."""
+        best = min(trials, key=lambda trial: trial.estimate)
+        gain = best.cost - best.estimate
+        return self._step.layer >= DEEP_LAYER and gain < self._effort.settled * best.cost
+
+    def _search(self) -> list[Trial]:
+        """Trials with coded motion, without a residual."""
         conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
         effort = self._effort
         field = self._field = estimate_motion(
             conditions, self._x.planes, self._pair, effort.flow_scale, effort.fit_rounds
         )
-        trials = [best]
-        for mode in self._motions():
-            trials.append(self._try(mode, field))
-        if self._between:
-            coded = [trial for trial in trials if trial.mode.motion is MotionMode.CODED]
-            first = min(coded, key=lambda trial: trial.estimate)
+        refine = self._between and not effort.plain_motion
+        modes = [
+            HierarchicalMode(motion=MotionMode.CODED, level=level, refine=refine, residual=False)
+            for level in sorted(self._precise)
+        ]
+        trials = [self._try(mode, field) for mode in modes]
+        if self._between and effort.plain_motion:
+            first = min(trials, key=lambda trial: trial.estimate)
             trials.append(self._try(replace(first.mode, refine=True), field))
-        best = min(trials, key=lambda trial: trial.cost)
-        trials.sort(key=lambda trial: trial.estimate)
-        for trial in trials[: effort.residuals]:
-            whole = self._try(replace(trial.mode, residual=True), field)
-            best = min(best, whole, key=lambda trial: trial.cost)
-        return best
+        return trials
 
     def with_levels(
         self, mode: HierarchicalMode, levels: Sequence[int]
@@ -211,8 +250,8 @@ class ModeDecision:
             levels,
         )
 
-    def _motions(self) -> list[HierarchicalMode]:
-        """Modes without a residual that are tried besides none."""
+    def _free(self) -> list[HierarchicalMode]:
+        """Modes without coded motion and without a residual that are tried besides none."""
         modes = []
         if self._effort.free_modes and self._two:
             modes += [
@@ -221,15 +260,11 @@ class ModeDecision:
             ]
         if self._between and self._step.layer > 1:
             modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
-        modes += [
-            HierarchicalMode(motion=MotionMode.CODED, level=level, residual=False)
-            for level in sorted(self._precise)
-        ]
         return modes
 
     def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:
         passes = self._effort.passes_of(self._step.layer)
-        (payload,), reference = code_inter(
+        coder, _, reference = choose_inter(
             self._net,
             self._tables,
             self._x,
@@ -240,7 +275,7 @@ class ModeDecision:
             passes,
             self._coded,
         )
-        size = len(mode.pack()) + len(payload) + HEADER_BYTES
+        size = len(mode.pack()) + coder.size() + HEADER_BYTES
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)
         error = estimate = distortion(self._x, reference.planes, self._step.qp)
         if not mode.residual:
@@ -250,5 +285,5 @@ class ModeDecision:
             estimate=estimate + rate_cost,
             mode=mode,
             reference=reference,
-            payload=payload,
+            coder=coder,
         )

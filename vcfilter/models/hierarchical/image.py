@@ -9,7 +9,7 @@ from vcfilter.models.hierarchical.blocks import GREY, picture_dct
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
-from vcfilter.nn.blocks import Branch, compress, same_place
+from vcfilter.nn.blocks import Branch, Conv2d, compress, same_place
 
 
 class ImageCodec(nn.Module):
@@ -25,8 +25,8 @@ class ImageCodec(nn.Module):
         super().__init__()
         channels, width = config.channels, config.image_width
         dct = picture_dct()
-        self.analysis_linear = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.synthesis_linear = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.analysis_linear = Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.synthesis_linear = Conv2d(channels, channels, 3, padding=1, bias=False)
         self.analysis_linear.weight.data = same_place(dct)
         self.synthesis_linear.weight.data = same_place(dct.T)
         self.analysis_branch = Branch(

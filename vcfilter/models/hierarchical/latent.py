@@ -11,7 +11,7 @@ neighbours on all sides. Two things happen along it, each written once:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,9 @@ from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
+from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate
+from vcfilter.nn.native import is_native, linear
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
@@ -100,6 +102,11 @@ def gather(maps: Tensor, where: Tensor) -> Tensor:
     return by_position(maps).index_select(1, where)
 
 
+def by_channel(maps: Tensor) -> bool:
+    """Whether the channels of (B, C, H, W) lie one after the other in memory."""
+    return maps.stride(1) == 1
+
+
 class StepModel(nn.Module):
     """Table indices (exact) and means (float) of one step.
 
@@ -124,37 +131,71 @@ class StepModel(nn.Module):
         # The mean is linear in what is known, times a gain learned per frame context.
         self.informing = min(step.high, informing)
         self.radius = radius
-        self.mean = nn.Conv2d(self.informing, count, 2 * radius + 1, bias=False)
+        self.mean = Conv2d(self.informing, count, 2 * radius + 1, bias=False)
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
 
     def indices(
-        self, magnitudes: Tensor, temporal: Tensor, features: Tensor, where: Tensor
+        self, magnitudes: Tensor, temporal: Sequence[Tensor], features: Tensor, where: Tensor
     ) -> Tensor:
         """(B, N, count) table indices: integers over 2^11, within [0, 63], before rounding.
 
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
-            temporal: (B, 2 * count, h, w) of the references' symbols and their activity.
+            temporal: (B, count, h, w) of the references' symbols, and of their activity.
             features: (B, 16). where: (N,) positions.
         """
-        around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
-        before = self.temporal(mirror(temporal, self.temporal.size // 2))
-        parts = [gather(around, where), gather(before, where)]
-        if self.known:
-            parts.append(gather(magnitudes[:, : self.known], where))
-        inputs = torch.cat(parts, dim=2)
+        inputs = self._inputs(magnitudes, temporal, where)
         hidden = activate(self.hidden(inputs) + self.hidden_context(features)[:, None])
         sums = self.index(hidden) + self.index_linear(inputs)
         sums = sums + self.index_context(features)[:, None]
         return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
 
+    def _inputs(self, magnitudes: Tensor, temporal: Sequence[Tensor], where: Tensor) -> Tensor:
+        """(B, N, inputs) what the index network sees: filtered neighbours, and what is known.
+
+        On a CPU the native loop works, at the positions alone.
+        """
+        tensors = magnitudes, *temporal
+        if not is_native(*tensors, self.spatial.weight) or not all(map(by_channel, tensors)):
+            around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
+            before = self.temporal(mirror(torch.cat([*temporal], dim=1), self.temporal.size // 2))
+            parts = [gather(around, where), gather(before, where)]
+            if self.known:
+                parts.append(gather(magnitudes[:, : self.known], where))
+            return torch.cat(parts, dim=2)
+        from vcfilter._native import latents  # late: training needs none
+
+        (near, near_bias), (past, past_bias) = (
+            [t.detach().numpy() for t in layer.integers()]
+            for layer in (self.spatial, self.temporal)
+        )
+        high, count, at = self.step.high, self.step.high - self.step.low, where.numpy()
+        inputs = torch.empty(len(magnitudes), len(where), high + 2 * count + self.known)
+        maps = [t.detach().permute(0, 2, 3, 1).numpy() for t in tensors]
+        for out, seen, symbols, activity in zip(inputs.numpy(), *maps, strict=True):
+            latents.filtered(seen, near[:, 0], near_bias, at, out, 0)
+            latents.filtered(symbols, past[:count, 0], past_bias[:count], at, out, high)
+            latents.filtered(activity, past[count:, 0], past_bias[count:], at, out, high + count)
+            if self.known:
+                latents.neighbours(seen[..., : self.known], 1, at, out, high + 2 * count)
+        return inputs
+
     def means(self, values: Tensor, features: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
-        known = mirror(values[:, : self.informing], self.radius)
-        predicted = gather(self.mean(known), where)
-        return predicted * (1 + self.gain(features / CONTEXT_MAX))[:, None]
+        known, gain = values[:, : self.informing], 1 + self.gain(features / CONTEXT_MAX)
+        if not is_native(known, self.mean.weight) or not by_channel(known):
+            return gather(self.mean(mirror(known, self.radius)), where) * gain[:, None]
+        from vcfilter._native import latents  # late: training needs none
+
+        side = 2 * self.radius + 1
+        near = torch.empty(len(known), len(where), side * side * self.informing)
+        maps = known.permute(0, 2, 3, 1).numpy()
+        for out, each in zip(near.numpy(), maps, strict=True):
+            latents.neighbours(each, side, where.numpy(), out, 0)
+        weight = self.mean.weight.permute(0, 2, 3, 1).flatten(1)
+        return linear(near, weight, None) * gain[:, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -452,7 +493,7 @@ class _Indices:
         low = place.model.step.low
         index = place.model.indices(
             place.lattice(self._magnitudes),
-            torch.cat([place.lattice(p)[:, low:] for p in self._past], dim=1),
+            [place.lattice(p)[:, low:] for p in self._past],
             self._features,
             place.where,
         )

@@ -113,9 +113,10 @@ class HierarchicalModel:
                     levels,
                 )
                 best = decision.best()
-                reference, sections = best.reference, [best.payload]
                 if levels:
                     sections, reference = decision.with_levels(best.mode, levels)
+                else:
+                    sections, reference = [best.coder.finish()], best.reference
                 mode = best.mode.pack(any(sections[1:]))
                 if best.mode.repeats and not mode:
                     sections = []

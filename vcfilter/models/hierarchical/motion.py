@@ -17,7 +17,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
 from vcfilter.models.hierarchical.values import Pair
 from vcfilter.nn.blocks import Branch
-from vcfilter.nn.warp import enlarge, warp
+from vcfilter.nn.warp import enlarge, warp, warp_field
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
@@ -179,8 +179,8 @@ def warp_planes(planes: Planes, flow: Tensor) -> Planes:
     A sample at p takes the reference at p + flow(p); outside the picture its border repeats.
     """
     y, u, v = planes
-    luma = warp(y, enlarge(flow, BLOCK), "bicubic")
-    chroma = warp(torch.cat([u, v], dim=1), enlarge(flow, BLOCK // 2) / 2, "bilinear")
+    luma = warp_field(y, flow, BLOCK, "bicubic")
+    chroma = warp_field(torch.cat([u, v], dim=1), flow, BLOCK // 2, "bilinear", 0.5)
     return luma, chroma[:, :1], chroma[:, 1:]
 
 

@@ -28,8 +28,6 @@ from vcfilter.models.hierarchical.conditions import (
     Conditions,
     all_past,
     chroma_step,
-    context_features,
-    quantiser_step,
 )
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
@@ -169,9 +167,7 @@ class VideoNet(nn.Module):
 
     def features(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """(base steps (B,), context features (B, 16)) in the networks' own precision."""
-        dtype = self.image.analysis_linear.weight.dtype
-        features = context_features(conditions.qp, conditions.layer, conditions.distances)
-        return quantiser_step(conditions.qp).to(dtype), features.to(dtype)
+        return conditions.features(self.image.analysis_linear.weight.dtype)
 
     def quantiser(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """(base steps (B,), quantiser steps (B, 96) of the image latent)."""

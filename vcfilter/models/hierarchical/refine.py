@@ -7,12 +7,14 @@ weighted by that position's interpolation kernel.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.models.hierarchical.blocks import BLOCK
-from vcfilter.nn.warp import enlarge, gradients, kernel_sums, neighbour_mean, warp
+from vcfilter.nn.native import is_native
+from vcfilter.nn.warp import enlarge, gradients, kernel_sums, neighbour_mean, warp_field
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
@@ -45,12 +47,9 @@ def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: 
     doubt = (DOUBT / (step / 2) ** 2)[:, None, None]
     moves, blend = field[:, :4], field[:, 4:]
     for _ in range(ROUNDS):
-        flow = enlarge(moves, size) / 2
-        a, b = warp(left, flow[:, :2], "bilinear"), warp(right, flow[:, 2:], "bilinear")
-        (ax, ay), (bx, by), error = gradients(a), gradients(b), a - b
-        jx, jy = to_left * ax - to_right * bx, to_left * ay - to_right * by
-        products = [jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error]
-        xx, xy, yy, ex, ey, ee = kernel_sums(products, size).unbind(1)
+        a = warp_field(left, moves[:, :2], size, "bilinear", 0.5)
+        b = warp_field(right, moves[:, 2:], size, "bilinear", 0.5)
+        xx, xy, yy, ex, ey, ee = _agreement(a, b, share, size).unbind(1)
         damping = 2.0 * size * size + doubt * ee
         xx, yy = xx + damping, yy + damping
         scale = -2.0 / (xx * yy - xy * xy)  # -1, and from half the size to luma samples
@@ -58,6 +57,22 @@ def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: 
         move = move.clamp(-2, 2)
         moves = moves + torch.cat([to_left * move, to_right * move], dim=1)
     return torch.cat([moves, blend], dim=1)
+
+
+def _agreement(a: Tensor, b: Tensor, share: Tensor, size: int) -> Tensor:
+    """Sums of products of what moves a - b and of a - b itself (B, 6, h, w); see `refine`."""
+    if is_native(a, b, share):
+        from vcfilter._native import motion  # late: training needs none
+
+        sums = [
+            motion.agreement(one.numpy(), other.numpy(), *of.flatten().tolist(), size)
+            for one, other, of in zip(a[:, 0], b[:, 0], share, strict=True)
+        ]
+        return torch.from_numpy(np.stack(sums))
+    (ax, ay), (bx, by), error = gradients(a), gradients(b), a - b
+    to_left, to_right = share[:, :1], share[:, 1:]
+    jx, jy = to_left * ax - to_right * bx, to_left * ay - to_right * by
+    return kernel_sums([jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error], size)
 
 
 def linearise(
@@ -73,24 +88,37 @@ def linearise(
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    a = warp(left, enlarge(field[:, :2], BLOCK), "bicubic")
-    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
-    b = a
-    if right is None:
-        alpha = torch.zeros_like(alpha)
-    else:
-        b = warp(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
-    half = (b - a) / 2
-    error = x - a - alpha * 2 * half
-    columns = [(1 - alpha) * s for s in gradients(a)] + [alpha * s for s in gradients(b)] + [half]
+    a = warp_field(left, field[:, :2], BLOCK, "bicubic")
+    b = None if right is None else warp_field(right, field[:, 2:4], BLOCK, "bicubic")
     pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
-    sums = kernel_sums(
-        [columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns], BLOCK
-    )
+    sums = _products(x, a, b, field[:, 4:])
     hessian = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], FIELDS, FIELDS)
     for k, (i, j) in enumerate(pairs):
         hessian[..., i, j] = hessian[..., j, i] = sums[:, k]
     return hessian, sums[:, len(pairs) :].permute(0, 2, 3, 1)
+
+
+def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
+    """Sums (B, 20, h, w) of products of the blend's derivatives by the field, and with the error.
+
+    Args:
+        x, a, b: (B, 1, H, W) luma of the picture and the moved references. weight: (B, 1, h, w).
+    """
+    if is_native(x, a, weight):
+        from vcfilter._native import motion  # late: training needs none
+
+        seconds = [None] * len(x) if b is None else b[:, 0].numpy()
+        planes = (t[:, 0].contiguous().numpy() for t in (x, a, weight))
+        parts = zip(*planes, seconds, strict=True)
+        return torch.from_numpy(np.stack([motion.normal(p, q, r, w) for p, q, w, r in parts]))
+    alpha = torch.zeros_like(x) if b is None else enlarge((weight + 1) / 2, BLOCK)
+    b = a if b is None else b
+    half = (b - a) / 2
+    error = x - a - alpha * 2 * half
+    columns = [(1 - alpha) * s for s in gradients(a)] + [alpha * s for s in gradients(b)] + [half]
+    pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
+    products = [columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns]
+    return kernel_sums(products, BLOCK)
 
 
 def solve(normal: list[list[Tensor]], target: list[Tensor]) -> list[Tensor]:

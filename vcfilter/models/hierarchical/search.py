@@ -21,7 +21,7 @@ from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
 from vcfilter.models.hierarchical.refine import gauss_newton
 from vcfilter.models.hierarchical.values import MotionField, Pair
-from vcfilter.nn.warp import enlarge, median3, warp
+from vcfilter.nn.warp import enlarge, median3, warp_field
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
@@ -73,8 +73,8 @@ def estimate_field(
     flow_right = estimate_flow(x, right, scale)
     weight = estimate_blend(
         x,
-        warp(left, enlarge(flow, BLOCK), "bicubic"),
-        warp(right, enlarge(flow_right, BLOCK), "bicubic"),
+        warp_field(left, flow, BLOCK, "bicubic"),
+        warp_field(right, flow_right, BLOCK, "bicubic"),
     )
     field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
@@ -156,8 +156,8 @@ def with_global_motion(
 
 def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
-    a = warp(left, enlarge(field[:, :2], BLOCK), "bicubic")
-    b = warp(right, enlarge(field[:, 2:4], BLOCK), "bicubic")
+    a = warp_field(left, field[:, :2], BLOCK, "bicubic")
+    b = warp_field(right, field[:, 2:4], BLOCK, "bicubic")
     alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
     return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
 

@@ -1,0 +1,288 @@
+#include "fields.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clones.h"
+
+typedef float v4 __attribute__((vector_size(16)));
+
+/* Weights of bicubic taps at -1, 0, 1, 2 as polynomials of the fraction, a = -0.75. */
+static const v4 CUBIC[4] = {
+    {0.0f, 1.0f, 0.0f, 0.0f},
+    {-0.75f, 0.0f, 0.75f, 0.0f},
+    {1.5f, -2.25f, 1.5f, -0.75f},
+    {-0.75f, 1.25f, -1.25f, 0.75f},
+};
+
+static size_t within(ptrdiff_t i, size_t count)
+{
+    return i < 0 ? 0 : (size_t)i < count ? (size_t)i : count - 1;
+}
+
+/* Where a sample lies between two positions of a grid: the first, and the share of the second. */
+static ptrdiff_t between(size_t i, size_t factor, float *share)
+{
+    ptrdiff_t twice = 2 * (ptrdiff_t)i + 1 - (ptrdiff_t)factor, size = 2 * (ptrdiff_t)factor;
+    ptrdiff_t first = twice < 0 ? -1 : twice / size;
+    *share = (float)(twice - first * size) / (float)size;
+    return first;
+}
+
+/* One row of samples of a field, interpolated. line: room for a row of positions. */
+VCF_CLONES
+static void enlarged_row(const float *field, size_t rows, size_t columns, size_t factor, size_t row,
+                         float scale, float *line, float *out)
+{
+    float share;
+    ptrdiff_t first = between(row, factor, &share);
+    const float *top = field + within(first, rows) * columns;
+    const float *bottom = field + within(first + 1, rows) * columns;
+    for (size_t i = 0; i < columns; i++)
+        line[i + 1] = scale * (top[i] + share * (bottom[i] - top[i]));
+    line[0] = line[1];
+    line[columns + 1] = line[columns];
+    size_t half = factor / 2;
+    for (size_t i = 0; i <= columns; i++) {
+        float left = line[i], step = (line[i + 1] - left) / (float)factor;
+        size_t begin = i ? 0 : half, end = i < columns ? factor : half;
+        float *at = out + i * factor - half;
+        for (size_t k = begin; k < end; k++)
+            at[k] = left + step * ((float)k + 0.5f);
+    }
+}
+
+VCF_CLONES
+static void cubic_row(const float *plane, size_t rows, size_t columns, size_t row, const float *dx,
+                      const float *dy, float *out)
+{
+    float far_x = (float)columns + 4.0f, far_y = (float)rows + 4.0f;
+    for (size_t i = 0; i < columns; i++) {
+        float mx = dx[i] > -far_x ? dx[i] : -far_x, my = dy[i] > -far_y ? dy[i] : -far_y;
+        mx = mx < far_x ? mx : far_x;
+        my = my < far_y ? my : far_y;
+        int wx = (int)mx, wy = (int)my; /* towards zero; one less for what is below */
+        wx -= mx < (float)wx;
+        wy -= my < (float)wy;
+        float tx = mx - (float)wx, ty = my - (float)wy;
+        v4 cx = ((CUBIC[3] * tx + CUBIC[2]) * tx + CUBIC[1]) * tx + CUBIC[0];
+        v4 cy = ((CUBIC[3] * ty + CUBIC[2]) * ty + CUBIC[1]) * ty + CUBIC[0];
+        ptrdiff_t x = (ptrdiff_t)i + wx - 1, y = (ptrdiff_t)row + wy - 1;
+        v4 taps[4];
+        if (x >= 0 && y >= 0 && (size_t)x + 4 <= columns && (size_t)y + 4 <= rows) {
+            const float *at = plane + (size_t)y * columns + (size_t)x;
+            for (int k = 0; k < 4; k++)
+                memcpy(&taps[k], at + (size_t)k * columns, sizeof(v4));
+        } else {
+            for (int k = 0; k < 4; k++) {
+                const float *at = plane + within(y + k, rows) * columns;
+                for (int n = 0; n < 4; n++)
+                    taps[k][n] = at[within(x + n, columns)];
+            }
+        }
+        v4 sum = taps[0] * cy[0] + taps[1] * cy[1] + taps[2] * cy[2] + taps[3] * cy[3];
+        sum *= cx;
+        out[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+}
+
+VCF_CLONES
+static void linear_row(const float *plane, size_t rows, size_t columns, size_t row, const float *dx,
+                       const float *dy, float *out)
+{
+    float last_x = (float)(columns - 1), last_y = (float)(rows - 1);
+    for (size_t i = 0; i < columns; i++) {
+        /* Clipped as displacements: their fractions are more exact than a place's. */
+        float low_x = -(float)i, low_y = -(float)row;
+        float mx = dx[i] > low_x ? dx[i] : low_x, my = dy[i] > low_y ? dy[i] : low_y;
+        mx = mx < last_x + low_x ? mx : last_x + low_x;
+        my = my < last_y + low_y ? my : last_y + low_y;
+        int wx = (int)mx, wy = (int)my;
+        wx -= mx < (float)wx;
+        wy -= my < (float)wy;
+        float tx = mx - (float)wx, ty = my - (float)wy;
+        size_t x = (size_t)((ptrdiff_t)i + wx), y = (size_t)((ptrdiff_t)row + wy);
+        size_t right = x + 1 < columns, below = y + 1 < rows ? columns : 0;
+        const float *at = plane + y * columns + x;
+        float top = at[0] + tx * (at[right] - at[0]);
+        float bottom = at[below] + tx * (at[below + right] - at[below]);
+        out[i] = top + ty * (bottom - top);
+    }
+}
+
+int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, const float *dy,
+             size_t factor, float scale, int cubic, float *out)
+{
+    size_t h = rows / factor, w = columns / factor;
+    float *room = malloc((w + 2 + 2 * columns) * sizeof(float));
+    if (!room)
+        return -1;
+    float *line = room, *mx = room + w + 2, *my = mx + columns;
+    for (size_t row = 0; row < rows; row++) {
+        enlarged_row(dx, h, w, factor, row, scale, line, mx);
+        enlarged_row(dy, h, w, factor, row, scale, line, my);
+        (cubic ? cubic_row : linear_row)(plane, rows, columns, row, mx, my, out + row * columns);
+    }
+    free(room);
+    return 0;
+}
+
+/* Adds share[0] and share[1] times a row of products to both rows of positions around it. */
+VCF_CLONES
+static void add_rows(const float *row, size_t count, float share, float *first, float *second)
+{
+    for (size_t i = 0; i < count; i++) {
+        first[i] += (1.0f - share) * row[i];
+        second[i] += share * row[i];
+    }
+}
+
+/* Sums per position of a row whose samples begin half a factor after line, zeros around them. */
+VCF_CLONES
+static void sum_columns(const float *line, size_t w, size_t factor, float *out)
+{
+    float step = 1.0f / (float)factor;
+    for (size_t j = 0; j < w; j++) {
+        const float *at = line + j * factor;
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (size_t k = 0; k < factor; k += 4)
+            for (size_t n = 0; n < 4; n++)
+                sums[n] += ((float)(k + n) + 0.5f) * step * at[k + n] +
+                           ((float)(factor - k - n) - 0.5f) * step * at[factor + k + n];
+        out[j] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+}
+
+/* Rows of products on their way to sums: makes one row of products at a time. */
+typedef void (*vcf_products)(const void *from, size_t row, size_t pitch, float *products);
+
+static int vcf_sums(vcf_products make, const void *from, size_t kinds, size_t rows, size_t columns,
+                    size_t factor, float *sums)
+{
+    size_t h = rows / factor, w = columns / factor, half = factor / 2;
+    size_t pitch = columns + factor, all = kinds * pitch;
+    float *room = calloc(3 * all, sizeof(float));
+    if (!room)
+        return -1;
+    float *products = room, *first = room + all, *second = room + 2 * all;
+    ptrdiff_t position = -1;
+    for (size_t row = 0; row <= rows + half; row++) {
+        float share;
+        ptrdiff_t now = between(row, factor, &share);
+        if (now > position) {
+            for (size_t k = 0; position >= 0 && k < kinds; k++)
+                sum_columns(first + k * pitch, w, factor, sums + (k * h + (size_t)position) * w);
+            float *done = first;
+            first = second;
+            second = done;
+            memset(second, 0, all * sizeof(float));
+            position = now;
+        }
+        if (row >= rows)
+            continue;
+        make(from, row, pitch, products + half);
+        add_rows(products, all, share, first, second);
+    }
+    free(room);
+    return 0;
+}
+
+typedef struct {
+    const float *x, *a, *b, *blend;
+    size_t rows, columns, factor;
+    float *line, *alpha;
+} normal_planes;
+
+VCF_CLONES
+static void normal_row(const void *from, size_t row, size_t pitch, float *restrict products)
+{
+    const normal_planes *p = from;
+    size_t columns = p->columns, offset = row * columns;
+    size_t above = row ? columns : 0, below = row + 1 < p->rows ? columns : 0;
+    const float *x = p->x + offset, *a = p->a + offset, *b = p->b + offset;
+    float *restrict alpha = p->alpha;
+    enlarged_row(p->blend, p->rows / p->factor, columns / p->factor, p->factor, row, 0.5f, p->line,
+                 alpha);
+    for (size_t i = 0; i < columns; i++)
+        alpha[i] = p->a == p->b ? 0.0f : alpha[i] + 0.5f;
+    for (size_t i = 0; i < columns; i++) {
+        size_t left = i ? 1 : 0, right = i + 1 < columns ? 1 : 0;
+        float second = alpha[i], one = 1.0f - second, apart = b[i] - a[i];
+        float c0 = one * 0.5f * (a[i + right] - a[i - left]);
+        float c1 = one * 0.5f * (a[i + below] - a[i - above]);
+        float c2 = second * 0.5f * (b[i + right] - b[i - left]);
+        float c3 = second * 0.5f * (b[i + below] - b[i - above]);
+        float c4 = 0.5f * apart, error = x[i] - a[i] - second * apart;
+        float *restrict out = products + i;
+        out[0] = c0 * c0;
+        out[pitch] = c0 * c1;
+        out[2 * pitch] = c0 * c2;
+        out[3 * pitch] = c0 * c3;
+        out[4 * pitch] = c0 * c4;
+        out[5 * pitch] = c1 * c1;
+        out[6 * pitch] = c1 * c2;
+        out[7 * pitch] = c1 * c3;
+        out[8 * pitch] = c1 * c4;
+        out[9 * pitch] = c2 * c2;
+        out[10 * pitch] = c2 * c3;
+        out[11 * pitch] = c2 * c4;
+        out[12 * pitch] = c3 * c3;
+        out[13 * pitch] = c3 * c4;
+        out[14 * pitch] = c4 * c4;
+        out[15 * pitch] = c0 * error;
+        out[16 * pitch] = c1 * error;
+        out[17 * pitch] = c2 * error;
+        out[18 * pitch] = c3 * error;
+        out[19 * pitch] = c4 * error;
+    }
+}
+
+int vcf_normal(const float *x, const float *a, const float *b, const float *blend, size_t rows,
+               size_t columns, size_t factor, float *sums)
+{
+    float *room = malloc((columns / factor + 2 + columns) * sizeof(float));
+    if (!room)
+        return -1;
+    normal_planes planes = {x,       a,      b ? b : a, blend, rows,
+                            columns, factor, room,      room + columns / factor + 2};
+    int status = vcf_sums(normal_row, &planes, VCF_NORMAL_SUMS, rows, columns, factor, sums);
+    free(room);
+    return status;
+}
+
+typedef struct {
+    const float *a, *b;
+    float left, right;
+    size_t rows, columns;
+} agreement_planes;
+
+VCF_CLONES
+static void agreement_row(const void *from, size_t row, size_t pitch, float *restrict products)
+{
+    const agreement_planes *p = from;
+    size_t columns = p->columns, offset = row * columns;
+    size_t above = row ? columns : 0, below = row + 1 < p->rows ? columns : 0;
+    const float *a = p->a + offset, *b = p->b + offset;
+    float wa = 0.5f * p->left, wb = 0.5f * p->right;
+    for (size_t i = 0; i < columns; i++) {
+        size_t left = i ? 1 : 0, right = i + 1 < columns ? 1 : 0;
+        float jx = wa * (a[i + right] - a[i - left]) - wb * (b[i + right] - b[i - left]);
+        float jy = wa * (a[i + below] - a[i - above]) - wb * (b[i + below] - b[i - above]);
+        float error = a[i] - b[i];
+        float *restrict out = products + i;
+        out[0] = jx * jx;
+        out[pitch] = jx * jy;
+        out[2 * pitch] = jy * jy;
+        out[3 * pitch] = jx * error;
+        out[4 * pitch] = jy * error;
+        out[5 * pitch] = error * error;
+    }
+}
+
+int vcf_agreement(const float *a, const float *b, float left, float right, size_t rows,
+                  size_t columns, size_t factor, float *sums)
+{
+    agreement_planes planes = {a, b, left, right, rows, columns};
+    return vcf_sums(agreement_row, &planes, VCF_AGREEMENT_SUMS, rows, columns, factor, sums);
+}

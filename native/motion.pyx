@@ -1,0 +1,99 @@
+"""Moving planes by fields of displacements, and the sums that correct such fields.
+
+Planes are (rows, columns) and fields (rows / factor, columns / factor) float32, see fields.h.
+"""
+
+from libc.stddef cimport size_t
+
+import numpy as np
+
+
+cdef extern from "fields.h" nogil:
+    int VCF_NORMAL_SUMS, VCF_AGREEMENT_SUMS
+    int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, const float *dy,
+                 size_t factor, float scale, int cubic, float *out)
+    int vcf_normal(const float *x, const float *a, const float *b, const float *blend, size_t rows,
+                   size_t columns, size_t factor, float *sums)
+    int vcf_agreement(const float *a, const float *b, float left, float right, size_t rows,
+                      size_t columns, size_t factor, float *sums)
+
+
+cdef size_t checked(size_t rows, size_t columns, size_t h, size_t w) except 0:
+    """How many samples a position has, each way: a multiple of 4."""
+    cdef size_t factor = rows // h if h else 0
+    if not factor or factor % 4 or h * factor != rows or w * factor != columns:
+        raise ValueError(f"a field of {h}x{w} does not fit a plane of {rows}x{columns}")
+    return factor
+
+
+cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
+    if a.shape[0] != b.shape[0] or a.shape[1] != b.shape[1]:
+        raise ValueError(f"{a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]} differ")
+    return 0
+
+
+def warp(const float[:, ::1] plane, const float[:, ::1] dx, const float[:, ::1] dy,
+         float scale, bint cubic, float[:, ::1] out):
+    """A plane sampled at p + scale * (dx, dy)(p), the field interpolated; written to out.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    cdef size_t factor = checked(plane.shape[0], plane.shape[1], dx.shape[0], dx.shape[1])
+    cdef int status
+    alike(dx, dy)
+    alike(plane, out)
+    with nogil:
+        status = vcf_warp(&plane[0, 0], plane.shape[0], plane.shape[1], &dx[0, 0], &dy[0, 0],
+                          factor, scale, cubic, &out[0, 0])
+    if status:
+        raise MemoryError
+
+
+def normal(const float[:, ::1] x, const float[:, ::1] a, b, const float[:, ::1] blend):
+    """(20, h, w) sums of products of derivatives and errors, see fields.h.
+
+    Args:
+        b: as a, or None.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    cdef size_t factor = checked(x.shape[0], x.shape[1], blend.shape[0], blend.shape[1])
+    cdef const float[:, ::1] second = a if b is None else b
+    cdef const float *other = NULL
+    cdef int status
+    alike(x, a)
+    alike(x, second)
+    if b is not None:
+        other = &second[0, 0]
+    found = np.empty((VCF_NORMAL_SUMS, blend.shape[0], blend.shape[1]), np.float32)
+    cdef float[:, :, ::1] sums = found
+    with nogil:
+        status = vcf_normal(&x[0, 0], &a[0, 0], other, &blend[0, 0], x.shape[0], x.shape[1],
+                            factor, &sums[0, 0, 0])
+    if status:
+        raise MemoryError
+    return found
+
+
+def agreement(const float[:, ::1] a, const float[:, ::1] b, float left, float right,
+              size_t factor):
+    """(6, h, w) sums of products of the difference's derivatives and the difference, see fields.h.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    if not factor or a.shape[0] % factor or a.shape[1] % factor:
+        raise ValueError(f"a plane of {a.shape[0]}x{a.shape[1]} has no blocks of {factor}")
+    checked(a.shape[0], a.shape[1], a.shape[0] // factor, a.shape[1] // factor)
+    alike(a, b)
+    cdef int status
+    found = np.empty((VCF_AGREEMENT_SUMS, a.shape[0] // factor, a.shape[1] // factor), np.float32)
+    cdef float[:, :, ::1] sums = found
+    with nogil:
+        status = vcf_agreement(&a[0, 0], &b[0, 0], left, right, a.shape[0], a.shape[1], factor,
+                               &sums[0, 0, 0])
+    if status:
+        raise MemoryError
+    return found

@@ -1,0 +1,178 @@
+"""Native loops against the plain operators that they stand for, at odd sizes and at borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter._native import latents, motion
+from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.nn import native, warp
+
+SIZES = [(8, 8), (16, 40), (72, 24)]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def smooth(rows: int, columns: int, seed: int = 0) -> Tensor:
+    """(2, 1, rows, columns) luma whose gradients say something."""
+    noise = torch.rand(2, 1, rows + 4, columns + 4, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(noise * 255, 5, 1)
+
+
+def field(rows: int, columns: int, reach: float = 4.0) -> Tensor:
+    """(2, 5, rows, columns) with some displacements far outside, the blend within -1 to 1."""
+    found = torch.randn(2, 5, rows, columns, generator=torch.Generator().manual_seed(1)) * reach
+    found[:, :4, 0, 0] = torch.tensor([1e9, -1e9, -3000.0, 500.0])
+    found[:, 4:] = (found[:, 4:] / reach).clamp(-1, 1)
+    return found
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", SIZES)
+def test_warp(size: tuple[int, int], mode: str, factor: int) -> None:
+    rows, columns = size
+    plane = torch.cat([smooth(rows, columns), smooth(rows, columns, 3)], dim=1)
+    moves = field(rows // factor, columns // factor)[:, :2].clamp(-60, 60)
+    found = warp.warp_field(plane, moves, factor, mode, 0.5)
+    plain = warp.warp(plane, warp.enlarge(moves, factor) * 0.5, mode)
+    # grid_sample holds places, whose rounding grows with them, as shares of the size.
+    assert float((found - plain).abs().max()) < 0.01
+
+
+def test_warp_far_outside_repeats_the_border() -> None:
+    plane = smooth(16, 24)[:1, 0].numpy()[0]
+    out = np.empty_like(plane)
+    for far, corner in ((np.float32(1e30), plane[-1, -1]), (-np.float32(np.inf), plane[0, 0])):
+        moves = np.full((2, 3), far, np.float32)
+        for cubic in (True, False):
+            motion.warp(plane, moves, moves, 1.0, cubic, out)
+            assert np.allclose(out, corner, atol=1e-3)
+    moves[:] = np.nan  # what a damaged stream may give: any result, but within memory
+    motion.warp(plane, moves, moves, 1.0, True, out)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_of_the_fit(
+    size: tuple[int, int], alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = size
+    x, a, b = (smooth(rows, columns, seed) for seed in range(3))
+    blend = field(rows // 8, columns // 8)[:, 4:]
+    found = refine._products(x, a, None if alone else b, blend)
+    monkeypatch.setattr(refine, "is_native", lambda *tensors: False)
+    plain = refine._products(x, a, None if alone else b, blend)
+    assert found.shape == plain.shape == (2, 20, rows // 8, columns // 8)
+    assert torch.allclose(found, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_of_the_decoders_refinement(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = smooth(*size), smooth(*size, 1)
+    share = torch.tensor([[-0.25, 0.75], [0.5, -0.5]])[:, :, None, None]
+    found = refine._agreement(a, b, share, 4)
+    monkeypatch.setattr(refine, "is_native", lambda *tensors: False)
+    plain = refine._agreement(a, b, share, 4)
+    assert torch.allclose(found, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def net() -> VideoNet:
+    """A network whose filters see every neighbour differently."""
+    torch.manual_seed(0)
+    net = VideoNet(HierarchicalConfig()).requires_grad_(False).eval()
+    for coding in (net.image.coding, net.motion.coding):
+        for step in coding.steps:
+            for layer in (step.spatial, step.temporal):
+                layer.weight.data = torch.randn(layer.weight.shape).clamp(-3, 3) * 0.5
+                layer.bias.data = torch.randn(layer.bias.shape)
+            step.mean.weight.data = torch.randn(step.mean.weight.shape) * 0.1
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (16, 12)])
+@pytest.mark.parametrize("name", ["image", "motion"])
+def test_what_a_step_sees(
+    net: VideoNet, name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coding = getattr(net, name).coding
+    maps = [
+        torch.randint(0, 256, (2, coding.channels, *size)).float().to(
+            memory_format=torch.channels_last
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    features = torch.randint(0, 33, (2, 16)).float()
+
+    def all_steps() -> list[tuple[Tensor, Tensor, Tensor]]:
+        found = []
+        for place in coding.places(maps[0]):
+            step, low = place.model, place.model.step.low
+            seen, *past = (place.lattice(each) for each in maps)
+            past = [each[:, low:] for each in past]
+            inputs = step._inputs(seen, past, place.where)
+            index = step.indices(seen, past, features, place.where)
+            found.append((inputs, index, step.means(seen - 100, features, place.where)))
+        return found
+
+    fast = all_steps()
+    monkeypatch.setattr(latent, "is_native", lambda *tensors: False)
+    monkeypatch.setattr(native, "SMALL", 1 << 40)
+    for (inputs, index, mean), (plain, same, expected) in zip(fast, all_steps(), strict=True):
+        assert torch.equal(inputs, plain) and torch.equal(index, same)  # integers: exactly
+        assert torch.allclose(mean, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_convolutions_by_onednn_are_those_of_pytorch() -> None:
+    x = torch.randn(1, 96, 20, 24).to(memory_format=torch.channels_last)
+    for outputs, groups, side in ((192, 1, 1), (96, 96, 3), (96, 1, 3)):
+        weight, bias = torch.randn(outputs, 96 // groups, side, side), torch.randn(outputs)
+        padding = (side // 2, side // 2)
+        found = native.conv2d(x, weight, bias, padding, groups)
+        assert torch.allclose(found, F.conv2d(x, weight, bias, padding=padding, groups=groups),
+                              atol=1e-3)  # fmt: skip
+    rows = torch.randint(0, 256, (2, 300, 100)).float()
+    weight, bias = torch.randint(-9, 10, (50, 100)).float(), torch.randint(-9, 10, (50,)).float()
+    assert torch.equal(native.linear(rows, weight, bias), F.linear(rows, weight, bias))
+
+
+def test_input_is_checked() -> None:
+    plane, moves = np.zeros((16, 16), np.float32), np.zeros((2, 2), np.float32)
+    for shape in ((3, 2), (0, 2), (8, 8)):
+        with pytest.raises(ValueError, match="does not fit"):
+            motion.warp(plane, np.zeros(shape, np.float32), moves, 1.0, True, plane.copy())
+    with pytest.raises(ValueError, match="differ"):
+        motion.warp(plane, moves, moves, 1.0, True, np.zeros((16, 8), np.float32))
+    with pytest.raises(ValueError, match="differ"):
+        motion.normal(plane, np.zeros((8, 16), np.float32), None, moves)
+    with pytest.raises(ValueError, match="no blocks"):
+        motion.agreement(plane, plane, 1.0, 1.0, 12)
+    maps, out = np.zeros((4, 4, 3), np.float32), np.zeros((2, 3), np.float32)
+    weight, bias = np.zeros((3, 3, 3), np.float32), np.zeros(3, np.float32)
+    inside, outside = np.array([0, 15]), np.array([0, 16])
+    latents.filtered(maps, weight, bias, inside, out, 0)
+    for arguments, text in (
+        ((maps, weight, bias, outside, out, 0), "position 16"),
+        ((maps, weight, bias, inside, out, 1), "no place"),
+        ((maps, weight[:2], bias, inside, out, 0), "do not fit"),
+        ((maps.transpose(2, 1, 0), weight, bias, inside, out, 0), "one after the other"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            latents.filtered(*arguments)
+    with pytest.raises(ValueError, match="no place"):
+        latents.neighbours(maps, 3, inside, out, 0)
