@@ -15,13 +15,14 @@ from fractions import Fraction
 from numbers import Rational
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.codec.runtime import threads_of
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, Plane, VideoFormat
+from vcfilter.frames import CodedMotion, Frame, Plane, VideoFormat
 from vcfilter.interpolation.motion import (
     EFFORTS,
     GRID,
@@ -30,6 +31,7 @@ from vcfilter.interpolation.motion import (
     box_mean,
     difference,
     estimate_motion,
+    fitted_motion,
 )
 from vcfilter.interpolation.options import PRESETS
 from vcfilter.models.store import pick_device
@@ -50,6 +52,7 @@ VISIBLE_SIDE = 15  # samples, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
+CODED_GRID = 8  # luma samples per position of coded motion, each way
 INVERSIONS = 3
 
 
@@ -60,13 +63,19 @@ class Interpolator:
         video_format: of all frames.
         preset: "fast", "medium" or "slow": how much the search for motion tries.
         runtime: device and threads.
+        coded_motion: take the motion that frames were coded with, where they bring it.
 
     Raises:
         ConfigError: there is no such preset.
     """
 
     def __init__(
-        self, video_format: VideoFormat, preset: str = "medium", runtime: Runtime | None = None
+        self,
+        video_format: VideoFormat,
+        preset: str = "medium",
+        runtime: Runtime | None = None,
+        *,
+        coded_motion: bool = False,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
@@ -74,6 +83,7 @@ class Interpolator:
         self._runtime = runtime or Runtime()
         self._device = pick_device(self._runtime.device)
         self._effort = EFFORTS[preset]
+        self._coded_motion = coded_motion
         self._neighbours: dict[Frame, _Neighbour] = {}
 
     def between(
@@ -175,7 +185,10 @@ class Interpolator:
         """Tensors of these frames, and of no others."""
         former = self._neighbours
         fresh = {
-            frame: former.get(frame) or _Neighbour(frame, self.video_format, self._device)
+            frame: former.get(frame)
+            or _Neighbour(
+                frame, self.video_format, self._device, frame.motion if self._coded_motion else None
+            )
             for frame in frames
         }
         for each in fresh.values():
@@ -200,7 +213,13 @@ Planes = tuple[Tensor, Tensor, Tensor]
 class _Neighbour:
     """A frame as tensors, and its motion to others."""
 
-    def __init__(self, frame: Frame, video_format: VideoFormat, device: torch.device) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        video_format: VideoFormat,
+        device: torch.device,
+        coded: CodedMotion | None = None,
+    ) -> None:
         fmt = video_format
         rows, columns = (-(-side // ALIGN) * ALIGN for side in (fmt.height, fmt.width))
         scale = 1 << (fmt.bit_depth - 8)
@@ -209,13 +228,39 @@ class _Neighbour:
             _padded(frame.u, rows // 2, columns // 2, scale, device),
             _padded(frame.v, rows // 2, columns // 2, scale, device),
         )
+        self._coded = coded
         self._motions: dict[_Neighbour, Motion] = {}
 
     def motion_to(self, other: _Neighbour, effort: Effort) -> Motion:
         """Motion to another frame, estimated once."""
         if other not in self._motions:
-            self._motions[other] = estimate_motion(self.planes[0], other.planes[0], effort)
+            coded = self._coded_to(other)
+            self._motions[other] = (
+                estimate_motion(self.planes[0], other.planes[0], effort)
+                if coded is None
+                else fitted_motion(self.planes[0], other.planes[0], coded)
+            )
         return self._motions[other]
+
+    def _coded_to(self, other: _Neighbour) -> Tensor | None:
+        """The flow to another frame that one of both was coded with."""
+        if self._coded is None or other._coded is None:
+            return None
+        own = self._coded.fields.get(other._coded.pts)
+        if own is not None:
+            return self._flow(own)
+        theirs = other._coded.fields.get(self._coded.pts)
+        if theirs is None:
+            return None
+        flow = self._flow(theirs)
+        return _inverse(-flow, flow)
+
+    def _flow(self, field: npt.NDArray[np.float32]) -> Tensor:
+        """A field of coded motion on the grid of flows."""
+        luma = self.planes[0]
+        fine = enlarge(torch.from_numpy(field)[None].to(luma.device), CODED_GRID // GRID)
+        rows, columns = (side // GRID for side in luma.shape[2:])
+        return fine[..., :rows, :columns].contiguous()
 
     def forget_all_but(self, others: Sequence[_Neighbour]) -> None:
         """Keep motion to these frames only."""

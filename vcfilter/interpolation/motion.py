@@ -29,6 +29,7 @@ AFFINE_RIDGE = 1e-4
 AFFINE_STEP = 3.0  # samples, the largest correction of one step
 LIGHT_WINDOW = 17  # positions, each way
 TEXTURE_FLOOR = 4.0  # squared gradient per sample below which errors say little of motion
+CODED_ROUNDS = 1  # Gauss-Newton steps on coded motion
 SEARCH_SIDE = 32  # samples: the search needs a pyramid of some levels
 
 
@@ -88,6 +89,12 @@ def estimate_motion(x: Tensor, reference: Tensor, effort: Effort) -> Motion:
     flow = flows[0]
     for index, other in enumerate(flows[1:], 1):
         flow = torch.where(best == index, other, flow)
+    return Motion(flow, difference(x, warp(reference, enlarge(flow, GRID), "bilinear")))
+
+
+def fitted_motion(x: Tensor, reference: Tensor, flow: Tensor) -> Motion:
+    """A flow (1, 2, H/4, W/4) from luma x to a reference that is known but for its last detail."""
+    flow = fit_local(x, reference, flow, CODED_ROUNDS)
     return Motion(flow, difference(x, warp(reference, enlarge(flow, GRID), "bilinear")))
 
 

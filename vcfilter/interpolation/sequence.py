@@ -192,6 +192,7 @@ class FrameInterpolation:
                 VideoFormat(width=width, height=height, bit_depth=depth),
                 self._options.preset,
                 self._runtime,
+                coded_motion=self._options.coded_motion,
             )
         return self._interpolator
 

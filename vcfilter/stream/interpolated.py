@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 from av.video.frame import VideoFrame
@@ -83,15 +84,7 @@ class InterpolatedFrames:
             pts, duration = frame.pts, frame.duration
             if self._snapper:
                 pts, duration = self._snapper.place(pts, duration)
-            yield Frame(
-                y=frame.y,
-                u=frame.u,
-                v=frame.v,
-                pts=self._rising.place(pts),
-                duration=duration,
-                type=frame.type,
-                corrupt=frame.corrupt,
-            )
+            yield replace(frame, pts=self._rising.place(pts), duration=duration)
 
 
 def interpolate(

@@ -191,6 +191,7 @@ class Job:
                 seekable=seekable,
                 runtime=self._runtime,
                 log=self.log,
+                motion=self.interpolation is not None and self.interpolation.coded_motion,
             )
         return MediaFrames(
             reader,
