@@ -48,7 +48,7 @@ hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
-VISIBLE_SIDE = 15  # samples, each way
+VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
@@ -334,7 +334,7 @@ class _Interval:
         ):
             value = 2 * (inner.flow + outer.motion.flow / outer.distance) / (1 + outer.distance)
             least, times = FIT
-            own, third = _detail(inner.error) + least, _detail(outer.motion.error) + least
+            own, third = (box_mean(e, DETAIL) + least for e in (inner.error, outer.motion.error))
             trust = (times * own / third).clamp(max=1) ** 2
             both = warp(torch.cat([value, trust], dim=1), at / GRID, "bilinear")
             found.append((both[:, :2], both[:, 2:]))
@@ -354,19 +354,19 @@ class _Interval:
         of the two agrees with the frame on its own side (what is hidden in b is seen before a).
         """
         near, far = self.a.warped(field[:, :2]), self.b.warped(field[:, 2:])
-        weight = torch.full_like(near[0], time)
+        weight = torch.full_like(field[:, :1], time)
         sides = []
         for outer, at in ((self.before, field[:, :2]), (self.after, field[:, 2:])):
             if outer is not None:
-                error = warp(outer.motion.error, enlarge(at, GRID), "bilinear")
-                sides.append(box_mean(error, VISIBLE_SIDE))
+                error = warp(outer.motion.error, at / GRID, "bilinear")
+                sides.append(box_mean(error, VISIBLE_WINDOW))
         if len(sides) == 2:
-            apart = box_mean(difference(near[0], far[0]), VISIBLE_SIDE)
+            apart = box_mean(difference(near[0], far[0]), VISIBLE_WINDOW)
             one, two = (1 - time) / (sides[0] + VISIBLE), time / (sides[1] + VISIBLE)
             doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
             weight = weight + doubt * (two / (one + two) - time)
-        half = F.avg_pool2d(weight, 2)
-        y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (weight, half, half), strict=True))
+        full, half = enlarge(weight, GRID), enlarge(weight, GRID // 2)
+        y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (full, half, half), strict=True))
         return y, u, v
 
     def _with_still(self, planes: Sequence[Tensor], time: float) -> Planes:
@@ -398,11 +398,6 @@ def _inverse(field: Tensor, flow: Tensor) -> Tensor:
     for _ in range(INVERSIONS):
         at = warp(flow, -at / GRID, "bilinear")
     return warp(field, -at / GRID, "bilinear")
-
-
-def _detail(error: Tensor) -> Tensor:
-    """(1, 1, h, w) means of an error (1, 1, H, W) over DETAIL x DETAIL positions."""
-    return box_mean(F.avg_pool2d(error, GRID), DETAIL)
 
 
 def _equal(planes: Sequence[Tensor]) -> Tensor:

@@ -65,7 +65,7 @@ class Motion:
 
     Args:
         flow: (1, 2, H/4, W/4) displacements in luma samples.
-        error: (1, 1, H, W) what the reference moved onto x differs by, see `difference`.
+        error: (1, 1, H/4, W/4) what the reference moved onto x differs by, see `difference`.
     """
 
     flow: Tensor
@@ -99,12 +99,12 @@ def fitted_motion(x: Tensor, reference: Tensor, flow: Tensor) -> Motion:
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Squared differences of lumas (1, 1, H, W), in 8-bit units, without what changes the light of
-    a whole neighbourhood: a fade is no occlusion.
+    """Mean squared differences of lumas (1, 1, H, W) per position (1, 1, H/4, W/4), in 8-bit units,
+    without what changes the light of a whole neighbourhood: a fade is no occlusion.
     """
     apart = a - b
     mean = box_mean(F.avg_pool2d(apart, GRID), LIGHT_WINDOW)
-    return (apart - enlarge(mean, GRID)) ** 2
+    return F.avg_pool2d((apart - enlarge(mean, GRID)) ** 2, GRID)
 
 
 def box_mean(values: Tensor, side: int) -> Tensor:
