@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-from fractions import Fraction
 
 from vcfilter.cli import coding
 from vcfilter.cli.arguments import (
@@ -16,6 +14,7 @@ from vcfilter.cli.arguments import (
     add_output,
     add_rate,
     add_streams,
+    frame_rate,
     is_rate_given,
 )
 from vcfilter.cli.command import Command
@@ -58,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate = group.add_mutually_exclusive_group(required=True)
     low, high = FACTORS
     rate.add_argument("--factor", type=int, metavar="N", help=f"frames per frame, {low} to {high}")
-    rate.add_argument("--fps", type=_rate, metavar="RATE", help="frames per second: 60, 60000/1001")
+    rate.add_argument(
+        "--fps", type=frame_rate, metavar="RATE", help="frames per second: 60, 60000/1001"
+    )
     rate.add_argument(
         "--slow", type=int, metavar="N",
         help=f"slow motion, {low} to {high} times as long; other streams are left out",
@@ -73,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "motion (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--rate", type=_rate, metavar="RATE", help="frames per second of image files as source (25)"
+        "--rate",
+        type=frame_rate,
+        metavar="RATE",
+        help="frames per second of image files as source (25)",
     )
     group.add_argument(
         "--names", choices=("numbers", "eqvi"), default="numbers",
@@ -134,12 +138,6 @@ def _carry_out(args: argparse.Namespace, terminal: Terminal) -> None:
     if is_rate_given(args, but=("preset",)):
         raise ConfigError("options of neural coding need a neural target: -c:v vcfilter, or .mkv")
     coding.decode(args, terminal, source, args.target)
-
-
-def _rate(text: str) -> Fraction:
-    if not re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", text) or not Fraction(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate like 60 or 60000/1001")
-    return Fraction(text)
 
 
 COMMAND = Command(

@@ -8,6 +8,7 @@ disagree.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ from vcfilter.interpolation.motion import (
     estimate_motion,
     fitted_motion,
 )
+from vcfilter.interpolation.net import BetweenNet, Candidates, load_shipped
+from vcfilter.interpolation.net import load as load_net
 from vcfilter.interpolation.options import PRESETS
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.store import pick_device
 from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
@@ -52,7 +56,6 @@ VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
-CODED_GRID = 8  # luma samples per position of coded motion, each way
 INVERSIONS = 3
 
 
@@ -64,6 +67,8 @@ class Interpolator:
         preset: "fast", "medium" or "slow": how much the search for motion tries.
         runtime: device and threads.
         coded_motion: take the motion that frames were coded with, where they bring it.
+        weights: path of the learned part's weights file; None: the package's own, if it brings
+            any; "": none. "fast" does without.
 
     Raises:
         ConfigError: there is no such preset.
@@ -76,6 +81,7 @@ class Interpolator:
         runtime: Runtime | None = None,
         *,
         coded_motion: bool = False,
+        weights: str | None = None,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
@@ -84,6 +90,10 @@ class Interpolator:
         self._device = pick_device(self._runtime.device)
         self._effort = EFFORTS[preset]
         self._coded_motion = coded_motion
+        self._net: BetweenNet | None = None
+        if self._effort.learned and weights != "":
+            net = load_shipped() if weights is None else load_net(weights)
+            self._net = None if net is None else copy.deepcopy(net).to(self._device)
         self._neighbours: dict[Frame, _Neighbour] = {}
 
     def between(
@@ -112,8 +122,27 @@ class Interpolator:
             interval = self._interval(before, a, b, after)
         for time in times:
             with threads_of(self._runtime), torch.inference_mode():
-                planes = interval.frame_at(float(time), self._effort)
+                planes = interval.frame_at(float(time), self._effort, self._net)
             yield self._finished(planes, a.pts + round((b.pts - a.pts) * Fraction(time)))
+
+    def candidates(
+        self,
+        before: Frame | None,
+        a: Frame,
+        b: Frame,
+        after: Frame | None,
+        times: Sequence[float | Fraction],
+    ) -> list[Candidates]:
+        """What the learned part makes frames between a and b of; arguments as of `between`. Planes
+        are padded to multiples of 16.
+
+        Raises:
+            ConfigError: a frame is not of the format, times or pts are out of order.
+        """
+        self._check(before, a, b, after, times)
+        with threads_of(self._runtime), torch.inference_mode():
+            interval = self._interval(before, a, b, after)
+            return [interval.candidates(float(time), self._effort) for time in times]
 
     def carried(self, frame: Frame, other: Frame, time: float | Fraction) -> Frame:
         """A frame carried on by the motion that leads from another one to it.
@@ -206,10 +235,6 @@ class Interpolator:
         return Frame(y=y, u=u, v=v, pts=pts)
 
 
-Planes = tuple[Tensor, Tensor, Tensor]
-"""y (1, 1, H, W), u and v (1, 1, H/2, W/2), float32 samples in 8-bit units."""
-
-
 class _Neighbour:
     """A frame as tensors, and its motion to others."""
 
@@ -258,7 +283,7 @@ class _Neighbour:
     def _flow(self, field: npt.NDArray[np.float32]) -> Tensor:
         """A field of coded motion on the grid of flows."""
         luma = self.planes[0]
-        fine = enlarge(torch.from_numpy(field)[None].to(luma.device), CODED_GRID // GRID)
+        fine = enlarge(torch.from_numpy(field)[None].to(luma.device), BLOCK // GRID)
         rows, columns = (side // GRID for side in luma.shape[2:])
         return fine[..., :rows, :columns].contiguous()
 
@@ -272,6 +297,22 @@ class _Neighbour:
         luma, chroma = enlarge(field, GRID), enlarge(field, GRID // 2) / 2
         u, v = warp(torch.cat([u, v], dim=1), chroma, "bicubic").split(1, dim=1)
         return warp(y, luma, "bicubic"), u, v
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Moved:
+    """Two frames moved to one time.
+
+    Args:
+        blended: both together. near, far: each.
+        maps: (1, 3, H/4, W/4) squared errors: between the two, and of the frames before and after
+            them; 0 where one of these is missing.
+    """
+
+    blended: Planes
+    near: Planes
+    far: Planes
+    maps: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -300,19 +341,54 @@ class _Interval:
     before: _Outer | None
     after: _Outer | None
 
-    def frame_at(self, time: float, effort: Effort) -> Planes:
+    def frame_at(self, time: float, effort: Effort, net: BetweenNet | None) -> Planes:
         """The planes at a time between 0 (a) and 1 (b)."""
+        fields, bend = self._fields(time, effort)
+        moved = self._moved(fields, bend, time)
+        if net is None:
+            return self._with_still(moved.blended, time)
+        return self._with_still(net(self._candidates(moved, fields, bend, time)), time)
+
+    def candidates(self, time: float, effort: Effort) -> Candidates:
+        """What the learned part makes a new frame of."""
+        fields, bend = self._fields(time, effort)
+        return self._candidates(self._moved(fields, bend, time), fields, bend, time)
+
+    def _fields(self, time: float, effort: Effort) -> tuple[list[Tensor], Tensor]:
+        """Linear motion as seen from a and from b, or their mean, and what acceleration adds."""
         from_a = self._linear(self.ahead.flow, time)
         from_b = self._linear(self.back.flow, 1 - time)
         from_b = torch.cat([from_b[:, 2:], from_b[:, :2]], dim=1)
         bend = self._acceleration(from_a, from_b) * (time * (1 - time) / 2)
         bend = torch.cat([bend, bend], dim=1)
-        if effort.sides:
-            results = [self._blended(field + bend, time) for field in (from_a, from_b)]
-            planes = [(one + two) / 2 for one, two in zip(*results, strict=True)]
-        else:
-            planes = list(self._blended((from_a + from_b) / 2 + bend, time))
-        return self._with_still(planes, time)
+        return [from_a, from_b] if effort.sides else [(from_a + from_b) / 2], bend
+
+    def _moved(self, fields: Sequence[Tensor], bend: Tensor, time: float) -> _Moved:
+        results = [self._blended(field + bend, time) for field in fields]
+        if len(results) == 1:
+            return results[0]
+        return _Moved(
+            blended=_mean([r.blended for r in results]),
+            near=_mean([r.near for r in results]),
+            far=_mean([r.far for r in results]),
+            maps=torch.stack([r.maps for r in results]).mean(0),
+        )
+
+    def _candidates(
+        self, moved: _Moved, fields: Sequence[Tensor], bend: Tensor, time: float
+    ) -> Candidates:
+        linear = moved.blended
+        if bool(bend.any()):
+            linear = self._moved(fields, torch.zeros_like(bend), time).blended
+        bent = F.avg_pool2d((moved.blended[0] - linear[0]) ** 2, GRID)
+        return Candidates(
+            blended=moved.blended,
+            near=moved.near,
+            far=moved.far,
+            linear=linear,
+            maps=F.avg_pool2d(torch.cat([moved.maps, bent], dim=1), BLOCK // GRID),
+            time=torch.tensor([time], device=bent.device),
+        )
 
     def _linear(self, flow: Tensor, time: float) -> Tensor:
         """(1, 4, h, w): from a position at a time to the frame that flow starts in, and where it
@@ -349,7 +425,7 @@ class _Interval:
         sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
-    def _blended(self, field: Tensor, time: float) -> Planes:
+    def _blended(self, field: Tensor, time: float) -> _Moved:
         """Both frames moved along a field and blended: by time, and where they disagree by which
         of the two agrees with the frame on its own side (what is hidden in b is seen before a).
         """
@@ -360,14 +436,16 @@ class _Interval:
             if outer is not None:
                 error = warp(outer.motion.error, at / GRID, "bilinear")
                 sides.append(box_mean(error, VISIBLE_WINDOW))
+        none = torch.zeros_like(weight)
+        apart = box_mean(difference(near[0], far[0]), VISIBLE_WINDOW)
         if len(sides) == 2:
-            apart = box_mean(difference(near[0], far[0]), VISIBLE_WINDOW)
             one, two = (1 - time) / (sides[0] + VISIBLE), time / (sides[1] + VISIBLE)
             doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
             weight = weight + doubt * (two / (one + two) - time)
         full, half = enlarge(weight, GRID), enlarge(weight, GRID // 2)
         y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (full, half, half), strict=True))
-        return y, u, v
+        maps = torch.cat([apart, *(sides if len(sides) == 2 else (none, none))], dim=1)
+        return _Moved(blended=(y, u, v), near=near, far=far, maps=maps)
 
     def _with_still(self, planes: Sequence[Tensor], time: float) -> Planes:
         """Samples that stand still in all frames as the mean by time: logos and subtitles."""
@@ -390,6 +468,11 @@ class _Interval:
             )
         )
         return y, u, v
+
+
+def _mean(several: Sequence[Planes]) -> Planes:
+    y, u, v = (torch.stack(same).mean(0) for same in zip(*several, strict=True))
+    return y, u, v
 
 
 def _inverse(field: Tensor, flow: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class Effort:
         half: search at half the size as a third candidate.
         sides: each frame is moved by its own motion, and the two results averaged; otherwise both
             motions are averaged.
+        learned: the learned part corrects what comes out.
     """
 
     dense_rounds: int
@@ -50,10 +51,11 @@ class Effort:
     global_rounds: int
     half: bool = False
     sides: bool = True
+    learned: bool = True
 
 
 EFFORTS = {
-    "fast": Effort(dense_rounds=1, affine_rounds=1, global_rounds=3, sides=False),
+    "fast": Effort(dense_rounds=1, affine_rounds=1, global_rounds=3, sides=False, learned=False),
     "medium": Effort(dense_rounds=2, affine_rounds=4, global_rounds=4),
     "slow": Effort(dense_rounds=3, affine_rounds=4, global_rounds=8, half=True),
 }

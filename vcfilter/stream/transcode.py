@@ -219,7 +219,7 @@ def decode_file(
         raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
     name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural and interpolation is None:
+        if not job.is_neural and (interpolation is None or interpolation.coded_motion):
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")
