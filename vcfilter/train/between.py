@@ -13,6 +13,7 @@ import hashlib
 import math
 import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -53,13 +54,6 @@ FLOOR = 0.1  # of a frame's loss, in samples: below, it counts no longer relativ
 INTERVALS = ((2, (1,)), (4, (1, 2, 3)), (4, (2,)), (6, (3,)), (8, (2, 4, 6)))
 """Frames from a to b, and which of those between are made: times 1/4, 1/2 and 3/4."""
 PRESET = "medium"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What the log calls the phase."""
-
-    name: str = NAME
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +106,6 @@ class BetweenTrainer:
         rate: float = 1.0,
         batch: int = 1,
     ) -> None:
-        self.phase = _Row()
         self.processes = Processes(device=device or torch.device("cpu"))
         self.samples, self.steps, self.rate = samples, steps, rate
         self.batch = BATCH * batch
@@ -133,6 +126,11 @@ class BetweenTrainer:
             raise ConfigError(f"no shot is long enough for phase {NAME!r}: 3 frames")
 
     @property
+    def title(self) -> str:
+        """Of the phase, for the log."""
+        return NAME
+
+    @property
     def delay(self) -> int:
         """Steps whose figures are read at once."""
         return 1
@@ -145,8 +143,9 @@ class BetweenTrainer:
         ends = [0, length, 2 * length, 3 * length] if outer else [0, length]
         numbers = sorted({*ends, *(first + n for n in shown)})
         planes = dict(zip(numbers, self.samples.draw(numbers, 1), strict=True))
-        frames = [_frame(planes[n], n) for n in ends]
-        before, a, b, after = frames if outer else (None, *frames, None)
+        a, b = (_frame(planes[first + n], first + n) for n in (0, length))
+        before = _frame(planes[0], 0) if outer else None
+        after = _frame(planes[3 * length], 3 * length) if outer else None
         times = [Fraction(n, length) for n in shown]
         found = self._tool.candidates(before, a, b, after, times)
         return [Example(given, planes[first + n]) for given, n in zip(found, shown, strict=True)]
@@ -164,7 +163,7 @@ class BetweenTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         found = losses(self.net(example.given), example.wanted)
         loss = torch.log(found + FLOOR).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimizer.step()
         with torch.no_grad():
@@ -246,19 +245,22 @@ def _frame(planes: Planes, pts: int) -> Frame:
     return Frame(y=y, u=u, v=v, pts=pts)
 
 
-def _mapped(example: Example, change: Any) -> Example:
+def _mapped(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
     given = example.given
-    values = {f.name: getattr(given, f.name) for f in fields(given)}
-    changed = {
-        name: change(value)
-        if name == "maps"
-        else value
-        if name == "time"
-        else tuple(change(plane) for plane in value)
-        for name, value in values.items()
-    }
-    y, u, v = (change(plane) for plane in example.wanted)
-    return Example(Candidates(**changed), (y, u, v))
+
+    def planes(x: Planes) -> Planes:
+        y, u, v = (change(plane) for plane in x)
+        return y, u, v
+
+    changed = Candidates(
+        blended=planes(given.blended),
+        near=planes(given.near),
+        far=planes(given.far),
+        linear=planes(given.linear),
+        maps=change(given.maps),
+        time=given.time,
+    )
+    return Example(changed, planes(example.wanted))
 
 
 def _joined(examples: list[Example]) -> Example:
