@@ -35,6 +35,7 @@ examples:
   vcfilter interpolate in.mkv out.mkv --fps 60 -c:v libx264    24 to 60
   vcfilter interpolate in.mp4 slow.mp4 --slow 4                four times as long, without audio
   vcfilter interpolate frames/ more/ --factor 4                image files
+  vcfilter interpolate frames/ more/ --factor 4 --resume       after Ctrl-C
   vcfilter interpolate 'frames/%05d.png' out.mp4 --factor 2 --rate 15
   vcfilter interpolate in.mkv - --factor 2 -f nut | ffplay -
 """
@@ -84,6 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of PNG files: 000000.png, ..., or as EQVI: those of the source, and 001_0.png, "
         "001_1.png, ... for the frames behind 001.png (%(default)s)",
     )  # fmt: skip
+    group.add_argument(
+        "--weights", metavar="FILE",
+        help="of the learned part, as train --phase between writes them (the package's own, if it "
+        "brings any)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", action="store_true",
+        help="PNG files that an earlier run left in the target stay, the others are made",
+    )  # fmt: skip
     add_codec(parser)
     add_rate(parser)
     add_streams(parser)
@@ -105,6 +115,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         preset=_PRESETS[preset],
         duplicates=args.dup,
         cut=args.cut,
+        weights=args.weights,
     )
     if args.codec == "copy":
         raise ConfigError("-c:v copy codes nothing: new frames have to be coded")
@@ -125,6 +136,8 @@ def _carry_out(args: argparse.Namespace, terminal: Terminal) -> None:
             raise ConfigError("PNG files take no options of neural coding")
         coding.decode(args, terminal, source, args.target)
         return
+    if args.resume:
+        raise ConfigError("--resume goes on with a folder of PNG files: give one as target")
     if args.names == "eqvi":
         raise ConfigError("--names eqvi are names of PNG files: give a folder as target")
     default = "matroska" if args.codec == "vcfilter" else "yuv4mpegpipe"

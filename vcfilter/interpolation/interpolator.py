@@ -96,6 +96,11 @@ class Interpolator:
             self._net = None if net is None else copy.deepcopy(net).to(self._device)
         self._neighbours: dict[Frame, _Neighbour] = {}
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the learned part is in use."""
+        return self._net is not None
+
     def between(
         self,
         before: Frame | None,

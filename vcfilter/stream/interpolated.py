@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -32,7 +32,7 @@ class InterpolatedFrames:
         options: how many are added, and how.
         runtime: device and threads.
         log: where warnings go.
-        hold: as for FrameInterpolation.
+        hold, finished: as for FrameInterpolation.
     """
 
     def __init__(
@@ -43,13 +43,16 @@ class InterpolatedFrames:
         log: Log,
         *,
         hold: bool = True,
+        finished: Callable[[int], bool] | None = None,
     ) -> None:
         self._source = source
         self._log = log
         self._snapper = TimestampSnapper.over(source.time_base, source.frame_rate)
         base = self._snapper.time_base if self._snapper else source.time_base
         self._rising = Rising(base, None)
-        self._interpolation = FrameInterpolation(options, base, runtime, hold=hold)
+        self._interpolation = FrameInterpolation(
+            options, base, runtime, hold=hold, finished=finished
+        )
         self.time_base = self._interpolation.time_base
 
     @property

@@ -41,7 +41,7 @@ from vcfilter.stream.source import Source
 from vcfilter.stream.streams import StreamSelection, choose_video, is_encrypted, name_of
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
+from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate
 from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 RawSink = Y4mSink | ImageSink
 
 _AHEAD_FRAMES = 8
+_ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
 
@@ -98,6 +99,7 @@ class Job:
         self.video_filter: str | None = None
         self.at_once = False
         self.hold = True
+        self.finished: Callable[[int], bool] | None = None
         self.log = RunLog(logger)
         self.interpolation: InterpolationOptions | None = None
         self.source = Source(source, image_rate)
@@ -164,8 +166,11 @@ class Job:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
         rate = self._video.frame_rate
-        if self.interpolation is not None and rate:
-            rate = self.interpolation.fps or rate * self.interpolation.parts
+        if self.interpolation is not None:
+            known = frame_rate(self._video)
+            rate = self.interpolation.fps or (known and known * self.interpolation.parts)
+            if length is not None and self.interpolation.slow:
+                length, rate = length * self.interpolation.slow, known
         if length is not None:
             self._meter.total_seconds = float(length)
             self._meter.total_frames = round(length * rate) if rate else None
@@ -176,7 +181,12 @@ class Job:
             source = FilteredFrames(source, self.video_filter, self.log)
         if self.interpolation is not None:
             source = InterpolatedFrames(
-                source, self.interpolation, self._runtime, self.log, hold=self.hold
+                source,
+                self.interpolation,
+                self._runtime,
+                self.log,
+                hold=self.hold,
+                finished=self.finished,
             )
         return source
 
@@ -379,6 +389,8 @@ class Job:
                     count += 1
                     last = max(last, self._end_of(frame, clock))
                     self._meter.read(float(last - first))
+                    if self.interpolation is not None and count >= _ENOUGH_FRAMES:
+                        self._meter.estimate()
                     if reader.jumps:  # the duration that the source states means nothing
                         self._meter.total_frames = self._meter.total_seconds = None
                     for item in _items(coder, frame):
