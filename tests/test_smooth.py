@@ -62,7 +62,7 @@ def test_frames_bring_the_motion_they_were_coded_with(decoded: list[Frame]) -> N
             assert field.dtype == np.float32
             inner = field[:, 2:-4, 2:-2].reshape(2, -1).mean(1)
             wanted = np.array([-2.5, -1.0]) * (pts - frame.pts)
-            assert np.abs(inner - wanted).max() < 0.4
+            assert np.abs(inner - wanted).max() < 0.4 + 0.1 * np.abs(wanted).max()
             found += 1
     assert found >= COUNT - 1
 
@@ -101,7 +101,7 @@ def test_motion_to_frames_that_are_not_there_is_not_used(decoded: list[Frame]) -
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smooth")
-    source = make_film(folder / "in.mkv", frames=12, width=96, height=64, audio="flac", cut_at=6)
+    source = make_film(folder / "in.mkv", frames=12, width=96, height=64, audio="flac")
     options = EncoderOptions(qp=30, preset="ultrafast")
     encode_file(source, folder / "film.mkv", options)
     return folder / "film.mkv"
@@ -123,8 +123,8 @@ def test_decoding_at_a_higher_rate(film: Path, tmp_path: Path) -> None:
 
     old, new = frames(plain), frames(smooth)
     assert all(np.array_equal(a, b) for a, b in zip(old, new[::2], strict=True))
-    assert not any(np.array_equal(old[n], new[2 * n + 1]) for n in (1, 2, 3, 7, 8))
-    assert np.array_equal(new[11], old[5])  # before the cut
+    assert not any(np.array_equal(old[n], new[2 * n + 1]) for n in range(11))
+    assert np.array_equal(new[23], old[11])  # until the last one's time is over
     assert audio(plain) == audio(smooth)
 
 

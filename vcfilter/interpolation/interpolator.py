@@ -31,6 +31,7 @@ from vcfilter.interpolation.motion import (
     Motion,
     box_mean,
     difference,
+    energy,
     estimate_motion,
     fitted_motion,
 )
@@ -55,6 +56,8 @@ VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one s
 VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
+SHARPNESS = 0.95  # gradient energy of a new frame, of that of the two around it
+SHARPEN_MAX = 0.3  # share of a frame's detail (what 3x3 means lack) that is added at most
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
 INVERSIONS = 3
 
@@ -350,9 +353,25 @@ class _Interval:
         """The planes at a time between 0 (a) and 1 (b)."""
         fields, bend = self._fields(time, effort)
         moved = self._moved(fields, bend, time)
-        if net is None:
-            return self._with_still(moved.blended, time)
-        return self._with_still(net(self._candidates(moved, fields, bend, time)), time)
+        planes = moved.blended
+        if net is not None:
+            planes = net(self._candidates(moved, fields, bend, time))
+        y, u, v = planes
+        return self._with_still((self._as_sharp(y, time), u, v), time)
+
+    def _as_sharp(self, y: Tensor, time: float) -> Tensor:
+        """Luma with as much detail as SHARPNESS asks for: a blend of two frames is softer than
+        both, and would flicker between them.
+        """
+        one, two = (energy(each.planes[0]) for each in (self.a, self.b))
+        wanted = SHARPNESS * (one + time * (two - one))
+        detail = y - box_mean(y, 3)
+        has, adds = energy(y), energy(detail)
+        both = (energy(y + detail) - has - adds) / 2
+        # has + 2 s both + s^2 adds = wanted
+        root = (both**2 + adds * (wanted - has)).clamp(min=0).sqrt()
+        amount = ((root - both) / (adds + 1e-6)).clamp(0, SHARPEN_MAX)
+        return y + amount * detail
 
     def candidates(self, time: float, effort: Effort) -> Candidates:
         """What the learned part makes a new frame of."""

@@ -109,6 +109,12 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
     return F.avg_pool2d((apart - enlarge(mean, GRID)) ** 2, GRID)
 
 
+def energy(luma: Tensor) -> Tensor:
+    """Gradient energy of (1, 1, H, W): mean squared differences of neighbours, a scalar."""
+    down, across = luma[..., 1:, :] - luma[..., :-1, :], luma[..., 1:] - luma[..., :-1]
+    return (down * down).mean() + (across * across).mean()
+
+
 def box_mean(values: Tensor, side: int) -> Tensor:
     """Means of (1, 1, H, W) over side x side places; the border repeats."""
     return F.avg_pool2d(F.pad(values, (side // 2,) * 4, mode="replicate"), side, 1)
