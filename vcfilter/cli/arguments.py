@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import (
     DEFAULT_PRESET,
     PRESETS,
@@ -299,6 +300,29 @@ def thinning(args: argparse.Namespace) -> Thinning:
     from vcfilter.stream.thinning import Thinning
 
     return Thinning(levels=args.layers, bitrate=args.bitrate, temporal=args.temporal)
+
+
+def add_smooth(parser: argparse.ArgumentParser) -> None:
+    """Add --fps of commands that decode."""
+    parser.add_argument(
+        "--fps", type=frame_rate, metavar="RATE",
+        help="show so many frames per second: new ones between those of the file, made with the "
+        "motion that they were coded with (50, 60000/1001)",
+    )  # fmt: skip
+
+
+def smooth(args: argparse.Namespace) -> InterpolationOptions | None:
+    """What --fps asks for."""
+    if args.fps is None:
+        return None
+    return InterpolationOptions(fps=args.fps, preset="fast", coded_motion=True)
+
+
+def frame_rate(text: str) -> Fraction:
+    """Frames per second: a number or a ratio above 0."""
+    if not re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", text) or not Fraction(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate like 60 or 60000/1001")
+    return Fraction(text)
 
 
 def add_levels(group: argparse._ActionsContainer) -> None:

@@ -71,6 +71,7 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             target,
             codec=media_codec(args),
             eqvi_names=getattr(args, "names", None) == "eqvi",
+            resume=getattr(args, "resume", False),
             **_common(args, terminal),
         )
     terminal.report(report, _size(target))

@@ -100,6 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every Nth frame is given, 2 to 8 (%(default)s)",
     )  # fmt: skip
     group.add_argument(
+        "--weights", metavar="FILE",
+        help="of the learned part of interpolation, for the row trained (the package's own)",
+    )  # fmt: skip
+    group.add_argument(
         "--reds", metavar="DIR",
         help="EQVI's table on REDS_VTSR's validation set: DIR/val_15fps and DIR/val_30fps "
         "(--factor 4: val_60fps)",
@@ -161,6 +165,7 @@ def _interpolate(args: argparse.Namespace, terminal: Terminal) -> int:
         options = {
             "factor": args.factor,
             "preset": args.preset,
+            "weights": args.weights,
             "runtime": runtime(args),
             "report": terminal.line,
         }

@@ -21,7 +21,7 @@ from vcfilter.codec.budget import Budget
 from vcfilter.codec.gop import Coded, Entry, Gop
 from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
-from vcfilter.frames import LEVELS_MAX, SLOTS, Frame, Packet, VideoFormat
+from vcfilter.frames import LEVELS_MAX, SLOTS, CodedMotion, Frame, Packet, VideoFormat
 from vcfilter.models.base import Context, Model, Reference, Symbols
 from vcfilter.options import DecoderOptions, Runtime
 
@@ -49,6 +49,7 @@ class Decoder:
         options: see DecoderOptions.
         runtime: where and how networks run.
         model: a model that is already loaded, instead of the one that the stream names.
+        motion: frames bring the motion that they were coded with.
 
     Attributes:
         video_format: what the frames are; None before the first keyframe without extradata.
@@ -70,6 +71,7 @@ class Decoder:
         *,
         runtime: Runtime | None = None,
         model: Model | None = None,
+        motion: bool = False,
     ) -> None:
         self.video_format: VideoFormat | None = None
         self.dropped_damaged = 0
@@ -77,6 +79,7 @@ class Decoder:
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
         self._runtime = runtime if runtime is not None else Runtime()
+        self._motion = motion
         self._budget = Budget(self._options.limits, _HELD_MAX)
         sequence = self._read_extradata(extradata) if extradata else None
         if sequence is not None:
@@ -348,7 +351,12 @@ class Decoder:
             gop.placed[number] = None
             return
         gop.places += 1
-        entry = Entry(coded=coded, place=gop.places, references=tuple(references))
+        entry = Entry(
+            coded=coded,
+            place=gop.places,
+            references=tuple(references),
+            reference_pts=tuple(each.coded.pts for each in references),
+        )
         gop.slots.store(coded.step, entry)
         gop.placed[number] = entry
 
@@ -493,6 +501,14 @@ class Decoder:
             duration=coded.duration,
             type=coded.step.type,
             bidirectional=max(coded.step.references, default=0) > 0,
+            motion=self._motion_of(entry) if self._motion else None,
+        )
+
+    def _motion_of(self, entry: Entry) -> CodedMotion:
+        assert self._model is not None and entry.reference is not None
+        fields = self._model.motion(entry.reference)
+        return CodedMotion(
+            pts=entry.coded.pts, fields=dict(zip(entry.reference_pts, fields, strict=False))
         )
 
     def _drop_damaged(self, error: BitstreamError) -> None:

@@ -40,6 +40,7 @@ class Entry:
         coded: its packet.
         place: in coding order.
         references: until it is decoded.
+        reference_pts: theirs, in the same order.
         reference: its reconstruction; None: it is not decoded yet, or cannot be.
         failed: it cannot be decoded.
     """
@@ -47,6 +48,7 @@ class Entry:
     coded: Coded
     place: int = 0
     references: tuple[Entry, ...] = ()
+    reference_pts: tuple[int, ...] = ()
     reference: Reference | None = None
     failed: bool = False
 

@@ -155,6 +155,11 @@ class Model(Protocol):
     def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's (y, u, v) planes at the format's size and depth."""
 
+    def motion(self, reference: Reference) -> Sequence[npt.NDArray[np.float32]]:
+        """Displacements to a reconstruction's own references, see `CodedMotion`; of the first ones
+        alone, or none where it was made without motion.
+        """
+
     def picture_bytes(self, video_format: VideoFormat) -> int:
         """Bytes that one reconstruction takes on the device, its context included."""
 

@@ -27,6 +27,7 @@ from vcfilter.options import Runtime
 
 logger = logging.getLogger(__name__)
 
+OTHERS = ("between",)  # architectures that code nothing: the learned part of interpolation
 DEFAULT_NAME = "default"
 SUFFIX = ".safetensors"
 FOLDERS_VARIABLE = "VCFILTER_MODELS"
@@ -73,7 +74,9 @@ def list_models() -> tuple[ModelEntry, ...]:
     for folder in folders():
         for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
             try:
-                found.append(_entry(str(path)))
+                entry = _entry(str(path))
+                if entry.architecture not in OTHERS:
+                    found.append(entry)
             except (MediaError, ModelMismatchError) as error:
                 logger.warning("%s", error)
     return tuple(found)

@@ -25,7 +25,7 @@ from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare
 from vcfilter.serve.guard import Guard, sentence
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
-from vcfilter.serve.steps import STEPS, Step, advise
+from vcfilter.serve.steps import SMOOTH_STEPS, STEPS, Step, advise
 from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import Run, StoppedError, WorkQueue
 
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.2
 _VIEWER_SECONDS = 30.0  # after which a viewer without requests is dropped
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
-_STEPS = {step.name: step for step in STEPS}
+_STEPS = {step.name: step for step in (*STEPS, *SMOOTH_STEPS)}
 
 
 def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
@@ -243,6 +243,7 @@ class _Site:
         made.media_type = fragments.VIDEO_TYPE
         made.headers["content-type"] = fragments.VIDEO_TYPE
         speeds = await run_in_threadpool(video.speeds)
+        step = SMOOTH_STEPS.get(step, step)
         cached = made.headers["vcfilter-cached"] == "1"
         segment = video.segments[number]
         share = self._share(

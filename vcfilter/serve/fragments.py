@@ -78,8 +78,6 @@ def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[
     cost = [0.0]
     file = io.BytesIO()
     count = 0
-    kept = video.kept(number, step)
-    stop = dict(zip(kept, [*kept[1:], video.segments[number].end], strict=True))
     lengths: dict[int, int] = {}
 
     def encode(container: Any, stream: Any, frame: VideoFrame | None) -> None:
@@ -89,9 +87,9 @@ def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[
 
     with _VideoStream(video, step, file) as (container, stream):
         scale = _Scaler(video, step)
-        for index, frame in measured(video.decoded(number, step, stopped), cost):
+        for begin, stop, frame in measured(video.shown(number, step, stopped), cost):
             shown = scale(frame)
-            pts, end = (round(video.time_of(i) / _CLOCK) for i in (index, stop[index]))
+            pts, end = (round(seconds / _CLOCK) for seconds in (begin, stop))
             lengths[pts] = max(1, end - pts)
             shown.pts, shown.time_base, shown.duration = pts, _CLOCK, lengths[pts]
             shown.pict_type = 0
@@ -101,7 +99,8 @@ def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[
                 raise StoppedError
         if count:
             encode(container, stream, None)
-    video.speed.add(step, count, cost[0], time.perf_counter() - began - cost[0])
+    originals = min(count, len(video.kept(number, step)))
+    video.speed.add(step, originals, cost[0], time.perf_counter() - began - cost[0])
     return _boxes(file.getvalue(), (b"moof", b"mdat"))
 
 

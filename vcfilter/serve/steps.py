@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ENOUGH = 1.15
 """Seconds of video per second of work that a step needs: a little more than playing takes."""
@@ -23,11 +23,13 @@ class Step:
         name: in addresses.
         scale: the frame's sides are divided by it.
         share: of the frames that is decoded at most.
+        smooth: new frames are shown between them.
     """
 
     name: str
     scale: int
     share: float
+    smooth: bool = False
 
 
 STEPS = (
@@ -38,6 +40,10 @@ STEPS = (
 )
 """From the best to the quickest: half the size, then fewer frames. What the networks cost hangs on
 the frames alone; a smaller frame is coded, sent and shown more quickly."""
+
+
+SMOOTH_STEPS = {replace(step, name=f"{step.name}-smooth", smooth=True): step for step in STEPS}
+"""The same with new frames, and the steps they belong to."""
 
 
 @dataclass(slots=True)

@@ -12,18 +12,23 @@ from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from av.video.frame import VideoFrame
 
 from vcfilter.bitstream import PacketReader, SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, MediaError
-from vcfilter.frames import FrameType, VideoFormat
+from vcfilter.frames import Frame, FrameType, VideoFormat
+from vcfilter.interpolation.options import InterpolationOptions
+from vcfilter.interpolation.sequence import FrameInterpolation
 from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
+from vcfilter.stream.pixels import to_video_frame
 from vcfilter.stream.timestamps import TimestampSnapper
+
+T = TypeVar("T")
 
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first
@@ -31,6 +36,9 @@ keyframe of all, so that playing starts soon."""
 
 SEGMENT_FRAMES = 240
 """It also ends at the first keyframe after so many frames: times in a file may be anything."""
+
+
+_SMOOTH = InterpolationOptions(factor=2, preset="fast", coded_motion=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,15 +305,57 @@ class VideoFile:
             StoppedError: it was given up.
             MediaError: the file cannot be read any more.
         """
+        for index, frame, fmt in self._decoded(number, step, stopped):
+            yield index, to_video_frame(frame, fmt, self.time_base)
+
+    def shown(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+        """The frames of a segment, and those between them where the step is smooth: (start, end,
+        frame), in seconds on the page's clock.
+
+        Args, raises: as of `decoded`.
+        """
+        last: tuple[Fraction, VideoFrame] | None = None
+        for start, frame in self._timed(number, step, stopped):
+            if last is not None:
+                yield last[0], start, last[1]
+            last = start, frame
+        if last is not None:
+            yield last[0], self.segments[number].stop, last[1]
+
+    def _timed(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Fraction, VideoFrame]]:
+        if not step.smooth:
+            for index, shown in self.decoded(number, step, stopped):
+                yield self.time_of(index), shown
+            return
+        stage = FrameInterpolation(_SMOOTH, self.time_base, self._runtime, hold=False)
+        formats: list[VideoFormat] = []
+
+        def frames() -> Iterator[Frame]:
+            for _, frame, fmt in self._decoded(number, step, stopped):
+                formats.append(fmt)
+                yield frame
+
+        for frame in stage(frames()):
+            start = frame.pts * stage.time_base - self.origin
+            yield start, to_video_frame(frame, formats[0], stage.time_base)
+
+    def _decoded(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[int, Frame, VideoFormat]]:
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
         reading = self._continued(segment)
         complete = False
         try:
             for frame in self._decode(reading, segment, set(wanted), stopped):
-                index = wanted.pop(frame.pts, None) if frame.pts is not None else None
-                if index is not None:
-                    yield index, frame
+                index = wanted.pop(frame.pts, None)
+                fmt = reading.stream.video_format
+                if index is not None and fmt is not None:
+                    yield index, frame, fmt
             complete = True
         finally:
             done: _Reading | None = reading
@@ -331,7 +381,7 @@ class VideoFile:
 
     def _decode(
         self, reading: _Reading, segment: Segment, wanted: set[int], stopped: Callable[[], bool]
-    ) -> Iterator[VideoFrame]:
+    ) -> Iterator[Frame]:
         """The frames whose times are wanted; others are decoded only if those need them."""
         needs_next = any(frame.needs_next for frame in self.frames[segment.first : segment.end])
         waiting, reading.waiting = reading.waiting, None
@@ -345,12 +395,12 @@ class VideoFile:
                 continue
             if segment.end < len(self._pts) and packet.pts >= self._pts[segment.end]:
                 if needs_next:
-                    yield from reading.stream.decode(packet, show=False)
+                    yield from reading.stream.decode_frames(packet, show=False)
                 elif self.frames[segment.end].kind is not FrameType.KEY:
                     reading.waiting = packet  # the next segment goes on from here
                 return
-            yield from reading.stream.decode(packet, show=packet.pts in wanted)
-        yield from reading.stream.decode(None)
+            yield from reading.stream.decode_frames(packet, show=packet.pts in wanted)
+        yield from reading.stream.decode_frames(None)
 
     def _count(self, pts: int, expected: int) -> int:
         """Where a PCM packet begins: where the one before ended, unless its time differs."""
@@ -401,14 +451,12 @@ class VideoFile:
         ]
 
 
-def measured(
-    frames: Iterator[tuple[int, VideoFrame]], cost: list[float]
-) -> Iterator[tuple[int, VideoFrame]]:
-    """The same frames; cost[0] grows by the seconds that each took to decode."""
+def measured(items: Iterator[T], cost: list[float]) -> Iterator[T]:
+    """The same items; cost[0] grows by the seconds that each took to make."""
     while True:
         began = time.perf_counter()
         try:
-            item = next(frames)
+            item = next(items)
         except StopIteration:
             cost[0] += time.perf_counter() - began
             return

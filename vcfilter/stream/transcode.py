@@ -196,6 +196,7 @@ def decode_file(
     interpolation: InterpolationOptions | None = None,
     image_rate: Fraction | None = None,
     eqvi_names: bool = False,
+    resume: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -210,6 +211,8 @@ def decode_file(
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
         eqvi_names: image files are called as the source's, new ones with _0, _1, ... behind.
+        resume: image files that an earlier run with the same arguments left stay as they are, and
+            new frames among them are not made again. A file that was cut short is replaced.
         runtime, start, duration, streams, overwrite, container, filters, video_filter,
             interpolation, image_rate, metadata, progress: as for encode_file.
 
@@ -227,23 +230,30 @@ def decode_file(
     images = is_image_target(target)
     if eqvi_names and not images:
         raise ConfigError("names like those of the source are those of image files")
+    check_kind("resume", resume, bool, "yes or no", none=False)
+    if resume and not images:
+        raise ConfigError(f"{target} is no folder of image files, which alone can be resumed here")
     if images and (codec is not None or container is not None):
         raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
     name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural and interpolation is None:
+        if not job.is_neural and (interpolation is None or interpolation.coded_motion):
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")
         if images:
             job.hold = False  # files have no duration
-            return job.run(_image_target(target, job, overwrite, eqvi_names), None, name)
+            files = _image_target(target, job, overwrite, eqvi_names, resume)
+            job.finished = files.has if resume else None
+            return job.run(files, None, name)
         threads = runtime.threads if runtime else 0
         coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
         return job.run(job.target(target, overwrite), coder, name)
 
 
-def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> ImageTarget:
+def _image_target(
+    target: Path, job: Job, overwrite: bool, eqvi_names: bool, resume: bool
+) -> ImageTarget:
     """Where image files go. Those of the source are known where its frames come out as they are."""
     options = job.interpolation
     originals = files_of(job.source.name) if job.source.is_sequence else []
@@ -256,5 +266,10 @@ def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> 
         originals = []
     parts = 1 if options is None else options.parts
     return ImageTarget(
-        target, overwrite=overwrite, parts=parts, originals=originals, eqvi_names=eqvi_names
+        target,
+        overwrite=overwrite,
+        parts=parts,
+        originals=originals,
+        eqvi_names=eqvi_names,
+        resume=resume,
     )

@@ -18,6 +18,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.model import networks
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
+from vcfilter.train import between
 from vcfilter.train.data import Bank, Clip, Samples, crop_side, stills_of
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train
@@ -64,8 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phase",
         nargs="+",
         default=["joint"],
-        choices=list(PHASES),
-        help="rows of the training plan, in order (default: joint)",
+        choices=[*PHASES, between.NAME],
+        help="rows of the training plan, in order (default: joint); between: alone, the learned "
+        "part of interpolation, a weights file of its own",
     )
     parser.add_argument(
         "--steps",
@@ -128,17 +130,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, verify, write."""
+    if between.NAME in args.phase:
+        return run_between(args)
     plan = plan_of(args.phase, args.steps)
     if args.no_freeze and not any(steps for _, steps in plan):
         raise ConfigError("--no-freeze without a step leaves nothing to do")
     if args.minutes is not None and len(plan) > 1:
         raise ConfigError(f"--minutes is for one phase, not for {len(plan)}")
-    for name in ("batch", "rate", "log_every", "minutes"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
-    target = Path(args.out)
-    if not target.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
+    check_numbers(args)
     config_of(args.config)  # wrong names are reported before an hour of decoding
     if args.model:
         own = networks(read_weights(store.locate(args.model)))[0]
@@ -152,6 +151,34 @@ def run(args: argparse.Namespace) -> int:
     finally:
         leave(processes)
     return 0
+
+
+def run_between(args: argparse.Namespace) -> int:
+    """Train the learned part of interpolation, and write its file."""
+    if args.phase != [between.NAME] or len(args.steps) > 1 or args.no_freeze:
+        raise ConfigError(f"phase {between.NAME!r} trains a file of its own: give it alone")
+    check_numbers(args)
+    if args.steps[0] < 0:
+        raise ConfigError(f"steps {args.steps[0]} is below 0")
+    name_of(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    processes = join(args.device)
+    try:
+        between.run(args, args.steps[0], processes)
+    finally:
+        leave(processes)
+    return 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ConfigError where an option's number, or the folder of the file, cannot be used."""
+    for name in ("batch", "rate", "log_every", "minutes"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
+            raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
+    target = Path(args.out)
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
 
 
 def plan_of(names: list[str], steps: list[int]) -> Plan:

@@ -83,6 +83,13 @@ class HierarchicalModel:
             planes.append(plane.view(np.uint16) if deep else plane)
         return planes[0], planes[1], planes[2]
 
+    def motion(self, reference: Any) -> Sequence[npt.NDArray[np.float32]]:
+        """Displacements to the two references, the only one's twice; none of a frame without."""
+        moves = reference.moves
+        if not bool(moves.any()):
+            return ()
+        return [each[0].cpu().numpy() for each in moves.split(2, dim=1)]
+
     def encode(
         self,
         picture: Picture,

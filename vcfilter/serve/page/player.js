@@ -137,9 +137,13 @@ function finish() {
   if (whole && source.readyState === "open") source.endOfStream();
 }
 
-function chosen() {
+function quality() {
   const value = element("step").value;
   return value === "auto" ? automatic : value;
+}
+
+function chosen() {
+  return quality() + (element("smooth").checked ? "-smooth" : "");
 }
 
 // The server measures how fast it is and advises the step for the next segment.
@@ -147,10 +151,11 @@ function heed(answer, number) {
   const speed = Number(answer.headers.get("vcfilter-speed"));
   automatic = answer.headers.get("vcfilter-advice") || automatic;
   warnOfSpeed(Number(answer.headers.get("vcfilter-quickest")));
-  const step = info.steps.find((each) => each.name === chosen());
+  const step = info.steps.find((each) => each.name === quality());
+  const rate = step.rate * (element("smooth").checked ? 2 : 1);
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
-    `${step.size}, ${step.rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
+    `${step.size}, ${rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
     `${((8 * size) / (stop - start) / 1000).toFixed(0)} kbit/s`;
 }
 
@@ -314,6 +319,7 @@ async function start() {
     `audio: ${info.audio ? info.audio.codec : "none"}`;
   const Source = window.ManagedMediaSource || window.MediaSource;
   if (!Source || !Source.isTypeSupported(info.steps[0].type)) {
+    element("smooth").disabled = true;
     video.src = `${media}/master.m3u8`; // Safari on telephones, and whatever else reads HLS itself
   } else {
     source = new Source();
@@ -330,7 +336,7 @@ async function start() {
     video.addEventListener("play", pump);
     video.addEventListener("waiting", pump);
     video.addEventListener("seeking", () => tracks.forEach((track) => track.turn()));
-    element("step").addEventListener("change", () => tracks[0].renew());
+    for (const id of ["step", "smooth"]) element(id).addEventListener("change", () => tracks[0].renew());
     pump();
   }
   video.addEventListener("seeked", () => element("compare").checked && beside());
