@@ -117,9 +117,9 @@ def copy_file(
 def _track(video: StreamInfo, container: str, thinner: Thinner | None) -> StreamInfo:
     """The video stream as the new file describes it."""
     info = replace(video, metadata=track_metadata(video))
-    rate = constant_rate(video)
     if thinner is not None:
-        info, rate = replace(info, frame_rate=thinner.frame_rate), thinner.base_rate
+        info = replace(info, frame_rate=thinner.frame_rate)
+    rate = constant_rate(video)
     if container_named(container).constant_rate and rate:
         info = replace(info, time_base=1 / rate)
     return info

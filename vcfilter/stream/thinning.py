@@ -58,7 +58,6 @@ class Thinner:
 
     Attributes:
         frame_rate: frames per second of what is left; None: unknown or variable.
-        base_rate: of a clock that tells all its times.
 
     Raises:
         ConfigError: the stream's temporal layers depend on each other, or a pipe would have to be
@@ -71,7 +70,7 @@ class Thinner:
         self._levels = LEVELS_MAX if thinning.levels is None else thinning.levels
         self._gops: Iterator[int] = iter(())
         self._durations: Iterator[int] = iter(())
-        self.frame_rate, self.base_rate = video.frame_rate, constant_rate(video)
+        self.frame_rate = video.frame_rate
         if thinning.temporal is not None and _structure(video) is StructureKind.LOW_DELAY:
             raise ConfigError(
                 f"{source.title} has low delay: its frames refer to all temporal layers, none can "
@@ -88,9 +87,7 @@ class Thinner:
                 self._gops = iter(_choose(thinning.bitrate, survey.gops, self._levels))
             if thinning.temporal is not None:
                 self._durations = iter(survey.durations())
-                every = survey.interval(self.base_rate)
-                self.frame_rate = self.base_rate / every if every and self.base_rate else None
-                self.base_rate = self.frame_rate or self.base_rate
+                self.frame_rate = survey.frame_rate(constant_rate(video))
 
     def thin(self, packet: BridgePacket) -> BridgePacket | None:
         """What is left of the next packet; None: nothing. A damaged one stays as it is."""
@@ -160,16 +157,17 @@ class _Survey:
         following = [*self._pts[1:], max(self._end, *self._pts[-1:], 0)]
         return [max(0, b - a) for a, b in zip(self._pts, following, strict=True)]
 
-    def interval(self, rate: Fraction | None) -> int | None:
-        """How many of the source's frames pass from one that stays to the next; None: it varies.
+    def frame_rate(self, rate: Fraction | None) -> Fraction | None:
+        """Of what stays, frames per second; None: it varies.
 
         Args:
-            rate: of the source, frames per second.
+            rate: of the source.
         """
         if not rate:
             return None
         passed = {nearest(d * self._time_base * rate) for d in self.durations()[:-1]}
-        return passed.pop() or None if len(passed) == 1 else None
+        every = passed.pop() if len(passed) == 1 else 0
+        return rate / every if every else None
 
 
 def _choose(bitrate: int, gops: Sequence[_Gop], levels: int) -> list[int]:
