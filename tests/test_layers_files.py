@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_temporal_layers_and_the_frame_rate(layered: Path, tmp_path: Path, suffi
         # AVI numbers frames: it keeps the source's rate, and rounds what starts half a frame later.
         late = float(suffix == "avi")
         assert times(target) in (kept, [0.0, *(time + late for time in kept[1:])])
-        gaps = {b - a for a, b in zip(kept, kept[1:], strict=False)}
+        gaps = {b - a for a, b in pairwise(kept)}
         assert len(gaps) == 1
         assert late or frame_rate(target) == Fraction(RATE, int(gaps.pop()))
         assert count != 2 or main(["verify", "-q", str(target)]) == 0
@@ -202,7 +203,7 @@ def test_a_rate_that_varies_is_not_stated(layered: Path, tmp_path: Path) -> None
     assert main(["encode", str(layered), str(film), "-q", *options]) == 0
     layers = [read_packet(data).header.step.layer for data in video_packets(film)]
     kept = [float(i) for i, layer in enumerate(layers) if layer < 2]
-    assert len({b - a for a, b in zip(kept, kept[1:], strict=False)}) > 1
+    assert len({b - a for a, b in pairwise(kept)}) > 1
     assert main(["thin", str(film), str(target), "-q", "--temporal", "2"]) == 0
     assert times(target) == kept
     assert frame_rate(target) != RATE
