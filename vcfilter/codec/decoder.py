@@ -77,6 +77,7 @@ class Decoder:
         self.dropped_missing_reference = 0
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
+        self._levels = self._options.levels
         self._runtime = runtime if runtime is not None else Runtime()
         self._budget = Budget(self._options.limits, _HELD_MAX)
         sequence = self._read_extradata(extradata) if extradata else None
@@ -105,6 +106,15 @@ class Decoder:
     def delay(self) -> int | None:
         """Most packets that are held before a frame comes; None before a header tells it."""
         return None if self._sequence is None else self._sequence.reorder
+
+    @property
+    def levels(self) -> int | None:
+        """The operating point, see DecoderOptions; it may be changed between any two packets."""
+        return self._levels
+
+    @levels.setter
+    def levels(self, levels: int | None) -> None:
+        self._levels = replace(self._options, levels=levels).levels
 
     def decode(self, packet: Packet | None, *, show: bool = True) -> list[Frame]:
         """Take the next packet and return the frames that are now ready, in display order.
@@ -227,7 +237,7 @@ class Decoder:
                 raise
             self._drop_damaged(error)
             return
-        info = _at_point(info, self._options.levels)
+        info = _at_point(info, self._levels)
         try:
             self._check_levels(info)
         except BitstreamError:

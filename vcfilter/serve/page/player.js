@@ -142,6 +142,11 @@ function chosen() {
   return value === "auto" ? automatic : value;
 }
 
+function nameOf(step) {
+  const levels = info.levels > 1 ? `, ${step.levels} of ${info.levels} quality levels` : "";
+  return `${step.size}, ${step.rate} frames/s${levels}`;
+}
+
 // The server measures how fast it is and advises the step for the next segment.
 function heed(answer, number) {
   const speed = Number(answer.headers.get("vcfilter-speed"));
@@ -150,7 +155,7 @@ function heed(answer, number) {
   const step = info.steps.find((each) => each.name === chosen());
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
-    `${step.size}, ${step.rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
+    `${nameOf(step)}; ${speed ? `decoding at ${speed.toFixed(2)} times playing speed; ` : ""}` +
     `${((8 * size) / (stop - start) / 1000).toFixed(0)} kbit/s`;
 }
 
@@ -305,7 +310,7 @@ async function start() {
   info = await (await fetched("info.json")).json();
   automatic = info.advice;
   for (const each of info.steps) {
-    const option = new Option(`${each.size}, ${each.rate} frames/s`, each.name);
+    const option = new Option(nameOf(each), each.name);
     element("step").add(option);
   }
   element("facts").textContent =
