@@ -5,6 +5,7 @@
  */
 
 #include "vcf_sequence.h"
+#include "vcf_thin.h"
 #include "vcf_worker.h"
 
 #include "libavutil/display.h"
@@ -23,6 +24,8 @@
 #include "libvcfilter.h"
 #include "libvcfilter_compat.h"
 
+#define LAYERS_MAX 8
+
 /* A packet that the worker has; props holds everything but its bytes. */
 typedef struct SentPacket {
     int64_t id; /* its pts on the way to the worker: unique and rising, whatever the file says */
@@ -33,6 +36,7 @@ typedef struct SentPacket {
 typedef struct LibVcfilterDecContext {
     const AVClass *class;
     LibVcfilterWorker worker;
+    int layers; /* quality levels that are decoded */
 
     VcfStream *stream; /* NULL before the first packet */
     AVPacket *pkt;     /* taken from the caller and not sent yet, if it has data */
@@ -265,7 +269,8 @@ static int libvcfilter_send(AVCodecContext *avctx)
     const AVPacket *pkt = vcf->pkt;
     const VcfPacket packet = {
         .data     = pkt->data,
-        .size     = pkt->size,
+        .size     = vcf->layers < LAYERS_MAX ? vcf_thin(pkt->data, pkt->size, vcf->layers)
+                                             : (size_t)pkt->size,
         .pts      = vcf->next_id,
         .duration = 0,
         .key      = !!(pkt->flags & AV_PKT_FLAG_KEY),
@@ -376,6 +381,9 @@ static av_cold int libvcfilter_decode_close(AVCodecContext *avctx)
 #define VD AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_DECODING_PARAM
 
 static const AVOption libvcfilter_decode_options[] = {
+    { "layers", "Quality levels that are decoded, the lowest ones",
+      offsetof(LibVcfilterDecContext, layers), AV_OPT_TYPE_INT, { .i64 = LAYERS_MAX }, 1,
+      LAYERS_MAX, VD },
     LIBVCFILTER_WORKER_OPTIONS(LibVcfilterDecContext, VD),
     { NULL },
 };

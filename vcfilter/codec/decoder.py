@@ -14,6 +14,7 @@ from vcfilter.bitstream import (
     PacketInfo,
     SequenceHeader,
     VersionError,
+    level_sizes,
     packet_size_max,
     read_packet,
 )
@@ -78,6 +79,7 @@ class Decoder:
         self.dropped_missing_reference = 0
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
+        self._levels = self._options.levels
         self._runtime = runtime if runtime is not None else Runtime()
         self._motion = motion
         self._budget = Budget(self._options.limits, _HELD_MAX)
@@ -107,6 +109,15 @@ class Decoder:
     def delay(self) -> int | None:
         """Most packets that are held before a frame comes; None before a header tells it."""
         return None if self._sequence is None else self._sequence.reorder
+
+    @property
+    def levels(self) -> int | None:
+        """The operating point, see DecoderOptions; it may be changed between any two packets."""
+        return self._levels
+
+    @levels.setter
+    def levels(self, levels: int | None) -> None:
+        self._levels = replace(self._options, levels=levels).levels
 
     def decode(self, packet: Packet | None, *, show: bool = True) -> list[Frame]:
         """Take the next packet and return the frames that are now ready, in display order.
@@ -219,7 +230,7 @@ class Decoder:
                 after=gop.newest if gop else 0,
             )
             if info.sequence is None and self._sequence is not None:
-                _check_bounds(info, self._sequence)
+                info = _within_bounds(info, self._sequence)
         except BitstreamError as error:
             if packet.is_keyframe:
                 yield from self._end_gop(None)
@@ -229,13 +240,13 @@ class Decoder:
                 raise
             self._drop_damaged(error)
             return
-        info = _at_point(info, self._options.levels)
-        if info.lost_levels and self._options.strict:
+        info = _at_point(info, self._levels)
+        try:
+            self._check_levels(info)
+        except BitstreamError:
             if packet.is_keyframe:
                 yield from self._end_gop(None)
-            raise BitstreamError(
-                f"quality levels of a packet of {info.size} bytes are damaged or cut short"
-            )
+            raise
         coded = Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
         if info.sequence is not None:
             yield from self._accept_key(info.sequence, coded)
@@ -253,7 +264,8 @@ class Decoder:
             yield from self._end_gop(None)
             raise
         try:
-            _check_bounds(coded.info, sequence)
+            coded.info = _within_bounds(coded.info, sequence)
+            self._check_levels(coded.info)
             self._budget.check_seconds()
             reference = self._reconstruct(coded, self._parse(coded, ()), ())
         except BitstreamError as error:
@@ -445,8 +457,29 @@ class Decoder:
             symbols = self._parse(coded, contexts)
         return symbols, time.thread_time() - began
 
+    def _check_levels(self, info: PacketInfo) -> None:
+        if info.lost_levels and self._options.strict:
+            raise BitstreamError(
+                f"quality levels of a packet of {info.size} bytes are damaged or cut short"
+            )
+
     def _parse(self, coded: Coded, contexts: Sequence[Context]) -> Symbols:
-        """The symbols of a packet; safe in another thread.
+        """The symbols of a packet, without levels that are invalid; safe in another thread.
+
+        Raises:
+            BitstreamError: the base is invalid although its check matches; with strict, a level.
+        """
+        while True:
+            try:
+                return self._parse_sections(coded, contexts)
+            except BitstreamError:
+                kept = coded.info.sections[:-1]
+                if self._options.strict or not kept:
+                    raise
+                coded.info = replace(coded.info, sections=kept, lost_levels=True)
+
+    def _parse_sections(self, coded: Coded, contexts: Sequence[Context]) -> Symbols:
+        """The symbols of all sections of a packet.
 
         Raises:
             BitstreamError: they are invalid although the packet's check matches.
@@ -532,8 +565,12 @@ def _at_point(info: PacketInfo, levels: int | None) -> PacketInfo:
     return replace(info, sections=kept, lost_levels=info.lost_levels and not whole)
 
 
-def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
-    """Raise BitstreamError unless a packet is within the bounds of the sequence header."""
+def _within_bounds(info: PacketInfo, sequence: SequenceHeader) -> PacketInfo:
+    """A packet without the levels that are outside the bounds of the sequence header.
+
+    Raises:
+        BitstreamError: its base is.
+    """
     step = info.header.step
     reach = max((abs(distance) for distance in step.references), default=0)
     if reach > sequence.reach:
@@ -547,11 +584,13 @@ def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
         )
     if step.slot is not None and step.slot >= sequence.slots:
         raise BitstreamError(f"slot {step.slot} is used, the stream states {sequence.slots} slots")
-    level = info.sections[-1].level if info.sections else 0
-    if level >= sequence.levels:
-        raise BitstreamError(
-            f"quality level {level} is present, the stream states {sequence.levels}"
-        )
-    limit = packet_size_max(sequence.video_format)
-    if info.size > limit:
-        raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")
+    limit, sizes = packet_size_max(sequence.video_format), level_sizes(info)
+    if info.base_size > limit:
+        raise BitstreamError(f"a packet has {info.base_size} bytes, {limit} are allowed")
+    kept = tuple(
+        section
+        for section in info.sections
+        if section.level < sequence.levels and sizes[section.level] <= limit
+    )
+    lost = info.lost_levels or len(kept) < len(info.sections)
+    return replace(info, sections=kept, lost_levels=lost)

@@ -10,9 +10,13 @@ from vcfilter.frames import FrameStep
 from vcfilter.models.base import Reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Coded:
-    """A packet that is not decoded yet."""
+    """A packet that is not decoded yet.
+
+    Attributes:
+        info: what was read; quality levels that turn out to be invalid are taken out of it.
+    """
 
     info: PacketInfo
     pts: int

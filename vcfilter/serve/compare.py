@@ -18,13 +18,12 @@ from av.video.frame import VideoFrame
 from vcfilter.errors import MediaError
 from vcfilter.frames import FrameType
 from vcfilter.metrics import frame_psnr
-from vcfilter.serve.steps import STEPS
+from vcfilter.serve.steps import FULL
 from vcfilter.serve.video import Segment, VideoFile
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.pixels import PIXEL_FORMATS, describe, frame_of
 from vcfilter.stream.source import media_url, reason_of
 
-_FULL = STEPS[0]
 _TRIES = 9  # of x264's crf, halving 0 to 51 down to a tenth
 _CRF_MAX = 51.0
 MOST_FRAMES = 64
@@ -49,7 +48,7 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
     """
     number = video.segment_of(index)
     segment = part_of(video, index)
-    decoded = video.decoded(number, _FULL, stopped)
+    decoded = video.decoded(number, FULL, stopped)
     ours = {i: frame for i, frame in decoded if segment.first <= i < segment.end}
     if index not in ours:
         raise MediaError(f"frame {index} is damaged: there is nothing to compare")

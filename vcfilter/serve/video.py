@@ -22,7 +22,7 @@ from vcfilter.frames import Frame, FrameType, VideoFormat
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.interpolation.sequence import FrameInterpolation
 from vcfilter.options import DecoderOptions, Runtime
-from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
+from vcfilter.serve.steps import Step, ThroughputMeter, steps_for
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
 from vcfilter.stream.pixels import to_video_frame
@@ -151,7 +151,9 @@ class VideoFile:
     Attributes:
         frames: the packets of the video stream, in display order.
         segments: what browsers ask for.
-        speed: what decoding cost so far.
+        levels: its operating points, rising: numbers of quality levels, 1 the base.
+        steps: its quality steps, the best first.
+        speed: what decoding cost so far. is_warm: whether a frame was decoded already.
 
     Raises:
         MediaError: it cannot be read or holds no keyframe.
@@ -167,7 +169,6 @@ class VideoFile:
     ) -> None:
         self.path = path
         self.original = original
-        self.speed = ThroughputMeter()
         self._options = options
         self._runtime = runtime
         status = path.stat()
@@ -175,6 +176,7 @@ class VideoFile:
         self.key = hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
         self.audio: Audio | None = None
+        present = {0}  # quality levels
         with open_video(path, options=options, runtime=runtime) as container:
             stream = container.streams.video[0]
             audio_streams = container.streams.audio[:1]
@@ -206,7 +208,7 @@ class VideoFile:
                         position = self._count(content.pts, position)
                         position += len(content.data) // block
                     continue
-                self.frames.append(self._coded(content.data, content.pts))
+                self.frames.append(self._coded(content.data, content.pts, present))
                 end = content.pts + content.duration
         while self.frames and self.frames[0].kind is not FrameType.KEY:
             del self.frames[0]  # nothing to decode them from
@@ -220,6 +222,10 @@ class VideoFile:
         self._end = end if end > last else last + max(1, round(step))
         self._pts = [frame.pts for frame in self.frames]
         self._rates: dict[Step, float] = {}
+        self.levels = tuple(level + 1 for level in sorted(present))
+        self.steps = steps_for(self.levels)
+        self.speed = ThroughputMeter(self.levels)
+        self.is_warm = False
         self.origin = self._pts[0] * self.time_base
         self.segments = self._cut()
         self._reading: _Reading | None = None
@@ -291,7 +297,7 @@ class VideoFile:
 
     def speeds(self) -> dict[str, float | None]:
         """Seconds of video per second of work, of each step."""
-        return {step.name: self.speed.speed(step, self.rate_of(step)) for step in STEPS}
+        return {step.name: self.speed.speed(step, self.rate_of(step)) for step in self.steps}
 
     def decoded(
         self, number: int, step: Step, stopped: Callable[[], bool]
@@ -349,6 +355,7 @@ class VideoFile:
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
         reading = self._continued(segment)
+        reading.stream.levels = step.levels  # also within a GOP: frames refer to what is there
         complete = False
         try:
             for frame in self._decode(reading, segment, set(wanted), stopped):
@@ -412,11 +419,12 @@ class VideoFile:
         audio.exact[pts] = expected
         return expected
 
-    def _coded(self, data: bytes, pts: int) -> CodedFrame:
+    def _coded(self, data: bytes, pts: int, present: set[int]) -> CodedFrame:
         try:
             info = self._reader.read(data)
         except BitstreamError:
             return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False, False)
+        present.update(section.level for section in info.sections)
         if self._header is None:
             self._header = info.sequence
         step, needs_next = info.header.step, info.header.next_key is not None

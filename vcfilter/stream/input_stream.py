@@ -236,6 +236,15 @@ class Stream:
         return self._neural().delay if self.codec_name == "vcfilter" else None
 
     @property
+    def levels(self) -> int | None:
+        """Of a neural stream: quality levels that are decoded, see `Decoder.levels`."""
+        return self._neural().levels if self.codec_name == "vcfilter" else None
+
+    @levels.setter
+    def levels(self, levels: int | None) -> None:
+        self._neural().levels = levels
+
+    @property
     def dropped_frames(self) -> int:
         """Frames of a neural stream that were damaged or missed a reference, so far."""
         decoder = self._decoder

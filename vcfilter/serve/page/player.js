@@ -146,16 +146,21 @@ function chosen() {
   return quality() + (element("smooth").checked ? "-smooth" : "");
 }
 
+function nameOf(step) {
+  const levels = info.levels > 1 ? `, ${step.levels} of ${info.levels} quality levels` : "";
+  const rate = step.rate * (element("smooth").checked ? 2 : 1);
+  return `${step.size}, ${rate} frames/s${levels}`;
+}
+
 // The server measures how fast it is and advises the step for the next segment.
 function heed(answer, number) {
   const speed = Number(answer.headers.get("vcfilter-speed"));
   automatic = answer.headers.get("vcfilter-advice") || automatic;
   warnOfSpeed(Number(answer.headers.get("vcfilter-quickest")));
   const step = info.steps.find((each) => each.name === quality());
-  const rate = step.rate * (element("smooth").checked ? 2 : 1);
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
-    `${step.size}, ${rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
+    `${nameOf(step)}; ${speed ? `decoding at ${speed.toFixed(2)} times playing speed; ` : ""}` +
     `${((8 * size) / (stop - start) / 1000).toFixed(0)} kbit/s`;
 }
 
@@ -310,7 +315,7 @@ async function start() {
   info = await (await fetched("info.json")).json();
   automatic = info.advice;
   for (const each of info.steps) {
-    const option = new Option(`${each.size}, ${each.rate} frames/s`, each.name);
+    const option = new Option(nameOf(each), each.name);
     element("step").add(option);
   }
   element("facts").textContent =
