@@ -59,11 +59,11 @@ class StLpips(nn.Module):
             self.register_buffer(f"share{number}", state[f"lin{number}.model.1.weight"])
         self.eval().requires_grad_(False)
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        """Normalised features of each stage, (B, C, h, w) each."""
+    def features(self, pictures: Tensor, stages: int = 5) -> list[Tensor]:
+        """Normalised features of the first stages, (B, C, h, w) each."""
         x = (pictures - self.shift) / self.scale
         found = []
-        for number, stage in enumerate(self.convolutions):
+        for number, stage in enumerate(self.convolutions[:stages]):  # type: ignore[arg-type]
             if self.network == "vgg":
                 if number:
                     x = blur(F.max_pool2d(x, 2, stride=1))

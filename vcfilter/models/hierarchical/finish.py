@@ -25,6 +25,8 @@ from vcfilter.models.hierarchical.values import Reference
 from vcfilter.nn.blocks import Block, compress
 
 LUMA = BLOCK * BLOCK  # coefficients of a block
+BANDS = 4  # two octaves, each across and down
+NEW = 0.25  # of a quantiser step: a unit of the coefficients that are added
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ class FinishNet(nn.Module):
     """Luma (B, 1, H, W) to luma, changed on a grid of an eighth; nothing is changed until trained.
 
     Blocks of 8x8 samples become DCT coefficients in quantiser steps, the mean of each less that of
-    its surroundings; a network on that grid gives the coefficients of a correction.
+    its surroundings. A network on that grid gives gains of the picture's finest bands, which are
+    spread bilinearly and so know no grid, and the coefficients of what else is changed.
     """
 
     dct: Tensor
@@ -64,7 +67,7 @@ class FinishNet(nn.Module):
         self.first = nn.Conv2d(LUMA, width, 3, padding=1)
         self.modulate = nn.Linear(CONTEXT, 2 * width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(self.config.blocks)])
-        self.last = nn.Conv2d(width, LUMA, 3, padding=1)
+        self.last = nn.Conv2d(width, LUMA + BANDS, 3, padding=1)
         for parameter in (*self.modulate.parameters(), *self.last.parameters()):
             nn.init.zeros_(parameter)
         self.register_buffer("dct", block_dct(BLOCK).float()[:, :, None, None], persistent=False)
@@ -83,8 +86,10 @@ class FinishNet(nn.Module):
         latent = torch.cat([mean - around, latent[:, 1:]], dim=1)
         x = self.first(compress(latent / scale))
         gain, shift = self.modulate(features / CONTEXT_MAX)[:, :, None, None].chunk(2, dim=1)
-        change = self.last(self.blocks(x * (1 + gain) + shift))
-        return F.pixel_shuffle(F.conv2d(change * scale, self.dct.transpose(0, 1)), BLOCK)
+        change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
+        new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
+        gains = F.interpolate(change[:, LUMA:], scale_factor=BLOCK, mode="bilinear")
+        return F.pixel_shuffle(new, BLOCK) + (gains * bands(luma)).sum(1, keepdim=True)
 
     def finish(self, reference: Reference, conditions: Conditions) -> Reference:
         """A reconstruction with its luma corrected, everything else as it was."""
@@ -94,6 +99,21 @@ class FinishNet(nn.Module):
         return replace(reference, planes=within_picture((y, u, v), conditions.size))
 
 
-def finished(planes: Planes, size: Size | None) -> Planes:
-    """Planes within 0 to 255."""
-    return within_picture(planes, size)
+def bands(luma: Tensor) -> Tensor:
+    """(B, 4, H, W) what binomial filters of 5 taps, and of 5 taps 2 apart, take from luma."""
+    found = []
+    for distance in (1, 2):
+        across, down = smooth(luma, distance, 3), smooth(luma, distance, 2)
+        found += [luma - across, luma - down]
+        luma = smooth(across, distance, 2)
+    return torch.cat(found, dim=1)
+
+
+def smooth(x: Tensor, distance: int, dimension: int) -> Tensor:
+    """x (B, 1, H, W) after a low-pass of 1 4 6 4 1 along a dimension; the border repeats."""
+    reach = 2 * distance
+    across = dimension == 3
+    pad = (reach, reach, 0, 0) if across else (0, 0, reach, reach)
+    kernel = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    weight = kernel.view((1, 1, 1, 5) if across else (1, 1, 5, 1))
+    return F.conv2d(F.pad(x, pad, mode="replicate"), weight, dilation=distance)
