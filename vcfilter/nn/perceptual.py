@@ -63,7 +63,7 @@ class StLpips(nn.Module):
         """Normalised features of the first stages, (B, C, h, w) each."""
         x = (pictures - self.shift) / self.scale
         found = []
-        for number, stage in enumerate(self.convolutions[:stages]):  # type: ignore[arg-type]
+        for number, stage in enumerate(self.convolutions[:stages]):
             if self.network == "vgg":
                 if number:
                     x = blur(F.max_pool2d(x, 2, stride=1))

@@ -20,6 +20,7 @@ from vcfilter.models.hierarchical.conditions import signed_pair
 from vcfilter.options import EncoderOptions
 from vcfilter.train.data import Clip
 
+Luma = npt.NDArray[np.uint8]
 FRAMES = 6  # of a shot, at most
 QPS = (26, 40)  # of keyframes, drawn uniformly; inter frames lie above
 SIDE = 256  # of what is cut from a frame, at most
@@ -36,8 +37,8 @@ class Pairs:
         starts: where shots begin, 0 first. shots: which of the material's, in its order.
     """
 
-    decoded: npt.NDArray[np.uint8]
-    original: npt.NDArray[np.uint8]
+    decoded: Luma
+    original: Luma
     steps: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
     shots: npt.NDArray[np.int64]
@@ -77,7 +78,10 @@ def make_pairs(
         with np.load(path) as file:
             return Pairs(**{name: file[name] for name in file.files})
     random = np.random.default_rng(5)
-    decoded, original, steps, starts = [], [], [], []
+    decoded: list[Luma] = []
+    original: list[Luma] = []
+    steps: list[list[int]] = []
+    starts: list[int] = []
     for done, number in enumerate(chosen):
         clip, first, end = shots[number]
         end = min(end, first + FRAMES)
@@ -85,7 +89,7 @@ def make_pairs(
         starts.append(len(decoded))
         for frame, shown, step in decode_shot(clip, first, end, side, qp, model):
             decoded.append(shown)
-            original.append(frame.y)
+            original.append(frame.y.astype(np.uint8, copy=False))
             steps.append([step.qp, step.layer, *signed_pair(step.references)])
         if done % 20 == 0:
             say(f"coding shots to learn from: {done + 1} of {len(chosen)}")
@@ -117,7 +121,7 @@ def _size(clip: Clip) -> tuple[int, int]:
 
 def decode_shot(
     clip: Clip, first: int, end: int, side: int, qp: int, model: Model
-) -> list[tuple[Frame, npt.NDArray[np.uint8], FrameStep]]:
+) -> list[tuple[Frame, Luma, FrameStep]]:
     """(original, decoded luma, how it was coded) of frames first to end of a clip."""
     top, left = (clip.rows - side) // 4 * 2, (clip.columns - side) // 4 * 2
     luma, chroma = clip.crop(list(range(first, end)), top, left, side)
@@ -133,7 +137,7 @@ def decode_shot(
     key_identity = None
     newest = 0
     decoder = Decoder(encoder.extradata, model=model)
-    shown: dict[int, npt.NDArray[np.uint8]] = {}
+    shown: dict[int, Luma] = {}
     for packet in [*packets, None]:
         if packet is not None:
             info = read_packet(packet.data, key_identity=key_identity, after=newest)
@@ -142,5 +146,5 @@ def decode_shot(
                 key_identity = info.identity
             steps[packet.pts] = info.header.step
         for frame in decoder.decode(packet):
-            shown[frame.pts] = frame.y
+            shown[frame.pts] = frame.y.astype(np.uint8, copy=False)
     return [(frame, shown[frame.pts], steps[frame.pts]) for frame in originals]

@@ -5,25 +5,31 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
-from vcfilter.models.hierarchical.blocks import BLOCK, GREY, Planes, Size, block_dct
-from vcfilter.models.hierarchical.blocks import finish as within_picture
+from vcfilter.frames import FrameStep, VideoFormat
+from vcfilter.models import store
+from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
-    Conditions,
     context_features,
     quantiser_step,
+    signed_pair,
 )
 from vcfilter.models.hierarchical.values import Reference
+from vcfilter.models.weights import read_weights, write_weights
 from vcfilter.nn.blocks import Block, compress
+from vcfilter.nn.precision import full_precision
 
+NUMERICS = 1  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
 BANDS = 4  # two octaves, each across and down
 NEW = 0.25  # of a quantiser step: a unit of the coefficients that are added
@@ -91,12 +97,70 @@ class FinishNet(nn.Module):
         gains = F.interpolate(change[:, LUMA:], scale_factor=BLOCK, mode="bilinear")
         return F.pixel_shuffle(new, BLOCK) + (gains * bands(luma)).sum(1, keepdim=True)
 
-    def finish(self, reference: Reference, conditions: Conditions) -> Reference:
-        """A reconstruction with its luma corrected, everything else as it was."""
-        features = context_features(conditions.qp, conditions.layer, conditions.distances)
-        y, u, v = reference.planes
-        y = y + self(y, conditions.qp, features.to(y.dtype))
-        return replace(reference, planes=within_picture((y, u, v), conditions.size))
+
+class HierarchicalFinish:
+    """One loaded finish on one device; see `models.base.Finish`."""
+
+    def __init__(self, net: FinishNet, finish_id: bytes, device: torch.device) -> None:
+        net = net.to(device).eval().requires_grad_(False)
+        self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.id = finish_id
+        self._device = device
+
+    def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
+        """What is shown of a reconstruction: its luma corrected, everything else as it was."""
+        with torch.inference_mode(), full_precision(self._device):
+            y, u, v = reference.planes
+            qp = torch.tensor([step.qp], device=y.device)
+            layer = torch.tensor([step.layer], device=y.device)
+            distances = torch.tensor([signed_pair(step.references)], device=y.device)
+            features = context_features(qp, layer, distances)
+            y = (y + self.net(y, qp, features)).clamp(0, 255)
+        changed: Reference = replace(reference, planes=(y, u, v))
+        return changed
+
+
+def save_finish(
+    path: str, net: FinishNet, model_id: bytes, name: str, card: Mapping[str, str]
+) -> bytes:
+    """Write a finish's weights file, complete or not at all; returns its id.
+
+    Raises:
+        ModelMismatchError: it would not be read again.
+    """
+    return write_weights(
+        path,
+        name=name,
+        architecture=store.FINISH,
+        numerics=NUMERICS,
+        config=asdict(net.config),
+        card={**card, store.BELONGS: model_id.hex()},
+        tensors=net.state_dict(),
+    )
+
+
+def load_finish(path: str, device: torch.device) -> HierarchicalFinish:
+    """The finish of a weights file on a device.
+
+    Raises:
+        MediaError, ModelMismatchError: the file cannot be used.
+    """
+    file = read_weights(path)
+    if file.architecture != store.FINISH or file.numerics != NUMERICS:
+        raise ModelMismatchError(
+            f"{path!r} holds {file.architecture!r} of generation {file.numerics}; this version "
+            f"knows {store.FINISH!r} of generation {NUMERICS}"
+        )
+    unknown = sorted(set(file.config) - {field.name for field in fields(FinishConfig)})
+    if unknown:
+        raise ModelMismatchError(f"{path!r} has a configuration with {', '.join(unknown)}")
+    net = FinishNet(FinishConfig(**file.config))
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in file.tensors.items()}
+    if wanted != found or any(t.dtype != torch.float32 for t in file.tensors.values()):
+        raise ModelMismatchError(f"{path!r} does not fit its configuration")
+    net.load_state_dict(dict(file.tensors))
+    return HierarchicalFinish(net, file.id, device)
 
 
 def bands(luma: Tensor) -> Tensor:
