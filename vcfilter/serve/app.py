@@ -21,8 +21,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from vcfilter.errors import VcfilterError
+from vcfilter.options import LOOKS
 from vcfilter.serve import fragments
-from vcfilter.serve.compare import compare
+from vcfilter.serve.compare import compare, compare_looks
 from vcfilter.serve.guard import Guard, sentence
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import STEPS, Step, advise
@@ -35,7 +36,7 @@ _POLL_SECONDS = 0.2
 _VIEWER_SECONDS = 30.0  # after which a viewer without requests is dropped
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
-_STEPS = {step.name: step for step in STEPS}
+_STEPS = {each.name: each for step in STEPS for each in map(step.looking, LOOKS)}
 
 
 def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
@@ -167,6 +168,7 @@ class _Site:
             "seconds": float(video.seconds),
             "frames": len(video.frames),
             "bytes": sum(segment.size for segment in video.segments),
+            "looks": video.looks,
             "original": _shown(video.original.name) if video.original else None,
             "segments": [[float(s.start), float(s.stop), s.size] for s in video.segments],
             "steps": [
@@ -212,15 +214,22 @@ class _Site:
         return JSONResponse({"first": segment.first, "frames": rows})
 
     async def compare(self, request: Request) -> Response:
-        """One frame beside x264."""
+        """One frame beside x264, or with ?look= natural beside that look."""
         video = await self._video(request)
         index = request.path_params["frame"]
         if not 0 <= index < len(video.frames):
             return sentence(404, f"frame {index} is outside 0 to {len(video.frames) - 1}")
-        key = (video.key, "compare", index)
-        made = await self._made(
-            request, self._video_work, key, lambda stopped: compare(video, index, stopped), _PATIENT
-        )
+        look = request.query_params.get("look", LOOKS[0])
+        if look not in LOOKS:
+            return sentence(404, f"look {look!r} is not one of {', '.join(LOOKS)}")
+        key = (video.key, "compare", index, look)
+
+        def run(stopped: Callable[[], bool]) -> bytes:
+            if look != LOOKS[0]:
+                return compare_looks(video, index, look, stopped)
+            return compare(video, index, stopped)
+
+        made = await self._made(request, self._video_work, key, run, _PATIENT)
         return made or Response(status_code=204)
 
     async def video_init(self, request: Request) -> Response:
@@ -248,10 +257,10 @@ class _Site:
         share = self._share(
             request.query_params.get("viewer", ""),
             None if cached else float(segment.stop - segment.start) / (time.monotonic() - began),
-            speeds[step.name],
+            speeds[step.rung],
         )
-        made.headers["vcfilter-advice"] = advise(speeds, step.name, share)
-        made.headers["vcfilter-speed"] = f"{speeds[step.name] or 0:.3f}"
+        made.headers["vcfilter-advice"] = advise(speeds, step.rung, share)
+        made.headers["vcfilter-speed"] = f"{speeds[step.rung] or 0:.3f}"
         quickest = max((speed for speed in speeds.values() if speed), default=0.0)
         made.headers["vcfilter-quickest"] = f"{quickest:.3f}"
         return made

@@ -75,6 +75,23 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
     return json.dumps(result).encode()
 
 
+def compare_looks(video: VideoFile, index: int, look: str, stopped: Callable[[], bool]) -> bytes:
+    """A frame in the natural look and in another one, as JSON with two PNG images.
+
+    Raises:
+        MediaError: the frame is damaged. ModelMismatchError: the model has no finish.
+    """
+    number = video.segment_of(index)
+    result: dict[str, Any] = {"frame": index, "time": float(video.time_of(index))}
+    for name in (_FULL.look, look):
+        frames = video.decoded(number, _FULL.looking(name), stopped)
+        image = next((_png(video, frame) for i, frame in frames if i == index), None)
+        if image is None:
+            raise MediaError(f"frame {index} is damaged: there is nothing to compare")
+        result[name] = {"image": image}
+    return json.dumps(result).encode()
+
+
 def part_of(video: VideoFile, index: int) -> Segment:
     """The frames that are compared around one: its segment, or MOST_FRAMES of a longer one.
 

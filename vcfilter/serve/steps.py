@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from vcfilter.options import LOOKS
 
 ENOUGH = 1.15
 """Seconds of video per second of work that a step needs: a little more than playing takes."""
@@ -23,11 +25,23 @@ class Step:
         name: in addresses.
         scale: the frame's sides are divided by it.
         share: of the frames that is decoded at most.
+        look: see DecoderOptions; those that are not natural stand in the name behind a dash.
     """
 
     name: str
     scale: int
     share: float
+    look: str = LOOKS[0]
+
+    @property
+    def rung(self) -> str:
+        """The name of the same step in the natural look."""
+        return self.name.removesuffix(f"-{self.look}")
+
+    def looking(self, look: str) -> Step:
+        """The same step in another look."""
+        name = self.rung if look == LOOKS[0] else f"{self.rung}-{look}"
+        return replace(self, name=name, look=look)
 
 
 STEPS = (

@@ -7,7 +7,7 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil
@@ -19,7 +19,8 @@ from av.video.frame import VideoFrame
 from vcfilter.bitstream import PacketReader, SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import FrameType, VideoFormat
-from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.models import store
+from vcfilter.options import LOOKS, DecoderOptions, Runtime
 from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
@@ -121,6 +122,7 @@ class _Reading:
 
     Args:
         container, stream, packets: the open file. begin: where in it decoding began, in ticks.
+        look: of its frames.
         waiting: the first packet of the next segment, which was read already.
     """
 
@@ -128,6 +130,7 @@ class _Reading:
     stream: Any
     packets: Iterator[Any]
     begin: int
+    look: str
     waiting: Any = None
 
 
@@ -228,6 +231,13 @@ class VideoFile:
         return self.header.video_format
 
     @property
+    def looks(self) -> tuple[str, ...]:
+        """Looks that its frames can have: with a finish for its model all, else the natural one."""
+        model = self.header.model_id.hex()
+        finished = any(entry.belongs == model for entry in store.list_finishes())
+        return LOOKS if finished else LOOKS[:1]
+
+    @property
     def seconds(self) -> Fraction:
         """How long it plays."""
         return self.segments[-1].stop
@@ -299,7 +309,7 @@ class VideoFile:
         """
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        reading = self._continued(segment)
+        reading = self._continued(segment, step.look)
         complete = False
         try:
             for frame in self._decode(reading, segment, set(wanted), stopped):
@@ -314,20 +324,22 @@ class VideoFile:
             if done is not None:
                 done.container.close()
 
-    def _continued(self, segment: Segment) -> _Reading:
+    def _continued(self, segment: Segment, look: str) -> _Reading:
         """The file, read up to a segment: from the segment before it, or from its keyframe on."""
         reading, self._reading = self._reading, None
         if reading is not None:
-            if reading.waiting is not None and reading.waiting.pts == self._pts[segment.first]:
+            next_pts = None if reading.waiting is None else reading.waiting.pts
+            if (next_pts, reading.look) == (self._pts[segment.first], look):
                 return reading
             reading.container.close()
-        container = open_video(self.path, options=self._options, runtime=self._runtime)
+        options = replace(self._options, look=look)
+        container = open_video(self.path, options=options, runtime=self._runtime)
         stream = container.streams.video[0]
         key = segment.first
         while self.frames[key].kind is not FrameType.KEY:
             key -= 1
         container.seek(self._pts[key], stream=stream)
-        return _Reading(container, stream, container.demux(stream), self._pts[key])
+        return _Reading(container, stream, container.demux(stream), self._pts[key], look)
 
     def _decode(
         self, reading: _Reading, segment: Segment, wanted: set[int], stopped: Callable[[], bool]

@@ -35,6 +35,7 @@ ADVERSARIAL_QP = 34  # the coarsest qp of frames that the discriminator sees
 AVERAGE = 0.995  # of the exponential average of the weights, at most
 WARM_UP = 50  # steps
 LAST_RATE = 0.02  # of the peak learning rate, at the end of the cosine
+USUAL_RATE = 10.0  # of the few gains that hang on the frame alone, relative to the others' rate
 CLIP = 1.0  # of the gradient's norm
 
 
@@ -108,7 +109,10 @@ class FinishTrainer:
         self.net = FinishNet(config)
         self.discriminator = Discriminator()
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=0, betas=(0.9, 0.99))
+        usual = list(self.net.usual.parameters())
+        rest = [p for n, p in self.net.named_parameters() if not n.startswith("usual.")]
+        groups = [{"params": rest, "scale": 1.0}, {"params": usual, "scale": USUAL_RATE}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0, betas=(0.9, 0.99))
         self.other = torch.optim.AdamW(
             self.discriminator.parameters(), lr=phase.rate / 4, weight_decay=0, betas=(0.5, 0.99)
         )
@@ -173,16 +177,18 @@ class FinishTrainer:
             ),
         }
         if stage.features:
+            # Of two frames that follow each other one: the other tells little more.
+            own = slice(0, len(batch.qp) // 2)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
                 with torch.no_grad():
-                    wanted = self.lpips.features(as_pictures(original), STAGES)
-                seen = self.lpips.features(as_pictures(finished), STAGES)
-                found["features"] = self.lpips.distance(seen, wanted)
-            found["relative"] = (found["features"] / self.usual_of(batch, found["features"])).mean()
-            found["features"] = found["features"].detach().mean()
-        own = batch.qp <= ADVERSARIAL_QP
-        if stage.adversarial and bool(own.any()):
-            real, fake, beside = original[own], finished[own], decoded[own]
+                    wanted = self.lpips.features(as_pictures(original[own]), STAGES)
+                seen = self.lpips.features(as_pictures(finished[own]), STAGES)
+                distance = self.lpips.distance(seen, wanted)
+            found["relative"] = (distance / self.usual_of(batch.qp[own], distance)).mean()
+            found["features"] = distance.detach().mean()
+        fine = batch.qp <= ADVERSARIAL_QP
+        if stage.adversarial and bool(fine.any()):
+            real, fake, beside = original[fine], finished[fine], decoded[fine]
             self.discriminator.requires_grad_(True)
             judged = self.discriminator(beside, real), self.discriminator(beside, fake.detach())
             loss = F.relu(1 - judged[0]).mean() + F.relu(1 + judged[1]).mean()
@@ -194,9 +200,9 @@ class FinishTrainer:
             found["discriminator"] = loss.detach()
         return found
 
-    def usual_of(self, batch: Batch, distances: Tensor) -> Tensor:
+    def usual_of(self, qp: Tensor, distances: Tensor) -> Tensor:
         """(B,) distance that is usual at each frame's qp, these counted in."""
-        bins = (batch.qp // BIN).tolist()
+        bins = (qp // BIN).tolist()
         for place, value in zip(bins, distances.detach(), strict=True):
             share = MEMORY if self.usual[place] else 1.0
             self.usual[place] += share * (value - self.usual[place])
@@ -208,7 +214,8 @@ class FinishTrainer:
         warm = min(1.0, (self.step + 1) / WARM_UP)
         cosine = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.share)) / 2
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * self.phase.rate * warm * cosine * stage.rate
+            rate = self.rate * self.phase.rate * stage.rate * group["scale"]
+            group["lr"] = rate * warm * cosine
         found = self.measure(stage, self.draw())
         loss = sum((stage.weight(name) * value for name, value in found.items()), torch.zeros(()))
         self.optimizer.zero_grad()

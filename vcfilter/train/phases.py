@@ -220,9 +220,9 @@ FINISH = FinishPhase(
     name="finish",
     crops=1,
     size=96,
-    rate=1e-3,
+    rate=3e-4,
     stages=(
-        Stage(until=0.03, error=1.0, difference=0.25),
+        Stage(until=0.01, error=1.0, difference=0.25),
         Stage(until=0.75, error=0.5, features=1.0, difference=0.15),
         Stage(until=1.0, error=0.5, features=1.0, difference=0.15, adversarial=0.02, rate=0.6),
     ),

@@ -74,8 +74,10 @@ class FinishNet(nn.Module):
         self.modulate = nn.Linear(CONTEXT, 2 * width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(self.config.blocks)])
         self.last = nn.Conv2d(width, LUMA + BANDS, 3, padding=1)
-        for parameter in (*self.modulate.parameters(), *self.last.parameters()):
-            nn.init.zeros_(parameter)
+        self.usual = nn.Linear(CONTEXT, BANDS)  # gains that hang on the frame alone
+        for layer in (self.modulate, self.last, self.usual):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.register_buffer("dct", block_dct(BLOCK).float()[:, :, None, None], persistent=False)
 
     def forward(self, luma: Tensor, qp: Tensor, features: Tensor) -> Tensor:
@@ -91,10 +93,12 @@ class FinishNet(nn.Module):
         around = F.avg_pool2d(mean, 3, stride=1, padding=1, count_include_pad=False)
         latent = torch.cat([mean - around, latent[:, 1:]], dim=1)
         x = self.first(compress(latent / scale))
-        gain, shift = self.modulate(features / CONTEXT_MAX)[:, :, None, None].chunk(2, dim=1)
+        context = features / CONTEXT_MAX
+        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
         change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
         new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
-        gains = F.interpolate(change[:, LUMA:], scale_factor=BLOCK, mode="bilinear")
+        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None]
+        gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
         return F.pixel_shuffle(new, BLOCK) + (gains * bands(luma)).sum(1, keepdim=True)
 
 
