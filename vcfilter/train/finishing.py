@@ -100,14 +100,16 @@ class FinishTrainer:
         rate: float = 1.0,
         batch: int = 1,
         half: bool = True,
+        device: torch.device | None = None,
     ) -> None:
+        self.device = device or torch.device("cpu")
         self.pairs, self.phase, self.steps, self.half = pairs, phase, steps, half
         self.rate, self.crops = rate, phase.crops * batch
         rows, columns = pairs.decoded.shape[1:]
         self.side = min(phase.size + 2 * MARGIN, rows // 32 * 32, columns // 32 * 32)
         torch.manual_seed(7)
-        self.net = FinishNet(config)
-        self.discriminator = Discriminator()
+        self.net = FinishNet(config).to(self.device)
+        self.discriminator = Discriminator().to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         usual = list(self.net.usual.parameters())
         rest = [p for n, p in self.net.named_parameters() if not n.startswith("usual.")]
@@ -116,7 +118,8 @@ class FinishTrainer:
         self.other = torch.optim.AdamW(
             self.discriminator.parameters(), lr=phase.rate / 4, weight_decay=0, betas=(0.5, 0.99)
         )
-        self.lpips = StLpips("vgg").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lpips = StLpips("vgg").to(self.device)
+        self.lpips: StLpips = lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.usual = torch.zeros(BINS)  # running mean of the distance, by qp
         self.random = np.random.default_rng(17)
         self.step = 0
@@ -157,11 +160,14 @@ class FinishTrainer:
         steps = torch.from_numpy(self.pairs.steps[numbers]).long()[split]
 
         def batch(crops: list[np.ndarray[Any, Any]]) -> Tensor:
-            return torch.from_numpy(np.stack(crops)[split]).float()[:, None]
+            return torch.from_numpy(np.stack(crops)[split]).float()[:, None].to(self.device)
 
         features = context_features(steps[:, 0], steps[:, 1], steps[:, 2:])
         return Batch(
-            decoded=batch(decoded), original=batch(original), qp=steps[:, 0], features=features
+            decoded=batch(decoded),
+            original=batch(original),
+            qp=steps[:, 0].to(self.device),
+            features=features.to(self.device),
         )
 
     def measure(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
@@ -179,7 +185,7 @@ class FinishTrainer:
         if stage.features:
             # Of two frames that follow each other one: the other tells little more.
             own = slice(0, len(batch.qp) // 2)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 with torch.no_grad():
                     wanted = self.lpips.features(as_pictures(original[own]), STAGES)
                 seen = self.lpips.features(as_pictures(finished[own]), STAGES)
@@ -203,10 +209,10 @@ class FinishTrainer:
     def usual_of(self, qp: Tensor, distances: Tensor) -> Tensor:
         """(B,) distance that is usual at each frame's qp, these counted in."""
         bins = (qp // BIN).tolist()
-        for place, value in zip(bins, distances.detach(), strict=True):
+        for place, value in zip(bins, distances.tolist(), strict=True):
             share = MEMORY if self.usual[place] else 1.0
             self.usual[place] += share * (value - self.usual[place])
-        return self.usual[bins].clone()
+        return self.usual[bins].to(self.device)
 
     def run_step(self) -> dict[str, float]:
         """One optimiser step; returns its figures."""
@@ -217,7 +223,7 @@ class FinishTrainer:
             rate = self.rate * self.phase.rate * stage.rate * group["scale"]
             group["lr"] = rate * warm * cosine
         found = self.measure(stage, self.draw())
-        loss = sum((stage.weight(name) * value for name, value in found.items()), torch.zeros(()))
+        loss = torch.stack([stage.weight(name) * value for name, value in found.items()]).sum()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
@@ -234,7 +240,7 @@ class FinishTrainer:
     def weights(self) -> FinishNet:
         """The averaged network."""
         net = FinishNet(self.net.config)
-        net.load_state_dict(self.average)
+        net.load_state_dict({name: value.cpu() for name, value in self.average.items()})
         return net.eval().requires_grad_(False)
 
     def save(self, path: Path, notes: Mapping[str, Any]) -> None:
@@ -263,13 +269,13 @@ class FinishTrainer:
             ConfigError: the file is no state of such a training.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location=self.device, weights_only=True)
             self.net.load_state_dict(state["net"])
             self.discriminator.load_state_dict(state["discriminator"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.other.load_state_dict(state["other"])
             self.average, self.step, self.share = state["average"], state["step"], state["share"]
-            self.usual = state["usual"]
+            self.usual = state["usual"].cpu()
             self.random.bit_generator.state = state["random"]
             notes: dict[str, Any] = state["notes"]
         except Exception as error:  # whatever unpickling foreign bytes may raise

@@ -76,8 +76,8 @@ class FinishNet(nn.Module):
         self.last = nn.Conv2d(width, LUMA + BANDS, 3, padding=1)
         self.usual = nn.Linear(CONTEXT, BANDS)  # gains that hang on the frame alone
         for layer in (self.modulate, self.last, self.usual):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         self.register_buffer("dct", block_dct(BLOCK).float()[:, :, None, None], persistent=False)
 
     def forward(self, luma: Tensor, qp: Tensor, features: Tensor) -> Tensor:
