@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,28 @@ class LookRow:
     flicker: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """What all points share; identities: of the codecs, by label."""
+
+    comparison: Comparison
+    judge: StLpips | None
+    identities: dict[str, dict[str, object]]
+
+    def coded(self, clip: Clip, codec: Codec, setting: float) -> Point:
+        """A coded file, measured or from the cache."""
+        comparison = self.comparison
+        return cached_point(
+            clip,
+            codec,
+            self.identities[codec.label],
+            setting,
+            comparison.keyint,
+            comparison.cache,
+            comparison.threads,
+        )[0]
+
+
 def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> str:
     """Code each clip once per qp, decode it in each look, compare; returns the tables.
 
@@ -94,13 +118,18 @@ def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> s
     own, *others = comparison.codecs
     assert isinstance(own, Neural)
     judge = StLpips("alex") if available() else None
+    bench = _Bench(
+        comparison=comparison,
+        judge=judge,
+        identities={codec.label: identity(codec) for codec in comparison.codecs},
+    )
     crops = comparison.out / "crops"
     crops.mkdir(parents=True, exist_ok=True)
     rows: list[LookRow] = []
     for path in comparison.clips:
         clip = prepare(path, comparison.cache, comparison.frames)
         for qp in comparison.qps:
-            found, picture = _point(clip, own, others, qp, comparison, judge)
+            found, picture = _point(clip, own, others, qp, bench)
             rows += found
             for row in found:
                 progress(_line(row))
@@ -117,11 +146,11 @@ def _point(
     own: Neural,
     others: Sequence[Codec],
     qp: int,
-    comparison: Comparison,
-    judge: StLpips | None,
+    bench: _Bench,
 ) -> tuple[list[LookRow], Plane]:
     """(rows of all looks and other codecs, what is shown of them side by side in BGR)."""
-    point = _coded(clip, own, qp, comparison)
+    comparison = bench.comparison
+    point = bench.coded(clip, own, qp)
     shown: list[tuple[str, int, list[Frame]]] = []
     for look in LOOKS:
         options = DecoderOptions(strict=True, model=own.model, look=look)
@@ -129,7 +158,7 @@ def _point(
         shown.append((look, point.bytes, frames))
     for codec in others:
         assert isinstance(codec, Anchor)
-        near = nearest(codec, point.bytes, lambda crf, c=codec: _coded(clip, c, crf, comparison))
+        near = nearest(point.bytes, partial(bench.coded, clip, codec))
         frames = list(decoded_frames(Path(near.stream), codec, comparison.threads))
         shown.append((codec.label, near.bytes, frames))
     originals = list(frames_of(clip.path))
@@ -137,7 +166,7 @@ def _point(
     for _, _, frames in shown:
         if len(frames) != len(sources):
             raise MediaError(f"{clip.name}: {len(frames)} frames came out of {len(sources)}")
-    lpips = _lpips(judge, originals, [frames for _, _, frames in shown])
+    lpips = _lpips(bench.judge, originals, [frames for _, _, frames in shown])
     rows = [
         _row(clip, name, qp, size, sources, frames, distance)
         for (name, size, frames), distance in zip(shown, lpips, strict=True)
@@ -147,18 +176,6 @@ def _point(
     return rows, _side_by_side([_bgr(originals[middle], sources[middle]), *images], sources[middle])
 
 
-def _coded(clip: Clip, codec: Codec, setting: float, comparison: Comparison) -> Point:
-    return cached_point(
-        clip,
-        codec,
-        identity(codec),
-        setting,
-        comparison.keyint,
-        comparison.cache,
-        comparison.threads,
-    )[0]
-
-
 def _neural(stream: Path, options: DecoderOptions, comparison: Comparison) -> list[Frame]:
     from vcfilter.stream.decoders import neural_frames
 
@@ -166,7 +183,7 @@ def _neural(stream: Path, options: DecoderOptions, comparison: Comparison) -> li
     return list(neural_frames(stream, options, runtime=runtime))
 
 
-def nearest(codec: Anchor, size: int, code: Callable[[int], Point]) -> Point:
+def nearest(size: int, code: Callable[[int], Point]) -> Point:
     """The point of another codec whose bytes are nearest, over whole crfs."""
     low, high = CRFS
     best: Point | None = None
@@ -224,7 +241,7 @@ def gradient_energy(luma: Samples) -> float:
 
 def flicker(luma: Sequence[Samples]) -> float:
     """Mean square of differences of frames that follow each other."""
-    return _mean([float(np.square(b - a).mean()) for a, b in zip(luma, luma[1:], strict=False)])
+    return _mean([float(np.square(b - a).mean()) for a, b in itertools.pairwise(luma)])
 
 
 def _spectrum(plane: Samples, axis: int) -> Samples:
@@ -364,17 +381,8 @@ def _line(row: LookRow) -> str:
 
 def _tables(rows: Sequence[LookRow], others: Sequence[str], judged: bool) -> list[str]:
     """Markdown: every row, then what the look sharp changes, by qp."""
-    names = [
-        "bytes",
-        "PSNR",
-        "MS-SSIM",
-        "XPSNR",
-        "ST-LPIPS",
-        "gradients",
-        "grid",
-        "peak",
-        "flicker",
-    ]
+    names = ["bytes", "PSNR", "MS-SSIM", "XPSNR", "ST-LPIPS"]
+    names += ["gradients", "grid", "peak", "flicker"]
     lines = [METHOD.format(frames=LPIPS_FRAMES), ""]
     if not judged:
         lines += [f"ST-LPIPS is not measured: install vcfilter with the extra {EXTRA}.", ""]
