@@ -292,7 +292,7 @@ def xpsnr(sources: Sequence[Frame], frames: Sequence[Frame], bit_depth: int) -> 
     except (av.error.FFmpegError, ValueError):
         return None
     found: list[float] = []
-    for number, pair in enumerate([*zip(frames, sources, strict=True), None]):
+    for number, pair in enumerate([*zip(sources, frames, strict=True), None]):
         for place, node in enumerate(inputs):
             node.push(None if pair is None else _video_frame(pair[place], pixels, number))
         while True:

@@ -1,4 +1,5 @@
-"""Training of a finish: squared error, then ST-LPIPS (VGG16), then a discriminator as well.
+"""Training of a finish: squared error and texture, then ST-LPIPS (VGG16), then a
+discriminator as well.
 
 The codec is frozen; what is learned from are its decoded frames beside their originals.
 """
@@ -29,6 +30,8 @@ from vcfilter.train.watch import Log, TrainingError, settle_file, stopping
 MARGIN = 16  # samples around a crop that the network sees and no loss does
 FLOOR = 1.0  # of squared errors: below, they do not count by their ratio
 STAGES = 4  # of VGG16 that are used: the fifth brings a seventh of the distance for much time
+OCTAVES = 3
+UNSEEN = 2.0  # mean square of differences below which texture is not seen
 BINS, BIN = 16, 4  # of qps, by which the usual distance is known
 MEMORY = 0.05  # share of a new distance in the usual one
 ADVERSARIAL_QP = 34  # the coarsest qp of frames that the discriminator sees
@@ -182,6 +185,8 @@ class FinishTrainer:
                 squared(steps(decoded) - steps(original)),
             ),
         }
+        if stage.texture:
+            found["texture"] = texture(finished, original).mean()
         if stage.features:
             # Of two frames that follow each other one: the other tells little more.
             own = slice(0, len(batch.qp) // 2)
@@ -292,6 +297,22 @@ def steps(luma: Tensor) -> Tensor:
     """(B, 1, H, W) differences between frames that follow each other, of (2 B, 1, H, W)."""
     first, second = luma.chunk(2)
     return second - first
+
+
+def texture(luma: Tensor, original: Tensor) -> Tensor:
+    """(B,) mean square of the logarithms' difference of local energy, in octaves across and down."""
+    total = luma.new_zeros(len(luma))
+    for _ in range(OCTAVES):
+        for axis in (2, 3):
+            own, wanted = (energy(x.diff(dim=axis)) for x in (luma, original))
+            total = total + squared(own - wanted)
+        luma, original = (F.avg_pool2d(x, 2) for x in (luma, original))
+    return total
+
+
+def energy(differences: Tensor) -> Tensor:
+    """Logarithm of the mean square of differences in windows of 8x8, half overlapping."""
+    return torch.log(F.avg_pool2d(differences.square(), 8, stride=4) + UNSEEN)
 
 
 def ratio(now: Tensor, before: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ class Stage:
 
     Args:
         until: where it ends, as a share of the training.
-        error: squared error. features: ST-LPIPS with VGG16. difference: squared error of the
+        error: squared error. texture: local energy of fine bands that is not the original's.
+        features: ST-LPIPS with VGG16. difference: squared error of the
             differences between frames that follow each other: texture must not boil.
         adversarial: a patch discriminator's opinion of frames that are not too coarse.
         rate: factor on the learning rate.
@@ -180,6 +181,7 @@ class Stage:
 
     until: float
     error: float = 1.0
+    texture: float = 0.0
     features: float = 0.0
     difference: float = 0.0
     adversarial: float = 0.0
@@ -189,6 +191,7 @@ class Stage:
         """Of a loss; what is only logged has none."""
         weights = {
             "error": self.error,
+            "texture": self.texture,
             "relative": self.features,
             "difference": self.difference,
             "adversarial": self.adversarial,
@@ -220,11 +223,20 @@ FINISH = FinishPhase(
     name="finish",
     crops=1,
     size=96,
-    rate=3e-4,
+    rate=4e-4,
     stages=(
-        Stage(until=0.01, error=1.0, difference=0.25),
-        Stage(until=0.75, error=0.5, features=1.0, difference=0.15),
-        Stage(until=1.0, error=0.5, features=1.0, difference=0.15, adversarial=0.02, rate=0.6),
+        # Energy is cheap to compare: it finds how much contrast is missing, and where.
+        Stage(until=0.5, error=0.6, texture=0.4, difference=0.15),
+        Stage(until=0.85, error=0.6, texture=0.2, features=1.0, difference=0.15, rate=0.5),
+        Stage(
+            until=1.0,
+            error=0.6,
+            texture=0.2,
+            features=1.0,
+            difference=0.15,
+            adversarial=0.02,
+            rate=0.5,
+        ),
     ),
 )
 
