@@ -121,8 +121,10 @@ class FinishTrainer:
         self.other = torch.optim.AdamW(
             self.discriminator.parameters(), lr=phase.rate / 4, weight_decay=0, betas=(0.5, 0.99)
         )
-        lpips = StLpips("vgg").to(self.device)
-        self.lpips: StLpips = lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.lpips: StLpips | None = None
+        if any(stage.features for stage in phase.stages):
+            lpips = StLpips("vgg").to(self.device)
+            self.lpips = lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.usual = torch.zeros(BINS)  # running mean of the distance, by qp
         self.random = np.random.default_rng(17)
         self.step = 0
@@ -187,7 +189,7 @@ class FinishTrainer:
         }
         if stage.texture:
             found["texture"] = texture(finished, original).mean()
-        if stage.features:
+        if stage.features and self.lpips is not None:
             # Of two frames that follow each other one: the other tells little more.
             own = slice(0, len(batch.qp) // 2)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
@@ -300,7 +302,7 @@ def steps(luma: Tensor) -> Tensor:
 
 
 def texture(luma: Tensor, original: Tensor) -> Tensor:
-    """(B,) mean square of the logarithms' difference of local energy, in octaves across and down."""
+    """(B,) mean square of the difference of local energy's logarithms, in octaves each way."""
     total = luma.new_zeros(len(luma))
     for _ in range(OCTAVES):
         for axis in (2, 3):

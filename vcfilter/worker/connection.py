@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter import __version__
 from vcfilter.frames import VideoFormat
-from vcfilter.options import DecoderOptions, EncoderOptions, Limits, Runtime
+from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Limits, Runtime
 from vcfilter.worker.protocol import (
     MAGIC,
     PROTOCOL_VERSION,
@@ -58,7 +58,7 @@ class Codecs:
         with self._loading:
             load_model(self._model, self._runtime)
 
-    def decoder(self, extradata: bytes, look: str) -> Decoder:
+    def decoder(self, extradata: bytes, look: str = LOOKS[0]) -> Decoder:
         """A decoder for a sequence header; without one, for that of the first keyframe.
 
         Args:
