@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clips import make_film
+from fake_model import FakeModel
 from synthetic import clip
 from test_worker_protocol import HELLO, Client
 
@@ -34,7 +35,6 @@ from vcfilter.train.finishing import FinishTrainer, energy, texture, train_finis
 from vcfilter.train.pairs import Pairs
 from vcfilter.train.phases import FINISH, FinishPhase, Stage
 from vcfilter.worker.protocol import Kind, Status
-from vcfilter.worker.streams import parse_look
 
 FORMAT = VideoFormat(width=72, height=56)
 CPU = Runtime(device="cpu")
@@ -184,35 +184,30 @@ def test_decode_takes_a_look(
     assert not (tmp_path / "none.nut").exists()
 
 
-def test_the_worker_takes_a_look(
-    monkeypatch: pytest.MonkeyPatch, coded: tuple[bytes, list[Packet]]
-) -> None:
+def test_the_worker_takes_a_look() -> None:
+    extradata = Encoder(FORMAT, model=FakeModel()).extradata
     client = Client()
     try:
-        asked: list[str] = []
-
-        def decoder(extradata: bytes, look: str) -> Decoder:
-            asked.append(DecoderOptions(look=look).look)
-            return Decoder(extradata, runtime=CPU)
-
-        monkeypatch.setattr(client.codecs, "decoder", decoder)
         client.say(Kind.HELLO, 0, HELLO)
         client.expect(Kind.WELCOME)
-        for stream, settings in enumerate((b"look=sharp", b"", b"look=soft", b"shape=round"), 1):
-            body = struct.pack("<I", len(settings)) + settings + coded[0]
+        refused = {
+            b"look=sharp": (Status.INVALID, "needs a finish for the model"),
+            b"look=soft": (Status.OPTION, "look 'soft' is not one of natural, sharp"),
+            b"shape=round": (Status.OPTION, "'shape' of a decoder is not 'look'"),
+        }
+        for stream, settings in enumerate((b"look=natural", b"", *refused), 1):
+            body = struct.pack("<I", len(settings)) + settings + extradata
             client.say(Kind.OPEN_DECODER_WITH, stream, body)
-            if stream < 3:
-                client.expect(Kind.FORMAT)
-                client.expect(Kind.MEMORY)
-                client.expect(Kind.OPENED)
-            else:
-                status, text = struct.unpack_from("<i", client.expect(Kind.FAILED))[0], settings
-                assert status == Status.OPTION, text
-        assert asked == ["sharp", "natural"]
+            if settings not in refused:
+                for kind in (Kind.FORMAT, Kind.MEMORY, Kind.OPENED):
+                    client.expect(kind)
+                continue
+            told = client.expect(Kind.FAILED)
+            status, text = refused[settings]
+            assert struct.unpack_from("<i", told)[0] == status
+            assert text in told[4:].decode()
     finally:
         client.close()
-    with pytest.raises(ConfigError, match="'shape' of a decoder is not 'look'"):
-        parse_look(b"shape=round")
 
 
 # --- what is measured ----------------------------------------------------------------------------
