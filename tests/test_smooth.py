@@ -24,7 +24,7 @@ from vcfilter.interpolation.interpolator import Interpolator
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
-from vcfilter.serve.steps import SMOOTH_STEPS, STEPS
+from vcfilter.serve.steps import FULL
 from vcfilter.serve.video import VideoFile
 from vcfilter.stream.transcode import decode_file, encode_file
 
@@ -146,14 +146,13 @@ def test_what_is_not_neural_is_not_decoded(
 
 def test_smooth_segments_have_a_frame_between_every_two(film: Path) -> None:
     video = VideoFile(film, DecoderOptions())
-    for smooth, plain in SMOOTH_STEPS.items():
-        assert smooth.name == f"{plain.name}-smooth"
-        assert (smooth.scale, smooth.share) == (plain.scale, plain.share)
-    (smooth,) = (s for s, p in SMOOTH_STEPS.items() if p is STEPS[0])
+    for step in video.steps:
+        assert f"{step.name}-smooth" in [each.name for each in step.variants()]
+    smooth = replace(FULL, smooth=True)
     data = fragments.video_init(video, smooth)
     plain_count = 0
     for number in range(len(video.segments)):
-        plain_count += len(video.kept(number, STEPS[0]))
+        plain_count += len(video.kept(number, FULL))
         data += fragments.video_segment(video, number, smooth, lambda: False)
     with av.open(io.BytesIO(data)) as container:
         found = [f.time for f in container.decode(video=0)]

@@ -13,6 +13,7 @@ from vcfilter.frames import QP_MAX
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import (
     DEFAULT_PRESET,
+    LOOKS,
     PRESETS,
     TUNES,
     DecoderOptions,
@@ -354,6 +355,16 @@ def add_model(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_look(parser: argparse.ArgumentParser) -> None:
+    """--look of a command that shows frames."""
+    parser.add_argument(
+        "--look",
+        choices=LOOKS,
+        default=LOOKS[0],
+        help="frames as they were coded, or with lost detail made up for the eye (%(default)s)",
+    )
+
+
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """The model, where it runs, and what damage means."""
     group = parser.add_argument_group("model")
@@ -417,6 +428,7 @@ def decoder_options(args: argparse.Namespace) -> DecoderOptions:
         strict=getattr(args, "strict", False),
         model=args.model,
         levels=getattr(args, "levels", None),
+        look=getattr(args, "look", LOOKS[0]),
         limits=limits(args),
     )
 

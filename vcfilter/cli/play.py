@@ -22,6 +22,7 @@ from pathlib import Path
 from vcfilter.cli.arguments import (
     add_levels,
     add_limits,
+    add_look,
     add_model,
     add_part,
     add_smooth,
@@ -31,6 +32,7 @@ from vcfilter.cli.arguments import seconds as seconds_of
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.options import LOOKS
 
 PLAYERS = ("ffplay", "mpv")
 """Players in the order in which they are looked for."""
@@ -76,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_levels(parser)
     add_smooth(parser)
+    add_look(parser)
     add_model(parser)
     add_limits(parser)
 
@@ -247,6 +250,8 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
         words += ["--layers", str(args.levels)]
     if args.fps is not None:
         words += ["--fps", str(args.fps)]
+    if args.look != LOOKS[0]:
+        words += ["--look", args.look]
     for name in ("pixels", "frames", "seconds", "memory"):
         value = getattr(args, f"max_{name}")
         if value is not None:

@@ -20,11 +20,11 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec.budget import Budget
 from vcfilter.codec.gop import Coded, Entry, Gop
-from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
+from vcfilter.codec.runtime import find_finish, find_model, load_model, spare_core, threads_of
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
 from vcfilter.frames import LEVELS_MAX, SLOTS, CodedMotion, Frame, Packet, VideoFormat
-from vcfilter.models.base import Context, Model, Reference, Symbols
-from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.models.base import Context, Finish, Model, Reference, Symbols
+from vcfilter.options import LOOKS, DecoderOptions, Runtime
 
 _HELD_MAX = 3 * SLOTS
 """Most decoded frames that are held: those in slots, those that wait for output, and references of
@@ -61,7 +61,8 @@ class Decoder:
     Raises:
         LimitError: frames of the size in extradata are larger, or take more memory, than
             options.limits allow.
-        ModelMismatchError: extradata name a model that cannot be found, or another than `model`.
+        ModelMismatchError: extradata name a model that cannot be found, or another than `model`,
+            or one that has no finish for the look.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
     """
 
@@ -89,6 +90,7 @@ class Decoder:
         if model is None and self._options.model is not None:
             model = load_model(self._options.model, self._runtime)
         self._model = model
+        self._finish: Finish | None = None  # of the look; known with the model
         self._sequence: SequenceHeader | None = None
         self._work: deque[Iterator[Frame]] = deque()  # packets that are not decoded to the end
         self._ready: deque[Frame] = deque()  # what `decode` could not return for an error
@@ -215,6 +217,8 @@ class Decoder:
                 f"the stream changes from {known.width}x{known.height} at {known.bit_depth} bit "
                 f"to {fmt.width}x{fmt.height} at {fmt.bit_depth} bit: decode its parts one by one"
             )
+        if self._options.look != LOOKS[0] and self._finish is None:
+            self._finish = find_finish(info.id, self._runtime)
         self._budget.check_memory(fmt, self._model)
         self.video_format = fmt
         self._sequence = sequence
@@ -524,7 +528,12 @@ class Decoder:
             return
         self._budget.count_frame()
         assert self._model is not None and self.video_format is not None  # a keyframe came
-        y, u, v = self._model.planes(entry.reference, self.video_format)
+        shown = entry.reference
+        if self._finish is not None:
+            finest = min((s.qp for s in coded.info.sections), default=coded.step.qp)
+            step = replace(coded.step, qp=finest)
+            shown = self._finish.apply(shown, step, self.video_format)
+        y, u, v = self._model.planes(shown, self.video_format)
         self.lost_levels += coded.info.lost_levels
         yield Frame(
             y=y,

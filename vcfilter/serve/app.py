@@ -21,8 +21,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from vcfilter.errors import VcfilterError
+from vcfilter.options import LOOKS
 from vcfilter.serve import fragments
-from vcfilter.serve.compare import compare
+from vcfilter.serve.compare import compare, compare_looks
 from vcfilter.serve.guard import Guard, sentence
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
 from vcfilter.serve.steps import FULL, Step, advise
@@ -167,6 +168,7 @@ class _Site:
             "frames": len(video.frames),
             "bytes": sum(segment.size for segment in video.segments),
             "levels": len(video.levels),
+            "looks": video.looks,
             "original": _shown(video.original.name) if video.original else None,
             "segments": [[float(s.start), float(s.stop), s.size] for s in video.segments],
             "steps": [
@@ -213,15 +215,22 @@ class _Site:
         return JSONResponse({"first": segment.first, "frames": rows})
 
     async def compare(self, request: Request) -> Response:
-        """One frame beside x264."""
+        """One frame beside x264, or with ?look= natural beside that look."""
         video = await self._video(request)
         index = request.path_params["frame"]
         if not 0 <= index < len(video.frames):
             return sentence(404, f"frame {index} is outside 0 to {len(video.frames) - 1}")
-        key = (video.key, "compare", index)
-        made = await self._made(
-            request, self._video_work, key, lambda stopped: compare(video, index, stopped), _PATIENT
-        )
+        look = request.query_params.get("look", LOOKS[0])
+        if look not in LOOKS:
+            return sentence(404, f"look {look!r} is not one of {', '.join(LOOKS)}")
+        key = (video.key, "compare", index, look)
+
+        def run(stopped: Callable[[], bool]) -> bytes:
+            if look != LOOKS[0]:
+                return compare_looks(video, index, look, stopped)
+            return compare(video, index, stopped)
+
+        made = await self._made(request, self._video_work, key, run, _PATIENT)
         return made or Response(status_code=204)
 
     async def video_init(self, request: Request) -> Response:

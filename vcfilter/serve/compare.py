@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -71,6 +72,23 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
         reference = frame_of(sources[place])[0]
         for name, frame in (("vcfilter", shown), ("x264", other)):
             result[name]["psnr"] = round(frame_psnr(reference, frame_of(frame)[0]).weighted, 2)
+    return json.dumps(result).encode()
+
+
+def compare_looks(video: VideoFile, index: int, look: str, stopped: Callable[[], bool]) -> bytes:
+    """A frame in the natural look and in another one, as JSON with two PNG images.
+
+    Raises:
+        MediaError: the frame is damaged. ModelMismatchError: the model has no finish.
+    """
+    number = video.segment_of(index)
+    result: dict[str, Any] = {"frame": index, "time": float(video.time_of(index))}
+    for name in (FULL.look, look):
+        frames = video.decoded(number, replace(FULL, look=name), stopped)
+        image = next((_png(video, frame) for i, frame in frames if i == index), None)
+        if image is None:
+            raise MediaError(f"frame {index} is damaged: there is nothing to compare")
+        result[name] = {"image": image}
     return json.dumps(result).encode()
 
 

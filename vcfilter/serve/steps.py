@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vcfilter.frames import LEVELS_MAX
+from vcfilter.options import LOOKS
 
 ENOUGH = 1.15
 """Seconds of video per second of work that a step needs: a little more than playing takes."""
@@ -31,6 +32,7 @@ class Step:
         scale: the frame's sides are divided by it.
         share: of the frames that is decoded at most.
         levels: quality levels that are decoded, as DecoderOptions.levels.
+        look: see DecoderOptions.
         smooth: new frames are shown between them.
     """
 
@@ -38,16 +40,20 @@ class Step:
     scale: int
     share: float
     levels: int = LEVELS_MAX
+    look: str = LOOKS[0]
     smooth: bool = False
 
     @property
     def name(self) -> str:
-        """In addresses."""
-        return f"{self.rung}-smooth" if self.smooth else self.rung
+        """In addresses: the rung, another look than the natural one, whether it is smooth."""
+        look = "" if self.look == LOOKS[0] else f"-{self.look}"
+        return f"{self.rung}{look}{'-smooth' if self.smooth else ''}"
 
     def variants(self) -> tuple[Step, ...]:
         """The same step in all ways in which it can be shown."""
-        return tuple(replace(self, smooth=smooth) for smooth in (False, True))
+        return tuple(
+            replace(self, look=look, smooth=smooth) for look in LOOKS for smooth in (False, True)
+        )
 
 
 FULL = Step(rung="full", scale=1, share=1.0)

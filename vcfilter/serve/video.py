@@ -7,7 +7,7 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil
@@ -21,7 +21,8 @@ from vcfilter.errors import BitstreamError, MediaError
 from vcfilter.frames import Frame, FrameType, VideoFormat
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.interpolation.sequence import FrameInterpolation
-from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.models import store
+from vcfilter.options import LOOKS, DecoderOptions, Runtime
 from vcfilter.serve.steps import Step, ThroughputMeter, steps_for
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
@@ -129,6 +130,7 @@ class _Reading:
 
     Args:
         container, stream, packets: the open file. begin: where in it decoding began, in ticks.
+        look: of its frames.
         waiting: the first packet of the next segment, which was read already.
     """
 
@@ -136,6 +138,7 @@ class _Reading:
     stream: Any
     packets: Iterator[Any]
     begin: int
+    look: str
     waiting: Any = None
 
 
@@ -240,6 +243,13 @@ class VideoFile:
     def video_format(self) -> VideoFormat:
         """Size, depth and colour of the frames."""
         return self.header.video_format
+
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """Looks that its frames can have: with a finish for its model all, else the natural one."""
+        model = self.header.model_id.hex()
+        finished = any(entry.belongs == model for entry in store.list_finishes())
+        return LOOKS if finished else LOOKS[:1]
 
     @property
     def seconds(self) -> Fraction:
@@ -354,7 +364,7 @@ class VideoFile:
     ) -> Iterator[tuple[int, Frame, VideoFormat]]:
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        reading = self._continued(segment)
+        reading = self._continued(segment, step.look)
         reading.stream.levels = step.levels  # also within a GOP: frames refer to what is there
         complete = False
         try:
@@ -371,20 +381,22 @@ class VideoFile:
             if done is not None:
                 done.container.close()
 
-    def _continued(self, segment: Segment) -> _Reading:
+    def _continued(self, segment: Segment, look: str) -> _Reading:
         """The file, read up to a segment: from the segment before it, or from its keyframe on."""
         reading, self._reading = self._reading, None
         if reading is not None:
-            if reading.waiting is not None and reading.waiting.pts == self._pts[segment.first]:
+            next_pts = None if reading.waiting is None else reading.waiting.pts
+            if (next_pts, reading.look) == (self._pts[segment.first], look):
                 return reading
             reading.container.close()
-        container = open_video(self.path, options=self._options, runtime=self._runtime)
+        options = replace(self._options, look=look)
+        container = open_video(self.path, options=options, runtime=self._runtime)
         stream = container.streams.video[0]
         key = segment.first
         while self.frames[key].kind is not FrameType.KEY:
             key -= 1
         container.seek(self._pts[key], stream=stream)
-        return _Reading(container, stream, container.demux(stream), self._pts[key])
+        return _Reading(container, stream, container.demux(stream), self._pts[key], look)
 
     def _decode(
         self, reading: _Reading, segment: Segment, wanted: set[int], stopped: Callable[[], bool]

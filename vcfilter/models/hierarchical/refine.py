@@ -64,10 +64,10 @@ def _agreement(a: Tensor, b: Tensor, share: Tensor, size: int) -> Tensor:
     if is_native(a, b, share):
         from vcfilter._native import motion  # late: training needs none
 
-        sums = [
-            motion.agreement(one.numpy(), other.numpy(), *of.flatten().tolist(), size)
-            for one, other, of in zip(a[:, 0], b[:, 0], share, strict=True)
-        ]
+        sums = []
+        for one, other, of in zip(a[:, 0], b[:, 0], share, strict=True):
+            left, right = of.flatten().tolist()
+            sums.append(motion.agreement(one.numpy(), other.numpy(), left, right, size))
         return torch.from_numpy(np.stack(sums))
     (ax, ay), (bx, by), error = gradients(a), gradients(b), a - b
     to_left, to_right = share[:, :1], share[:, 1:]

@@ -142,8 +142,10 @@ function quality() {
   return value === "auto" ? automatic : value;
 }
 
+// Steps in another look than the natural one, and with new frames, have names of their own.
 function chosen() {
-  return quality() + (element("smooth").checked ? "-smooth" : "");
+  const look = element("look").value;
+  return quality() + (look && look !== info.looks[0] ? `-${look}` : "") + (element("smooth").checked ? "-smooth" : "");
 }
 
 function nameOf(step) {
@@ -272,6 +274,7 @@ function loop() {
 let comparing = null;
 
 async function beside() {
+  const against = element("against").value;
   const on = element("compare").checked;
   element("beside").hidden = !on;
   video.hidden = on;
@@ -280,12 +283,24 @@ async function beside() {
   video.pause();
   const control = (comparing = new AbortController());
   element("ours-text").textContent = "decoding …";
-  element("theirs-text").textContent = "coding with x264 …";
+  element("theirs-text").textContent = against === "x264" ? "coding with x264 …" : "decoding …";
   try {
     await strip(segmentAt(video.currentTime));
     const current = nearby().filter((frame) => frame[1] <= video.currentTime + 1e-3).pop();
-    const found = await (await fetched(`compare/${current ? current[0] : 0}.json`, control.signal)).json();
+    const place = `compare/${current ? current[0] : 0}.json`;
+    const query = against === "x264" ? "" : `?look=${against}`;
+    const found = await (await fetched(place + query, control.signal)).json();
     if (control.signal.aborted) return;
+    element("beside").dataset.frame = found.frame;
+    if (against !== "x264") {
+      const natural = info.looks[0];
+      element("ours").src = found[natural].image;
+      element("theirs").src = found[against].image;
+      element("ours-text").textContent = `frame ${found.frame}, ${natural}`;
+      element("theirs-text").textContent = `frame ${found.frame}, ${against}`;
+      tell("");
+      return;
+    }
     element("ours").src = found.vcfilter.image;
     element("theirs").src = found.x264.image;
     const psnr = (side) => (side.psnr === undefined ? "" : `, this frame ${side.psnr} dB`);
@@ -294,7 +309,6 @@ async function beside() {
     element("theirs-text").textContent =
       `x264 medium, crf ${found.x264.crf}: ${found.x264.bytes} bytes for the same frames${psnr(found.x264)}; ` +
       (found.original ? `coded from ${found.original}` : "coded from vcfilter's frame, as the original is not here");
-    element("beside").dataset.frame = found.frame;
     tell("");
   } catch (error) {
     if (error.name !== "AbortError") tell(error.message);
@@ -318,6 +332,11 @@ async function start() {
     const option = new Option(nameOf(each), each.name);
     element("step").add(option);
   }
+  for (const look of info.looks) {
+    element("look").add(new Option(look, look));
+    if (look !== info.looks[0]) element("against").add(new Option(`the look ${look}`, look));
+  }
+  element("looks").hidden = info.looks.length < 2;
   element("facts").textContent =
     `${info.coded}; ${info.frames} frames, ${info.seconds.toFixed(2)} s, ` +
     `${((8 * info.bytes) / info.seconds / 1000).toFixed(0)} kbit/s; model ${info.model}; ` +
@@ -341,11 +360,12 @@ async function start() {
     video.addEventListener("play", pump);
     video.addEventListener("waiting", pump);
     video.addEventListener("seeking", () => tracks.forEach((track) => track.turn()));
-    for (const id of ["step", "smooth"]) element(id).addEventListener("change", () => tracks[0].renew());
+    for (const id of ["step", "smooth", "look"]) element(id).addEventListener("change", () => tracks[0].renew());
     pump();
   }
   video.addEventListener("seeked", () => element("compare").checked && beside());
   element("compare").addEventListener("change", beside);
+  element("against").addEventListener("change", beside);
   element("back-frame").addEventListener("click", () => step(-1));
   element("next-frame").addEventListener("click", () => step(1));
   element("controls").addEventListener("submit", (event) => event.preventDefault());
