@@ -116,6 +116,9 @@ class FakeModel:
         y, u, v = (plane.astype(dtype) for plane in reference.shown)
         return y, u, v
 
+    def motion(self, reference: FakeReference) -> list[np.ndarray]:
+        return []
+
     def encode(
         self,
         picture: Planes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fake_model import FakeModel
 
 from vcfilter.codec import Decoder, Encoder
@@ -19,8 +21,8 @@ class FakeCodecs(Codecs):
         self.model = FakeModel()
         self.options = DecoderOptions()
 
-    def decoder(self, extradata: bytes) -> Decoder:
-        return Decoder(extradata or None, self.options, model=self.model)
+    def decoder(self, extradata: bytes, look: str = "natural") -> Decoder:
+        return Decoder(extradata or None, replace(self.options, look=look), model=self.model)
 
     def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:
         return Encoder(video_format, options, model=self.model)

@@ -306,7 +306,7 @@ def test_interpolation_is_measured_on_frames_that_are_left_out(tmp_path: Path) -
         clips, tmp_path / "cache", tmp_path / "out", preset="fast", report=lines.append
     )
     assert text.splitlines()[0].split() == [
-        "PSNR", "Y", "/", "SSIM", "linear", "quadratic", "minterpolate",
+        "PSNR", "Y", "/", "SSIM", "linear", "quadratic", "trained", "minterpolate",
     ]  # fmt: skip
     assert [line.split(":")[0] for line in lines] == ["pan", "few"]
     found = json.loads((tmp_path / "out" / "interpolation.json").read_text())["scores"]
@@ -314,6 +314,8 @@ def test_interpolation_is_measured_on_frames_that_are_left_out(tmp_path: Path) -
     assert scores["pan", "quadratic"]["frames"] == 4  # of five intervals the inner ones
     assert scores["pan", "quadratic"]["psnr"] > 32
     assert scores["pan", "minterpolate"]["psnr"] > 20
+    assert scores["pan", "trained"]["psnr"] is None  # "fast" does without
+    assert 0.8 < scores["pan", "quadratic"]["gradient"] < 1.1
     assert scores["few", "quadratic"]["psnr"] == scores["few", "linear"]["psnr"]
     with pytest.raises(MediaError, match="too few"):
         compare_interpolation([clips[1]], tmp_path / "cache", tmp_path / "out", factor=8)

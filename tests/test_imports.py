@@ -93,6 +93,7 @@ def foreign(path: Path) -> set[str]:
         ("scipy", {"evaluate"}),
         ("jinja2", {"evaluate"}),
         ("starlette", {"serve"}),
+        ("distributed", {"codec"}),
     ],
 )
 def test_each_library_has_its_door(library: str, packages: set[str]) -> None:

@@ -35,6 +35,7 @@ from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, mirror, pos
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.refinement import with_own_tables
 from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import MotionField, Picture, Reference, context_pair, pair
 from vcfilter.nn.exact import check_bound
@@ -193,7 +194,9 @@ def plain_model(device: torch.device = CPU) -> HierarchicalModel:
         id=b"classics", name="plain", architecture="hierarchical", numerics=1, config={},
         efforts=EFFORTS,
     )  # fmt: skip
-    return HierarchicalModel(net, TableSet(tables.laplace_magnitudes()), info, device)
+    return HierarchicalModel(
+        net, TableSet(with_own_tables(tables.laplace_magnitudes())), info, device
+    )
 
 
 def test_every_learned_branch_at_zero_is_a_working_codec() -> None:

@@ -19,7 +19,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from synthetic import clip
 import vcfilter
 from vcfilter import Encoder, EncoderOptions
 from vcfilter._bridge import BridgePacket, Demuxer, Muxer, StreamInfo
-from vcfilter.bitstream import SequenceHeader
+from vcfilter.bitstream import SequenceHeader, thin
+from vcfilter.cli.main import main
 from vcfilter.codec import Decoder
 from vcfilter.frames import (
     ContentLight,
@@ -44,6 +45,8 @@ from vcfilter.frames import (
     VideoFormat,
 )
 from vcfilter.models.base import Model
+from vcfilter.options import DecoderOptions
+from vcfilter.stream.decoders import neural_frames
 
 pytestmark = pytest.mark.plugin
 
@@ -409,6 +412,52 @@ def test_options_reach_the_encoder(tools: Tools, source: Path, tmp_path: Path) -
     keys = size("keys", "-qp", "44", "-g", "1")
     assert keys > coarse
     assert all(data[0] == 2 for data in pictures(tmp_path / "keys.nut"))
+
+
+@pytest.fixture(scope="module")
+def layered(source: Path) -> Path:
+    """Three quality levels, encoded by Python."""
+    path = source.with_name("layered.mkv")
+    vcfilter.encode_file(str(source), str(path), replace(OPTIONS, qp=24, layers=3))
+    return path
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_decodes_some_quality_levels(tools: Tools, layered: Path, layers: int) -> None:
+    options = DecoderOptions(levels=layers)
+    frames = neural_frames(layered, options, runtime=ONE_THREAD)
+    wanted = [md5(*(plane.tobytes() for plane in f.planes)) for f in frames]
+    assert tools.hashes("-layers", str(layers), "-i", layered) == wanted
+    assert layers < 3 or tools.hashes("-i", layered) == wanted
+
+
+@pytest.mark.parametrize("container", ["mkv", "nut", "avi"])
+def test_thins_with_a_bitstream_filter(
+    tools: Tools, layered: Path, tmp_path: Path, container: str
+) -> None:
+    target, wanted = tmp_path / f"thinned.{container}", tmp_path / "wanted.mkv"
+    words = ["-map", "0", "-c", "copy", "-bsf:v", "vcfilter_thin=layers=2", target]
+    tools.ffmpeg("-i", layered, *words)
+    assert main(["thin", str(layered), str(wanted), "-q", "--layers", "2"]) == 0
+    assert pictures(target) == pictures(wanted) != pictures(layered)
+    assert python_hashes(target) == python_hashes(wanted)
+    streams = tools.probe("-show_entries", "stream=codec_name", target)
+    assert streams == tools.probe("-show_entries", "stream=codec_name", layered)
+    again = tmp_path / "again.mkv"
+    tools.ffmpeg("-i", target, "-map", "0", "-c", "copy", "-bsf:v", "vcfilter_thin", again)
+    assert pictures(again) == [thin(data, 1) for data in pictures(layered)]
+
+
+def test_levels_out_of_range_are_refused(tools: Tools, layered: Path, film: Path) -> None:
+    for words in (
+        ["-layers", "0", "-i", layered, "-f", "null", "-"],
+        ["-i", layered, "-map", "0:v", "-c", "copy", "-bsf:v", "vcfilter_thin=layers=9",
+         "-f", "null", "-"],
+    ):  # fmt: skip
+        done = tools.run("ffmpeg", *words)
+        assert done.returncode != 0
+        assert b"layers" in done.stderr
+    assert len(tools.hashes("-layers", "1", "-i", film)) == FRAMES  # a file of one level
 
 
 def test_sample_aspect_ratio_passes(tools: Tools, source: Path, tmp_path: Path) -> None:

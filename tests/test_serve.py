@@ -35,7 +35,7 @@ from vcfilter.options import DecoderOptions, EncoderOptions
 from vcfilter.serve import fragments
 from vcfilter.serve.compare import compare, part_of
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
-from vcfilter.serve.steps import STEPS, ThroughputMeter, advise
+from vcfilter.serve.steps import ThroughputMeter, advise, steps_for
 from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import StoppedError, WorkQueue
 from vcfilter.stream.decoders import neural_frames
@@ -49,7 +49,7 @@ from vcfilter.serve.connection import HEAD_SECONDS
 from vcfilter.serve.guard import Guard
 
 FRAMES, RATE = 44, 12
-FULL, HALF, FEWER, FEWEST = STEPS
+FULL, HALF, FEWER, FEWEST = steps_for((1,))
 
 
 def never() -> bool:
@@ -283,6 +283,40 @@ def test_the_speedometer() -> None:
     assert meter.speed(FULL, 25) == pytest.approx(1.0)
     assert meter.speed(HALF, 25) == pytest.approx(1.6)
     assert meter.speed(FEWER, 12.5) == pytest.approx(3.2)
+
+
+def test_levels_are_left_out_first() -> None:
+    steps = steps_for((1, 2, 4))
+    names = ["full", "levels-2", "levels-1", "half", "fewer", "fewest"]
+    assert [step.name for step in steps] == names
+    assert [step.levels for step in steps[1:]] == [2, 1, 1, 1, 1]
+    assert steps[0].levels >= 4
+    assert [step.scale for step in steps] == [1, 1, 1, 2, 2, 2]
+    speeds: dict[str, float | None] = dict(zip(names, (0.8, 1.0, 1.2, 1.5, 2, 3), strict=True))
+    assert advise(speeds, "full") == "levels-1"
+    assert advise(speeds | {"levels-2": 1.3}, "levels-1") == "levels-1"
+    assert advise(speeds | {"levels-2": 1.5}, "levels-1") == "levels-2"
+
+
+def test_the_speedometer_knows_levels() -> None:
+    full, some, base = steps_for((1, 2, 4))[:3]
+    meter = ThroughputMeter((1, 2, 4))
+
+    def costs() -> list[float]:
+        return [25 / speed for s in (full, some, base) if (speed := meter.speed(s, 1))]
+
+    meter.add(full, 10, decode_seconds=1.5, code_seconds=0)
+    assert np.allclose(
+        costs(), [25 * c for c in (0.15, 0.15 * 1.4 / 1.8, 0.15 / 1.8)]
+    )  # before it is measured
+    for _ in range(20):
+        meter.add(base, 10, decode_seconds=0.5, code_seconds=0)
+        meter.add(full, 10, decode_seconds=1.5, code_seconds=0)
+    assert costs()[::2] == pytest.approx([25 * 0.15, 25 * 0.05], rel=1e-2)
+    meter.add(base, 10, decode_seconds=0.5, code_seconds=0)
+    for _ in range(20):  # a machine that another program slows down
+        meter.add(base, 10, decode_seconds=1.0, code_seconds=0)
+    assert costs()[::2] == pytest.approx([25 * 0.3, 25 * 0.1], rel=1e-2)
 
 
 # --- shared work ---------------------------------------------------------------------------------

@@ -332,8 +332,19 @@ def test_containers_of_a_constant_rate(name: str, tmp_path: Path) -> None:
     assert [each - found[0] for each in found] == [Fraction(n, 25) for n in range(14)]
 
 
-def test_one_picture_is_no_container(neural: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="names one picture"):
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no such classes here")
+def test_encoders_leave_the_scheduling_class_alone(neural: Path, tmp_path: Path) -> None:
+    """SVT-AV1 of PyAV 18 makes root's threads real-time ones, which starve all others."""
+    codec = vcfilter.MediaCodec(name="libsvtav1", options={"preset": "12"})
+    before = os.sched_getscheduler(0)
+    decode_file(neural, tmp_path / "out.mkv", codec=codec)
+    assert os.sched_getscheduler(0) == before
+    found = {os.sched_getscheduler(int(name)) for name in os.listdir("/proc/self/task")}
+    assert found == {before}
+
+
+def test_one_image_is_no_container(neural: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names one image"):
         decode_file(neural, tmp_path / "out.png")
 
 

@@ -50,12 +50,12 @@ class SlowCodecs(FakeCodecs):
     wait = 0.0
     busy = False
 
-    def decoder(self, extradata: bytes) -> Decoder:
+    def decoder(self, extradata: bytes, look: str = "natural") -> Decoder:
         end = time.monotonic() + self.wait
         while time.monotonic() < end:
             if not self.busy:
                 time.sleep(0.2)
-        return super().decoder(extradata)
+        return super().decoder(extradata, look)
 
 
 class Client:

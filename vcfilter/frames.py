@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral
@@ -191,6 +192,21 @@ Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CodedMotion:
+    """The motion that a frame was coded with.
+
+    Args:
+        pts: of the frame, as its packet states it.
+        fields: displacements to a reference by its pts: (2, rows, columns) float32, x and y in
+            luma samples, one position per 8x8 luma samples, which lies in their middle; at least
+            as many as cover the frame. A frame that was coded without motion has none.
+    """
+
+    pts: int
+    fields: Mapping[int, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
     """One video frame: three planes in 4:2:0.
 
@@ -202,6 +218,7 @@ class Frame:
         type: how it was coded (decoded frames only).
         bidirectional: it was coded from a later frame as well: a B-frame (decoded frames only).
         corrupt: parts of it are missing (never set by an undamaged stream).
+        motion: what it was coded with (decoded frames only, where it was asked for).
     """
 
     y: Plane
@@ -212,6 +229,7 @@ class Frame:
     type: FrameType | None = None
     bidirectional: bool = False
     corrupt: bool = False
+    motion: CodedMotion | None = None
 
     @property
     def planes(self) -> tuple[Plane, Plane, Plane]:

@@ -90,6 +90,10 @@ class Limits:
                 raise ConfigError(f"limit of {name} {value} is not positive and finite")
 
 
+LOOKS = ("natural", "sharp")
+"""How decoded frames are shown: as they were coded, or with lost detail made up for the eye."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderOptions:
     """How a neural stream is decoded.
@@ -99,15 +103,17 @@ class DecoderOptions:
         model: name, id or path of a model; None takes the one that the stream names.
         levels: the operating point: quality levels that are decoded, 1 (the base) to 8; those
             above are skipped, and may be damaged. None: all that are there.
+        look: one of LOOKS; frames that others are predicted from are the same with any.
         limits: upper bounds of size, time and memory.
 
     Raises:
-        ConfigError: a value is of another type, or levels is out of range.
+        ConfigError: a value is of another type, levels is out of range, or look is unknown.
     """
 
     strict: bool = False
     model: str | None = None
     levels: int | None = None
+    look: str = LOOKS[0]
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -118,6 +124,8 @@ class DecoderOptions:
             _check_type("levels", self.levels, int, "a whole number")
             if not 1 <= self.levels <= LEVELS_MAX:
                 raise ConfigError(f"levels {self.levels} is outside 1 to {LEVELS_MAX}")
+        if self.look not in LOOKS:
+            raise ConfigError(f"look {self.look!r} is not one of {', '.join(LOOKS)}")
         _check_type("limits", self.limits, Limits, "of the type Limits")
 
 

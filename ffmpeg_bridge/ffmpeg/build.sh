@@ -49,7 +49,7 @@ if [ "$what" = tools ]; then
         --enable-demuxer=matroska,nut,avi,mov,mpegts,rawvideo,yuv4mpegpipe,wav,flac,mp3,ogg,image2,concat \
         --enable-muxer=matroska,nut,avi,mov,mp4,rawvideo,yuv4mpegpipe,wav,null,framemd5,framehash,framecrc,md5,image2,segment,tee \
         --enable-parser=h264,hevc,vp9,mpegvideo,mpeg4video,aac,ac3,flac,opus,vorbis,mpegaudio \
-        --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,vp9_superframe_split,aac_adtstoasc,extract_extradata \
+        --enable-bsf=h264_mp4toannexb,hevc_mp4toannexb,vp9_superframe_split,aac_adtstoasc,extract_extradata,vcfilter_thin \
         --enable-protocol=file,pipe,fd --enable-indev=lavfi \
         --enable-filter=scale,format,fps,null,trim,setpts,hflip,vflip,transpose,rotate,crop,pad,hstack,overlay,psnr,split,color,testsrc2,aformat,aresample,anull,atrim,asetpts,sine,anullsrc,copy
     pkg-config --exists sdl2 && set -- "$@" --enable-sdl2

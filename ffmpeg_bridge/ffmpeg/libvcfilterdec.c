@@ -5,6 +5,7 @@
  */
 
 #include "vcf_sequence.h"
+#include "vcf_thin.h"
 #include "vcf_worker.h"
 
 #include "libavutil/display.h"
@@ -23,6 +24,8 @@
 #include "libvcfilter.h"
 #include "libvcfilter_compat.h"
 
+#define LAYERS_MAX 8
+
 /* A packet that the worker has; props holds everything but its bytes. */
 typedef struct SentPacket {
     int64_t id; /* its pts on the way to the worker: unique and rising, whatever the file says */
@@ -30,9 +33,12 @@ typedef struct SentPacket {
     AVPacket *props;
 } SentPacket;
 
+enum { LOOK_NATURAL, LOOK_SHARP };
+
 typedef struct LibVcfilterDecContext {
     const AVClass *class;
     LibVcfilterWorker worker;
+    int layers; /* quality levels that are decoded */
 
     VcfStream *stream; /* NULL before the first packet */
     AVPacket *pkt;     /* taken from the caller and not sent yet, if it has data */
@@ -41,6 +47,7 @@ typedef struct LibVcfilterDecContext {
     int draining;
     int ended;         /* drained to the last frame: the end is told until a flush */
     enum AVPictureType inter_type; /* what frames are called that are not keyframes */
+    int look;          /* an option: one of the looks below */
     int complaint;     /* error about single packets, not told yet */
     int failure;       /* error that ended the stream, for every packet to come */
 } LibVcfilterDecContext;
@@ -118,8 +125,9 @@ static int libvcfilter_open(AVCodecContext *avctx)
     int intact = avctx->extradata_size > 0 &&
                  vcf_sequence_read(&sequence, avctx->extradata, avctx->extradata_size) ==
                      VCF_SEQUENCE_OK;
-    int status = vcf_open_decoder(&vcf->stream, &options, intact ? avctx->extradata : NULL,
-                                  intact ? avctx->extradata_size : 0);
+    int status = vcf_open_decoder_with(&vcf->stream, &options, intact ? avctx->extradata : NULL,
+                                       intact ? avctx->extradata_size : 0,
+                                       vcf->look == LOOK_SHARP ? "look=sharp" : NULL);
 
     if (status < 0)
         return ff_libvcfilter_error(avctx, NULL, status);
@@ -265,7 +273,8 @@ static int libvcfilter_send(AVCodecContext *avctx)
     const AVPacket *pkt = vcf->pkt;
     const VcfPacket packet = {
         .data     = pkt->data,
-        .size     = pkt->size,
+        .size     = vcf->layers < LAYERS_MAX ? vcf_thin(pkt->data, pkt->size, vcf->layers)
+                                             : (size_t)pkt->size,
         .pts      = vcf->next_id,
         .duration = 0,
         .key      = !!(pkt->flags & AV_PKT_FLAG_KEY),
@@ -373,9 +382,19 @@ static av_cold int libvcfilter_decode_close(AVCodecContext *avctx)
     return 0;
 }
 
+#define OFFSET(field) offsetof(LibVcfilterDecContext, field)
 #define VD AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_DECODING_PARAM
 
 static const AVOption libvcfilter_decode_options[] = {
+    { "layers", "Quality levels that are decoded, the lowest ones",
+      offsetof(LibVcfilterDecContext, layers), AV_OPT_TYPE_INT, { .i64 = LAYERS_MAX }, 1,
+      LAYERS_MAX, VD },
+    { "look",    "What frames look like",  OFFSET(look), AV_OPT_TYPE_INT,   { .i64 = LOOK_NATURAL },
+      LOOK_NATURAL, LOOK_SHARP, VD, .unit = "look" },
+    { "natural", "As they were coded",     0,            AV_OPT_TYPE_CONST, { .i64 = LOOK_NATURAL },
+      0, 0, VD, .unit = "look" },
+    { "sharp",   "With lost detail made up for the eye", 0, AV_OPT_TYPE_CONST,
+      { .i64 = LOOK_SHARP }, 0, 0, VD, .unit = "look" },
     LIBVCFILTER_WORKER_OPTIONS(LibVcfilterDecContext, VD),
     { NULL },
 };

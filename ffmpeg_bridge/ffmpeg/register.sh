@@ -1,6 +1,7 @@
 #!/bin/sh
 # Puts vcfilter into an FFmpeg source tree: copies the C files of this folder and adds the lines
-# that register the codec and its FourCC. For FFmpeg 5.1 to 7.1; running it again changes nothing.
+# that register the codec, its bitstream filter and its FourCC. For FFmpeg 5.1 to 7.1; running it again
+# changes nothing.
 #   sh register.sh FFMPEG_SOURCE
 set -eu
 if [ $# -ne 1 ] || [ ! -f "$1/libavcodec/allcodecs.c" ]; then
@@ -59,10 +60,13 @@ insert libavcodec/codec_desc.c before '/* various PCM "codecs" */' \
 insert libavcodec/allcodecs.c after 'ff_libtwolame_encoder;' \
     'extern const FFCodec ff_libvcfilter_encoder;
 extern const FFCodec ff_libvcfilter_decoder;'
+insert libavcodec/bitstream_filters.c after 'ff_vp9_superframe_split_bsf;' \
+    'extern const FFBitStreamFilter ff_vcfilter_thin_bsf;'
 insert libavcodec/Makefile after 'OBJS-$(CONFIG_LIBTWOLAME_ENCODER)' \
-    'VCFILTER-OBJS = libvcfilter.o vcf_worker.o vcf_pool.o vcf_message.o vcf_stream.o vcf_process.o vcf_sequence.o
+    'VCFILTER-OBJS = libvcfilter.o vcf_worker.o vcf_pool.o vcf_message.o vcf_stream.o vcf_process.o vcf_sequence.o vcf_thin.o
 OBJS-$(CONFIG_LIBVCFILTER_DECODER)        += libvcfilterdec.o $(VCFILTER-OBJS)
-OBJS-$(CONFIG_LIBVCFILTER_ENCODER)        += libvcfilterenc.o $(VCFILTER-OBJS)'
+OBJS-$(CONFIG_LIBVCFILTER_ENCODER)        += libvcfilterenc.o $(VCFILTER-OBJS)
+OBJS-$(CONFIG_VCFILTER_THIN_BSF)          += libvcfilterthin_bsf.o vcf_thin.o vcf_sequence.o'
 insert configure after 'libtwolame_encoder_deps="libtwolame"' \
     'libvcfilter_decoder_deps="pthreads"
 libvcfilter_encoder_deps="pthreads"'

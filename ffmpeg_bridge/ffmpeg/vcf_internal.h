@@ -44,6 +44,7 @@ enum Kind {
     FLUSH,
     RELEASE,
     CLOSE,
+    OPEN_DECODER_WITH,
     WELCOME = 16,
     OPENED,
     FORMAT,

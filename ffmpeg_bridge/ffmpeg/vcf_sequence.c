@@ -36,22 +36,25 @@ static uint32_t take(Reader *r, size_t bytes)
     return value;
 }
 
-/* Low 16 bits of the CRC-32 of zlib. */
-static uint32_t check_of(const uint8_t *data, size_t size)
+uint32_t vcf_crc32(uint32_t crc, const uint8_t *data, size_t size)
 {
-    uint32_t crc = UINT32_MAX;
+    static const uint32_t table[16] = { /* of four bits */
+        0x00000000, 0x1DB71064, 0x3B6E20C8, 0x26D930AC, 0x76DC4190, 0x6B6B51F4,
+        0x4DB26158, 0x5005713C, 0xEDB88320, 0xF00F9344, 0xD6D6A3E8, 0xCB61B38C,
+        0x9B64C2B0, 0x86D3D2D4, 0xA00AE278, 0xBDBDF21C,
+    };
+    crc = ~crc;
     for (size_t i = 0; i < size; i++) {
-        crc ^= data[i];
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (crc & 1 ? UINT32_C(0xEDB88320) : 0);
+        crc = crc >> 4 ^ table[(crc ^ data[i]) & 15];
+        crc = crc >> 4 ^ table[(crc ^ data[i] >> 4) & 15];
     }
-    return ~crc & 0xFFFF;
+    return ~crc;
 }
 
 static int ends_with_check(const uint8_t *data, size_t size)
 {
-    return size > 5 + CHECK_BYTES &&
-           check_of(data, size - CHECK_BYTES) == (uint32_t)(data[size - 2] << 8 | data[size - 1]);
+    return size > 5 + CHECK_BYTES && (vcf_crc32(0, data, size - CHECK_BYTES) & 0xFFFF) ==
+                                         (uint32_t)(data[size - 2] << 8 | data[size - 1]);
 }
 
 int vcf_sequence_version(const uint8_t *data, size_t size)

@@ -31,6 +31,9 @@ typedef struct VcfSequence {
     char name[33];      /* of the model, UTF-8; empty if it is not told */
 } VcfSequence;
 
+/* CRC-32 as of zlib, of bytes that follow those of a CRC; 0 of none. */
+uint32_t vcf_crc32(uint32_t crc, const uint8_t *data, size_t size);
+
 /* Whether a size and depth can be coded: 1 or 0. */
 int vcf_size_allowed(const VcfFormat *format);
 

@@ -13,6 +13,7 @@
 
 #define DEFAULT_COMMAND "python3 -m vcfilter worker"
 #define DEFAULT_TIMEOUT_MS 60000
+#define SETTINGS_MAX 255 /* bytes of a decoder's */
 
 static __thread char open_failure[TEXT_BYTES];
 
@@ -90,8 +91,22 @@ static int open_stream(VcfStream **stream, const VcfWorkerOptions *options, VcfS
 int vcf_open_decoder(VcfStream **stream, const VcfWorkerOptions *options, const uint8_t *extradata,
                      size_t size)
 {
-    VcfStream *s = calloc(1, sizeof(*s));
+    return vcf_open_decoder_with(stream, options, extradata, size, NULL);
+}
+
+int vcf_open_decoder_with(VcfStream **stream, const VcfWorkerOptions *options,
+                          const uint8_t *extradata, size_t size, const char *settings)
+{
+    const size_t length = settings ? strlen(settings) : 0;
+    uint8_t head[4 + SETTINGS_MAX];
+    VcfStream *s;
     *stream = NULL;
+    if (length > SETTINGS_MAX) {
+        snprintf(open_failure, sizeof(open_failure), "settings of a decoder are at most %d bytes",
+                 SETTINGS_MAX);
+        return VCF_OPTION;
+    }
+    s = calloc(1, sizeof(*s));
     if (s && size && !(s->extradata = malloc(size))) {
         free(s);
         s = NULL;
@@ -100,7 +115,10 @@ int vcf_open_decoder(VcfStream **stream, const VcfWorkerOptions *options, const 
         memcpy(s->extradata, extradata, size);
         s->extradata_size = size;
     }
-    return open_stream(stream, options, s, OPEN_DECODER, NULL, 0, extradata, size);
+    if (!length) /* any release of the worker takes it */
+        return open_stream(stream, options, s, OPEN_DECODER, NULL, 0, extradata, size);
+    memcpy(put32(head, (uint32_t)length), settings, length);
+    return open_stream(stream, options, s, OPEN_DECODER_WITH, head, 4 + length, extradata, size);
 }
 
 int vcf_open_encoder(VcfStream **stream, const VcfWorkerOptions *options, const VcfFormat *format,

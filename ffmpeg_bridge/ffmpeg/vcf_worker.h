@@ -98,6 +98,10 @@ typedef struct VcfPacket {
 int vcf_open_decoder(VcfStream **stream, const VcfWorkerOptions *options, const uint8_t *extradata,
                      size_t size);
 
+/* The same with settings, "look=sharp": what frames look like, natural (NULL or "") or sharp. */
+int vcf_open_decoder_with(VcfStream **stream, const VcfWorkerOptions *options,
+                          const uint8_t *extradata, size_t size, const char *settings);
+
 /* settings: "key=value:key=value" with the fields of vcfilter.EncoderOptions: qp, quality (dB),
  * bitrate (bit/s), keyint, scenecut, preset, frame_rate ("30000/1001", for rate control), ...;
  * NULL or "": the defaults. The model is chosen by the worker's command. */

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX
+from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import (
     DEFAULT_PRESET,
+    LOOKS,
     PRESETS,
     TUNES,
     DecoderOptions,
@@ -301,6 +303,29 @@ def thinning(args: argparse.Namespace) -> Thinning:
     return Thinning(levels=args.layers, bitrate=args.bitrate, temporal=args.temporal)
 
 
+def add_smooth(parser: argparse.ArgumentParser) -> None:
+    """Add --fps of commands that decode."""
+    parser.add_argument(
+        "--fps", type=frame_rate, metavar="RATE",
+        help="show so many frames per second: new ones between those of the file, made with the "
+        "motion that they were coded with (50, 60000/1001)",
+    )  # fmt: skip
+
+
+def smooth(args: argparse.Namespace) -> InterpolationOptions | None:
+    """What --fps asks for."""
+    if args.fps is None:
+        return None
+    return InterpolationOptions(fps=args.fps, preset="fast", coded_motion=True)
+
+
+def frame_rate(text: str) -> Fraction:
+    """Frames per second: a number or a ratio above 0."""
+    if not re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", text) or not Fraction(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate like 60 or 60000/1001")
+    return Fraction(text)
+
+
 def add_levels(group: argparse._ActionsContainer) -> None:
     """--layers of a command that decodes."""
     group.add_argument(
@@ -327,6 +352,16 @@ def add_model(group: argparse._ActionsContainer) -> None:
     )  # fmt: skip
     group.add_argument(
         "--model", metavar="NAME", help="a model's name, id or file (vcfilter models lists them)"
+    )
+
+
+def add_look(parser: argparse.ArgumentParser) -> None:
+    """--look of a command that shows frames."""
+    parser.add_argument(
+        "--look",
+        choices=LOOKS,
+        default=LOOKS[0],
+        help="frames as they were coded, or with lost detail made up for the eye (%(default)s)",
     )
 
 
@@ -393,6 +428,7 @@ def decoder_options(args: argparse.Namespace) -> DecoderOptions:
         strict=getattr(args, "strict", False),
         model=args.model,
         levels=getattr(args, "levels", None),
+        look=getattr(args, "look", LOOKS[0]),
         limits=limits(args),
     )
 

@@ -53,7 +53,8 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             options,
             two_pass=args.two_pass,
             bit_depth=bit_depth(args),
-            workers=getattr(args, "workers", None),  # transcode has none
+            workers=getattr(args, "workers", None),  # transcode has neither
+            cluster=getattr(args, "cluster", None),
             resume=getattr(args, "resume", False),
             **_common(args, terminal),
         )
@@ -70,6 +71,7 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             target,
             codec=media_codec(args),
             eqvi_names=getattr(args, "names", None) == "eqvi",
+            resume=getattr(args, "resume", False),
             **_common(args, terminal),
         )
     terminal.report(report, _size(target))

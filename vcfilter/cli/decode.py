@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import add_codec, add_files, add_levels
+from vcfilter.cli.arguments import (
+    add_codec,
+    add_files,
+    add_levels,
+    add_look,
+    add_smooth,
+    smooth,
+)
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -18,7 +25,9 @@ examples:
   vcfilter decode in.mkv out.mp4
   vcfilter decode in.mkv out.265.mkv -c:v libx265 --crf 20 --set preset=slow
   vcfilter decode in.mkv lossless.mkv -c:v ffv1
+  vcfilter decode in.mkv sharp.mp4 --look sharp
   vcfilter decode *.mkv folder/
+  vcfilter decode in.mkv smooth.mp4 --fps 50
   vcfilter decode in.mkv - | x264 --demuxer y4m -o out.264 -
   vcfilter decode in.mkv - -f nut | ffplay -
 """
@@ -29,11 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "a neural video file")
     add_codec(parser)
     add_levels(parser)
+    add_smooth(parser)
+    add_look(parser)
     coding.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out decode."""
+    args.interpolation = smooth(args)
     return coding.each_source(args, terminal, coding.decode, ".mp4")
 
 

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="code N GOPs beside each other, one thread each (constant qp; bytes as with 1)",
     )
     group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="code GOPs on the workers of the Dask scheduler there, as tcp://host:8786 (constant "
+        "qp; only in a network you trust)",
+    )
+    group.add_argument(
         "--resume",
         action="store_true",
         help="go on with what a run that was stopped left beside TARGET, NAME.part.EXT or "

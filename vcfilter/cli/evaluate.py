@@ -21,6 +21,7 @@ examples:
   vcfilter evaluate clips/*.mp4 --preset fast:tune=zerolatency --keyint 250 \\
       --against libx264:medium:tune=zerolatency
   vcfilter evaluate clips/*.mp4 --layers 3 --qp 26
+  vcfilter evaluate clips/*.mp4 --looks --qp 32,38 --against libx264:medium,libx265:medium
   vcfilter evaluate clips/*.mp4 --intra --against libx264:medium,libx265:slow:tune=psnr
   vcfilter evaluate --interpolate clips/*.mp4 --factor 4
 """
@@ -83,6 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="distance of quality levels in qps (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--looks", action="store_true",
+        help="compare the looks of decoded frames, and the codecs of --against at equal bytes",
+    )  # fmt: skip
+    parser.add_argument(
         "--against", default=DEFAULT_AGAINST, metavar="CODEC:PRESET,...",
         help="codecs to compare with; the first is the anchor of the BD-rates. "
         "Options may follow: libx264:slow:tune=psnr:crf=20/26/32/38 (%(default)s)",
@@ -98,6 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--factor", type=int, default=2, metavar="N",
         help="every Nth frame is given, 2 to 8 (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--weights", metavar="FILE",
+        help="of the learned part of interpolation, for the row trained (the package's own)",
     )  # fmt: skip
     group.add_argument(
         "--reds", metavar="DIR",
@@ -145,6 +154,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             from vcfilter.evaluate.layers import evaluate_layers
 
             text = evaluate_layers(comparison, args.layers, args.layer_step, terminal.line)
+        elif args.looks:
+            from vcfilter.evaluate.looks import evaluate_looks
+
+            text = evaluate_looks(comparison, terminal.line)
         else:
             text = compare_codecs(comparison, terminal.line)
     terminal.result(text)
@@ -161,6 +174,7 @@ def _interpolate(args: argparse.Namespace, terminal: Terminal) -> int:
         options = {
             "factor": args.factor,
             "preset": args.preset,
+            "weights": args.weights,
             "runtime": runtime(args),
             "report": terminal.line,
         }

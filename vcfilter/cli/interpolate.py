@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-from fractions import Fraction
 
 from vcfilter.cli import coding
 from vcfilter.cli.arguments import (
@@ -16,6 +14,7 @@ from vcfilter.cli.arguments import (
     add_output,
     add_rate,
     add_streams,
+    frame_rate,
     is_rate_given,
 )
 from vcfilter.cli.command import Command
@@ -36,6 +35,7 @@ examples:
   vcfilter interpolate in.mkv out.mkv --fps 60 -c:v libx264    24 to 60
   vcfilter interpolate in.mp4 slow.mp4 --slow 4                four times as long, without audio
   vcfilter interpolate frames/ more/ --factor 4                image files
+  vcfilter interpolate frames/ more/ --factor 4 --resume       after Ctrl-C
   vcfilter interpolate 'frames/%05d.png' out.mp4 --factor 2 --rate 15
   vcfilter interpolate in.mkv - --factor 2 -f nut | ffplay -
 """
@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate = group.add_mutually_exclusive_group(required=True)
     low, high = FACTORS
     rate.add_argument("--factor", type=int, metavar="N", help=f"frames per frame, {low} to {high}")
-    rate.add_argument("--fps", type=_rate, metavar="RATE", help="frames per second: 60, 60000/1001")
+    rate.add_argument(
+        "--fps", type=frame_rate, metavar="RATE", help="frames per second: 60, 60000/1001"
+    )
     rate.add_argument(
         "--slow", type=int, metavar="N",
         help=f"slow motion, {low} to {high} times as long; other streams are left out",
@@ -76,12 +78,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "motion (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--rate", type=_rate, metavar="RATE", help="frames per second of image files as source (25)"
+        "--rate",
+        type=frame_rate,
+        metavar="RATE",
+        help="frames per second of image files as source (25)",
     )
     group.add_argument(
         "--names", choices=("numbers", "eqvi"), default="numbers",
         help="of PNG files: 000000.png, ..., or as EQVI: those of the source, and 001_0.png, "
         "001_1.png, ... for the frames behind 001.png (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--weights", metavar="FILE",
+        help="of the learned part, as train --phase between writes them (the package's own, if it "
+        "brings any)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", action="store_true",
+        help="PNG files that an earlier run left in the target stay, the others are made",
     )  # fmt: skip
     add_codec(parser)
     add_rate(parser)
@@ -104,6 +118,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         preset=_PRESETS[preset],
         duplicates=args.dup,
         cut=args.cut,
+        weights=args.weights,
     )
     if args.codec == "copy":
         raise ConfigError("-c:v copy codes nothing: new frames have to be coded")
@@ -124,6 +139,8 @@ def _carry_out(args: argparse.Namespace, terminal: Terminal) -> None:
             raise ConfigError("PNG files take no options of neural coding")
         coding.decode(args, terminal, source, args.target)
         return
+    if args.resume:
+        raise ConfigError("--resume goes on with a folder of PNG files: give one as target")
     if args.names == "eqvi":
         raise ConfigError("--names eqvi are names of PNG files: give a folder as target")
     default = "matroska" if args.codec == "vcfilter" else "yuv4mpegpipe"
@@ -137,12 +154,6 @@ def _carry_out(args: argparse.Namespace, terminal: Terminal) -> None:
     if is_rate_given(args, but=("preset",)):
         raise ConfigError("options of neural coding need a neural target: -c:v vcfilter, or .mkv")
     coding.decode(args, terminal, source, args.target)
-
-
-def _rate(text: str) -> Fraction:
-    if not re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", text) or not Fraction(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate like 60 or 60000/1001")
-    return Fraction(text)
 
 
 COMMAND = Command(

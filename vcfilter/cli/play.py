@@ -19,11 +19,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from vcfilter.cli.arguments import add_levels, add_limits, add_model, add_part, duration
+from vcfilter.cli.arguments import (
+    add_levels,
+    add_limits,
+    add_look,
+    add_model,
+    add_part,
+    add_smooth,
+    duration,
+)
 from vcfilter.cli.arguments import seconds as seconds_of
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.options import LOOKS
 
 PLAYERS = ("ffplay", "mpv")
 """Players in the order in which they are looked for."""
@@ -35,6 +44,7 @@ examples:
   vcfilter play in.mkv
   vcfilter play in.mkv -ss 1:30
   vcfilter play in.mkv --player 'mpv --fullscreen'
+  vcfilter play in.mkv --fps 50
 
 In a terminal a time and Enter go there: 90, 1:30, +10, -10; q and Enter end it.
 """
@@ -67,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the first that is installed)",
     )  # fmt: skip
     add_levels(parser)
+    add_smooth(parser)
+    add_look(parser)
     add_model(parser)
     add_limits(parser)
 
@@ -236,6 +248,10 @@ def _decoder_options(args: argparse.Namespace) -> tuple[str, ...]:
         words += ["--model", args.model]
     if args.levels is not None:
         words += ["--layers", str(args.levels)]
+    if args.fps is not None:
+        words += ["--fps", str(args.fps)]
+    if args.look != LOOKS[0]:
+        words += ["--look", args.look]
     for name in ("pixels", "frames", "seconds", "memory"):
         value = getattr(args, f"max_{name}")
         if value is not None:

@@ -1,5 +1,6 @@
 """Encoder and decoder: frames to packets and back, without files."""
 
+from vcfilter.codec.cluster import ClusterExecutor
 from vcfilter.codec.decoder import Decoder
 from vcfilter.codec.encoder import Encoder, EncoderStatistics
 from vcfilter.codec.executor import Executor, ProcessExecutor, ThreadExecutor
@@ -8,6 +9,7 @@ from vcfilter.codec.segment import FrameRecord
 
 __all__ = [
     "DEFAULT_QP",
+    "ClusterExecutor",
     "Decoder",
     "Encoder",
     "EncoderStatistics",

@@ -14,16 +14,17 @@ from vcfilter.bitstream import (
     PacketInfo,
     SequenceHeader,
     VersionError,
+    level_sizes,
     packet_size_max,
     read_packet,
 )
 from vcfilter.codec.budget import Budget
 from vcfilter.codec.gop import Coded, Entry, Gop
-from vcfilter.codec.runtime import find_model, load_model, spare_core, threads_of
+from vcfilter.codec.runtime import find_finish, find_model, load_model, spare_core, threads_of
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
-from vcfilter.frames import LEVELS_MAX, SLOTS, Frame, Packet, VideoFormat
-from vcfilter.models.base import Context, Model, Reference, Symbols
-from vcfilter.options import DecoderOptions, Runtime
+from vcfilter.frames import LEVELS_MAX, SLOTS, CodedMotion, Frame, Packet, VideoFormat
+from vcfilter.models.base import Context, Finish, Model, Reference, Symbols
+from vcfilter.options import LOOKS, DecoderOptions, Runtime
 
 _HELD_MAX = 3 * SLOTS
 """Most decoded frames that are held: those in slots, those that wait for output, and references of
@@ -49,6 +50,7 @@ class Decoder:
         options: see DecoderOptions.
         runtime: where and how networks run.
         model: a model that is already loaded, instead of the one that the stream names.
+        motion: frames bring the motion that they were coded with.
 
     Attributes:
         video_format: what the frames are; None before the first keyframe without extradata.
@@ -59,7 +61,8 @@ class Decoder:
     Raises:
         LimitError: frames of the size in extradata are larger, or take more memory, than
             options.limits allow.
-        ModelMismatchError: extradata name a model that cannot be found, or another than `model`.
+        ModelMismatchError: extradata name a model that cannot be found, or another than `model`,
+            or one that has no finish for the look.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
     """
 
@@ -70,13 +73,16 @@ class Decoder:
         *,
         runtime: Runtime | None = None,
         model: Model | None = None,
+        motion: bool = False,
     ) -> None:
         self.video_format: VideoFormat | None = None
         self.dropped_damaged = 0
         self.dropped_missing_reference = 0
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
+        self._levels = self._options.levels
         self._runtime = runtime if runtime is not None else Runtime()
+        self._motion = motion
         self._budget = Budget(self._options.limits, _HELD_MAX)
         sequence = self._read_extradata(extradata) if extradata else None
         if sequence is not None:
@@ -84,6 +90,7 @@ class Decoder:
         if model is None and self._options.model is not None:
             model = load_model(self._options.model, self._runtime)
         self._model = model
+        self._finish: Finish | None = None  # of the look; known with the model
         self._sequence: SequenceHeader | None = None
         self._work: deque[Iterator[Frame]] = deque()  # packets that are not decoded to the end
         self._ready: deque[Frame] = deque()  # what `decode` could not return for an error
@@ -104,6 +111,15 @@ class Decoder:
     def delay(self) -> int | None:
         """Most packets that are held before a frame comes; None before a header tells it."""
         return None if self._sequence is None else self._sequence.reorder
+
+    @property
+    def levels(self) -> int | None:
+        """The operating point, see DecoderOptions; it may be changed between any two packets."""
+        return self._levels
+
+    @levels.setter
+    def levels(self, levels: int | None) -> None:
+        self._levels = replace(self._options, levels=levels).levels
 
     def decode(self, packet: Packet | None, *, show: bool = True) -> list[Frame]:
         """Take the next packet and return the frames that are now ready, in display order.
@@ -201,6 +217,8 @@ class Decoder:
                 f"the stream changes from {known.width}x{known.height} at {known.bit_depth} bit "
                 f"to {fmt.width}x{fmt.height} at {fmt.bit_depth} bit: decode its parts one by one"
             )
+        if self._options.look != LOOKS[0] and self._finish is None:
+            self._finish = find_finish(info.id, self._runtime)
         self._budget.check_memory(fmt, self._model)
         self.video_format = fmt
         self._sequence = sequence
@@ -216,7 +234,7 @@ class Decoder:
                 after=gop.newest if gop else 0,
             )
             if info.sequence is None and self._sequence is not None:
-                _check_bounds(info, self._sequence)
+                info = _within_bounds(info, self._sequence)
         except BitstreamError as error:
             if packet.is_keyframe:
                 yield from self._end_gop(None)
@@ -226,13 +244,13 @@ class Decoder:
                 raise
             self._drop_damaged(error)
             return
-        info = _at_point(info, self._options.levels)
-        if info.lost_levels and self._options.strict:
+        info = _at_point(info, self._levels)
+        try:
+            self._check_levels(info)
+        except BitstreamError:
             if packet.is_keyframe:
                 yield from self._end_gop(None)
-            raise BitstreamError(
-                f"quality levels of a packet of {info.size} bytes are damaged or cut short"
-            )
+            raise
         coded = Coded(info=info, pts=packet.pts, duration=packet.duration, shown=show)
         if info.sequence is not None:
             yield from self._accept_key(info.sequence, coded)
@@ -250,7 +268,8 @@ class Decoder:
             yield from self._end_gop(None)
             raise
         try:
-            _check_bounds(coded.info, sequence)
+            coded.info = _within_bounds(coded.info, sequence)
+            self._check_levels(coded.info)
             self._budget.check_seconds()
             reference = self._reconstruct(coded, self._parse(coded, ()), ())
         except BitstreamError as error:
@@ -348,7 +367,12 @@ class Decoder:
             gop.placed[number] = None
             return
         gop.places += 1
-        entry = Entry(coded=coded, place=gop.places, references=tuple(references))
+        entry = Entry(
+            coded=coded,
+            place=gop.places,
+            references=tuple(references),
+            reference_pts=tuple(each.coded.pts for each in references),
+        )
         gop.slots.store(coded.step, entry)
         gop.placed[number] = entry
 
@@ -437,8 +461,29 @@ class Decoder:
             symbols = self._parse(coded, contexts)
         return symbols, time.thread_time() - began
 
+    def _check_levels(self, info: PacketInfo) -> None:
+        if info.lost_levels and self._options.strict:
+            raise BitstreamError(
+                f"quality levels of a packet of {info.size} bytes are damaged or cut short"
+            )
+
     def _parse(self, coded: Coded, contexts: Sequence[Context]) -> Symbols:
-        """The symbols of a packet; safe in another thread.
+        """The symbols of a packet, without levels that are invalid; safe in another thread.
+
+        Raises:
+            BitstreamError: the base is invalid although its check matches; with strict, a level.
+        """
+        while True:
+            try:
+                return self._parse_sections(coded, contexts)
+            except BitstreamError:
+                kept = coded.info.sections[:-1]
+                if self._options.strict or not kept:
+                    raise
+                coded.info = replace(coded.info, sections=kept, lost_levels=True)
+
+    def _parse_sections(self, coded: Coded, contexts: Sequence[Context]) -> Symbols:
+        """The symbols of all sections of a packet.
 
         Raises:
             BitstreamError: they are invalid although the packet's check matches.
@@ -483,7 +528,12 @@ class Decoder:
             return
         self._budget.count_frame()
         assert self._model is not None and self.video_format is not None  # a keyframe came
-        y, u, v = self._model.planes(entry.reference, self.video_format)
+        shown = entry.reference
+        if self._finish is not None:
+            finest = min((s.qp for s in coded.info.sections), default=coded.step.qp)
+            step = replace(coded.step, qp=finest)
+            shown = self._finish.apply(shown, step, self.video_format)
+        y, u, v = self._model.planes(shown, self.video_format)
         self.lost_levels += coded.info.lost_levels
         yield Frame(
             y=y,
@@ -493,6 +543,14 @@ class Decoder:
             duration=coded.duration,
             type=coded.step.type,
             bidirectional=max(coded.step.references, default=0) > 0,
+            motion=self._motion_of(entry) if self._motion else None,
+        )
+
+    def _motion_of(self, entry: Entry) -> CodedMotion:
+        assert self._model is not None and entry.reference is not None
+        fields = self._model.motion(entry.reference)
+        return CodedMotion(
+            pts=entry.coded.pts, fields=dict(zip(entry.reference_pts, fields, strict=False))
         )
 
     def _drop_damaged(self, error: BitstreamError) -> None:
@@ -516,8 +574,12 @@ def _at_point(info: PacketInfo, levels: int | None) -> PacketInfo:
     return replace(info, sections=kept, lost_levels=info.lost_levels and not whole)
 
 
-def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
-    """Raise BitstreamError unless a packet is within the bounds of the sequence header."""
+def _within_bounds(info: PacketInfo, sequence: SequenceHeader) -> PacketInfo:
+    """A packet without the levels that are outside the bounds of the sequence header.
+
+    Raises:
+        BitstreamError: its base is.
+    """
     step = info.header.step
     reach = max((abs(distance) for distance in step.references), default=0)
     if reach > sequence.reach:
@@ -531,11 +593,13 @@ def _check_bounds(info: PacketInfo, sequence: SequenceHeader) -> None:
         )
     if step.slot is not None and step.slot >= sequence.slots:
         raise BitstreamError(f"slot {step.slot} is used, the stream states {sequence.slots} slots")
-    level = info.sections[-1].level if info.sections else 0
-    if level >= sequence.levels:
-        raise BitstreamError(
-            f"quality level {level} is present, the stream states {sequence.levels}"
-        )
-    limit = packet_size_max(sequence.video_format)
-    if info.size > limit:
-        raise BitstreamError(f"a packet has {info.size} bytes, {limit} are allowed")
+    limit, sizes = packet_size_max(sequence.video_format), level_sizes(info)
+    if info.base_size > limit:
+        raise BitstreamError(f"a packet has {info.base_size} bytes, {limit} are allowed")
+    kept = tuple(
+        section
+        for section in info.sections
+        if section.level < sequence.levels and sizes[section.level] <= limit
+    )
+    lost = info.lost_levels or len(kept) < len(info.sections)
+    return replace(info, sections=kept, lost_levels=lost)

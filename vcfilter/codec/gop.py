@@ -10,9 +10,13 @@ from vcfilter.frames import FrameStep
 from vcfilter.models.base import Reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Coded:
-    """A packet that is not decoded yet."""
+    """A packet that is not decoded yet.
+
+    Attributes:
+        info: what was read; quality levels that turn out to be invalid are taken out of it.
+    """
 
     info: PacketInfo
     pts: int
@@ -40,6 +44,7 @@ class Entry:
         coded: its packet.
         place: in coding order.
         references: until it is decoded.
+        reference_pts: theirs, in the same order.
         reference: its reconstruction; None: it is not decoded yet, or cannot be.
         failed: it cannot be decoded.
     """
@@ -47,6 +52,7 @@ class Entry:
     coded: Coded
     place: int = 0
     references: tuple[Entry, ...] = ()
+    reference_pts: tuple[int, ...] = ()
     reference: Reference | None = None
     failed: bool = False
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vcfilter.errors import ConfigError
-from vcfilter.models.base import Model
+from vcfilter.models.base import Finish, Model
 from vcfilter.options import Runtime
 
 _threaded = False  # networks have run in several threads of this process
@@ -85,3 +85,14 @@ def find_model(model_id: bytes, runtime: Runtime) -> Model:
     from vcfilter.models import store
 
     return store.find_by_id(model_id, runtime)
+
+
+def find_finish(model_id: bytes, runtime: Runtime) -> Finish:
+    """What makes the look "sharp" of a model's frames.
+
+    Raises:
+        ModelMismatchError: there is none.
+    """
+    from vcfilter.models import store
+
+    return store.find_finish(model_id, runtime)

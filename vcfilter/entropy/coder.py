@@ -34,22 +34,23 @@ class TableSet:
     """The model's frozen tables, ready for all three coders.
 
     Args:
-        magnitudes: (64, 257) float64 probabilities of magnitudes (see `tables`).
+        magnitudes: (64 or more, 257) float64 probabilities of magnitudes (see `tables`), at most
+            128.
     """
 
     def __init__(self, magnitudes: tables.Probabilities) -> None:
         self.magnitudes = magnitudes
-        self.lengths = [tables.support(magnitudes, k) for k in range(tables.TABLES)]
+        self.lengths = [tables.support(magnitudes, k) for k in range(len(magnitudes))]
         self.models = [
             constriction.stream.model.Categorical(tables.alphabet(magnitudes, k), perfect=False)
-            for k in range(tables.TABLES)
+            for k in range(len(magnitudes))
         ]
         bits = tables.cost_bits(magnitudes)
         self.bits = torch.from_numpy(bits).to(torch.float32)
         self._on: dict[torch.device, Tensor] = {}
 
     def bits_on(self, device: torch.device) -> Tensor:
-        """(64, 257) float32 bits per magnitude on a device."""
+        """(tables, 257) float32 bits per magnitude on a device."""
         if device not in self._on:
             self._on[device] = self.bits.to(device)
         return self._on[device]
@@ -161,13 +162,13 @@ class EncodingCoder:
         if not self._entries:
             return b""
         # Both fit 24 bits and more: one transfer from a device, however many steps there were.
-        packed = [(s.to(torch.int32) << 6) + t.to(torch.int32) for s, t in self._entries]
+        packed = [(s.to(torch.int32) << 7) + t.to(torch.int32) for s, t in self._entries]
         flat = torch.cat(packed).cpu().numpy()
         encoder = RangeEncoder(self._tables)
         start = 0
         for symbols, _ in self._entries:
             part = flat[start : start + len(symbols)]
-            encoder.encode(part >> 6, (part & 63).astype(np.uint8))
+            encoder.encode(part >> 7, (part & 127).astype(np.uint8))
             start += len(symbols)
         return encoder.finish()
 
@@ -322,10 +323,10 @@ class TrainingCoder(RateCoder):
 def groups(index: npt.NDArray[np.uint8]) -> list[tuple[int, npt.NDArray[np.int64]]]:
     """(table, positions) for each table in use above SKIP, rising; positions rise within each."""
     order = np.argsort(index, kind="stable")
-    counts = np.bincount(index, minlength=tables.TABLES)
+    counts = np.bincount(index)
     ends = np.cumsum(counts)
     return [
         (k, order[ends[k] - counts[k] : ends[k]])
-        for k in range(tables.SKIP + 1, tables.TABLES)
+        for k in range(tables.SKIP + 1, len(counts))
         if counts[k]
     ]

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.evaluate.clips import Clip, frames_of
+from vcfilter.stream.scheduling import scheduling_kept
 
 _X26X_PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast",
@@ -145,7 +146,9 @@ def encode(
                     context.color_range = frame.color_range
                 frame.pict_type = 0
                 start = time.perf_counter()
-                for packet in stream.encode(frame):
+                with scheduling_kept():  # the first frame opens the encoder
+                    packets = stream.encode(frame)
+                for packet in packets:
                     output.mux(strip.filter(packet) if strip else packet)
                 elapsed += time.perf_counter() - start
             start = time.perf_counter()

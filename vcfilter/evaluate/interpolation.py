@@ -30,7 +30,9 @@ METHOD = """\
 Of each clip one frame in {factor} is given, the others are made and compared with those that were
 left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
 intervals of a clip without such). "linear" knows the two frames around the interval alone;
-minterpolate is FFmpeg's filter with its defaults and without detection of scene changes."""
+"trained" is quadratic with the learned part, where there are weights for it and the preset uses it;
+minterpolate is FFmpeg's filter with its defaults and without detection of scene changes. gradient:
+the made frames' gradient energy (luma) relative to that of the given frames beside them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Score:
     Args:
         frames: that were compared.
         psnr, ssim: means over them; None where the method made none.
+        gradient: their gradient energy relative to the given frames'.
     """
 
     clip: str
@@ -47,6 +50,7 @@ class Score:
     frames: int
     psnr: float | None
     ssim: float | None
+    gradient: float | None = None
 
 
 def compare_interpolation(
@@ -58,9 +62,10 @@ def compare_interpolation(
     preset: str = "medium",
     frames: int | None = None,
     runtime: Runtime | None = None,
+    weights: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Measure linear and quadratic interpolation and minterpolate on clips.
+    """Measure linear, quadratic and trained interpolation and minterpolate on clips.
 
     Args:
         clips: video files.
@@ -69,6 +74,7 @@ def compare_interpolation(
         factor: every factor-th frame is given.
         preset: of the interpolation.
         frames: take only so many from the start of each clip.
+        weights: of the learned part, see Interpolator.
         report: called with a line per clip.
 
     Returns:
@@ -86,7 +92,7 @@ def compare_interpolation(
         found = [
             replace(planes_of(each), pts=index) for index, each in enumerate(frames_of(clip.path))
         ]
-        own = _of_clip(clip.name, found, clip.bit_depth, factor, preset, runtime)
+        own = _of_clip(clip.name, found, clip.bit_depth, factor, preset, runtime, weights)
         scores += own
         report(f"{clip.name}: " + ", ".join(f"{s.method} {_cell(s)}" for s in own))
     try:
@@ -110,6 +116,7 @@ def _of_clip(
     factor: int,
     preset: str,
     runtime: Runtime | None,
+    weights: str | None,
 ) -> list[Score]:
     last = (len(frames) - 1) // factor * factor
     starts = list(range(factor, last - factor, factor)) or list(range(0, last, factor))
@@ -117,11 +124,15 @@ def _of_clip(
         raise MediaError(f"{name} has {len(frames)} frames: too few for a factor of {factor}")
     height, width = frames[0].y.shape
     fmt = VideoFormat(width=width, height=height, bit_depth=bit_depth)
-    tool = Interpolator(fmt, preset, runtime)
+    tool = Interpolator(fmt, preset, runtime, weights="")
+    trained = Interpolator(fmt, preset, runtime, weights=weights)
     wanted = [start + part for start in starts for part in range(1, factor)]
     made: dict[str, dict[int, Plane]] = {
         "linear": _between(tool, frames, starts, factor, outer=False),
         "quadratic": _between(tool, frames, starts, factor, outer=True),
+        "trained": _between(trained, frames, starts, factor, outer=True)
+        if trained.is_trained
+        else {},
         "minterpolate": _minterpolate(frames, bit_depth, factor),
     }
     scores = []
@@ -135,9 +146,25 @@ def _of_clip(
                 frames=len(pairs) if complete else 0,
                 psnr=_mean([plane_psnr(*p, bit_depth) for p in pairs]) if complete else None,
                 ssim=_mean([ssim(*p, bit_depth) for p in pairs]) if complete else None,
+                gradient=_gradient(frames, planes, wanted, factor) if complete else None,
             )
         )
     return scores
+
+
+def _gradient(
+    frames: Sequence[Frame], made: Mapping[int, Plane], wanted: Sequence[int], factor: int
+) -> float:
+    """Gradient energy of made frames relative to the mean of the two given ones around each."""
+    new = sum(_energy(made[index]) for index in wanted)
+    starts = [index // factor * factor for index in wanted]
+    old = sum(_energy(frames[s].y) + _energy(frames[s + factor].y) for s in starts) / 2
+    return new / old if old else 1.0
+
+
+def _energy(plane: Plane) -> float:
+    values = plane.astype(np.float64)
+    return float(sum((np.diff(values, axis=axis) ** 2).mean() for axis in (0, 1)))
 
 
 def _between(
@@ -207,6 +234,7 @@ def compare_reds(
     factor: int = 2,
     preset: str = "medium",
     runtime: Runtime | None = None,
+    weights: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
     """EQVI's table on REDS_VTSR's validation set: PSNR and SSIM of RGB over all and five clips.
@@ -224,18 +252,29 @@ def compare_reds(
     """
     if factor not in _REDS_WANTED:
         raise ConfigError(f"factor {factor} is not 2 or 4, for which REDS_VTSR has frames")
-    scores = []
-    for name in reds_clips(folder, factor):
-        pairs = list(_reds_pairs(folder, name, factor, preset, runtime))
-        psnr = _mean([_rgb_psnr(a, b) for a, b in pairs])
-        similar = _mean([_rgb_ssim(a, b) for a, b in pairs])
-        scores.append(
-            Score(clip=name, method="quadratic", frames=len(pairs), psnr=psnr, ssim=similar)
-        )
-        report(f"{name}: {_cell(scores[-1])}")
-    five = [score for score in scores if score.clip in REDS_CLIPS]
-    head = ["model", f"REDS_VTSR val ({len(scores)} clips)", f"REDS_VTSR5 ({len(five)} clips)"]
-    rows = [head, [f"vcfilter {preset}", _overall(scores), _overall(five)]]
+    rows: list[list[str]] = []
+    names = reds_clips(folder, factor)
+    for method, path in (("quadratic", ""), ("trained", weights)):
+        small = VideoFormat(width=64, height=64)
+        if (
+            method == "trained"
+            and not Interpolator(small, preset, runtime, weights=path).is_trained
+        ):
+            continue
+        scores = []
+        for name in names:
+            pairs = list(_reds_pairs(folder, name, factor, preset, runtime, path))
+            psnr = _mean([_rgb_psnr(a, b) for a, b in pairs])
+            similar = _mean([_rgb_ssim(a, b) for a, b in pairs])
+            scores.append(
+                Score(clip=name, method=method, frames=len(pairs), psnr=psnr, ssim=similar)
+            )
+            report(f"{name}: {method} {_cell(scores[-1])}")
+        five = [score for score in scores if score.clip in REDS_CLIPS]
+        if not rows:
+            counts = (f"REDS_VTSR val ({len(scores)} clips)", f"REDS_VTSR5 ({len(five)} clips)")
+            rows.append(["model", *counts])
+        rows.append([f"vcfilter {preset}, {method}", _overall(scores), _overall(five)])
     return _aligned(rows)
 
 
@@ -256,7 +295,7 @@ def reds_clips(folder: Path, factor: int) -> list[str]:
 
 
 def _reds_pairs(
-    folder: Path, name: str, factor: int, preset: str, runtime: Runtime | None
+    folder: Path, name: str, factor: int, preset: str, runtime: Runtime | None, weights: str | None
 ) -> Iterator[tuple[VideoFrame, VideoFrame]]:
     """(wanted, made) in RGB."""
     given = {int(p.stem): p for p in sorted((folder / _REDS_GIVEN / name).glob("*.png"))}
@@ -266,7 +305,8 @@ def _reds_pairs(
     if len(numbers) < 2:
         raise MediaError(f"{folder / _REDS_GIVEN / name} has fewer than two PNG files")
     height, width = frames[numbers[0]].y.shape
-    tool = Interpolator(VideoFormat(width=width, height=height), preset, runtime)
+    fmt = VideoFormat(width=width, height=height)
+    tool = Interpolator(fmt, preset, runtime, weights=weights)
     times = [Fraction(part, factor) for part in range(1, factor)]
     for index in range(len(numbers) - 1):
         before, a, b, after = (

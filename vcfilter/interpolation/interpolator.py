@@ -8,6 +8,7 @@ disagree.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from fractions import Fraction
 from numbers import Rational
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.codec.runtime import threads_of
 from vcfilter.errors import ConfigError
-from vcfilter.frames import Frame, Plane, VideoFormat
+from vcfilter.frames import CodedMotion, Frame, Plane, VideoFormat
 from vcfilter.interpolation.motion import (
     EFFORTS,
     GRID,
@@ -29,9 +31,14 @@ from vcfilter.interpolation.motion import (
     Motion,
     box_mean,
     difference,
+    energy,
     estimate_motion,
+    fitted_motion,
 )
+from vcfilter.interpolation.net import BetweenNet, Candidates, load_shipped
+from vcfilter.interpolation.net import load as load_net
 from vcfilter.interpolation.options import PRESETS
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.store import pick_device
 from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
@@ -46,9 +53,11 @@ hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
-VISIBLE_SIDE = 15  # samples, each way
+VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
+SHARPNESS = 0.95  # gradient energy of a new frame, of that of the two around it
+SHARPEN_MAX = 0.3  # share of a frame's detail (what 3x3 means lack) that is added at most
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
 INVERSIONS = 3
 
@@ -60,13 +69,22 @@ class Interpolator:
         video_format: of all frames.
         preset: "fast", "medium" or "slow": how much the search for motion tries.
         runtime: device and threads.
+        coded_motion: take the motion that frames were coded with, where they bring it.
+        weights: path of the learned part's weights file; None: the package's own, if it brings
+            any; "": none. "fast" does without.
 
     Raises:
         ConfigError: there is no such preset.
     """
 
     def __init__(
-        self, video_format: VideoFormat, preset: str = "medium", runtime: Runtime | None = None
+        self,
+        video_format: VideoFormat,
+        preset: str = "medium",
+        runtime: Runtime | None = None,
+        *,
+        coded_motion: bool = False,
+        weights: str | None = None,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
@@ -74,7 +92,17 @@ class Interpolator:
         self._runtime = runtime or Runtime()
         self._device = pick_device(self._runtime.device)
         self._effort = EFFORTS[preset]
+        self._coded_motion = coded_motion
+        self._net: BetweenNet | None = None
+        if self._effort.learned and weights != "":
+            net = load_shipped() if weights is None else load_net(weights)
+            self._net = None if net is None else copy.deepcopy(net).to(self._device)
         self._neighbours: dict[Frame, _Neighbour] = {}
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the learned part is in use."""
+        return self._net is not None
 
     def between(
         self,
@@ -102,8 +130,27 @@ class Interpolator:
             interval = self._interval(before, a, b, after)
         for time in times:
             with threads_of(self._runtime), torch.inference_mode():
-                planes = interval.frame_at(float(time), self._effort)
+                planes = interval.frame_at(float(time), self._effort, self._net)
             yield self._finished(planes, a.pts + round((b.pts - a.pts) * Fraction(time)))
+
+    def candidates(
+        self,
+        before: Frame | None,
+        a: Frame,
+        b: Frame,
+        after: Frame | None,
+        times: Sequence[float | Fraction],
+    ) -> list[Candidates]:
+        """What the learned part makes frames between a and b of; arguments as of `between`. Planes
+        are padded to multiples of 16.
+
+        Raises:
+            ConfigError: a frame is not of the format, times or pts are out of order.
+        """
+        self._check(before, a, b, after, times)
+        with threads_of(self._runtime), torch.inference_mode():
+            interval = self._interval(before, a, b, after)
+            return [interval.candidates(float(time), self._effort) for time in times]
 
     def carried(self, frame: Frame, other: Frame, time: float | Fraction) -> Frame:
         """A frame carried on by the motion that leads from another one to it.
@@ -175,7 +222,10 @@ class Interpolator:
         """Tensors of these frames, and of no others."""
         former = self._neighbours
         fresh = {
-            frame: former.get(frame) or _Neighbour(frame, self.video_format, self._device)
+            frame: former.get(frame)
+            or _Neighbour(
+                frame, self.video_format, self._device, frame.motion if self._coded_motion else None
+            )
             for frame in frames
         }
         for each in fresh.values():
@@ -193,14 +243,16 @@ class Interpolator:
         return Frame(y=y, u=u, v=v, pts=pts)
 
 
-Planes = tuple[Tensor, Tensor, Tensor]
-"""y (1, 1, H, W), u and v (1, 1, H/2, W/2), float32 samples in 8-bit units."""
-
-
 class _Neighbour:
     """A frame as tensors, and its motion to others."""
 
-    def __init__(self, frame: Frame, video_format: VideoFormat, device: torch.device) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        video_format: VideoFormat,
+        device: torch.device,
+        coded: CodedMotion | None = None,
+    ) -> None:
         fmt = video_format
         rows, columns = (-(-side // ALIGN) * ALIGN for side in (fmt.height, fmt.width))
         scale = 1 << (fmt.bit_depth - 8)
@@ -209,13 +261,39 @@ class _Neighbour:
             _padded(frame.u, rows // 2, columns // 2, scale, device),
             _padded(frame.v, rows // 2, columns // 2, scale, device),
         )
+        self._coded = coded
         self._motions: dict[_Neighbour, Motion] = {}
 
     def motion_to(self, other: _Neighbour, effort: Effort) -> Motion:
         """Motion to another frame, estimated once."""
         if other not in self._motions:
-            self._motions[other] = estimate_motion(self.planes[0], other.planes[0], effort)
+            coded = self._coded_to(other)
+            self._motions[other] = (
+                estimate_motion(self.planes[0], other.planes[0], effort)
+                if coded is None
+                else fitted_motion(self.planes[0], other.planes[0], coded)
+            )
         return self._motions[other]
+
+    def _coded_to(self, other: _Neighbour) -> Tensor | None:
+        """The flow to another frame that one of both was coded with."""
+        if self._coded is None or other._coded is None:
+            return None
+        own = self._coded.fields.get(other._coded.pts)
+        if own is not None:
+            return self._flow(own)
+        theirs = other._coded.fields.get(self._coded.pts)
+        if theirs is None:
+            return None
+        flow = self._flow(theirs)
+        return _inverse(-flow, flow)
+
+    def _flow(self, field: npt.NDArray[np.float32]) -> Tensor:
+        """A field of coded motion on the grid of flows."""
+        luma = self.planes[0]
+        fine = enlarge(torch.from_numpy(field)[None].to(luma.device), BLOCK // GRID)
+        rows, columns = (side // GRID for side in luma.shape[2:])
+        return fine[..., :rows, :columns].contiguous()
 
     def forget_all_but(self, others: Sequence[_Neighbour]) -> None:
         """Keep motion to these frames only."""
@@ -227,6 +305,22 @@ class _Neighbour:
         luma, chroma = enlarge(field, GRID), enlarge(field, GRID // 2) / 2
         u, v = warp(torch.cat([u, v], dim=1), chroma, "bicubic").split(1, dim=1)
         return warp(y, luma, "bicubic"), u, v
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Moved:
+    """Two frames moved to one time.
+
+    Args:
+        blended: both together. near, far: each.
+        maps: (1, 3, H/4, W/4) squared errors: between the two, and of the frames before and after
+            them; 0 where one of these is missing.
+    """
+
+    blended: Planes
+    near: Planes
+    far: Planes
+    maps: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -255,19 +349,70 @@ class _Interval:
     before: _Outer | None
     after: _Outer | None
 
-    def frame_at(self, time: float, effort: Effort) -> Planes:
+    def frame_at(self, time: float, effort: Effort, net: BetweenNet | None) -> Planes:
         """The planes at a time between 0 (a) and 1 (b)."""
+        fields, bend = self._fields(time, effort)
+        moved = self._moved(fields, bend, time)
+        planes = moved.blended
+        if net is not None:
+            planes = net(self._candidates(moved, fields, bend, time))
+        y, u, v = planes
+        return self._with_still((self._as_sharp(y, time), u, v), time)
+
+    def _as_sharp(self, y: Tensor, time: float) -> Tensor:
+        """Luma with as much detail as SHARPNESS asks for: a blend of two frames is softer than
+        both, and would flicker between them.
+        """
+        one, two = (energy(each.planes[0]) for each in (self.a, self.b))
+        wanted = SHARPNESS * (one + time * (two - one))
+        detail = y - box_mean(y, 3)
+        has, adds = energy(y), energy(detail)
+        both = (energy(y + detail) - has - adds) / 2
+        # has + 2 s both + s^2 adds = wanted
+        root = (both**2 + adds * (wanted - has)).clamp(min=0).sqrt()
+        amount = ((root - both) / (adds + 1e-6)).clamp(0, SHARPEN_MAX)
+        return y + amount * detail
+
+    def candidates(self, time: float, effort: Effort) -> Candidates:
+        """What the learned part makes a new frame of."""
+        fields, bend = self._fields(time, effort)
+        return self._candidates(self._moved(fields, bend, time), fields, bend, time)
+
+    def _fields(self, time: float, effort: Effort) -> tuple[list[Tensor], Tensor]:
+        """Linear motion as seen from a and from b, or their mean, and what acceleration adds."""
         from_a = self._linear(self.ahead.flow, time)
         from_b = self._linear(self.back.flow, 1 - time)
         from_b = torch.cat([from_b[:, 2:], from_b[:, :2]], dim=1)
         bend = self._acceleration(from_a, from_b) * (time * (1 - time) / 2)
         bend = torch.cat([bend, bend], dim=1)
-        if effort.sides:
-            results = [self._blended(field + bend, time) for field in (from_a, from_b)]
-            planes = [(one + two) / 2 for one, two in zip(*results, strict=True)]
-        else:
-            planes = list(self._blended((from_a + from_b) / 2 + bend, time))
-        return self._with_still(planes, time)
+        return [from_a, from_b] if effort.sides else [(from_a + from_b) / 2], bend
+
+    def _moved(self, fields: Sequence[Tensor], bend: Tensor, time: float) -> _Moved:
+        results = [self._blended(field + bend, time) for field in fields]
+        if len(results) == 1:
+            return results[0]
+        return _Moved(
+            blended=_mean([r.blended for r in results]),
+            near=_mean([r.near for r in results]),
+            far=_mean([r.far for r in results]),
+            maps=torch.stack([r.maps for r in results]).mean(0),
+        )
+
+    def _candidates(
+        self, moved: _Moved, fields: Sequence[Tensor], bend: Tensor, time: float
+    ) -> Candidates:
+        linear = moved.blended
+        if bool(bend.any()):
+            linear = self._moved(fields, torch.zeros_like(bend), time).blended
+        bent = F.avg_pool2d((moved.blended[0] - linear[0]) ** 2, GRID)
+        return Candidates(
+            blended=moved.blended,
+            near=moved.near,
+            far=moved.far,
+            linear=linear,
+            maps=F.avg_pool2d(torch.cat([moved.maps, bent], dim=1), BLOCK // GRID),
+            time=torch.tensor([time], device=bent.device),
+        )
 
     def _linear(self, flow: Tensor, time: float) -> Tensor:
         """(1, 4, h, w): from a position at a time to the frame that flow starts in, and where it
@@ -289,7 +434,7 @@ class _Interval:
         ):
             value = 2 * (inner.flow + outer.motion.flow / outer.distance) / (1 + outer.distance)
             least, times = FIT
-            own, third = _detail(inner.error) + least, _detail(outer.motion.error) + least
+            own, third = (box_mean(e, DETAIL) + least for e in (inner.error, outer.motion.error))
             trust = (times * own / third).clamp(max=1) ** 2
             both = warp(torch.cat([value, trust], dim=1), at / GRID, "bilinear")
             found.append((both[:, :2], both[:, 2:]))
@@ -304,25 +449,27 @@ class _Interval:
         sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
-    def _blended(self, field: Tensor, time: float) -> Planes:
+    def _blended(self, field: Tensor, time: float) -> _Moved:
         """Both frames moved along a field and blended: by time, and where they disagree by which
         of the two agrees with the frame on its own side (what is hidden in b is seen before a).
         """
         near, far = self.a.warped(field[:, :2]), self.b.warped(field[:, 2:])
-        weight = torch.full_like(near[0], time)
+        weight = torch.full_like(field[:, :1], time)
         sides = []
         for outer, at in ((self.before, field[:, :2]), (self.after, field[:, 2:])):
             if outer is not None:
-                error = warp(outer.motion.error, enlarge(at, GRID), "bilinear")
-                sides.append(box_mean(error, VISIBLE_SIDE))
+                error = warp(outer.motion.error, at / GRID, "bilinear")
+                sides.append(box_mean(error, VISIBLE_WINDOW))
+        none = torch.zeros_like(weight)
+        apart = box_mean(difference(near[0], far[0]), VISIBLE_WINDOW)
         if len(sides) == 2:
-            apart = box_mean(difference(near[0], far[0]), VISIBLE_SIDE)
             one, two = (1 - time) / (sides[0] + VISIBLE), time / (sides[1] + VISIBLE)
             doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
             weight = weight + doubt * (two / (one + two) - time)
-        half = F.avg_pool2d(weight, 2)
-        y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (weight, half, half), strict=True))
-        return y, u, v
+        full, half = enlarge(weight, GRID), enlarge(weight, GRID // 2)
+        y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (full, half, half), strict=True))
+        maps = torch.cat([apart, *(sides if len(sides) == 2 else (none, none))], dim=1)
+        return _Moved(blended=(y, u, v), near=near, far=far, maps=maps)
 
     def _with_still(self, planes: Sequence[Tensor], time: float) -> Planes:
         """Samples that stand still in all frames as the mean by time: logos and subtitles."""
@@ -347,17 +494,17 @@ class _Interval:
         return y, u, v
 
 
+def _mean(several: Sequence[Planes]) -> Planes:
+    y, u, v = (torch.stack(same).mean(0) for same in zip(*several, strict=True))
+    return y, u, v
+
+
 def _inverse(field: Tensor, flow: Tensor) -> Tensor:
     """A field (1, C, h, w) of the places where motion starts, at those where flow ends."""
     at = flow
     for _ in range(INVERSIONS):
         at = warp(flow, -at / GRID, "bilinear")
     return warp(field, -at / GRID, "bilinear")
-
-
-def _detail(error: Tensor) -> Tensor:
-    """(1, 1, h, w) means of an error (1, 1, H, W) over DETAIL x DETAIL positions."""
-    return box_mean(F.avg_pool2d(error, GRID), DETAIL)
 
 
 def _equal(planes: Sequence[Tensor]) -> Tensor:

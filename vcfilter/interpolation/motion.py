@@ -29,6 +29,7 @@ AFFINE_RIDGE = 1e-4
 AFFINE_STEP = 3.0  # samples, the largest correction of one step
 LIGHT_WINDOW = 17  # positions, each way
 TEXTURE_FLOOR = 4.0  # squared gradient per sample below which errors say little of motion
+CODED_ROUNDS = 1  # Gauss-Newton steps on coded motion
 SEARCH_SIDE = 32  # samples: the search needs a pyramid of some levels
 
 
@@ -42,6 +43,7 @@ class Effort:
         half: search at half the size as a third candidate.
         sides: each frame is moved by its own motion, and the two results averaged; otherwise both
             motions are averaged.
+        learned: the learned part corrects what comes out.
     """
 
     dense_rounds: int
@@ -49,10 +51,11 @@ class Effort:
     global_rounds: int
     half: bool = False
     sides: bool = True
+    learned: bool = True
 
 
 EFFORTS = {
-    "fast": Effort(dense_rounds=1, affine_rounds=1, global_rounds=3, sides=False),
+    "fast": Effort(dense_rounds=1, affine_rounds=1, global_rounds=3, sides=False, learned=False),
     "medium": Effort(dense_rounds=2, affine_rounds=4, global_rounds=4),
     "slow": Effort(dense_rounds=3, affine_rounds=4, global_rounds=8, half=True),
 }
@@ -64,7 +67,7 @@ class Motion:
 
     Args:
         flow: (1, 2, H/4, W/4) displacements in luma samples.
-        error: (1, 1, H, W) what the reference moved onto x differs by, see `difference`.
+        error: (1, 1, H/4, W/4) what the reference moved onto x differs by, see `difference`.
     """
 
     flow: Tensor
@@ -91,13 +94,25 @@ def estimate_motion(x: Tensor, reference: Tensor, effort: Effort) -> Motion:
     return Motion(flow, difference(x, warp(reference, enlarge(flow, GRID), "bilinear")))
 
 
+def fitted_motion(x: Tensor, reference: Tensor, flow: Tensor) -> Motion:
+    """A flow (1, 2, H/4, W/4) from luma x to a reference that is known but for its last detail."""
+    flow = fit_local(x, reference, flow, CODED_ROUNDS)
+    return Motion(flow, difference(x, warp(reference, enlarge(flow, GRID), "bilinear")))
+
+
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Squared differences of lumas (1, 1, H, W), in 8-bit units, without what changes the light of
-    a whole neighbourhood: a fade is no occlusion.
+    """Mean squared differences of lumas (1, 1, H, W) per position (1, 1, H/4, W/4), in 8-bit units,
+    without what changes the light of a whole neighbourhood: a fade is no occlusion.
     """
     apart = a - b
     mean = box_mean(F.avg_pool2d(apart, GRID), LIGHT_WINDOW)
-    return (apart - enlarge(mean, GRID)) ** 2
+    return F.avg_pool2d((apart - enlarge(mean, GRID)) ** 2, GRID)
+
+
+def energy(luma: Tensor) -> Tensor:
+    """Gradient energy of (1, 1, H, W): mean squared differences of neighbours, a scalar."""
+    down, across = luma[..., 1:, :] - luma[..., :-1, :], luma[..., 1:] - luma[..., :-1]
+    return (down * down).mean() + (across * across).mean()
 
 
 def box_mean(values: Tensor, side: int) -> Tensor:

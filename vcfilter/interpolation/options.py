@@ -29,6 +29,9 @@ class InterpolationOptions:
             before is replaced by one from even motion between its neighbours.
         cut: at a scene cut "nearest" repeats the nearer frame; "extrapolate" carries each
             side on by its own motion.
+        coded_motion: frames of a neural video are moved by the motion that they were coded with,
+            where they have one; the rest is searched.
+        weights: of the learned part, see Interpolator.
 
     Raises:
         ConfigError: a value is out of range or of another type, or not exactly one rate is given.
@@ -40,6 +43,8 @@ class InterpolationOptions:
     preset: str = "medium"
     duplicates: str = "keep"
     cut: str = "nearest"
+    coded_motion: bool = False
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         named = ("factor", "fps", "slow")
@@ -60,6 +65,10 @@ class InterpolationOptions:
                 raise ConfigError(f"fps {self.fps!r} is not a whole number or a Fraction")
             if not 0 < self.fps <= RATE_MAX:
                 raise ConfigError(f"fps {self.fps} is outside 0 to {RATE_MAX}")
+        if not isinstance(self.coded_motion, bool):
+            raise ConfigError(f"coded_motion {self.coded_motion!r} is not yes or no")
+        if self.weights is not None and not isinstance(self.weights, str):
+            raise ConfigError(f"weights {self.weights!r} is no path of a file")
         for name, allowed in (("preset", PRESETS), ("duplicates", DUPLICATES), ("cut", CUTS)):
             value = getattr(self, name)
             if value not in allowed:

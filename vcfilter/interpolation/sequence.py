@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import gcd, lcm
@@ -46,6 +46,8 @@ class FrameInterpolation:
         runtime: device and threads.
         hold: the last frame is repeated until its duration is over, so that a stream with a
             constant frame rate is as long as before.
+        finished: whether the frame of a number, counted from 0, is not wanted any more: it is not
+            interpolated, an original comes in its place.
 
     Attributes:
         time_base: seconds per tick of the frames that come out.
@@ -61,7 +63,10 @@ class FrameInterpolation:
         runtime: Runtime | None = None,
         *,
         hold: bool = True,
+        finished: Callable[[int], bool] | None = None,
     ) -> None:
+        self._finished = finished
+        self._count = 0
         self._options = options
         self._runtime = runtime
         self._hold = hold
@@ -140,20 +145,30 @@ class FrameInterpolation:
         span = b.frame.pts - a.frame.pts
         made: Iterator[Frame] = iter(())
         interpolated = not (b.is_cut or b.repeats or pause)
+        left = [self._is_left(number, w) for number, w in enumerate(wanted, self._count)]
+        self._count += len(wanted)
         if interpolated:
-            shares = [Fraction(w.pts - a.frame.pts, span) for w in wanted if not w.near]
+            shares = [
+                Fraction(w.pts - a.frame.pts, span)
+                for w, is_left in zip(wanted, left, strict=True)
+                if is_left
+            ]
             if shares:
                 made = self._of(a.frame).between(
                     _frame_of(before), a.frame, b.frame, _frame_of(after), shares
                 )
-        for each in wanted:
+        for each, is_left in zip(wanted, left, strict=True):
             source = b.frame if each.near > 0 else a.frame
-            if not each.near:
+            if is_left:
                 if interpolated:
                     source = next(made)
                 elif b.is_cut:
                     source = self._at_cut(before, a, b, after, each.pts)
             yield replace(source, pts=each.pts, duration=each.duration)
+
+    def _is_left(self, number: int, wanted: _Wanted) -> bool:
+        """Whether a frame is still to be made."""
+        return not wanted.near and not (self._finished is not None and self._finished(number))
 
     def _at_cut(
         self, before: _Entry | None, a: _Entry, b: _Entry, after: _Entry | None, pts: int
@@ -192,6 +207,8 @@ class FrameInterpolation:
                 VideoFormat(width=width, height=height, bit_depth=depth),
                 self._options.preset,
                 self._runtime,
+                coded_motion=self._options.coded_motion,
+                weights=self._options.weights,
             )
         return self._interpolator
 

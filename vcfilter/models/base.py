@@ -87,6 +87,21 @@ class CodedFrame:
     psnr: float
 
 
+class Finish(Protocol):
+    """Changes how shown frames look; no frame is predicted from what it makes. Pure, as a model."""
+
+    @property
+    def id(self) -> bytes:
+        """8 bytes, a hash over configuration and weights; no part of the model's id."""
+
+    def apply(self, reference: Reference, step: FrameStep, video_format: VideoFormat) -> Reference:
+        """What is shown of a reconstruction; the reconstruction itself stays as it is.
+
+        Args:
+            step: how the frame was coded, with the qp of the finest level that was decoded.
+        """
+
+
 class Model(Protocol):
     """One loaded model on one device. Its methods are pure: no state but the weights."""
 
@@ -154,6 +169,11 @@ class Model(Protocol):
 
     def planes(self, reference: Reference, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's (y, u, v) planes at the format's size and depth."""
+
+    def motion(self, reference: Reference) -> Sequence[npt.NDArray[np.float32]]:
+        """Displacements to a reconstruction's own references, see `CodedMotion`; of the first ones
+        alone, or none where it was made without motion.
+        """
 
     def picture_bytes(self, video_format: VideoFormat) -> int:
         """Bytes that one reconstruction takes on the device, its context included."""

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +22,13 @@ import torch
 
 from vcfilter.errors import BitstreamError, ConfigError, MediaError, ModelMismatchError
 from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
-from vcfilter.models.base import Model, Reference
+from vcfilter.models.base import Finish, Model, Reference
 from vcfilter.models.weights import WeightsFile, read_weights
 from vcfilter.options import Runtime
 
 logger = logging.getLogger(__name__)
 
+OTHERS = ("between",)  # architectures that code nothing: the learned part of interpolation
 DEFAULT_NAME = "default"
 SUFFIX = ".safetensors"
 FOLDERS_VARIABLE = "VCFILTER_MODELS"
@@ -44,6 +46,8 @@ def _load_hierarchical(file: WeightsFile, device: torch.device) -> Model:
 
 LOADERS: dict[str, Loader] = {"hierarchical": _load_hierarchical}
 """Architectures by name: what makes a model of a weights file."""
+BELONGS = "for"  # in a finish's card: its model's id
+FINISH = "finish"  # what weights files say that hold a finish, not a model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +56,14 @@ class ModelEntry:
 
     Args:
         path: of the file. name, id, architecture: what it says, and its hash.
+        belongs: of a finish, the model's id in hexadecimal digits.
     """
 
     path: str
     name: str
     id: bytes
     architecture: str
+    belongs: str = ""
 
 
 def folders() -> tuple[Path, ...]:
@@ -69,11 +75,22 @@ def folders() -> tuple[Path, ...]:
 
 def list_models() -> tuple[ModelEntry, ...]:
     """All models in these folders; a file that cannot be read is logged and left out."""
+    return tuple(entry for entry in _found() if entry.architecture != FINISH)
+
+
+def list_finishes() -> tuple[ModelEntry, ...]:
+    """All finishes in these folders, likewise."""
+    return tuple(entry for entry in _found() if entry.architecture == FINISH)
+
+
+def _found() -> tuple[ModelEntry, ...]:
     found = []
     for folder in folders():
         for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
             try:
-                found.append(_entry(str(path)))
+                entry = _entry(str(path))
+                if entry.architecture not in OTHERS:
+                    found.append(entry)
             except (MediaError, ModelMismatchError) as error:
                 logger.warning("%s", error)
     return tuple(found)
@@ -129,6 +146,27 @@ def find_by_id(model_id: bytes, runtime: Runtime) -> Model:
         if entry.id == model_id:
             return load(entry.path, runtime)
     raise ModelMismatchError(f"no file with the model {model_id.hex()} in {_places()}")
+
+
+def find_finish(model_id: bytes, runtime: Runtime) -> Finish:
+    """What makes the look "sharp" of a model's frames.
+
+    Raises:
+        ConfigError: the runtime's device cannot be used.
+        ModelMismatchError: no file in the folders holds one for this model.
+    """
+    from vcfilter.models.hierarchical.finish import load_finish  # late, as models are
+
+    for entry in list_finishes():
+        if entry.belongs == model_id.hex():
+            device = pick_device(runtime.device)
+            key = (*_file_key(entry.path), str(device))
+            make = partial(load_finish, entry.path, device)
+            return _kept(_finishes, key, make)
+    raise ModelMismatchError(
+        f"the look 'sharp' needs a finish for the model {model_id.hex()}, and there is none in "
+        f"{_places()}: decode with the look 'natural'"
+    )
 
 
 def load(path: str, runtime: Runtime) -> Model:
@@ -215,6 +253,7 @@ def pick_device(name: str) -> torch.device:
 
 _lock = threading.Lock()
 _models: OrderedDict[tuple[object, ...], Model] = OrderedDict()
+_finishes: OrderedDict[tuple[object, ...], Finish] = OrderedDict()
 _entries: OrderedDict[tuple[object, ...], ModelEntry] = OrderedDict()
 Kept = TypeVar("Kept")
 
@@ -246,7 +285,14 @@ def _kept(
 def _entry(path: str) -> ModelEntry:
     def make() -> ModelEntry:
         file = read_weights(path)
-        return ModelEntry(path=path, name=file.name, id=file.id, architecture=file.architecture)
+        belongs = file.card.get(BELONGS, "") if file.architecture == FINISH else ""
+        return ModelEntry(
+            path=path,
+            name=file.name,
+            id=file.id,
+            architecture=file.architecture,
+            belongs=belongs,
+        )
 
     return _kept(_entries, _file_key(path), make)
 

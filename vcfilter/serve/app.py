@@ -21,11 +21,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from vcfilter.errors import VcfilterError
+from vcfilter.options import LOOKS
 from vcfilter.serve import fragments
-from vcfilter.serve.compare import compare
+from vcfilter.serve.compare import compare, compare_looks
 from vcfilter.serve.guard import Guard, sentence
 from vcfilter.serve.library import ForbiddenError, Library, UnknownVideoError
-from vcfilter.serve.steps import STEPS, Step, advise
+from vcfilter.serve.steps import FULL, Step, advise
 from vcfilter.serve.video import VideoFile
 from vcfilter.serve.work import Run, StoppedError, WorkQueue
 
@@ -35,7 +36,6 @@ _POLL_SECONDS = 0.2
 _VIEWER_SECONDS = 30.0  # after which a viewer without requests is dropped
 _URGENT, _PATIENT = 0, 1
 _SHARE_WEIGHT = 0.5
-_STEPS = {step.name: step for step in STEPS}
 
 
 def make_app(library: Library, *, hosts: Sequence[str] = ()) -> Starlette:
@@ -105,8 +105,8 @@ class _Site:
         # An error is reported when the file is asked for.
         with suppress(Exception, CancelledError):
             video = self._library.video(name)
-            key = (video.key, STEPS[0].name, 0)
-            work = self._video_work.ask(key, _video_run(video, 0, STEPS[0]))
+            key = (video.key, FULL.name, 0)
+            work = self._video_work.ask(key, _video_run(video, 0, FULL))
             work.future.result()
             self._video_work.leave(work)
 
@@ -154,10 +154,10 @@ class _Site:
 
     def _describe(self, video: VideoFile) -> dict[str, Any]:
         fmt = video.video_format
-        width, height = fragments.display_size(video, STEPS[0])
+        width, height = fragments.display_size(video, FULL)
         speeds = video.speeds()
         audio = video.audio
-        is_ready = self._video_work.has((video.key, STEPS[0].name, 0))  # full size costs nothing
+        is_ready = self._video_work.has((video.key, FULL.name, 0))  # full size costs nothing
         return {
             "name": _shown(video.path.name),
             "width": width,
@@ -167,6 +167,8 @@ class _Site:
             "seconds": float(video.seconds),
             "frames": len(video.frames),
             "bytes": sum(segment.size for segment in video.segments),
+            "levels": len(video.levels),
+            "looks": video.looks,
             "original": _shown(video.original.name) if video.original else None,
             "segments": [[float(s.start), float(s.stop), s.size] for s in video.segments],
             "steps": [
@@ -174,12 +176,13 @@ class _Site:
                     "name": step.name,
                     "size": "x".join(map(str, fragments.display_size(video, step))),
                     "rate": round(video.rate_of(step), 2),
+                    "levels": sum(each <= step.levels for each in video.levels),
                     "type": self._video_type(video, step),
                     "speed": speeds[step.name],
                 }
-                for step in STEPS
+                for step in video.steps
             ],
-            "advice": STEPS[0].name if is_ready else advise(speeds, STEPS[0].name),
+            "advice": FULL.name if is_ready else advise(speeds, FULL.name),
             "audio": None
             if audio is None
             else {
@@ -212,26 +215,35 @@ class _Site:
         return JSONResponse({"first": segment.first, "frames": rows})
 
     async def compare(self, request: Request) -> Response:
-        """One frame beside x264."""
+        """One frame beside x264, or with ?look= natural beside that look."""
         video = await self._video(request)
         index = request.path_params["frame"]
         if not 0 <= index < len(video.frames):
             return sentence(404, f"frame {index} is outside 0 to {len(video.frames) - 1}")
-        key = (video.key, "compare", index)
-        made = await self._made(
-            request, self._video_work, key, lambda stopped: compare(video, index, stopped), _PATIENT
-        )
+        look = request.query_params.get("look", LOOKS[0])
+        if look not in LOOKS:
+            return sentence(404, f"look {look!r} is not one of {', '.join(LOOKS)}")
+        key = (video.key, "compare", index, look)
+
+        def run(stopped: Callable[[], bool]) -> bytes:
+            if look != LOOKS[0]:
+                return compare_looks(video, index, look, stopped)
+            return compare(video, index, stopped)
+
+        made = await self._made(request, self._video_work, key, run, _PATIENT)
         return made or Response(status_code=204)
 
     async def video_init(self, request: Request) -> Response:
         """The head of a step's video stream."""
-        video, step = await self._video(request), _step(request)
+        video = await self._video(request)
+        step = _step(request, video)
         data = await run_in_threadpool(self._video_init, video, step)
         return Response(data, media_type=fragments.VIDEO_TYPE)
 
     async def video_segment(self, request: Request) -> Response:
         """Frames of a segment; a header advises the step for the next one."""
-        video, step = await self._video(request), _step(request)
+        video = await self._video(request)
+        step = _step(request, video)
         number = _number(request, video)
         began = time.monotonic()
         key = (video.key, step.name, number)
@@ -248,10 +260,10 @@ class _Site:
         share = self._share(
             request.query_params.get("viewer", ""),
             None if cached else float(segment.stop - segment.start) / (time.monotonic() - began),
-            speeds[step.name],
+            speeds[step.rung],
         )
-        made.headers["vcfilter-advice"] = advise(speeds, step.name, share)
-        made.headers["vcfilter-speed"] = f"{speeds[step.name] or 0:.3f}"
+        made.headers["vcfilter-advice"] = advise(speeds, step.rung, share)
+        made.headers["vcfilter-speed"] = f"{speeds[step.rung] or 0:.3f}"
         quickest = max((speed for speed in speeds.values() if speed), default=0.0)
         made.headers["vcfilter-quickest"] = f"{quickest:.3f}"
         return made
@@ -303,7 +315,7 @@ class _Site:
                 'AUTOSELECT=YES,URI="audio/index.m3u8"'
             )
             codecs, group = f",{fragments.audio_codec(video.audio)}", ',AUDIO="audio"'
-        for step in STEPS:
+        for step in video.steps:
             init = await run_in_threadpool(self._video_init, video, step)
             width, height = fragments.display_size(video, step)
             rate = video.rate_of(step)
@@ -320,7 +332,7 @@ class _Site:
         """HLS: the segments of one track."""
         video = await self._video(request)
         if "step" in request.path_params:
-            _step(request)
+            _step(request, video)
         longest = max(segment.stop - segment.start for segment in video.segments)
         lines = [
             "#EXTM3U",
@@ -370,11 +382,12 @@ def _number(request: Request, video: VideoFile) -> int:
     return number
 
 
-def _step(request: Request) -> Step:
+def _step(request: Request, video: VideoFile) -> Step:
     name = request.path_params["step"]
-    if name not in _STEPS:
-        raise UnknownVideoError(f"step {name!r} is not one of {', '.join(_STEPS)}")
-    return _STEPS[name]
+    steps = {each.name: each for step in video.steps for each in step.variants()}
+    if name not in steps:
+        raise UnknownVideoError(f"step {name!r} is not one of {', '.join(steps)}")
+    return steps[name]
 
 
 def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:

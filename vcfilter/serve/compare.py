@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,13 +19,12 @@ from av.video.frame import VideoFrame
 from vcfilter.errors import MediaError
 from vcfilter.frames import FrameType
 from vcfilter.metrics import frame_psnr
-from vcfilter.serve.steps import STEPS
+from vcfilter.serve.steps import FULL
 from vcfilter.serve.video import Segment, VideoFile
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.pixels import PIXEL_FORMATS, describe, frame_of
 from vcfilter.stream.source import media_url, reason_of
 
-_FULL = STEPS[0]
 _TRIES = 9  # of x264's crf, halving 0 to 51 down to a tenth
 _CRF_MAX = 51.0
 MOST_FRAMES = 64
@@ -49,7 +49,7 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
     """
     number = video.segment_of(index)
     segment = part_of(video, index)
-    decoded = video.decoded(number, _FULL, stopped)
+    decoded = video.decoded(number, FULL, stopped)
     ours = {i: frame for i, frame in decoded if segment.first <= i < segment.end}
     if index not in ours:
         raise MediaError(f"frame {index} is damaged: there is nothing to compare")
@@ -72,6 +72,23 @@ def compare(video: VideoFile, index: int, stopped: Callable[[], bool]) -> bytes:
         reference = frame_of(sources[place])[0]
         for name, frame in (("vcfilter", shown), ("x264", other)):
             result[name]["psnr"] = round(frame_psnr(reference, frame_of(frame)[0]).weighted, 2)
+    return json.dumps(result).encode()
+
+
+def compare_looks(video: VideoFile, index: int, look: str, stopped: Callable[[], bool]) -> bytes:
+    """A frame in the natural look and in another one, as JSON with two PNG images.
+
+    Raises:
+        MediaError: the frame is damaged. ModelMismatchError: the model has no finish.
+    """
+    number = video.segment_of(index)
+    result: dict[str, Any] = {"frame": index, "time": float(video.time_of(index))}
+    for name in (FULL.look, look):
+        frames = video.decoded(number, replace(FULL, look=name), stopped)
+        image = next((_png(video, frame) for i, frame in frames if i == index), None)
+        if image is None:
+            raise MediaError(f"frame {index} is damaged: there is nothing to compare")
+        result[name] = {"image": image}
     return json.dumps(result).encode()
 
 

@@ -73,13 +73,12 @@ def video_init(video: VideoFile, step: Step) -> bytes:
 
 
 def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[], bool]) -> bytes:
-    """The frames of one segment: moof and mdat. Their cost goes to the throughput meter."""
+    """The frames of one segment: moof and mdat. Their cost goes to the throughput meter, but for
+    the first frame of all, which loads the networks."""
     began = time.perf_counter()
     cost = [0.0]
     file = io.BytesIO()
-    count = 0
-    kept = video.kept(number, step)
-    stop = dict(zip(kept, [*kept[1:], video.segments[number].end], strict=True))
+    count = counted = 0
     lengths: dict[int, int] = {}
 
     def encode(container: Any, stream: Any, frame: VideoFrame | None) -> None:
@@ -89,19 +88,24 @@ def video_segment(video: VideoFile, number: int, step: Step, stopped: Callable[[
 
     with _VideoStream(video, step, file) as (container, stream):
         scale = _Scaler(video, step)
-        for index, frame in measured(video.decoded(number, step, stopped), cost):
+        for begin, stop, frame in measured(video.shown(number, step, stopped), cost):
             shown = scale(frame)
-            pts, end = (round(video.time_of(i) / _CLOCK) for i in (index, stop[index]))
+            pts, end = (round(seconds / _CLOCK) for seconds in (begin, stop))
             lengths[pts] = max(1, end - pts)
             shown.pts, shown.time_base, shown.duration = pts, _CLOCK, lengths[pts]
             shown.pict_type = 0
             encode(container, stream, shown)
             count += 1
+            counted += 1
+            if not video.is_warm:
+                video.is_warm = True
+                began, cost[0], counted = time.perf_counter(), 0.0, 0
             if stopped():
                 raise StoppedError
         if count:
             encode(container, stream, None)
-    video.speed.add(step, count, cost[0], time.perf_counter() - began - cost[0])
+    originals = min(counted, len(video.kept(number, step)))
+    video.speed.add(step, originals, cost[0], time.perf_counter() - began - cost[0])
     return _boxes(file.getvalue(), (b"moof", b"mdat"))
 
 

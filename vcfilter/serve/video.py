@@ -7,23 +7,29 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from av.video.frame import VideoFrame
 
 from vcfilter.bitstream import PacketReader, SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, MediaError
-from vcfilter.frames import FrameType, VideoFormat
-from vcfilter.options import DecoderOptions, Runtime
-from vcfilter.serve.steps import STEPS, Step, ThroughputMeter
+from vcfilter.frames import Frame, FrameType, VideoFormat
+from vcfilter.interpolation.options import InterpolationOptions
+from vcfilter.interpolation.sequence import FrameInterpolation
+from vcfilter.models import store
+from vcfilter.options import LOOKS, DecoderOptions, Runtime
+from vcfilter.serve.steps import Step, ThroughputMeter, steps_for
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.input import open as open_video
+from vcfilter.stream.pixels import to_video_frame
 from vcfilter.stream.timestamps import TimestampSnapper
+
+T = TypeVar("T")
 
 SEGMENT_SECONDS = Fraction(1)
 """A segment for the browser ends at the first keyframe after so long; the first one at the first
@@ -31,6 +37,9 @@ keyframe of all, so that playing starts soon."""
 
 SEGMENT_FRAMES = 240
 """It also ends at the first keyframe after so many frames: times in a file may be anything."""
+
+
+_SMOOTH = InterpolationOptions(factor=2, preset="fast", coded_motion=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class _Reading:
 
     Args:
         container, stream, packets: the open file. begin: where in it decoding began, in ticks.
+        look: of its frames.
         waiting: the first packet of the next segment, which was read already.
     """
 
@@ -128,6 +138,7 @@ class _Reading:
     stream: Any
     packets: Iterator[Any]
     begin: int
+    look: str
     waiting: Any = None
 
 
@@ -143,7 +154,9 @@ class VideoFile:
     Attributes:
         frames: the packets of the video stream, in display order.
         segments: what browsers ask for.
-        speed: what decoding cost so far.
+        levels: its operating points, rising: numbers of quality levels, 1 the base.
+        steps: its quality steps, the best first.
+        speed: what decoding cost so far. is_warm: whether a frame was decoded already.
 
     Raises:
         MediaError: it cannot be read or holds no keyframe.
@@ -159,7 +172,6 @@ class VideoFile:
     ) -> None:
         self.path = path
         self.original = original
-        self.speed = ThroughputMeter()
         self._options = options
         self._runtime = runtime
         status = path.stat()
@@ -167,6 +179,7 @@ class VideoFile:
         self.key = hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()
         self.frames: list[CodedFrame] = []
         self.audio: Audio | None = None
+        present = {0}  # quality levels
         with open_video(path, options=options, runtime=runtime) as container:
             stream = container.streams.video[0]
             audio_streams = container.streams.audio[:1]
@@ -198,7 +211,7 @@ class VideoFile:
                         position = self._count(content.pts, position)
                         position += len(content.data) // block
                     continue
-                self.frames.append(self._coded(content.data, content.pts))
+                self.frames.append(self._coded(content.data, content.pts, present))
                 end = content.pts + content.duration
         while self.frames and self.frames[0].kind is not FrameType.KEY:
             del self.frames[0]  # nothing to decode them from
@@ -212,6 +225,10 @@ class VideoFile:
         self._end = end if end > last else last + max(1, round(step))
         self._pts = [frame.pts for frame in self.frames]
         self._rates: dict[Step, float] = {}
+        self.levels = tuple(level + 1 for level in sorted(present))
+        self.steps = steps_for(self.levels)
+        self.speed = ThroughputMeter(self.levels)
+        self.is_warm = False
         self.origin = self._pts[0] * self.time_base
         self.segments = self._cut()
         self._reading: _Reading | None = None
@@ -226,6 +243,13 @@ class VideoFile:
     def video_format(self) -> VideoFormat:
         """Size, depth and colour of the frames."""
         return self.header.video_format
+
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """Looks that its frames can have: with a finish for its model all, else the natural one."""
+        model = self.header.model_id.hex()
+        finished = any(entry.belongs == model for entry in store.list_finishes())
+        return LOOKS if finished else LOOKS[:1]
 
     @property
     def seconds(self) -> Fraction:
@@ -283,7 +307,7 @@ class VideoFile:
 
     def speeds(self) -> dict[str, float | None]:
         """Seconds of video per second of work, of each step."""
-        return {step.name: self.speed.speed(step, self.rate_of(step)) for step in STEPS}
+        return {step.name: self.speed.speed(step, self.rate_of(step)) for step in self.steps}
 
     def decoded(
         self, number: int, step: Step, stopped: Callable[[], bool]
@@ -297,15 +321,58 @@ class VideoFile:
             StoppedError: it was given up.
             MediaError: the file cannot be read any more.
         """
+        for index, frame, fmt in self._decoded(number, step, stopped):
+            yield index, to_video_frame(frame, fmt, self.time_base)
+
+    def shown(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+        """The frames of a segment, and those between them where the step is smooth: (start, end,
+        frame), in seconds on the page's clock.
+
+        Args, raises: as of `decoded`.
+        """
+        last: tuple[Fraction, VideoFrame] | None = None
+        for start, frame in self._timed(number, step, stopped):
+            if last is not None:
+                yield last[0], start, last[1]
+            last = start, frame
+        if last is not None:
+            yield last[0], self.segments[number].stop, last[1]
+
+    def _timed(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Fraction, VideoFrame]]:
+        if not step.smooth:
+            for index, shown in self.decoded(number, step, stopped):
+                yield self.time_of(index), shown
+            return
+        stage = FrameInterpolation(_SMOOTH, self.time_base, self._runtime, hold=False)
+        formats: list[VideoFormat] = []
+
+        def frames() -> Iterator[Frame]:
+            for _, frame, fmt in self._decoded(number, step, stopped):
+                formats.append(fmt)
+                yield frame
+
+        for frame in stage(frames()):
+            start = frame.pts * stage.time_base - self.origin
+            yield start, to_video_frame(frame, formats[0], stage.time_base)
+
+    def _decoded(
+        self, number: int, step: Step, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[int, Frame, VideoFormat]]:
         segment = self.segments[number]
         wanted = {self._pts[i]: i for i in self.kept(number, step)}
-        reading = self._continued(segment)
+        reading = self._continued(segment, step.look)
+        reading.stream.levels = step.levels  # also within a GOP: frames refer to what is there
         complete = False
         try:
             for frame in self._decode(reading, segment, set(wanted), stopped):
-                index = wanted.pop(frame.pts, None) if frame.pts is not None else None
-                if index is not None:
-                    yield index, frame
+                index = wanted.pop(frame.pts, None)
+                fmt = reading.stream.video_format
+                if index is not None and fmt is not None:
+                    yield index, frame, fmt
             complete = True
         finally:
             done: _Reading | None = reading
@@ -314,24 +381,26 @@ class VideoFile:
             if done is not None:
                 done.container.close()
 
-    def _continued(self, segment: Segment) -> _Reading:
+    def _continued(self, segment: Segment, look: str) -> _Reading:
         """The file, read up to a segment: from the segment before it, or from its keyframe on."""
         reading, self._reading = self._reading, None
         if reading is not None:
-            if reading.waiting is not None and reading.waiting.pts == self._pts[segment.first]:
+            next_pts = None if reading.waiting is None else reading.waiting.pts
+            if (next_pts, reading.look) == (self._pts[segment.first], look):
                 return reading
             reading.container.close()
-        container = open_video(self.path, options=self._options, runtime=self._runtime)
+        options = replace(self._options, look=look)
+        container = open_video(self.path, options=options, runtime=self._runtime)
         stream = container.streams.video[0]
         key = segment.first
         while self.frames[key].kind is not FrameType.KEY:
             key -= 1
         container.seek(self._pts[key], stream=stream)
-        return _Reading(container, stream, container.demux(stream), self._pts[key])
+        return _Reading(container, stream, container.demux(stream), self._pts[key], look)
 
     def _decode(
         self, reading: _Reading, segment: Segment, wanted: set[int], stopped: Callable[[], bool]
-    ) -> Iterator[VideoFrame]:
+    ) -> Iterator[Frame]:
         """The frames whose times are wanted; others are decoded only if those need them."""
         needs_next = any(frame.needs_next for frame in self.frames[segment.first : segment.end])
         waiting, reading.waiting = reading.waiting, None
@@ -345,12 +414,12 @@ class VideoFile:
                 continue
             if segment.end < len(self._pts) and packet.pts >= self._pts[segment.end]:
                 if needs_next:
-                    yield from reading.stream.decode(packet, show=False)
+                    yield from reading.stream.decode_frames(packet, show=False)
                 elif self.frames[segment.end].kind is not FrameType.KEY:
                     reading.waiting = packet  # the next segment goes on from here
                 return
-            yield from reading.stream.decode(packet, show=packet.pts in wanted)
-        yield from reading.stream.decode(None)
+            yield from reading.stream.decode_frames(packet, show=packet.pts in wanted)
+        yield from reading.stream.decode_frames(None)
 
     def _count(self, pts: int, expected: int) -> int:
         """Where a PCM packet begins: where the one before ended, unless its time differs."""
@@ -362,11 +431,12 @@ class VideoFile:
         audio.exact[pts] = expected
         return expected
 
-    def _coded(self, data: bytes, pts: int) -> CodedFrame:
+    def _coded(self, data: bytes, pts: int, present: set[int]) -> CodedFrame:
         try:
             info = self._reader.read(data)
         except BitstreamError:
             return CodedFrame(pts, len(data), FrameType.INTER, 0, -1, False, False)
+        present.update(section.level for section in info.sections)
         if self._header is None:
             self._header = info.sequence
         step, needs_next = info.header.step, info.header.next_key is not None
@@ -401,14 +471,12 @@ class VideoFile:
         ]
 
 
-def measured(
-    frames: Iterator[tuple[int, VideoFrame]], cost: list[float]
-) -> Iterator[tuple[int, VideoFrame]]:
-    """The same frames; cost[0] grows by the seconds that each took to decode."""
+def measured(items: Iterator[T], cost: list[float]) -> Iterator[T]:
+    """The same items; cost[0] grows by the seconds that each took to make."""
     while True:
         began = time.perf_counter()
         try:
-            item = next(frames)
+            item = next(items)
         except StopIteration:
             cost[0] += time.perf_counter() - began
             return

@@ -109,7 +109,7 @@ CONTAINERS: Mapping[str, Container] = {
 NEURAL_CONTAINERS = tuple(each.name for each in CONTAINERS.values() if each.neural)
 """Containers that keep a VCF1 track."""
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 _BY_EXTENSION = {
     extension: each.name for each in CONTAINERS.values() for extension in each.extensions
@@ -141,9 +141,9 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
     suffix = FilePath(text).suffix.lower()
     if text == PIPE or not suffix:
         return default
-    if suffix in _PICTURES:
+    if suffix in _IMAGES:
         raise ConfigError(
-            f"{text} names one picture; {FilePath(text).stem}_%04d.png names one per frame"
+            f"{text} names one image; {FilePath(text).stem}_%04d.png names one per frame"
         )
     if suffix not in _BY_EXTENSION:
         raise ConfigError(

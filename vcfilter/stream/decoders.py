@@ -336,6 +336,7 @@ class NeuralFrames:
             those are decoded that others need.
         seekable: whether the source can seek.
         log: where warnings go.
+        motion: frames bring the motion that they were coded with.
     """
 
     def __init__(
@@ -348,13 +349,14 @@ class NeuralFrames:
         seekable: bool,
         runtime: Runtime | None = None,
         log: Log = logger,
+        motion: bool = False,
     ) -> None:
         self._reader = reader
         self._info = info
         self._cut = cut if seekable else Cut(end=cut.end)
         self._wanted = cut
         self._log = log
-        self.decoder = Decoder(info.extradata, options, runtime=runtime)
+        self.decoder = Decoder(info.extradata, options, runtime=runtime, motion=motion)
 
     @property
     def time_base(self) -> Fraction:

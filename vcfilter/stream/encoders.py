@@ -27,6 +27,7 @@ from vcfilter.stream.packets import bridge_packet, from_av
 from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.resume import EarlierRun
+from vcfilter.stream.scheduling import scheduling_kept
 from vcfilter.stream.source import reason_of
 from vcfilter.stream.track import neural_track, video_track
 
@@ -167,7 +168,8 @@ class FrameEncoder:
             flags = FormatFlags(ContainerFormat(self._container, "w").flags)
             if flags & FormatFlags.global_header:
                 context.flags |= Flags.global_header.value
-            context.open()
+            with scheduling_kept():
+                context.open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             chosen = " ".join(f"{key}={value}" for key, value in codec.options.items())
             text = f"encoder {codec.name} refuses {fmt.width}x{fmt.height} {self._pixel_format}"

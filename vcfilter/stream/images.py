@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from vcfilter.stream.source import is_sequence, reason_of
 
 KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 SUFFIX = ".png"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NUMBERED = "%06d" + SUFFIX
 _PIXELS = {8: "rgb24", 10: "rgb48be"}
 _SPECIAL = re.compile(r"([*?\[\]\\])")
@@ -68,6 +70,16 @@ def files_of(pattern: str) -> list[FilePath]:
     return files
 
 
+def _is_whole(path: FilePath) -> bool:
+    """Whether a PNG file is there and ends as it should."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            return file.read() == _END
+    except OSError:
+        return False
+
+
 def _wildcard(char: str) -> str:
     return {"*": ".*", "?": "."}.get(char, re.escape(char))
 
@@ -89,6 +101,7 @@ class ImageTarget:
             as they are. Empty: all files are written from frames.
         eqvi_names: files are called as the original before, with _0, _1, ... behind the name, as
             EQVI does; else they are numbered from 0.
+        resume: files that are there stay as they are, but for those that were cut short.
 
     Raises:
         ConfigError: the pattern is not one of PNG files, or names are asked for without originals.
@@ -103,6 +116,7 @@ class ImageTarget:
         parts: int = 1,
         originals: Sequence[FilePath] = (),
         eqvi_names: bool = False,
+        resume: bool = False,
     ) -> None:
         self.name = path_of("target", name)
         self.title = self.name
@@ -115,7 +129,8 @@ class ImageTarget:
         if eqvi_names and not originals:
             raise ConfigError("names like those of the source need a source of image files")
         self._folder = place
-        self._overwrite = overwrite
+        self._overwrite = overwrite or resume
+        self._resume = resume
         self._parts = parts
         self._originals = list(originals)
         self._eqvi_names = eqvi_names
@@ -129,6 +144,31 @@ class ImageTarget:
 
     def discard(self) -> None:
         """Files that are complete stay."""
+
+    def has(self, number: int) -> bool:
+        """Whether a file is there already, whole, and is to stay.
+
+        Raises:
+            MediaError: an original's copy is of another file.
+        """
+        path = self._folder / self._file_name(number)
+        if not self._resume or not _is_whole(path):
+            return False
+        original = self._original(number)
+        if original is not None and not filecmp.cmp(path, original, shallow=False):
+            raise MediaError(
+                f"{path} is no copy of {original}: it is of a run with another source or factor"
+            )
+        return True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the next file is there already."""
+        return self.has(self._count)
+
+    def skip(self) -> None:
+        """Leave the next file as it is."""
+        self._count += 1
 
     def write(self, png: bytes | None) -> int:
         """Write the next file; None: the original's copy. Returns its size."""
@@ -158,7 +198,10 @@ class ImageTarget:
     @property
     def original(self) -> FilePath | None:
         """The PNG file that the next file is a copy of; None: there is none."""
-        index, new = divmod(self._count, self._parts)
+        return self._original(self._count)
+
+    def _original(self, number: int) -> FilePath | None:
+        index, new = divmod(number, self._parts)
         if new or index >= len(self._originals):
             return None
         return self._originals[index] if self._originals[index].suffix == SUFFIX else None
@@ -198,6 +241,9 @@ class ImageSink:
         """Write one frame."""
         assert self._format is not None
         assert isinstance(frame, Frame)
+        if self._target.is_done:
+            self._target.skip()
+            return
         png = None
         if self._target.original is None:
             png = to_png(frame, self._format, self._reformatter)

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from vcfilter._bridge import BridgePacket, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.frames import VideoFormat
+from vcfilter.frames import Frame, VideoFormat
 from vcfilter.stream.context import NeuralContext
 from vcfilter.stream.decoders import MediaDecoder
 from vcfilter.stream.packets import StreamPacket, coded_packet
@@ -236,6 +236,15 @@ class Stream:
         return self._neural().delay if self.codec_name == "vcfilter" else None
 
     @property
+    def levels(self) -> int | None:
+        """Of a neural stream: quality levels that are decoded, see `Decoder.levels`."""
+        return self._neural().levels if self.codec_name == "vcfilter" else None
+
+    @levels.setter
+    def levels(self, levels: int | None) -> None:
+        self._neural().levels = levels
+
+    @property
     def dropped_frames(self) -> int:
         """Frames of a neural stream that were damaged or missed a reference, so far."""
         decoder = self._decoder
@@ -268,7 +277,25 @@ class Stream:
                 self._media.reset()  # ready for what comes after a seek
             return frames
 
+    def decode_frames(
+        self, packet: StreamPacket | None = None, *, show: bool = True
+    ) -> list[Frame]:
+        """The same of a neural stream as planes, with the motion that frames were coded with.
+
+        Raises: as of `decode`.
+        """
+        with self._lock:
+            return self._decode_planes(packet.content if packet else None, show)
+
     def _decode_neural(self, content: BridgePacket | None, show: bool) -> list[MediaFrame]:
+        frames = self._decode_planes(content, show)
+        fmt = self._neural().video_format
+        if fmt is None:
+            return []
+        fmt = completed(fmt, self.info)
+        return [to_video_frame(frame, fmt, self.time_base) for frame in frames]
+
+    def _decode_planes(self, content: BridgePacket | None, show: bool) -> list[Frame]:
         skip = self._context.skip_frame if self._context else "DEFAULT"
         if content is not None and (
             not content.data
@@ -280,12 +307,7 @@ class Stream:
         packet = coded_packet(content) if content else None
         if packet is not None and self._begin is not None:
             show = show and packet.pts * self.time_base >= self._begin
-        frames = decoder.decode(packet, show=show)
-        fmt = decoder.video_format
-        if fmt is None:
-            return []
-        fmt = completed(fmt, self.info)
-        return [to_video_frame(frame, fmt, self.time_base) for frame in frames]
+        return decoder.decode(packet, show=show)
 
     def reset(self) -> None:
         """Forget what was decoded, as after a seek."""
@@ -303,7 +325,7 @@ class Stream:
         if self._decoder is None:
             container = self.container
             self._decoder = Decoder(
-                self.info.extradata, container.options, runtime=container.runtime
+                self.info.extradata, container.options, runtime=container.runtime, motion=True
             )
         return self._decoder
 

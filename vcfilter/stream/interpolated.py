@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 from av.video.frame import VideoFrame
@@ -31,7 +32,7 @@ class InterpolatedFrames:
         options: how many are added, and how.
         runtime: device and threads.
         log: where warnings go.
-        hold: as for FrameInterpolation.
+        hold, finished: as for FrameInterpolation.
     """
 
     def __init__(
@@ -42,13 +43,16 @@ class InterpolatedFrames:
         log: Log,
         *,
         hold: bool = True,
+        finished: Callable[[int], bool] | None = None,
     ) -> None:
         self._source = source
         self._log = log
         self._snapper = TimestampSnapper.over(source.time_base, source.frame_rate)
         base = self._snapper.time_base if self._snapper else source.time_base
         self._rising = Rising(base, None)
-        self._interpolation = FrameInterpolation(options, base, runtime, hold=hold)
+        self._interpolation = FrameInterpolation(
+            options, base, runtime, hold=hold, finished=finished
+        )
         self.time_base = self._interpolation.time_base
 
     @property
@@ -83,15 +87,7 @@ class InterpolatedFrames:
             pts, duration = frame.pts, frame.duration
             if self._snapper:
                 pts, duration = self._snapper.place(pts, duration)
-            yield Frame(
-                y=frame.y,
-                u=frame.u,
-                v=frame.v,
-                pts=self._rising.place(pts),
-                duration=duration,
-                type=frame.type,
-                corrupt=frame.corrupt,
-            )
+            yield replace(frame, pts=self._rising.place(pts), duration=duration)
 
 
 def interpolate(

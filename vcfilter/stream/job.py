@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from typing import TypeVar
 
 from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
-from vcfilter.codec import PassLog, ProcessExecutor, first_pass_options
+from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
 from vcfilter.interpolation.options import InterpolationOptions
@@ -47,14 +48,17 @@ from vcfilter.stream.streams import (
 )
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate
+from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate
 from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
 
 RawSink = Y4mSink | ImageSink
 
+ClosedExecutor = TypeVar("ClosedExecutor", ClusterExecutor, ProcessExecutor)
+
 _AHEAD_FRAMES = 8
+_ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
 _LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
@@ -105,6 +109,7 @@ class Job:
         self.video_filter: str | None = None
         self.at_once = False
         self.hold = True
+        self.finished: Callable[[int], bool] | None = None
         self.log = RunLog(logger)
         self.interpolation: InterpolationOptions | None = None
         self.source = Source(source, image_rate)
@@ -130,7 +135,7 @@ class Job:
         """Whether no part of the source is left out."""
         return self._start is None and self._duration is None and not self._filters
 
-    def closing(self, executor: ProcessExecutor) -> ProcessExecutor:
+    def closing(self, executor: ClosedExecutor) -> ClosedExecutor:
         """The executor, which is closed with the job."""
         return self._stack.enter_context(executor)
 
@@ -171,8 +176,11 @@ class Job:
             wanted = Fraction(self._duration)
             length = wanted if length is None else min(length, wanted)
         rate = self._video.frame_rate
-        if self.interpolation is not None and rate:
-            rate = self.interpolation.fps or rate * self.interpolation.parts
+        if self.interpolation is not None:
+            known = frame_rate(self._video)
+            rate = self.interpolation.fps or (known and known * self.interpolation.parts)
+            if length is not None and self.interpolation.slow:
+                length, rate = length * self.interpolation.slow, known
         if length is not None:
             self._meter.total_seconds = float(length)
             self._meter.total_frames = round(length * rate) if rate else None
@@ -183,7 +191,12 @@ class Job:
             source = FilteredFrames(source, self.video_filter, self.log)
         if self.interpolation is not None:
             source = InterpolatedFrames(
-                source, self.interpolation, self._runtime, self.log, hold=self.hold
+                source,
+                self.interpolation,
+                self._runtime,
+                self.log,
+                hold=self.hold,
+                finished=self.finished,
             )
         return source
 
@@ -198,6 +211,7 @@ class Job:
                 seekable=seekable,
                 runtime=self._runtime,
                 log=self.log,
+                motion=self.interpolation is not None and self.interpolation.coded_motion,
             )
         return MediaFrames(
             reader,
@@ -385,6 +399,8 @@ class Job:
                     count += 1
                     last = max(last, self._end_of(frame, clock))
                     self._meter.read(float(last - first))
+                    if self.interpolation is not None and count >= _ENOUGH_FRAMES:
+                        self._meter.estimate()
                     if reader.jumps:  # the duration that the source states means nothing
                         self._meter.total_frames = self._meter.total_seconds = None
                     for item in _items(coder, frame):

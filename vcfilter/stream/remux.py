@@ -91,7 +91,7 @@ def copy_file(
         stack.callback(goal.discard)  # nothing is left to discard of a completed one
         count = _Count(thinner)
         plan = [
-            Copy(index=video.index, info=_track(video, name), convert=count),
+            Copy(index=video.index, info=_track(video, name, thinner), convert=count),
             *plan_copies(demuxer.streams, wanted, video.index, name, log, copy_videos=True),
         ]
         copier = StreamCopier(deque(), plan, Cut(), log)
@@ -114,9 +114,11 @@ def copy_file(
     )
 
 
-def _track(video: StreamInfo, container: str) -> StreamInfo:
+def _track(video: StreamInfo, container: str, thinner: Thinner | None) -> StreamInfo:
     """The video stream as the new file describes it."""
     info = replace(video, metadata=track_metadata(video))
+    if thinner is not None:
+        info = replace(info, frame_rate=thinner.frame_rate)
     rate = constant_rate(video)
     if container_named(container).constant_rate and rate:
         info = replace(info, time_base=1 / rate)
@@ -159,10 +161,10 @@ class _Count:
         if not packet.data:
             return None
         if self._thinner is not None:
-            data = self._thinner.thin(packet.data)
-            if data is None:
+            thinned = self._thinner.thin(packet)
+            if thinned is None:
                 return None
-            packet = replace(packet, data=data)
+            packet = thinned
         self.packets += 1
         self.video_bytes += len(packet.data)
         return packet

@@ -116,6 +116,14 @@ class ProgressMeter:
         self._read += 1
         self.seconds = seconds
 
+    def estimate(self) -> None:
+        """Take the number of all frames from what was read so far and the playing time: the frame
+        rate that a source states may be odd.
+        """
+        if self.total_seconds and self.seconds > 0:
+            share = min(1.0, self.seconds / self.total_seconds)
+            self.total_frames = max(self._read, round(self._read / share))
+
     def done(self, frames: int, stage: str = "") -> None:
         """So many frames are done, none of them coded neurally here."""
         self._frames = frames

@@ -105,7 +105,7 @@ def choose_video(
 
 def _described(info: StreamInfo) -> str:
     if info.disposition & DISPOSITION_ATTACHED_PICTURE:
-        return f"an attached picture {info.codec}".rstrip()
+        return f"an attached image {info.codec}".rstrip()
     return f"{info.kind} {info.codec}".strip()
 
 

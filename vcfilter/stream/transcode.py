@@ -9,7 +9,8 @@ from fractions import Fraction
 from functools import partial
 
 from vcfilter.codec import PassLog
-from vcfilter.codec.executor import ProcessExecutor
+from vcfilter.codec.cluster import ClusterExecutor
+from vcfilter.codec.executor import Executor, ProcessExecutor
 from vcfilter.codec.runtime import load_model
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.interpolation.options import InterpolationOptions
@@ -56,6 +57,7 @@ def encode_file(
     two_pass: bool = False,
     bit_depth: int | None = None,
     workers: int | None = None,
+    cluster: str | None = None,
     resume: bool = False,
     container: str | None = None,
     filters: Sequence[FrameFilter] = (),
@@ -85,6 +87,8 @@ def encode_file(
             that is itself neural keeps its own.
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
             do not depend on how many. A constant qp only. None: in this process.
+        cluster: address of a Dask scheduler, whose workers code GOPs beside each other instead;
+            see codec.cluster.ClusterExecutor. A constant qp only.
         resume: go on with a run that was stopped, from the last keyframe of what it left beside the
             target (NAME.part.EXT or NAME.partial.EXT), which is removed at the end; begin anew
             where there is nothing. Matroska and NUT at a constant qp only. The source is read from
@@ -115,8 +119,9 @@ def encode_file(
         raise ConfigError(f"bit_depth {bit_depth!r} is not 8 or 10")
     job.bit_depth = bit_depth
     job.at_once = options.structure == "low-delay"
-    if workers is not None:
-        _check_workers(workers, options)
+    check_kind("cluster", cluster, str, "an address")
+    if workers is not None or cluster is not None:
+        _check_workers(workers, cluster, options)
     name = container_of(target, container, MATROSKA)
     need_neural(target, name)
     check_kind("resume", resume, bool, "yes or no", none=False)
@@ -144,11 +149,15 @@ def encode_file(
                     )
         if two_pass:
             log = job.first_pass(options, name)
-        executor = None
+        executor: Executor | None = None
         if workers is not None:
             runtime = replace(runtime or Runtime(), threads=1)
             load = partial(load_model, options.model, runtime)
             executor = job.closing(ProcessExecutor(load, workers))
+        elif cluster is not None:
+            runtime = replace(runtime or Runtime(), threads=1)
+            info = load_model(options.model, runtime).info
+            executor = job.closing(ClusterExecutor(cluster, info.id))
         tags = {"ENCODER": "vcfilter", SETTINGS_TAG: settings}
         run = earlier[0] if earlier else None
         coder = NeuralEncoder(options, runtime, log, tags, executor, run)
@@ -157,14 +166,17 @@ def encode_file(
         return replace(report, resumed=run.finished if run else 0)
 
 
-def _check_workers(workers: int, options: EncoderOptions) -> None:
+def _check_workers(workers: int | None, cluster: str | None, options: EncoderOptions) -> None:
     """Raise ConfigError unless GOPs can be coded beside each other with these options."""
     check_kind("workers", workers, int, "a whole number")
-    if workers < 1:
+    if workers is not None and cluster is not None:
+        raise ConfigError("workers are processes here, a cluster has its own: give one of them")
+    if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers} is below 1")
     for name in ("bitrate", "quality", "maxrate"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"workers code at a constant qp only: give no {name}")
+            who = "workers code" if cluster is None else "a cluster codes"
+            raise ConfigError(f"{who} at a constant qp only: give no {name}")
 
 
 def decode_file(
@@ -184,6 +196,7 @@ def decode_file(
     interpolation: InterpolationOptions | None = None,
     image_rate: Fraction | None = None,
     eqvi_names: bool = False,
+    resume: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TranscodeReport:
@@ -198,6 +211,8 @@ def decode_file(
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
         eqvi_names: image files are called as the source's, new ones with _0, _1, ... behind.
+        resume: image files that an earlier run with the same arguments left stay as they are, and
+            new frames among them are not made again. A file that was cut short is replaced.
         runtime, start, duration, streams, overwrite, container, filters, video_filter,
             interpolation, image_rate, metadata, progress: as for encode_file.
 
@@ -215,23 +230,30 @@ def decode_file(
     images = is_image_target(target)
     if eqvi_names and not images:
         raise ConfigError("names like those of the source are those of image files")
+    check_kind("resume", resume, bool, "yes or no", none=False)
+    if resume and not images:
+        raise ConfigError(f"{target} is no folder of image files, which alone can be resumed here")
     if images and (codec is not None or container is not None):
         raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
     name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural and interpolation is None:
+        if not job.is_neural and (interpolation is None or interpolation.coded_motion):
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")
         if images:
             job.hold = False  # files have no duration
-            return job.run(_image_target(target, job, overwrite, eqvi_names), None, name)
+            files = _image_target(target, job, overwrite, eqvi_names, resume)
+            job.finished = files.has if resume else None
+            return job.run(files, None, name)
         threads = runtime.threads if runtime else 0
         coder = None if name == Y4M else FrameEncoder(codec, name, threads, job.log)
         return job.run(job.target(target, overwrite), coder, name)
 
 
-def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> ImageTarget:
+def _image_target(
+    target: Path, job: Job, overwrite: bool, eqvi_names: bool, resume: bool
+) -> ImageTarget:
     """Where image files go. Those of the source are known where its frames come out as they are."""
     options = job.interpolation
     originals = files_of(job.source.name) if job.source.is_sequence else []
@@ -244,5 +266,10 @@ def _image_target(target: Path, job: Job, overwrite: bool, eqvi_names: bool) -> 
         originals = []
     parts = 1 if options is None else options.parts
     return ImageTarget(
-        target, overwrite=overwrite, parts=parts, originals=originals, eqvi_names=eqvi_names
+        target,
+        overwrite=overwrite,
+        parts=parts,
+        originals=originals,
+        eqvi_names=eqvi_names,
+        resume=resume,
     )

@@ -15,21 +15,28 @@ import torch
 from vcfilter.errors import ConfigError, ModelMismatchError
 from vcfilter.models import store
 from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.finish import save_finish
 from vcfilter.models.hierarchical.model import networks
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
+from vcfilter.nn.perceptual import weights_path
+from vcfilter.options import Runtime
+from vcfilter.train import between
 from vcfilter.train.data import Bank, Clip, Samples, crop_side, stills_of
+from vcfilter.train.finishing import FinishTrainer, train_finish
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train
 from vcfilter.train.machine import Processes, join, leave, settle
 from vcfilter.train.material import gather
-from vcfilter.train.phases import PHASES, Phase
+from vcfilter.train.pairs import make_pairs
+from vcfilter.train.phases import FINISH, PHASES, Phase
 from vcfilter.train.plot import draw
 from vcfilter.train.start import classical, grow
 from vcfilter.train.watch import read_log
 
 START_SIZE = 128  # side of the crops that the classical start is measured on
 DEFAULT_STEPS = 5000
+DEFAULT_PAIRS = 90
 PLANS = 9  # of steps that are captured on a GPU: each takes 1 to 5 s once (H200)
 Plan = list[tuple[Phase, int]]
 
@@ -64,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phase",
         nargs="+",
         default=["joint"],
-        choices=list(PHASES),
-        help="rows of the training plan, in order (default: joint)",
+        choices=[*PHASES, between.NAME, FINISH.name],
+        help="rows of the training plan, in order (default: joint); those that stand alone write a "
+        "file of their own: between, the learned part of interpolation; finish, the look sharp of "
+        "--model's frames",
     )
     parser.add_argument(
         "--steps",
@@ -86,6 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-freeze",
         action="store_true",
         help="end with OUT.average: another machine measures, verifies and writes the file",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=DEFAULT_PAIRS,
+        metavar="N",
+        help=f"finish: shots that are coded to learn from (default: {DEFAULT_PAIRS})",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument(
@@ -128,17 +144,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, verify, write."""
+    if between.NAME in args.phase:
+        return run_between(args)
+    if FINISH.name in args.phase:
+        return run_finish(args)
     plan = plan_of(args.phase, args.steps)
     if args.no_freeze and not any(steps for _, steps in plan):
         raise ConfigError("--no-freeze without a step leaves nothing to do")
     if args.minutes is not None and len(plan) > 1:
         raise ConfigError(f"--minutes is for one phase, not for {len(plan)}")
-    for name in ("batch", "rate", "log_every", "minutes"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
-    target = Path(args.out)
-    if not target.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
+    check_numbers(args)
     config_of(args.config)  # wrong names are reported before an hour of decoding
     if args.model:
         own = networks(read_weights(store.locate(args.model)))[0]
@@ -151,6 +166,87 @@ def run(args: argparse.Namespace) -> int:
         train_plan(args, plan, processes)
     finally:
         leave(processes)
+    return 0
+
+
+def run_between(args: argparse.Namespace) -> int:
+    """Train the learned part of interpolation, and write its file."""
+    if args.phase != [between.NAME] or len(args.steps) > 1 or args.no_freeze:
+        raise ConfigError(f"phase {between.NAME!r} trains a file of its own: give it alone")
+    check_numbers(args)
+    if args.steps[0] < 0:
+        raise ConfigError(f"steps {args.steps[0]} is below 0")
+    name_of(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    processes = join(args.device)
+    try:
+        between.run(args, args.steps[0], processes)
+    finally:
+        leave(processes)
+    return 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ConfigError where an option's number, or the folder of the file, cannot be used."""
+    for name in ("batch", "rate", "log_every", "minutes", "pairs"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
+            raise ConfigError(f"{name.replace('_', '-')} {getattr(args, name)} is not positive")
+    target = Path(args.out)
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder {str(target.parent)!r} for {target.name!r}")
+
+
+def run_finish(args: argparse.Namespace) -> int:
+    """Code pairs, train a finish on them, write it.
+
+    Raises:
+        ConfigError: an option does not fit, or the weights of ST-LPIPS are not installed.
+    """
+    if len(args.phase) > 1 or len(args.steps) > 1:
+        raise ConfigError(f"phase {FINISH.name!r} stands alone, with one number of steps")
+    if args.config:
+        raise ConfigError(f"phase {FINISH.name!r} takes no --config")
+    check_numbers(args)
+    if args.minutes is None and args.steps[0] <= 0:
+        raise ConfigError(f"steps {args.steps[0]} is not positive")
+    name = name_of(args)
+    weights_path("vgg")  # told before anything is decoded
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    runtime = Runtime(device=args.device, threads=args.threads)
+    model = store.find(args.model, runtime)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    clips = [c for c in gather(args.data, args.cache, say) if len(c.shots) < len(c.frames)]
+    pairs = make_pairs(clips, model, args.pairs, args.cache, say)
+    steps = 0 if args.minutes is not None else args.steps[0]
+    device = store.pick_device(args.device)
+    half = args.precision != "float32"
+    trainer = FinishTrainer(
+        pairs, FINISH, steps, rate=args.rate, batch=args.batch, half=half, device=device
+    )
+    about = {"model": model.info.id.hex(), "pairs": pairs.shots.tolist(), "batch": args.batch}
+    train_finish(
+        trainer,
+        Path(args.state or f"{args.out}.state"),
+        Path(f"{args.out}.jsonl"),
+        every=args.log_every,
+        keep=args.keep,
+        about=about,
+        minutes=args.minutes,
+    )
+    card = {
+        "data": f"{len(pairs.starts)} shots given by the user",
+        "licence": "that of its training data and of vcfilter (MIT)",
+        "steps": f"{FINISH.name}:{trainer.step}",
+        "results": "not evaluated; run vcfilter evaluate --looks",
+    }
+    found = save_finish(args.out, trainer.weights(), model.info.id, name, card)
+    say(f"{args.out}: finish {found.hex()} for the model {model.info.id.hex()}")
+    draw_curves(args.out, "loss")
     return 0
 
 
@@ -340,11 +436,15 @@ def finish(
         file=sys.stderr,
     )
     average_of(args.out).unlink(missing_ok=True)
-    if not log.exists():
-        return
-    curve = Path(f"{args.out}.svg")
+    if log.exists():
+        draw_curves(args.out)
+
+
+def draw_curves(out: str, label: str = "mean log cost") -> None:
+    """The log's curves beside the weights file."""
+    curve = Path(f"{out}.svg")
     try:
-        draw(read_log(log), curve, f"training of {Path(args.out).name}")
+        draw(read_log(Path(f"{out}.jsonl")), curve, f"training of {Path(out).name}", label)
     except ConfigError as error:
         print(error, file=sys.stderr)
     else:

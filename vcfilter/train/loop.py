@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -163,6 +163,11 @@ class Trainer:
         if plans:
             self.graphs = StepGraphs(self.learn)
             self.plans = [self.draw_plan(n / plans) for n in range(plans)]
+
+    @property
+    def title(self) -> str:
+        """Of the phase, for the log."""
+        return self.phase.name
 
     @property
     def delay(self) -> int:
@@ -509,8 +514,33 @@ def original(x: Planes, config: HierarchicalConfig) -> Reference:
     )
 
 
+class Trains(Protocol):
+    """What the loop asks of a trainer; see `Trainer`.
+
+    Attributes:
+        share: of the training that is done, which the loop sets where minutes are given.
+    """
+
+    step: int
+    share: float
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def title(self) -> str:
+        """Of the phase, for the log."""
+
+    @property
+    def processes(self) -> Processes: ...
+    @property
+    def delay(self) -> int: ...
+    def run_step(self) -> Figures: ...
+    def save(self, path: Path, notes: dict[str, Any] | None = None) -> None: ...
+    def save_average(self, path: Path) -> None: ...
+
+
 def train(
-    trainer: Trainer,
+    trainer: Trains,
     state: Path,
     log: Path,
     every: int = 50,
@@ -539,7 +569,7 @@ def train(
     first, past = trainer.processes.first, goes_on or {}
     guard = Guard()
     guard.restore(past.get("guard", {}))
-    book = Log(log, trainer.phase.name, number, every, not first, trainer.step)
+    book = Log(log, trainer.title, number, every, not first, trainer.step)
     book.sums = past.get("sums", {})
     begun = time.monotonic() - past.get("seconds", 0.0)
 

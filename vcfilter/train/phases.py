@@ -164,6 +164,83 @@ PHASES = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One part of a training for looks: the weights of its losses.
+
+    Errors are relative to the decoded frames' own, distances to what is usual at the qp.
+
+    Args:
+        until: where it ends, as a share of the training.
+        error: squared error. texture: local energy of fine bands that is not the original's.
+        features: ST-LPIPS with VGG16. difference: squared error of the
+            differences between frames that follow each other: texture must not boil.
+        adversarial: a patch discriminator's opinion of frames that are not too coarse.
+        rate: factor on the learning rate.
+    """
+
+    until: float
+    error: float = 1.0
+    texture: float = 0.0
+    features: float = 0.0
+    difference: float = 0.0
+    adversarial: float = 0.0
+    rate: float = 1.0
+
+    def weight(self, name: str) -> float:
+        """Of a loss; what is only logged has none."""
+        weights = {
+            "error": self.error,
+            "texture": self.texture,
+            "relative": self.features,
+            "difference": self.difference,
+            "adversarial": self.adversarial,
+        }
+        return weights.get(name, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishPhase:
+    """A row for the finish, which is trained on decoded frames with the codec frozen.
+
+    Args:
+        name: shown in the log. crops: of two frames each, per step. size: side of the crops.
+        rate: AdamW's peak learning rate. stages: in order, the last until 1.
+    """
+
+    name: str
+    crops: int
+    size: int
+    rate: float
+    stages: tuple[Stage, ...]
+
+    def stage(self, share: float) -> Stage:
+        """The one at a share of the training."""
+        return next((s for s in self.stages if share < s.until), self.stages[-1])
+
+
+FINISH = FinishPhase(
+    name="finish",
+    crops=1,
+    size=96,
+    rate=4e-4,
+    stages=(
+        # Energy is cheap to compare: it finds how much contrast is missing, and where.
+        Stage(until=0.5, error=0.6, texture=0.4, difference=0.15),
+        Stage(until=0.85, error=0.6, texture=0.2, features=1.0, difference=0.15, rate=0.5),
+        Stage(
+            until=1.0,
+            error=0.6,
+            texture=0.2,
+            features=1.0,
+            difference=0.15,
+            adversarial=0.02,
+            rate=0.5,
+        ),
+    ),
+)
+
+
 def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...]:
     """The inter frames of a group, in coding order, between outer frames at 0 and span.
 

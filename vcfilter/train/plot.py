@@ -43,13 +43,13 @@ def smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def draw(rows: Sequence[Row], target: Path, title: str) -> None:
+def draw(rows: Sequence[Row], target: Path, title: str, label: str = "mean log cost") -> None:
     """Each loss over the steps, thin as it was logged and thick as its running mean.
 
     Args:
         rows: lines of a log (see `watch.read_log`), at least one.
         target: of the SVG file.
-        title: stands over the curves.
+        title: stands over the curves. label: of the losses.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -68,7 +68,7 @@ def draw(rows: Sequence[Row], target: Path, title: str) -> None:
         axes.plot(*zip(*smooth(points), strict=True), color=line.get_color(), label=name)
     axes.set_title(title)
     axes.set_xlabel("step")
-    axes.set_ylabel("mean log cost")
+    axes.set_ylabel(label)
     axes.grid(alpha=0.4)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(target, format="svg")

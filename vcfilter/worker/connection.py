@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vcfilter import __version__
 from vcfilter.frames import VideoFormat
-from vcfilter.options import DecoderOptions, EncoderOptions, Limits, Runtime
+from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Limits, Runtime
 from vcfilter.worker.protocol import (
     MAGIC,
     PROTOCOL_VERSION,
@@ -58,14 +58,18 @@ class Codecs:
         with self._loading:
             load_model(self._model, self._runtime)
 
-    def decoder(self, extradata: bytes) -> Decoder:
-        """A decoder for a sequence header; without one, for that of the first keyframe."""
+    def decoder(self, extradata: bytes, look: str = LOOKS[0]) -> Decoder:
+        """A decoder for a sequence header; without one, for that of the first keyframe.
+
+        Args:
+            look: see DecoderOptions.
+        """
         from vcfilter.codec import (
             Decoder,
         )  # late: the version exchange does not wait for this import
 
         with self._loading:
-            options = DecoderOptions(model=self._model, limits=self._limits)
+            options = DecoderOptions(model=self._model, look=look, limits=self._limits)
             return Decoder(extradata or None, options, runtime=self._runtime)
 
     def encoder(self, video_format: VideoFormat, options: EncoderOptions) -> Encoder:
@@ -147,7 +151,7 @@ class Connection:
 
     def _dispatch(self, message: Message) -> None:
         number = message.stream
-        if message.kind in (Kind.OPEN_DECODER, Kind.OPEN_ENCODER):
+        if message.kind in (Kind.OPEN_DECODER, Kind.OPEN_DECODER_WITH, Kind.OPEN_ENCODER):
             if number in self._streams:
                 raise ProtocolError(f"stream {number} was opened twice")
             if len(self._streams) >= STREAMS_MAX:
@@ -166,6 +170,10 @@ class Connection:
         stream: Stream
         if message.kind is Kind.OPEN_DECODER:
             stream = DecoderStream(message.stream, self._context, message.body)
+        elif message.kind is Kind.OPEN_DECODER_WITH:
+            (length,) = struct.unpack_from("<I", message.body)
+            settings, extradata = message.body[4 : 4 + length], message.body[4 + length :]
+            stream = DecoderStream(message.stream, self._context, extradata, settings)
         else:
             stream = EncoderStream(message.stream, self._context, message.body)
         self._streams[message.stream] = stream

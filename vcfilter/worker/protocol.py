@@ -63,6 +63,7 @@ class Kind(IntEnum):
     FLUSH = 7
     RELEASE = 8
     CLOSE = 9
+    OPEN_DECODER_WITH = 10
     WELCOME = 16
     OPENED = 17
     FORMAT = 18

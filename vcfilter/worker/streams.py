@@ -17,7 +17,7 @@ import numpy as np
 from vcfilter.bitstream import SequenceHeader, StructureKind
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
 from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import EncoderOptions
+from vcfilter.options import LOOKS, EncoderOptions
 from vcfilter.worker.protocol import (
     AHEAD_MAX,
     FORMAT_BYTES,
@@ -46,13 +46,13 @@ class StreamContext:
 
     Args:
         channel: to the client.
-        decoder: makes one from extradata.
+        decoder: makes one from extradata and a look.
         encoder: makes one from a format and options.
         work: entered around work that the client may have to wait for.
     """
 
     channel: Channel
-    decoder: Callable[[bytes], Decoder]
+    decoder: Callable[[bytes, str], Decoder]
     encoder: Callable[[VideoFormat, EncoderOptions], Encoder]
     work: Callable[[], AbstractContextManager[None]]
 
@@ -177,9 +177,11 @@ class Stream(ABC):
 class DecoderStream(Stream):
     """Packets in, frames out."""
 
-    def __init__(self, number: int, context: StreamContext, extradata: bytes) -> None:
+    def __init__(
+        self, number: int, context: StreamContext, extradata: bytes, settings: bytes = b""
+    ) -> None:
         super().__init__(number, context)
-        self._extradata = extradata
+        self._extradata, self._settings = extradata, settings
         self._epoch = 0  # of the newest packet
         self._decoding = 0  # of the packet in the decoder
         self._decoder: Decoder | None = None
@@ -213,7 +215,7 @@ class DecoderStream(Stream):
             raise ProtocolError(f"{message.kind.name} was sent to a decoder")
 
     def _open(self) -> None:
-        self._decoder = self._context.decoder(self._extradata)
+        self._decoder = self._context.decoder(self._extradata, parse_look(self._settings))
         with suppress(BitstreamError):  # damaged or absent: the first keyframe has it
             structure = SequenceHeader.read(self._extradata).structure
             self._window = 1 if structure is StructureKind.LOW_DELAY else self._window
@@ -353,6 +355,31 @@ def parse_settings(data: bytes) -> EncoderOptions:
     Raises:
         ConfigError: a key is unknown, or a value outside what is allowed.
     """
+    options = EncoderOptions.from_mapping(_settings(data))
+    if options.model is not None:  # it may be a path, and a client names no files
+        raise ConfigError("the model is chosen by the worker's command (--model)")
+    return options
+
+
+def parse_look(data: bytes) -> str:
+    """The look among a decoder's settings, likewise; it is their only key.
+
+    Raises:
+        ConfigError: a key is unknown. What the look may be, DecoderOptions checks.
+    """
+    settings = _settings(data)
+    look = settings.pop("look", LOOKS[0])
+    if settings:
+        raise ConfigError(f"setting {next(iter(settings))!r} of a decoder is not 'look'")
+    return look
+
+
+def _settings(data: bytes) -> dict[str, str]:
+    """Settings of "key=value:key=value".
+
+    Raises:
+        ConfigError: they are not that.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -363,10 +390,7 @@ def parse_settings(data: bytes) -> EncoderOptions:
         if not separator:
             raise ConfigError(f"setting {setting!r} has no value: write {setting}=VALUE")
         settings[key] = value
-    options = EncoderOptions.from_mapping(settings)
-    if options.model is not None:  # it may be a path, and a client names no files
-        raise ConfigError("the model is chosen by the worker's command (--model)")
-    return options
+    return settings
 
 
 def _loss(damaged: int, missing: int) -> BitstreamError:

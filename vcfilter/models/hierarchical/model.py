@@ -26,6 +26,7 @@ from vcfilter.models.hierarchical.cost import plane_sizes, psnr
 from vcfilter.models.hierarchical.decide import ModeDecision, code_keyframe
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.refinement import with_own_tables
 from vcfilter.models.hierarchical.values import (
     FrameSymbols,
     Picture,
@@ -43,7 +44,11 @@ TABLES_NAME = "tables"
 
 
 class HierarchicalModel:
-    """One loaded model on one device; see `models.base.Model`."""
+    """One loaded model on one device; see `models.base.Model`.
+
+    Args:
+        table_set: of `with_own_tables`.
+    """
 
     def __init__(
         self, net: VideoNet, table_set: TableSet, info: ModelInfo, device: torch.device
@@ -82,6 +87,13 @@ class HierarchicalModel:
             plane = values.to(dtype).cpu().numpy()
             planes.append(plane.view(np.uint16) if deep else plane)
         return planes[0], planes[1], planes[2]
+
+    def motion(self, reference: Any) -> Sequence[npt.NDArray[np.float32]]:
+        """Displacements to the two references, the only one's twice; none of a frame without."""
+        moves = reference.moves
+        if not bool(moves.any()):
+            return ()
+        return [each[0].cpu().numpy() for each in moves.split(2, dim=1)]
 
     def encode(
         self,
@@ -272,7 +284,7 @@ def load(file: WeightsFile, device: torch.device) -> HierarchicalModel:
         quality_layers=LEVELS_MAX,
         card=file.card,
     )
-    return HierarchicalModel(net, TableSet(magnitudes), info, device)
+    return HierarchicalModel(net, TableSet(with_own_tables(magnitudes)), info, device)
 
 
 def _check(path: str, net: VideoNet, magnitudes: tables.Probabilities) -> None:

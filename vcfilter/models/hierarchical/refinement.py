@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import log2
+from math import fsum, log2
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,47 @@ WIDEST = 12
 KNEE = 3  # a symbol that is 0 below follows its own index up to so far below the cap
 SURE = 27  # other symbols reach the cap here, and below fall by a half per index
 SPREAD = (5, 3)  # to so far below the cap, where the symbol is 1 or larger
+
+# Differences of qps whose levels have tables of their own; the default is 6. What a level below
+# left of a symbol is bounded, so its tables have shorter tails than those of whole symbols.
+OWN_TABLES = range(5, 8)
+OWN = 20  # by index; at most 19 = WIDEST + 7 occurs
+# Of 4096: the share of 0, of 1 among what is larger than 0, and of 2 among what is larger than 1,
+# for index 1, 2, ... of symbols that are 0 below, and of others. Measured with a step of 6 on
+# training stills and clips; the tables of whole symbols count as 60 further symbols each.
+SHAPES = (
+    (
+        (4088, 3718, 2730), (4076, 3921, 2519), (4064, 3907, 3350), (4044, 3964, 3071),
+        (4009, 3963, 3675), (3967, 3954, 3967), (3920, 3934, 3919), (3842, 3973, 3599),
+        (3756, 3967, 3917), (3639, 3945, 3828), (3514, 3957, 3921), (3378, 3923, 3910),
+        (3220, 3924, 3913), (3069, 3915, 4013), (2907, 3893, 3967), (2669, 3877, 4033),
+        (2422, 3868, 3969), (2198, 3934, 3968), (2198, 3934, 3968),
+    ),
+    (
+        (4094, 3708, 267), (4083, 3930, 265), (4072, 3946, 1418), (4058, 3933, 1889),
+        (4031, 3922, 2352), (3996, 3944, 2798), (3950, 3929, 2781), (3888, 3922, 2884),
+        (3806, 3912, 2978), (3709, 3881, 2987), (3594, 3861, 3082), (3462, 3834, 3134),
+        (3198, 3837, 3973), (3285, 3966, 3991), (3146, 3967, 3944), (2991, 4002, 4020),
+        (2774, 3995, 4038), (2433, 3957, 4008), (2433, 3957, 4008),
+    ),
+)  # fmt: skip
+
+
+def with_own_tables(magnitudes: tables.Probabilities) -> tables.Probabilities:
+    """(64 + 40, 257): the tables of whole symbols, and behind them those of levels.
+
+    Sums are rounded once, so that every machine finds the same probabilities.
+    """
+    found = [*magnitudes]
+    for shapes in SHAPES:
+        found.append(magnitudes[tables.SKIP])
+        for index, shape in enumerate(shapes, 1):
+            first, second, third = (part / 4096 for part in shape)
+            tail = magnitudes[index, 3:] / fsum(magnitudes[index, 3:])
+            left = 1 - first
+            low = first, left * second, left * (1 - second) * third
+            found.append(np.concatenate([low, left * (1 - second) * (1 - third) * tail]))
+    return np.stack(found)
 
 
 def ratio(delta: int) -> int:
@@ -77,7 +119,7 @@ class Below:
         return cls(symbols, delta, symbols if values is None else values, scaled)
 
     def narrow(self, index: Tensor, lower: Tensor, lowest: Tensor) -> Tensor:
-        """Table indices of what is left of symbols.
+        """Table indices of what is left of symbols, among those of `with_own_tables`.
 
         Args:
             index: (B, N, count) of the whole symbols, before rounding.
@@ -91,7 +133,11 @@ class Below:
         least = torch.where(magnitude == 1, cap - SPREAD[0], cap - SPREAD[1]).clamp(min=1)
         bound = torch.maximum(tight, least)
         narrowed = torch.where(magnitude == 0, free, bound)
-        return torch.maximum(narrowed, lowest[:, None, None])
+        narrowed = torch.maximum(narrowed, lowest[:, None, None])
+        if self.delta not in OWN_TABLES:
+            return narrowed
+        own = torch.floor(narrowed + 0.5) + tables.TABLES + OWN * (magnitude > 0)
+        return torch.where(narrowed < 0.5, tables.SKIP, own)
 
     def centre(self, mean: Tensor, lower: Tensor, value: Tensor, steps: Tensor) -> Tensor:
         """What is expected of a value, (B, N, count) as all but the steps (B, 1, count).

@@ -137,9 +137,21 @@ function finish() {
   if (whole && source.readyState === "open") source.endOfStream();
 }
 
-function chosen() {
+function quality() {
   const value = element("step").value;
   return value === "auto" ? automatic : value;
+}
+
+// Steps in another look than the natural one, and with new frames, have names of their own.
+function chosen() {
+  const look = element("look").value;
+  return quality() + (look && look !== info.looks[0] ? `-${look}` : "") + (element("smooth").checked ? "-smooth" : "");
+}
+
+function nameOf(step) {
+  const levels = info.levels > 1 ? `, ${step.levels} of ${info.levels} quality levels` : "";
+  const rate = step.rate * (element("smooth").checked ? 2 : 1);
+  return `${step.size}, ${rate} frames/s${levels}`;
 }
 
 // The server measures how fast it is and advises the step for the next segment.
@@ -147,10 +159,10 @@ function heed(answer, number) {
   const speed = Number(answer.headers.get("vcfilter-speed"));
   automatic = answer.headers.get("vcfilter-advice") || automatic;
   warnOfSpeed(Number(answer.headers.get("vcfilter-quickest")));
-  const step = info.steps.find((each) => each.name === chosen());
+  const step = info.steps.find((each) => each.name === quality());
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
-    `${step.size}, ${step.rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
+    `${nameOf(step)}; ${speed ? `decoding at ${speed.toFixed(2)} times playing speed; ` : ""}` +
     `${((8 * size) / (stop - start) / 1000).toFixed(0)} kbit/s`;
 }
 
@@ -262,6 +274,7 @@ function loop() {
 let comparing = null;
 
 async function beside() {
+  const against = element("against").value;
   const on = element("compare").checked;
   element("beside").hidden = !on;
   video.hidden = on;
@@ -270,12 +283,24 @@ async function beside() {
   video.pause();
   const control = (comparing = new AbortController());
   element("ours-text").textContent = "decoding …";
-  element("theirs-text").textContent = "coding with x264 …";
+  element("theirs-text").textContent = against === "x264" ? "coding with x264 …" : "decoding …";
   try {
     await strip(segmentAt(video.currentTime));
     const current = nearby().filter((frame) => frame[1] <= video.currentTime + 1e-3).pop();
-    const found = await (await fetched(`compare/${current ? current[0] : 0}.json`, control.signal)).json();
+    const place = `compare/${current ? current[0] : 0}.json`;
+    const query = against === "x264" ? "" : `?look=${against}`;
+    const found = await (await fetched(place + query, control.signal)).json();
     if (control.signal.aborted) return;
+    element("beside").dataset.frame = found.frame;
+    if (against !== "x264") {
+      const natural = info.looks[0];
+      element("ours").src = found[natural].image;
+      element("theirs").src = found[against].image;
+      element("ours-text").textContent = `frame ${found.frame}, ${natural}`;
+      element("theirs-text").textContent = `frame ${found.frame}, ${against}`;
+      tell("");
+      return;
+    }
     element("ours").src = found.vcfilter.image;
     element("theirs").src = found.x264.image;
     const psnr = (side) => (side.psnr === undefined ? "" : `, this frame ${side.psnr} dB`);
@@ -284,7 +309,6 @@ async function beside() {
     element("theirs-text").textContent =
       `x264 medium, crf ${found.x264.crf}: ${found.x264.bytes} bytes for the same frames${psnr(found.x264)}; ` +
       (found.original ? `coded from ${found.original}` : "coded from vcfilter's frame, as the original is not here");
-    element("beside").dataset.frame = found.frame;
     tell("");
   } catch (error) {
     if (error.name !== "AbortError") tell(error.message);
@@ -305,15 +329,21 @@ async function start() {
   info = await (await fetched("info.json")).json();
   automatic = info.advice;
   for (const each of info.steps) {
-    const option = new Option(`${each.size}, ${each.rate} frames/s`, each.name);
+    const option = new Option(nameOf(each), each.name);
     element("step").add(option);
   }
+  for (const look of info.looks) {
+    element("look").add(new Option(look, look));
+    if (look !== info.looks[0]) element("against").add(new Option(`the look ${look}`, look));
+  }
+  element("looks").hidden = info.looks.length < 2;
   element("facts").textContent =
     `${info.coded}; ${info.frames} frames, ${info.seconds.toFixed(2)} s, ` +
     `${((8 * info.bytes) / info.seconds / 1000).toFixed(0)} kbit/s; model ${info.model}; ` +
     `audio: ${info.audio ? info.audio.codec : "none"}`;
   const Source = window.ManagedMediaSource || window.MediaSource;
   if (!Source || !Source.isTypeSupported(info.steps[0].type)) {
+    element("smooth").disabled = true;
     video.src = `${media}/master.m3u8`; // Safari on telephones, and whatever else reads HLS itself
   } else {
     source = new Source();
@@ -330,11 +360,12 @@ async function start() {
     video.addEventListener("play", pump);
     video.addEventListener("waiting", pump);
     video.addEventListener("seeking", () => tracks.forEach((track) => track.turn()));
-    element("step").addEventListener("change", () => tracks[0].renew());
+    for (const id of ["step", "smooth", "look"]) element(id).addEventListener("change", () => tracks[0].renew());
     pump();
   }
   video.addEventListener("seeked", () => element("compare").checked && beside());
   element("compare").addEventListener("change", beside);
+  element("against").addEventListener("change", beside);
   element("back-frame").addEventListener("click", () => step(-1));
   element("next-frame").addEventListener("click", () => step(1));
   element("controls").addEventListener("submit", (event) => event.preventDefault());

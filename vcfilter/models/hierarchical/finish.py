@@ -1,0 +1,187 @@
+"""The finish: a correction of shown frames for looks, outside the coding loop.
+
+Frames that others are predicted from stay as they are, so a stream decodes alike with any look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcfilter.errors import ModelMismatchError
+from vcfilter.frames import FrameStep, VideoFormat
+from vcfilter.models import store
+from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct
+from vcfilter.models.hierarchical.conditions import (
+    CONTEXT,
+    CONTEXT_MAX,
+    context_features,
+    quantiser_step,
+    signed_pair,
+)
+from vcfilter.models.hierarchical.values import Reference
+from vcfilter.models.weights import read_weights, write_weights
+from vcfilter.nn.blocks import Block, compress
+from vcfilter.nn.precision import full_precision
+
+NUMERICS = 1  # generation of the arithmetic
+LUMA = BLOCK * BLOCK  # coefficients of a block
+BANDS = 4  # two octaves, each across and down
+NEW = 0.25  # of a quantiser step: a unit of the coefficients that are added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishConfig:
+    """Size of the network.
+
+    Args:
+        width: features, 8 to 128. blocks: residual blocks, 1 to 6.
+
+    Raises:
+        ModelMismatchError: a value is outside these bounds.
+    """
+
+    width: int = 96
+    blocks: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("width", 8, 128), ("blocks", 1, 6)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ModelMismatchError(f"{name} {value!r} of a finish is not {low} to {high}")
+
+
+class FinishNet(nn.Module):
+    """Luma (B, 1, H, W) to luma, changed on a grid of an eighth; nothing is changed until trained.
+
+    Blocks of 8x8 samples become DCT coefficients in quantiser steps, the mean of each less that of
+    its surroundings. A network on that grid gives gains of the picture's finest bands, which are
+    spread bilinearly and so know no grid, and the coefficients of what else is changed.
+    """
+
+    dct: Tensor
+
+    def __init__(self, config: FinishConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or FinishConfig()
+        width = self.config.width
+        self.first = nn.Conv2d(LUMA, width, 3, padding=1)
+        self.modulate = nn.Linear(CONTEXT, 2 * width)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(self.config.blocks)])
+        self.last = nn.Conv2d(width, LUMA + BANDS, 3, padding=1)
+        self.usual = nn.Linear(CONTEXT, BANDS)  # gains that hang on the frame alone
+        for layer in (self.modulate, self.last, self.usual):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        self.register_buffer("dct", block_dct(BLOCK).float()[:, :, None, None], persistent=False)
+
+    def forward(self, luma: Tensor, qp: Tensor, features: Tensor) -> Tensor:
+        """The correction (B, 1, H, W), in samples.
+
+        Args:
+            luma: 0 to 255, H and W multiples of 8. qp: (B,). features: (B, 16), see
+                `context_features`.
+        """
+        scale = quantiser_step(qp).to(luma.dtype)[:, None, None, None]
+        latent = F.conv2d(F.pixel_unshuffle(luma - GREY, BLOCK), self.dct)  # (B, 64, h, w)
+        mean = latent[:, :1]
+        around = F.avg_pool2d(mean, 3, stride=1, padding=1, count_include_pad=False)
+        latent = torch.cat([mean - around, latent[:, 1:]], dim=1)
+        x = self.first(compress(latent / scale))
+        context = features / CONTEXT_MAX
+        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
+        new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
+        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None]
+        gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
+        return F.pixel_shuffle(new, BLOCK) + (gains * bands(luma)).sum(1, keepdim=True)
+
+
+class HierarchicalFinish:
+    """One loaded finish on one device; see `models.base.Finish`."""
+
+    def __init__(self, net: FinishNet, finish_id: bytes, device: torch.device) -> None:
+        net = net.to(device).eval().requires_grad_(False)
+        self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.id = finish_id
+        self._device = device
+
+    def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
+        """What is shown of a reconstruction: its luma corrected, everything else as it was."""
+        with torch.inference_mode(), full_precision(self._device):
+            y, u, v = reference.planes
+            qp = torch.tensor([step.qp], device=y.device)
+            layer = torch.tensor([step.layer], device=y.device)
+            distances = torch.tensor([signed_pair(step.references)], device=y.device)
+            features = context_features(qp, layer, distances)
+            y = (y + self.net(y, qp, features)).clamp(0, 255)
+        changed: Reference = replace(reference, planes=(y, u, v))
+        return changed
+
+
+def save_finish(
+    path: str, net: FinishNet, model_id: bytes, name: str, card: Mapping[str, str]
+) -> bytes:
+    """Write a finish's weights file, complete or not at all; returns its id.
+
+    Raises:
+        ModelMismatchError: it would not be read again.
+    """
+    return write_weights(
+        path,
+        name=name,
+        architecture=store.FINISH,
+        numerics=NUMERICS,
+        config=asdict(net.config),
+        card={**card, store.BELONGS: model_id.hex()},
+        tensors=net.state_dict(),
+    )
+
+
+def load_finish(path: str, device: torch.device) -> HierarchicalFinish:
+    """The finish of a weights file on a device.
+
+    Raises:
+        MediaError, ModelMismatchError: the file cannot be used.
+    """
+    file = read_weights(path)
+    if file.architecture != store.FINISH or file.numerics != NUMERICS:
+        raise ModelMismatchError(
+            f"{path!r} holds {file.architecture!r} of generation {file.numerics}; this version "
+            f"knows {store.FINISH!r} of generation {NUMERICS}"
+        )
+    unknown = sorted(set(file.config) - {field.name for field in fields(FinishConfig)})
+    if unknown:
+        raise ModelMismatchError(f"{path!r} has a configuration with {', '.join(unknown)}")
+    net = FinishNet(FinishConfig(**file.config))
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in file.tensors.items()}
+    if wanted != found or any(t.dtype != torch.float32 for t in file.tensors.values()):
+        raise ModelMismatchError(f"{path!r} does not fit its configuration")
+    net.load_state_dict(dict(file.tensors))
+    return HierarchicalFinish(net, file.id, device)
+
+
+def bands(luma: Tensor) -> Tensor:
+    """(B, 4, H, W) what binomial filters of 5 taps, and of 5 taps 2 apart, take from luma."""
+    found = []
+    for distance in (1, 2):
+        across, down = smooth(luma, distance, 3), smooth(luma, distance, 2)
+        found += [luma - across, luma - down]
+        luma = smooth(across, distance, 2)
+    return torch.cat(found, dim=1)
+
+
+def smooth(x: Tensor, distance: int, dimension: int) -> Tensor:
+    """x (B, 1, H, W) after a low-pass of 1 4 6 4 1 along a dimension; the border repeats."""
+    reach = 2 * distance
+    across = dimension == 3
+    pad = (reach, reach, 0, 0) if across else (0, 0, reach, reach)
+    kernel = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    weight = kernel.view((1, 1, 1, 5) if across else (1, 1, 5, 1))
+    return F.conv2d(F.pad(x, pad, mode="replicate"), weight, dilation=distance)

@@ -1,0 +1,389 @@
+"""Training of a finish: squared error and texture, then ST-LPIPS (VGG16), then a
+discriminator as well.
+
+The codec is frozen; what is learned from are its decoded frames beside their originals.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from vcfilter.errors import ConfigError
+from vcfilter.models.hierarchical.conditions import context_features
+from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet
+from vcfilter.nn.perceptual import StLpips
+from vcfilter.train.pairs import Pairs
+from vcfilter.train.phases import FinishPhase, Stage
+from vcfilter.train.watch import Log, TrainingError, settle_file, stopping
+
+MARGIN = 16  # samples around a crop that the network sees and no loss does
+FLOOR = 1.0  # of squared errors: below, they do not count by their ratio
+STAGES = 4  # of VGG16 that are used: the fifth brings a seventh of the distance for much time
+OCTAVES = 3
+UNSEEN = 2.0  # mean square of differences below which texture is not seen
+BINS, BIN = 16, 4  # of qps, by which the usual distance is known
+MEMORY = 0.05  # share of a new distance in the usual one
+ADVERSARIAL_QP = 34  # the coarsest qp of frames that the discriminator sees
+AVERAGE = 0.995  # of the exponential average of the weights, at most
+WARM_UP = 50  # steps
+LAST_RATE = 0.02  # of the peak learning rate, at the end of the cosine
+USUAL_RATE = 10.0  # of the few gains that hang on the frame alone, relative to the others' rate
+CLIP = 1.0  # of the gradient's norm
+
+
+class Discriminator(nn.Module):
+    """Tells patches of originals from finished ones; both are seen beside what was decoded."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 2
+        for factor in (1, 2, 4):
+            layers += [
+                spectral_norm(nn.Conv2d(before, width * factor, 4, stride=2, padding=1)),
+                nn.LeakyReLU(0.2),
+            ]
+            before = width * factor
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(before, 1, 3, padding=1)))
+
+    def forward(self, decoded: Tensor, luma: Tensor) -> Tensor:
+        """(B, 1, H/8, W/8), high where luma looks like an original; both (B, 1, H, W)."""
+        result: Tensor = self.layers(torch.cat([decoded / 128 - 1, (luma - decoded) / 16], dim=1))
+        return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Two frames that follow each other of each crop: (2 B, 1, H, W) luma, first ones first."""
+
+    decoded: Tensor
+    original: Tensor
+    qp: Tensor
+    features: Tensor
+
+
+def as_pictures(luma: Tensor) -> Tensor:
+    """Luma of limited range (B, 1, H, W) as grey pictures (B, 3, H, W), -1 to 1."""
+    return ((luma - 16) * (2 / 219) - 1).expand(-1, 3, -1, -1)
+
+
+def cut(planes: Tensor) -> Tensor:
+    """Without the margin."""
+    return planes[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+class FinishTrainer:
+    """Straight-line training of a finish, with exact resume.
+
+    Args:
+        pairs: what is learned from. phase: a row of the table.
+        steps: how many in all, for the schedule; 0: time decides, see `share`.
+        config: of a new network.
+        half: ST-LPIPS in bfloat16.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        phase: FinishPhase,
+        steps: int,
+        config: FinishConfig | None = None,
+        *,
+        rate: float = 1.0,
+        batch: int = 1,
+        half: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.pairs, self.phase, self.steps, self.half = pairs, phase, steps, half
+        self.rate, self.crops = rate, phase.crops * batch
+        rows, columns = pairs.decoded.shape[1:]
+        self.side = min(phase.size + 2 * MARGIN, rows // 32 * 32, columns // 32 * 32)
+        torch.manual_seed(7)
+        self.net = FinishNet(config).to(self.device)
+        self.discriminator = Discriminator().to(self.device)
+        self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        usual = list(self.net.usual.parameters())
+        rest = [p for n, p in self.net.named_parameters() if not n.startswith("usual.")]
+        groups = [{"params": rest, "scale": 1.0}, {"params": usual, "scale": USUAL_RATE}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0, betas=(0.9, 0.99))
+        self.other = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=phase.rate / 4, weight_decay=0, betas=(0.5, 0.99)
+        )
+        self.lpips: StLpips | None = None
+        if any(stage.features for stage in phase.stages):
+            lpips = StLpips("vgg").to(self.device)
+            self.lpips = lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.usual = torch.zeros(BINS)  # running mean of the distance, by qp
+        self.random = np.random.default_rng(17)
+        self.step = 0
+        self.share = 0.0
+        # Frames that another of the same shot follows.
+        last = np.append(pairs.starts[1:], len(pairs.decoded)) - 1
+        self.firsts = np.setdiff1d(np.arange(len(pairs.decoded)), last)
+        if not len(self.firsts):
+            raise ConfigError("no shot has two frames to learn from")
+
+    def draw(self) -> Batch:
+        """Crops at any place, on the codec's grid or off it: nothing may be learned of the grid."""
+        decoded: list[np.ndarray[Any, Any]] = []
+        original: list[np.ndarray[Any, Any]] = []
+        numbers: list[int] = []
+        rows, columns = self.pairs.decoded.shape[1:]
+        for _ in range(self.crops):
+            frame = int(self.random.choice(self.firsts))
+            places = [
+                tuple(int(self.random.integers(0, end - self.side + 1)) for end in (rows, columns))
+                for _ in range(2)
+            ]
+            both = [
+                self.pairs.original[frame, t : t + self.side, c : c + self.side] for t, c in places
+            ]
+            # Of two crops the livelier one: there is little to learn where nothing is seen.
+            top, left = places[int(both[1].std() > both[0].std())]
+            flip, turn, back = (bool(v) for v in self.random.random(3) < 0.5)
+            order = (frame + 1, frame) if back else (frame, frame + 1)
+            for found, source in ((decoded, self.pairs.decoded), (original, self.pairs.original)):
+                for number in order:
+                    crop = source[number, top : top + self.side, left : left + self.side]
+                    crop = crop[:, ::-1] if flip else crop
+                    found.append(crop.T if turn else crop)
+            numbers += order
+        # All first frames, then all second ones.
+        split = [*range(0, 2 * self.crops, 2), *range(1, 2 * self.crops, 2)]
+        steps = torch.from_numpy(self.pairs.steps[numbers]).long()[split]
+
+        def batch(crops: list[np.ndarray[Any, Any]]) -> Tensor:
+            return torch.from_numpy(np.stack(crops)[split]).float()[:, None].to(self.device)
+
+        features = context_features(steps[:, 0], steps[:, 1], steps[:, 2:])
+        return Batch(
+            decoded=batch(decoded),
+            original=batch(original),
+            qp=steps[:, 0].to(self.device),
+            features=features.to(self.device),
+        )
+
+    def measure(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+        """The losses: errors relative to the decoded frames', the distance as it is."""
+        change = self.net(batch.decoded, batch.qp, batch.features)
+        decoded, original = cut(batch.decoded), cut(batch.original)
+        finished = decoded + cut(change)
+        found = {
+            "error": ratio(squared(finished - original), squared(decoded - original)),
+            "difference": ratio(
+                squared(steps(finished) - steps(original)),
+                squared(steps(decoded) - steps(original)),
+            ),
+        }
+        if stage.texture:
+            found["texture"] = texture(finished, original).mean()
+        if stage.features and self.lpips is not None:
+            # Of two frames that follow each other one: the other tells little more.
+            own = slice(0, len(batch.qp) // 2)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                with torch.no_grad():
+                    wanted = self.lpips.features(as_pictures(original[own]), STAGES)
+                seen = self.lpips.features(as_pictures(finished[own]), STAGES)
+                distance = self.lpips.distance(seen, wanted)
+            found["relative"] = (distance / self.usual_of(batch.qp[own], distance)).mean()
+            found["features"] = distance.detach().mean()
+        fine = batch.qp <= ADVERSARIAL_QP
+        if stage.adversarial and bool(fine.any()):
+            real, fake, beside = original[fine], finished[fine], decoded[fine]
+            self.discriminator.requires_grad_(True)
+            judged = self.discriminator(beside, real), self.discriminator(beside, fake.detach())
+            loss = F.relu(1 - judged[0]).mean() + F.relu(1 + judged[1]).mean()
+            self.other.zero_grad()
+            loss.backward()
+            self.other.step()
+            self.discriminator.requires_grad_(False)
+            found["adversarial"] = -self.discriminator(beside, fake).mean()
+            found["discriminator"] = loss.detach()
+        return found
+
+    def usual_of(self, qp: Tensor, distances: Tensor) -> Tensor:
+        """(B,) distance that is usual at each frame's qp, these counted in."""
+        bins = (qp // BIN).tolist()
+        for place, value in zip(bins, distances.tolist(), strict=True):
+            share = MEMORY if self.usual[place] else 1.0
+            self.usual[place] += share * (value - self.usual[place])
+        return self.usual[bins].to(self.device)
+
+    def run_step(self) -> dict[str, float]:
+        """One optimiser step; returns its figures."""
+        stage = self.phase.stage(self.share)
+        warm = min(1.0, (self.step + 1) / WARM_UP)
+        cosine = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.share)) / 2
+        for group in self.optimizer.param_groups:
+            rate = self.rate * self.phase.rate * stage.rate * group["scale"]
+            group["lr"] = rate * warm * cosine
+        found = self.measure(stage, self.draw())
+        loss = torch.stack([stage.weight(name) * value for name, value in found.items()]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        self.optimizer.step()
+        self.step += 1
+        keep = min(AVERAGE, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.net.state_dict().items():
+                self.average[name].lerp_(value, 1 - keep)
+        if self.steps:
+            self.share = self.step / self.steps
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    def weights(self) -> FinishNet:
+        """The averaged network."""
+        net = FinishNet(self.net.config)
+        net.load_state_dict({name: value.cpu() for name, value in self.average.items()})
+        return net.eval().requires_grad_(False)
+
+    def save(self, path: Path, notes: Mapping[str, Any]) -> None:
+        """Everything needed to go on exactly from here, complete or not at all; notes beside it."""
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "other": self.other.state_dict(),
+            "step": self.step,
+            "share": self.share,
+            "usual": self.usual,
+            "random": self.random.bit_generator.state,
+            "notes": dict(notes),
+        }
+        part = path.with_name(f"{path.name}.part")
+        torch.save(state, part)
+        settle_file(part)
+        part.replace(path)
+
+    def resume(self, path: Path) -> dict[str, Any]:
+        """Go on from what `save` wrote; returns its notes.
+
+        Raises:
+            ConfigError: the file is no state of such a training.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.other.load_state_dict(state["other"])
+            self.average, self.step, self.share = state["average"], state["step"], state["share"]
+            self.usual = state["usual"].cpu()
+            self.random.bit_generator.state = state["random"]
+            notes: dict[str, Any] = state["notes"]
+        except Exception as error:  # whatever unpickling foreign bytes may raise
+            raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
+        return notes
+
+
+def squared(errors: Tensor) -> Tensor:
+    """(B,) mean square."""
+    return errors.square().mean((1, 2, 3))
+
+
+def steps(luma: Tensor) -> Tensor:
+    """(B, 1, H, W) differences between frames that follow each other, of (2 B, 1, H, W)."""
+    first, second = luma.chunk(2)
+    return second - first
+
+
+def texture(luma: Tensor, original: Tensor) -> Tensor:
+    """(B,) mean square of the difference of local energy's logarithms, in octaves each way."""
+    total = luma.new_zeros(len(luma))
+    for _ in range(OCTAVES):
+        for axis in (2, 3):
+            own, wanted = (energy(x.diff(dim=axis)) for x in (luma, original))
+            total = total + squared(own - wanted)
+        luma, original = (F.avg_pool2d(x, 2) for x in (luma, original))
+    return total
+
+
+def energy(differences: Tensor) -> Tensor:
+    """Logarithm of the mean square of differences in windows of 8x8, half overlapping."""
+    return torch.log(F.avg_pool2d(differences.square(), 8, stride=4) + UNSEEN)
+
+
+def ratio(now: Tensor, before: Tensor) -> Tensor:
+    """Mean ratio of squared errors (B,) to what they were."""
+    return ((now + FLOOR) / (before + FLOOR)).mean()
+
+
+def train_finish(
+    trainer: FinishTrainer,
+    state: Path,
+    log: Path,
+    *,
+    every: int,
+    keep: float,
+    about: Mapping[str, Any],
+    minutes: float | None = None,
+) -> None:
+    """Run to the last step, or for so many minutes; goes on from a state that is there.
+
+    Args:
+        state, log: as of `loop.train`. every: steps per line. keep: seconds between two states.
+        about: of the training; a state of another one is refused.
+
+    Raises:
+        ConfigError: the state is of another training.
+        TrainingError: a loss broke; the last good state is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state is kept, its attribute `partial` says where.
+    """
+    past: dict[str, Any] = {}
+    if state.exists():
+        past = trainer.resume(state)
+        for name, value in about.items():
+            if past["about"].get(name) != value:
+                raise ConfigError(
+                    f"{str(state)!r} belongs to a training with {name} "
+                    f"{past['about'].get(name)!r}, not {value!r}: name another --state, or "
+                    "remove it"
+                )
+    book = Log(log, trainer.phase.name, 0, every, False, trainer.step)
+    book.sums = past.get("sums", {})
+    begun = time.monotonic() - past.get("seconds", 0.0)
+
+    def save() -> None:
+        seconds = time.monotonic() - begun
+        trainer.save(
+            state,
+            {"about": dict(about), "sums": book.sums, "seconds": seconds},
+        )
+
+    save()
+    saved = time.monotonic()
+    with stopping() as stop:
+        while trainer.share < 1:
+            figures = trainer.run_step()
+            seconds = time.monotonic() - begun
+            if minutes is not None:
+                trainer.share = min(1.0, seconds / (60 * minutes))
+            if not math.isfinite(sum(figures.values())):
+                raise TrainingError(
+                    f"a loss is not finite at step {trainer.step}; the last good state is in "
+                    f"{str(state)!r}: go on from it with a lower --rate"
+                )
+            book.add(figures, trainer.step, trainer.steps, seconds)
+            halt = stop.asked is not None
+            if halt or time.monotonic() - saved >= keep:
+                save()
+                saved = time.monotonic()
+            if halt:
+                stopped = KeyboardInterrupt()
+                stopped.partial = str(state)  # type: ignore[attr-defined]
+                raise stopped
+    save()
