@@ -75,6 +75,6 @@ def test_operators_of_a_decoded_inter_frame(model: Model, no_inference: None) ->
         references[number] = found
         if step.type is FrameType.INTER and counted.counts.total() > most.total():
             most = counted.counts
-    print(most.total(), most.most_common(40))
-    assert most["mkldnn_convolution"] > 0 or most["convolution"] > 0
-    assert most.total() < 1100
+    print(most.total())
+    assert most["convolution"] > 20
+    assert most.total() <= 820

@@ -225,7 +225,8 @@ class DecodingCoder:
 
     def symbols(self, index: Tensor) -> Tensor:
         """Read the symbols of the given tables."""
-        tables_ = torch.floor(index + 0.5).reshape(-1).cpu().numpy().astype(np.uint8)
+        # None is negative: what the conversion cuts off is the fraction.
+        tables_ = (index.cpu().numpy().reshape(-1) + np.float32(0.5)).astype(np.uint8)
         symbols = torch.from_numpy(self.decode(tables_).astype(np.float32))
         return symbols.to(index.device, index.dtype).view(index.shape)
 

@@ -511,7 +511,8 @@ class ValuePass:
 
     def add(self, place: Place, symbols: Tensor) -> None:
         """Take in the symbols (B, N, count) of a place."""
-        self.maps = place.put(self.maps, self.mean(place) + symbols * self.steps(place))
+        value = torch.addcmul(self.mean(place), symbols, self.steps(place))
+        self.maps = place.put(self.maps, value)
 
 
 class _Indices:
