@@ -129,7 +129,7 @@ class DecoderOptions:
         _check_type("limits", self.limits, Limits, "of the type Limits")
 
 
-PRESETS = ("ultrafast", "veryfast", "fast", "medium", "slow", "slower", "veryslow")
+PRESETS = ("ultrafast", "veryfast", "fast", "medium", "slow", "veryslow")
 """Names of how much an encoder tries, fastest first; what each means is the model's matter."""
 DEFAULT_PRESET = "medium"
 

@@ -43,7 +43,7 @@ typedef struct LibVcfilterEncContext {
 static const AVOption libvcfilter_encode_options[] = {
     /* Down to "vcfilter-params": settings of the encoder, of the same name. Those that are not at
      * their default are handed on as they are; values are checked by the worker. */
-    { "preset",   "How much is tried per inter frame: ultrafast fast medium slow veryslow",
+    { "preset",   "How much is tried per inter frame: ultrafast veryfast fast medium slow veryslow",
                                                OFFSET(preset),   AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
     { "tune",     "What the settings are made for: psnr zerolatency",
                                                OFFSET(tune),     AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },

@@ -42,7 +42,7 @@ examples:
 _PRESETS = {
     **dict.fromkeys(("ultrafast", "veryfast", "fast"), "fast"),
     "medium": "medium",
-    **dict.fromkeys(("slow", "slower", "veryslow"), "slow"),
+    **dict.fromkeys(("slow", "veryslow"), "slow"),
 }
 """Of the search for motion, by the one of coding: --preset means both."""
 

@@ -59,20 +59,29 @@ def picture_dct() -> Tensor:
     return matrix[latent_order()].float()
 
 
+SIDES = (8, 4, 4)
+"""Samples of y, u and v per latent position, each way."""
+
+
 def to_blocks(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Planes (B, 1, H, W) and two (B, 1, H/2, W/2) to (B, 96, H/8, W/8)."""
-    return torch.cat(
-        [F.pixel_unshuffle(y, 8), F.pixel_unshuffle(u, 4), F.pixel_unshuffle(v, 4)], dim=1
-    )
+    """Planes (B, 1, H, W) and two (B, 1, H/2, W/2) to (B, 96, H/8, W/8), channels last."""
+    parts = []
+    for plane, side in zip((y, u, v), SIDES, strict=True):
+        batch, _, rows, columns = plane.shape
+        blocks = plane.reshape(batch, rows // side, side, columns // side, side)
+        parts.append(blocks.transpose(2, 3).flatten(3))
+    return torch.cat(parts, dim=3).permute(0, 3, 1, 2)
 
 
 def to_planes(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The inverse of `to_blocks`."""
-    return (
-        F.pixel_shuffle(blocks[:, :64], 8),
-        F.pixel_shuffle(blocks[:, 64:80], 4),
-        F.pixel_shuffle(blocks[:, 80:], 4),
-    )
+    planes = []
+    parts = blocks.permute(0, 2, 3, 1).split([side * side for side in SIDES], dim=3)
+    for part, side in zip(parts, SIDES, strict=True):
+        batch, h, w, _ = part.shape
+        rows = part.unflatten(3, (side, side)).transpose(2, 3)
+        planes.append(rows.reshape(batch, 1, h * side, w * side))
+    return planes[0], planes[1], planes[2]
 
 
 def cropped(planes: Planes, size: Size | None) -> Planes:

@@ -114,7 +114,8 @@ class Effort:
             can be one.
         residuals: for how many motions, of those with the least estimated cost, the residual
             is tried.
-        least_gain: share of the cost that a residual must save by the estimate to be tried.
+        least_gain: share of the cost that a residual must save by the estimate to be tried;
+            deep_gain: the same of deep layers.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
             pass before left; that of a keyframe once more, those of deep layers once less.
     """
@@ -127,6 +128,7 @@ class Effort:
     plain_motion: bool = True
     residuals: int = 1
     least_gain: float = 0.0
+    deep_gain: float = 0.0
     passes: int
 
     def passes_of(self, layer: int) -> int:
@@ -141,24 +143,25 @@ EFFORTS: dict[str, Effort] = {
     "ultrafast": Effort(
         motion_levels=(4,),
         free_modes=False,
-        settled=0.4,
+        settled=0.45,
         flow_scale=2,
         fit_rounds=1,
         plain_motion=False,
-        least_gain=0.3,
+        deep_gain=0.45,
         passes=1,
     ),
     "veryfast": Effort(
         motion_levels=(4,),
         free_modes=False,
+        settled=0.3,
         flow_scale=2,
         fit_rounds=1,
         plain_motion=False,
+        deep_gain=0.25,
         passes=1,
     ),
     "fast": Effort(motion_levels=(5,), flow_scale=2, fit_rounds=2, plain_motion=False, passes=1),
     "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
-    "slower": Effort(motion_levels=(2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=2, passes=4),
-    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=8, residuals=4, passes=5),
+    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),
 }

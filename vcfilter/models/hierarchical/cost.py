@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
 from vcfilter.frames import VideoFormat
 from vcfilter.models.hierarchical.blocks import Planes, Size, cropped, to_blocks, within
 from vcfilter.models.hierarchical.conditions import chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.values import Picture
+from vcfilter.nn.native import conv2d
 
 # Of a coefficient u in steps that is coded rather than dropped: its cost at 1, and per doubling.
 CODED_COST, BITS_COST = 0.7, 0.46  # 0.4 to 1 and 0.46 to 0.6 choose alike on training clips
@@ -39,8 +39,9 @@ def residual_cost(x: Picture, predicted: Planes, dct: Tensor, steps: Tensor, bas
     Args:
         dct: (96, 96, 1, 1) of blocks. steps: (1, 96) quantiser steps. base: (1,) base step.
     """
-    error = to_blocks(*within(x.planes, predicted, x.size))
-    error = F.conv2d(error - to_blocks(*predicted), dct)
+    inside = within(x.planes, predicted, x.size)
+    y, u, v = (a - b for a, b in zip(inside, predicted, strict=True))
+    error = conv2d(to_blocks(y, u, v), dct, None, (0, 0), 1)
     u = error / steps[:, :, None, None]
     cost = torch.minimum(u * u, CODED_COST + BITS_COST * torch.log2(u.abs().clamp(min=1)))
     return float(cost.sum() * base**2) / (x.size[0] * x.size[1])

@@ -201,8 +201,10 @@ class ModeDecision:
             trials += self._search()
         best = min(trials, key=lambda trial: trial.cost)
         trials.sort(key=lambda trial: trial.estimate)
-        for trial in trials[: self._effort.residuals]:
-            if trial.estimate >= best.cost * (1 - self._effort.least_gain):
+        effort, deep = self._effort, self._step.layer >= DEEP_LAYER
+        least_gain = effort.deep_gain if deep else effort.least_gain
+        for trial in trials[: effort.residuals]:
+            if trial.estimate >= best.cost * (1 - least_gain):
                 break
             whole = self._try(replace(trial.mode, residual=True), self._field)
             best = min(best, whole, key=lambda trial: trial.cost)
