@@ -21,8 +21,9 @@ from vcfilter.options import EncoderOptions, Runtime
 FORMAT = VideoFormat(width=96, height=64)
 CPU = Runtime(device="cpu", threads=1)
 VIEWS = {
-    "alias", "resolve_conj", "resolve_neg", "to", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze",
-    "t", "transpose", "unbind", "unsqueeze", "unfold", "view", "_unsafe_view", "lift_fresh",
+    "alias", "as_strided", "detach", "expand", "lift_fresh", "permute", "resolve_conj",
+    "resolve_neg", "select", "slice", "split", "squeeze", "t", "to", "transpose", "unbind",
+    "unsqueeze", "unfold", "view", "_unsafe_view",
 }  # fmt: skip
 """Operators that compute nothing."""
 
