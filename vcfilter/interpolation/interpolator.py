@@ -44,10 +44,10 @@ from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
 
 ALIGN = 16
-FIT = (10.0, 2.0)
+FIT = (10.0, 1.2)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-AGREEMENT = 1.5
+AGREEMENT = 1.75
 """Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
 hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
@@ -56,7 +56,7 @@ VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one s
 VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
-SHARPNESS = 0.95  # gradient energy of a new frame, of that of the two around it
+SHARPNESS = 0.94  # gradient energy of a new frame, of that of the two around it
 SHARPEN_MAX = 0.3  # share of a frame's detail (what 3x3 means lack) that is added at most
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
 INVERSIONS = 3
