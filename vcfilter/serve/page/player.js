@@ -152,7 +152,7 @@ function heed(answer, number) {
   automatic = answer.headers.get("vcfilter-advice") || automatic;
   warnOfSpeed(Number(answer.headers.get("vcfilter-quickest")));
   const step = info.steps.find((each) => each.name === quality());
-  const rate = step.rate * (element("smooth").checked ? 2 : 1);
+  const rate = Number((step.rate * (element("smooth").checked ? 2 : 1)).toFixed(2));
   const [start, stop, size] = info.segments[number];
   element("status").textContent =
     `${step.size}, ${rate} frames/s; decoding at ${speed.toFixed(2)} times playing speed; ` +
