@@ -47,9 +47,11 @@ ALIGN = 16
 FIT = (10.0, 1.2)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-AGREEMENT = 1.75
-"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
-hand-held shots it changes from one interval to the next."""
+AGREEMENT = 2.0
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT: in hand-held shots it
+changes from one interval to the next."""
+UNSURE = 0.2
+"""Squared acceleration, in samples per interval squared, that may as well be an error of search."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
@@ -442,11 +444,12 @@ class _Interval:
         mean = (one * trust_one + two * trust_two) / (trust_one + trust_two + 1e-3)
         mean = mean * torch.maximum(trust_one, trust_two)
         weight = trust_one * trust_two
-        together, energy = (
+        together, size = (
             box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
             for values in (one * two, (one * one + two * two) / 2)
         )
-        sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
+        agreement = ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
+        sure: Tensor = mean * agreement * (size / (size + UNSURE))
         return sure
 
     def _blended(self, field: Tensor, time: float) -> _Moved:
