@@ -33,7 +33,7 @@ from vcfilter.nn.precision import full_precision
 NUMERICS = 1  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
 BANDS = 4  # two octaves, each across and down
-FAINT = 0.01  # of a squared quantiser step: energy that halves the usual gains, at the start
+FAINT = 0.003  # of a squared quantiser step: energy that halves the usual gains, at the start
 NEW = 0.25  # of a quantiser step: a unit of the coefficients that are added
 
 
