@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError, ModelMismatchError
+from vcfilter.evaluate.interpolation import compare_interpolation
 from vcfilter.frames import Frame, VideoFormat
 from vcfilter.interpolation import net as between
 from vcfilter.interpolation.interpolator import Interpolator
@@ -83,6 +85,16 @@ def test_weights_files_are_checked(tmp_path: Path) -> None:
             between.load(path)
     with pytest.raises(ConfigError, match="no path"):
         InterpolationOptions(factor=2, weights=3)  # type: ignore[arg-type]
+
+
+def test_evaluation_shows_it(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "pan.mkv", frames=7, width=96, height=64)
+    path = written(tmp_path / "zero.safetensors", BetweenNet(SMALL))
+    compare_interpolation([film], tmp_path / "cache", tmp_path / "out", weights=path)
+    data = json.loads((tmp_path / "out" / "interpolation.json").read_text())
+    found = {score["method"]: score for score in data["scores"]}
+    assert found["trained"]["psnr"] == found["quadratic"]["psnr"] > 25
+    assert found["trained"]["gradient"] > 0.9
 
 
 def test_it_is_no_model_of_the_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

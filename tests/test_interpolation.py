@@ -21,7 +21,7 @@ import vcfilter
 from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
-from vcfilter.interpolation import sequence
+from vcfilter.interpolation import interpolator, sequence
 from vcfilter.interpolation.interpolator import Interpolator
 from vcfilter.interpolation.motion import EFFORTS, estimate_motion
 from vcfilter.interpolation.options import InterpolationOptions
@@ -128,6 +128,28 @@ def test_a_frame_is_carried_on_by_its_own_motion() -> None:
     inner = np.s_[8:-8, 8:-12]
     assert luma_psnr(found.y[inner], wanted.y[inner]) > 36
     assert luma_psnr(last.y[inner], wanted.y[inner]) < 35
+
+
+def test_new_frames_are_as_sharp_as_those_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grain that differs from frame to frame is weaker in a blend, and brought back."""
+    random = np.random.default_rng(2)
+    frames = []
+    for n in range(4):
+        frame = shot(20 + n, pts=n)
+        grain = random.normal(0, 1.2, frame.y.shape)
+        frames.append(replace(frame, y=(frame.y + grain).clip(0, 255).round().astype(np.uint8)))
+
+    def share() -> float:
+        def energy(frame: Frame) -> float:
+            y = frame.y.astype(float)
+            return float(sum((np.diff(y, axis=axis) ** 2).mean() for axis in (0, 1)))
+
+        (new,) = Interpolator(SMALL).between(*frames, [0.5])
+        return 2 * energy(new) / (energy(frames[1]) + energy(frames[2]))
+
+    assert share() > 0.92
+    monkeypatch.setattr(interpolator, "SHARPEN_MAX", 0.0)
+    assert share() < 0.9
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -22,6 +22,7 @@ from vcfilter.bitstream import level_sizes, read_packet, thin, thin_packet
 from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec.segment import Coding
+from vcfilter.entropy import tables
 from vcfilter.entropy.coder import DecodingCoder
 from vcfilter.errors import BitstreamError, ConfigError
 from vcfilter.frames import Frame, Packet, VideoFormat
@@ -29,9 +30,13 @@ from vcfilter.metrics import frame_psnr
 from vcfilter.models import store
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.refinement import (
+    OWN,
+    OWN_TABLES,
+    Below,
     ratio,
     rescaled,
     rescaled_activations,
+    with_own_tables,
 )
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.thinning import Thinning
@@ -277,6 +282,29 @@ def test_rescaled_integers_are_far_from_ties() -> None:
     assert rescaled(symbols, 6).tolist() == [-600, -4, -2, 0, 2, 4, 2000]
     assert rescaled(symbols, 3).tolist() == [-424, -3, -1, 0, 1, 3, 1414]
     assert rescaled(torch.tensor([float(1 << 19)]), 63).tolist() == [float(1 << 20)]
+
+
+def test_levels_have_tables_of_their_own(model: HierarchicalModel) -> None:
+    whole = model.tables.magnitudes[: tables.TABLES]
+    found = with_own_tables(whole)
+    assert found.shape == (tables.TABLES + 2 * OWN, whole.shape[1])
+    assert np.array_equal(found[: tables.TABLES], whole)
+    assert np.array_equal(found, model.tables.magnitudes)
+    assert np.abs(found.sum(1) - 1).max() < 1e-9 and found.min() > 0
+    zero, other = found[tables.TABLES : tables.TABLES + OWN, 0], found[-OWN:, 0]
+    assert (np.diff(zero) <= 0).all()  # wider tables for larger indices
+    assert other[1] > other[12] > other[17]
+    index = torch.arange(0, 64).float().view(1, -1, 1)
+    for delta in (*OWN_TABLES, 4, 12):
+        for symbol in (0, 1, 2, 9):
+            lower = torch.full_like(index, symbol)
+            for least in (0, 1):
+                at = Below.of(lower, delta).narrow(index, lower, torch.tensor([float(least)]))
+                assert int(at.min()) >= least and int(at.max()) < len(found)
+                coded = at[at > 0]
+                own = delta in OWN_TABLES
+                assert bool((coded >= tables.TABLES).all() if own else (at < tables.TABLES).all())
+                assert not own or bool(((coded >= tables.TABLES + OWN) == (symbol > 0)).all())
 
 
 def test_garbage_in_a_level_is_symbols_or_an_error(

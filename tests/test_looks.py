@@ -31,7 +31,14 @@ from vcfilter.models.hierarchical.finish import (
 from vcfilter.models.weights import write_weights
 from vcfilter.nn import perceptual
 from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
-from vcfilter.train.finishing import FinishTrainer, energy, texture, train_finish
+from vcfilter.train.finishing import (
+    START_GAINS,
+    FinishTrainer,
+    energy,
+    measure_start,
+    texture,
+    train_finish,
+)
 from vcfilter.train.pairs import Pairs
 from vcfilter.train.phases import FINISH, FinishPhase, Stage
 from vcfilter.worker.protocol import Kind, Status
@@ -291,7 +298,7 @@ CHEAP = FinishPhase(
 def test_training_goes_on_exactly(tmp_path: Path) -> None:
     def trainer() -> FinishTrainer:
         torch.manual_seed(0)
-        return FinishTrainer(pairs(), CHEAP, 6, SMALL)
+        return FinishTrainer(pairs(), CHEAP, 6, FinishNet(SMALL))
 
     whole, first = trainer(), trainer()
     log = tmp_path / "log.jsonl"
@@ -313,7 +320,7 @@ def test_training_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_training_mends_what_is_blurred() -> None:
-    trainer = FinishTrainer(pairs(), replace_stages(CHEAP), 30, SMALL)
+    trainer = FinishTrainer(pairs(), replace_stages(CHEAP), 30, FinishNet(SMALL))
     figures = [trainer.run_step()["error"] for _ in range(30)]
     assert np.mean(figures[-5:]) < 0.97 * np.mean(figures[:3])
 
@@ -321,6 +328,16 @@ def test_training_mends_what_is_blurred() -> None:
 def replace_stages(phase: FinishPhase) -> FinishPhase:
     """The row with squared error alone."""
     return replace(phase, stages=(Stage(until=1.0),))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not perceptual.available(), reason="needs the extra train-perceptual")
+def test_the_start_is_measured_by_qp() -> None:
+    net = FinishNet(SMALL)
+    measure_start(net, pairs(), half=False, size=64)
+    across, _, _, octave = net.usual.weight[:, 4].tolist()
+    assert (across, octave) in [pytest.approx(pair) for pair in START_GAINS]
+    assert not net.usual.weight[:, 9:].any()
 
 
 def test_texture_counts_what_is_missing() -> None:

@@ -593,6 +593,10 @@ def test_the_page_plays_seeks_and_compares(server: Server, tmp_path: Path) -> No
         assert browser.run("video.currentTime") == pytest.approx(3.2)
         status = browser.run("document.getElementById('status').textContent")
         assert "frames/s; decoding at" in status
+        browser.run("document.getElementById('smooth').click()")
+        browser.wait_for("tracks[0].head.endsWith('-smooth') && !tracks[0].busy")
+        browser.wait_for("video.readyState >= 2")
+        assert browser.run("document.getElementById('trouble').textContent") == ""
         browser.run("document.getElementById('compare').click()")
         browser.wait_for("document.getElementById('beside').dataset.frame")
         assert browser.run("document.getElementById('beside').dataset.frame") == "38"

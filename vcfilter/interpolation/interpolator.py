@@ -44,19 +44,21 @@ from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
 
 ALIGN = 16
-FIT = (10.0, 2.0)
+FIT = (10.0, 1.2)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-AGREEMENT = 1.5
-"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
-hand-held shots it changes from one interval to the next."""
+AGREEMENT = 2.0
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT: in hand-held shots it
+changes from one interval to the next."""
+UNSURE = 0.2
+"""Squared acceleration, in samples per interval squared, that may as well be an error of search."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
 VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
-SHARPNESS = 0.95  # gradient energy of a new frame, of that of the two around it
+SHARPNESS = 0.94  # gradient energy of a new frame, of that of the two around it
 SHARPEN_MAX = 0.3  # share of a frame's detail (what 3x3 means lack) that is added at most
 SPAN_RATIO = 3  # a frame further away than so many intervals tells no acceleration
 INVERSIONS = 3
@@ -442,11 +444,12 @@ class _Interval:
         mean = (one * trust_one + two * trust_two) / (trust_one + trust_two + 1e-3)
         mean = mean * torch.maximum(trust_one, trust_two)
         weight = trust_one * trust_two
-        together, energy = (
+        together, size = (
             box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
             for values in (one * two, (one * one + two * two) / 2)
         )
-        sure: Tensor = mean * ((1 + together / (energy + 1e-3)) / AGREEMENT).clamp(0, 1)
+        agreement = ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
+        sure: Tensor = mean * agreement * (size / (size + UNSURE))
         return sure
 
     def _blended(self, field: Tensor, time: float) -> _Moved:

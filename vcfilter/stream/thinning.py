@@ -82,12 +82,12 @@ class Thinner:
             if thinning.temporal is not None:
                 self.frame_rate = None
         elif thinning.bitrate is not None or thinning.temporal is not None:
-            survey = _Survey(video, source, self._temporal)
+            recorder = _Recorder(video, source, self._temporal)
             if thinning.bitrate is not None:
-                self._gops = iter(_choose(thinning.bitrate, survey.gops, self._levels))
+                self._gops = iter(_choose(thinning.bitrate, recorder.gops, self._levels))
             if thinning.temporal is not None:
-                self._durations = iter(survey.durations())
-                self.frame_rate = survey.frame_rate(constant_rate(video))
+                self._durations = iter(recorder.durations())
+                self.frame_rate = recorder.frame_rate(constant_rate(video))
 
     def thin(self, packet: BridgePacket) -> BridgePacket | None:
         """What is left of the next packet; None: nothing. A damaged one stays as it is."""
@@ -106,7 +106,7 @@ class Thinner:
         return replace(packet, data=data, duration=next(self._durations, packet.duration))
 
 
-class _Survey:
+class _Recorder:
     """What a stream's packets are, read once.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from vcfilter.errors import ConfigError, ModelMismatchError
 from vcfilter.models import store
 from vcfilter.models.hierarchical.config import HierarchicalConfig
-from vcfilter.models.hierarchical.finish import save_finish
+from vcfilter.models.hierarchical.finish import FinishNet, save_finish
 from vcfilter.models.hierarchical.model import networks
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
@@ -23,7 +23,7 @@ from vcfilter.nn.perceptual import weights_path
 from vcfilter.options import Runtime
 from vcfilter.train import between
 from vcfilter.train.data import Bank, Clip, Samples, crop_side, stills_of
-from vcfilter.train.finishing import FinishTrainer, train_finish
+from vcfilter.train.finishing import FinishTrainer, measure_start, train_finish
 from vcfilter.train.freeze import freeze
 from vcfilter.train.loop import Trainer, train
 from vcfilter.train.machine import Processes, join, leave, settle
@@ -208,8 +208,8 @@ def run_finish(args: argparse.Namespace) -> int:
     if args.config:
         raise ConfigError(f"phase {FINISH.name!r} takes no --config")
     check_numbers(args)
-    if args.minutes is None and args.steps[0] <= 0:
-        raise ConfigError(f"steps {args.steps[0]} is not positive")
+    if args.steps[0] < 0:
+        raise ConfigError(f"steps {args.steps[0]} is below 0")
     name = name_of(args)
     weights_path("vgg")  # told before anything is decoded
     if args.threads:
@@ -225,19 +225,25 @@ def run_finish(args: argparse.Namespace) -> int:
     steps = 0 if args.minutes is not None else args.steps[0]
     device = store.pick_device(args.device)
     half = args.precision != "float32"
+    state = Path(args.state or f"{args.out}.state")
+    begin = FinishNet()
+    if not state.exists():
+        say("measuring the start")
+        measure_start(begin, pairs, args.precision != "float32")
     trainer = FinishTrainer(
-        pairs, FINISH, steps, rate=args.rate, batch=args.batch, half=half, device=device
+        pairs, FINISH, steps, begin, rate=args.rate, batch=args.batch, half=half, device=device
     )
     about = {"model": model.info.id.hex(), "pairs": pairs.shots.tolist(), "batch": args.batch}
-    train_finish(
-        trainer,
-        Path(args.state or f"{args.out}.state"),
-        Path(f"{args.out}.jsonl"),
-        every=args.log_every,
-        keep=args.keep,
-        about=about,
-        minutes=args.minutes,
-    )
+    if steps or args.minutes is not None:
+        train_finish(
+            trainer,
+            state,
+            Path(f"{args.out}.jsonl"),
+            every=args.log_every,
+            keep=args.keep,
+            about=about,
+            minutes=args.minutes,
+        )
     card = {
         "data": f"{len(pairs.starts)} shots given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
@@ -246,7 +252,8 @@ def run_finish(args: argparse.Namespace) -> int:
     }
     found = save_finish(args.out, trainer.weights(), model.info.id, name, card)
     say(f"{args.out}: finish {found.hex()} for the model {model.info.id.hex()}")
-    draw_curves(args.out, "loss")
+    if Path(f"{args.out}.jsonl").exists():
+        draw_curves(args.out, "loss")
     return 0
 
 

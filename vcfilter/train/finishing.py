@@ -20,8 +20,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from vcfilter.errors import ConfigError
-from vcfilter.models.hierarchical.conditions import context_features
-from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet
+from vcfilter.models.hierarchical.blocks import BLOCK
+from vcfilter.models.hierarchical.conditions import (
+    KNOTS,
+    context_features,
+    quantiser_step,
+)
+from vcfilter.models.hierarchical.finish import BANDS, FinishNet, bands
 from vcfilter.nn.perceptual import StLpips
 from vcfilter.train.pairs import Pairs
 from vcfilter.train.phases import FinishPhase, Stage
@@ -35,6 +40,11 @@ UNSEEN = 2.0  # mean square of differences below which texture is not seen
 BINS, BIN = 16, 4  # of qps, by which the usual distance is known
 MEMORY = 0.05  # share of a new distance in the usual one
 ADVERSARIAL_QP = 34  # the coarsest qp of frames that the discriminator sees
+START_GAINS = ((0, 0), (0.4, 0), (0.8, 0), (0.8, 0.3), (1.2, 0.3), (1.2, 0.6), (1.8, 0.6))
+START_FRAMES = 8
+KNOT_QPS = 8  # between two knots of `context_features`
+START_ERROR = 0.3  # weight of the error relative to the decoded frames', in the choice of gains
+START_ERROR_MAX = 1.13  # half a decibel
 AVERAGE = 0.995  # of the exponential average of the weights, at most
 WARM_UP = 50  # steps
 LAST_RATE = 0.02  # of the peak learning rate, at the end of the cosine
@@ -89,7 +99,7 @@ class FinishTrainer:
     Args:
         pairs: what is learned from. phase: a row of the table.
         steps: how many in all, for the schedule; 0: time decides, see `share`.
-        config: of a new network.
+        net: where training begins; a new one by default.
         half: ST-LPIPS in bfloat16.
     """
 
@@ -98,7 +108,7 @@ class FinishTrainer:
         pairs: Pairs,
         phase: FinishPhase,
         steps: int,
-        config: FinishConfig | None = None,
+        net: FinishNet | None = None,
         *,
         rate: float = 1.0,
         batch: int = 1,
@@ -111,7 +121,7 @@ class FinishTrainer:
         rows, columns = pairs.decoded.shape[1:]
         self.side = min(phase.size + 2 * MARGIN, rows // 32 * 32, columns // 32 * 32)
         torch.manual_seed(7)
-        self.net = FinishNet(config).to(self.device)
+        self.net = (net or FinishNet()).to(self.device)
         self.discriminator = Discriminator().to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         usual = list(self.net.usual.parameters())
@@ -288,6 +298,56 @@ class FinishTrainer:
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
         return notes
+
+
+def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 128) -> None:
+    """Give a network the usual gains that serve the distance best, by qp; the rest stays zero.
+
+    At each knot of the qp a few frames, one of a shot, are tried with each of START_GAINS.
+
+    Args:
+        pairs: what is learned from. half: ST-LPIPS in bfloat16. size: side of the crops.
+    """
+    lpips = StLpips("vgg").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    random = np.random.default_rng(23)
+    rows, columns = pairs.decoded.shape[1:]
+    side = min(size, rows // BLOCK * BLOCK, columns // BLOCK * BLOCK)
+    shots = np.searchsorted(pairs.starts, np.arange(len(pairs.decoded)), side="right")
+    gains = torch.zeros(KNOTS, BANDS)
+    for knot in range(KNOTS):
+        near = np.flatnonzero(np.abs(pairs.steps[:, 0] - KNOT_QPS * knot) <= KNOT_QPS // 2)
+        random.shuffle(near)
+        chosen = near[np.unique(shots[near], return_index=True)[1]][:START_FRAMES]
+        if not len(chosen):
+            gains[knot] = gains[knot - 1] if knot else 0.0
+            continue
+        crops = []
+        for number in chosen:
+            top, left = (int(random.integers(0, end - side + 1)) for end in (rows, columns))
+            both = (pairs.decoded[number], pairs.original[number])
+            crops.append(np.stack([x[top : top + side, left : left + side] for x in both]))
+        decoded, original = torch.from_numpy(np.stack(crops)).float().split(1, dim=1)
+        scale = quantiser_step(torch.from_numpy(pairs.steps[chosen, 0]))[:, None, None, None]
+        fine = bands(decoded)
+        faint = net.faint(fine, scale)
+        best = float("inf")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            wanted = lpips.features(as_pictures(original), STAGES)
+            usual = 0.0
+            for pair in START_GAINS:
+                own = torch.tensor([pair[0], pair[0], pair[1], pair[1]])[:, None, None] * faint
+                spread = F.interpolate(own, scale_factor=BLOCK, mode="bilinear")
+                finished = decoded + (spread * fine).sum(1, keepdim=True)
+                seen = lpips.features(as_pictures(finished), STAGES)
+                distance = float(lpips.distance(seen, wanted).sum())
+                usual = usual or distance  # the first pair changes nothing
+                error = float(ratio(squared(finished - original), squared(decoded - original)))
+                value = distance / usual + START_ERROR * error
+                if error <= START_ERROR_MAX and value < best:
+                    best = value
+                    gains[knot] = own.new_tensor([pair[0], pair[0], pair[1], pair[1]])
+    with torch.no_grad():
+        net.usual.weight[:, :KNOTS] = gains.T
 
 
 def squared(errors: Tensor) -> Tensor:

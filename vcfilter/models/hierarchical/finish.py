@@ -5,6 +5,7 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -32,6 +33,7 @@ from vcfilter.nn.precision import full_precision
 NUMERICS = 1  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
 BANDS = 4  # two octaves, each across and down
+FAINT = 0.003  # of a squared quantiser step: energy that halves the usual gains, at the start
 NEW = 0.25  # of a quantiser step: a unit of the coefficients that are added
 
 
@@ -74,7 +76,8 @@ class FinishNet(nn.Module):
         self.modulate = nn.Linear(CONTEXT, 2 * width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(self.config.blocks)])
         self.last = nn.Conv2d(width, LUMA + BANDS, 3, padding=1)
-        self.usual = nn.Linear(CONTEXT, BANDS)  # gains that hang on the frame alone
+        self.usual = nn.Linear(CONTEXT, BANDS)  # gains of what is faint, that hang on the frame
+        self.log_faint = nn.Parameter(torch.full((BANDS,), math.log(FAINT)))
         for layer in (self.modulate, self.last, self.usual):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
@@ -97,9 +100,21 @@ class FinishNet(nn.Module):
         gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
         change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
         new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
-        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None]
+        fine = bands(luma)
+        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None] * self.faint(fine, scale)
         gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
-        return F.pixel_shuffle(new, BLOCK) + (gains * bands(luma)).sum(1, keepdim=True)
+        return F.pixel_shuffle(new, BLOCK) + (gains * fine).sum(1, keepdim=True)
+
+    def faint(self, fine: Tensor, scale: Tensor) -> Tensor:
+        """(B, 4, h, w) 1 where a band has little energy, towards 0 where it was coded well.
+
+        Args:
+            fine: (B, 4, H, W) bands. scale: (B, 1, 1, 1) quantiser steps.
+        """
+        energy = F.avg_pool2d(fine.square(), BLOCK)
+        energy = F.avg_pool2d(energy, 3, stride=1, padding=1, count_include_pad=False)
+        usual = self.log_faint.exp()[:, None, None] * scale.square()
+        return usual / (usual + energy)
 
 
 class HierarchicalFinish:

@@ -505,7 +505,8 @@ class ValuePass:
             found = place.model.means(place.lattice(self.maps), self._features, place.where)
             if self._below is not None:
                 lower, value = (place.take(m) for m in (self._below.symbols, self._below.values))
-                found = self._below.centre(found, lower, value, self.steps(place))
+                lowest = not place.model.known
+                found = self._below.centre(found, lower, value, lowest=lowest)
             self._mean = place, found
         return self._mean[1]
 

@@ -27,6 +27,7 @@ WIDEST = 12
 KNEE = 3  # a symbol that is 0 below follows its own index up to so far below the cap
 SURE = 27  # other symbols reach the cap here, and below fall by a half per index
 SPREAD = (5, 3)  # to so far below the cap, where the symbol is 1 or larger
+BETWEEN = 1 / 8  # of the neighbours' prediction tells where in its step a symbol's value lies
 
 # Differences of qps whose levels have tables of their own; the default is 6. What a level below
 # left of a symbol is bounded, so its tables have shorter tails than those of whole symbols.
@@ -139,11 +140,13 @@ class Below:
         own = torch.floor(narrowed + 0.5) + tables.TABLES + OWN * (magnitude > 0)
         return torch.where(narrowed < 0.5, tables.SKIP, own)
 
-    def centre(self, mean: Tensor, lower: Tensor, value: Tensor, steps: Tensor) -> Tensor:
-        """What is expected of a value, (B, N, count) as all but the steps (B, 1, count).
+    def centre(self, mean: Tensor, lower: Tensor, value: Tensor, *, lowest: bool) -> Tensor:
+        """What is expected of a value, (B, N, count) as all.
 
         Args:
             mean: as the neighbours in this level predict it. lower: its symbol below.
-            value: what that stands for.
+            value: what that stands for; with symbol 0 as the neighbours below predict it.
+            lowest: whether the channels are the lowest ones.
         """
-        return torch.where(lower == 0, mean, value)
+        coded = value if lowest else value + BETWEEN * mean
+        return torch.where(lower == 0, (mean + value) / 2, coded)

@@ -150,7 +150,7 @@ function chosen() {
 
 function nameOf(step) {
   const levels = info.levels > 1 ? `, ${step.levels} of ${info.levels} quality levels` : "";
-  const rate = step.rate * (element("smooth").checked ? 2 : 1);
+  const rate = Number((step.rate * (element("smooth").checked ? 2 : 1)).toFixed(2));
   return `${step.size}, ${rate} frames/s${levels}`;
 }
 
