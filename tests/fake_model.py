@@ -100,7 +100,7 @@ class FakeModel:
 
     @property
     def info(self) -> ModelInfo:
-        efforts = dict.fromkeys(("ultrafast", "fast", "medium", "slow", "veryslow"))
+        efforts = dict.fromkeys(("ultrafast", "veryfast", "fast", "medium", "slow", "veryslow"))
         return ModelInfo(
             id=self.id, name="fake", architecture="test", numerics=self.numerics, config={},
             efforts=efforts, quality_layers=self.levels, references=3,
