@@ -387,6 +387,19 @@ def test_several_sources_go_into_a_folder(
     assert {path.name for path in folder.glob("*.nut")} == {"one.nut", "two.nut"}
 
 
+def test_videos_of_a_folder_go_into_a_folder(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target = tmp_path / "films", tmp_path / "coded"
+    folder.mkdir()
+    assert main(["encode", str(folder), str(target)]) == 2
+    assert capsys.readouterr().err == f"vcfilter: {folder} holds no video files\n"
+    for name in ("two.mp4", "one.mp4", ".hidden.mp4", "notes.txt"):
+        (folder / name).symlink_to(film)
+    assert main(["encode", str(folder), str(target), *FAST, "-t", "0.1", "-map", "v"]) == 0
+    assert {path.name for path in target.iterdir()} == {"one.mkv", "two.mkv"}
+
+
 def test_sources_of_one_name_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

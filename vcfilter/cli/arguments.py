@@ -49,7 +49,7 @@ def add_files(parser: argparse.ArgumentParser, source: str) -> None:
     """SOURCE... and TARGET."""
     parser.add_argument(
         "sources", metavar="SOURCE", nargs="+",
-        help=f'{source}; "-" is standard input; several go into a folder',
+        help=f'{source}; "-" is standard input; several, or those of a folder, go into a folder',
     )  # fmt: skip
     parser.add_argument(
         "target", metavar="TARGET", help='file or folder to write; "-" is standard output'

@@ -167,12 +167,15 @@ def _pairs(args: argparse.Namespace, default: str) -> list[tuple[str, str]]:
     """(source, target) of each file."""
     sources: list[str] = args.sources
     target: str = args.target
+    if any(os.path.isdir(source) for source in sources) and not Path(target).suffix:
+        target = os.path.join(target, "")  # a folder's files go into one, which is made
     if target == "-" or not (os.path.isdir(target) or target.endswith(os.sep)):
         if len(sources) > 1:
             raise ConfigError(f"{len(sources)} sources need a folder; {target} is none")
         return [(sources[0], target)]
     if "-" in sources:
         raise ConfigError("standard input needs the name of a file to write, not of a folder")
+    sources = [each for source in sources for each in _files(source)]
     suffix = _extension(args.format) if args.format else default
     folder = Path(target)
     try:
@@ -185,6 +188,18 @@ def _pairs(args: argparse.Namespace, default: str) -> list[tuple[str, str]]:
             if same == name:
                 raise ConfigError(f"{other} and {source} would both become {name}")
     return pairs
+
+
+def _files(source: str) -> list[str]:
+    """A source itself; of a folder its video files by name, those in folders within left out."""
+    if not os.path.isdir(source):
+        return [source]
+    from vcfilter.stream.containers import is_video_name
+
+    names = sorted(name for name in os.listdir(source) if is_video_name(name))
+    if not names:
+        raise ConfigError(f"{source} holds no video files")
+    return [os.path.join(source, name) for name in names]
 
 
 def _extension(container: str) -> str:

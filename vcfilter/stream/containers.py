@@ -116,6 +116,12 @@ _BY_EXTENSION = {
 }
 
 
+def is_video_name(name: str) -> bool:
+    """Whether a file in a folder looks like a video: by its extension, and it is not hidden."""
+    extension = os.path.splitext(name)[1].lower()
+    return not name.startswith(".") and extension in _BY_EXTENSION and extension not in (".yuv",)
+
+
 def container_named(name: str) -> Container:
     """The table's entry; of a container that is not in it, one that says nothing special."""
     return CONTAINERS.get(name) or Container(name=name)
