@@ -19,6 +19,7 @@ from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
 from vcfilter.models import store
+from vcfilter.models.hierarchical import latent, refine
 from vcfilter.models.hierarchical.blocks import to_blocks
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
@@ -29,6 +30,7 @@ from vcfilter.models.hierarchical.refine import gauss_newton, solve
 from vcfilter.models.hierarchical.search import coarse_to_fine
 from vcfilter.models.hierarchical.values import MotionField
 from vcfilter.models.weights import WeightsFile, read_weights
+from vcfilter.nn import native, warp
 from vcfilter.nn.exact import ExactLayer, project
 from vcfilter.options import Runtime
 from vcfilter.train import freeze as freezing
@@ -494,6 +496,8 @@ class Direct:
 def test_a_captured_step_reads_nothing(
     material: Clip, start: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (latent, native, refine, warp):  # on a GPU there are no native loops
+        monkeypatch.setattr(module, "is_native", lambda *tensors: False)
     monkeypatch.setattr(loop, "StepGraphs", Direct)
     net = loop.VideoNet()
     net.load_state_dict(start)
