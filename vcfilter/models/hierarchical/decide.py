@@ -198,7 +198,10 @@ class ModeDecision:
             return best  # a still picture: nothing else can be cheaper
         trials = [best, *(self._try(mode) for mode in self._free())]
         if not self._settled(trials):
-            trials += self._search()
+            conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
+            scale, rounds = self._effort.flow_scale, self._effort.fit_rounds
+            self._field = estimate_motion(conditions, self._x.planes, self._pair, scale, rounds)
+            trials += self._with_motion(self._field)
         best = min(trials, key=lambda trial: trial.cost)
         trials.sort(key=lambda trial: trial.estimate)
         effort, deep = self._effort, self._step.layer >= DEEP_LAYER
@@ -216,13 +219,9 @@ class ModeDecision:
         gain = best.cost - best.estimate
         return self._step.layer >= DEEP_LAYER and gain < self._effort.settled * best.cost
 
-    def _search(self) -> list[Trial]:
+    def _with_motion(self, field: MotionField) -> list[Trial]:
         """Trials with coded motion, without a residual."""
-        conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
         effort = self._effort
-        field = self._field = estimate_motion(
-            conditions, self._x.planes, self._pair, effort.flow_scale, effort.fit_rounds
-        )
         refine = self._between and not effort.plain_motion
         modes = [
             HierarchicalMode(motion=MotionMode.CODED, level=level, refine=refine, residual=False)
