@@ -252,7 +252,7 @@ def compare_reds(
     """
     if factor not in _REDS_WANTED:
         raise ConfigError(f"factor {factor} is not 2 or 4, for which REDS_VTSR has frames")
-    rows = []
+    rows: list[list[str]] = []
     names = reds_clips(folder, factor)
     for method, path in (("quadratic", ""), ("trained", weights)):
         small = VideoFormat(width=64, height=64)

@@ -44,14 +44,12 @@ from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
 
 ALIGN = 16
-FIT = (10.0, 1.2)
+FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-AGREEMENT = 2.0
-"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT: in hand-held shots it
-changes from one interval to the next."""
-UNSURE = 0.2
-"""Squared acceleration, in samples per interval squared, that may as well be an error of search."""
+AGREEMENT = 1.5
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
+hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
@@ -448,8 +446,7 @@ class _Interval:
             box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
             for values in (one * two, (one * one + two * two) / 2)
         )
-        agreement = ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
-        sure: Tensor = mean * agreement * (size / (size + UNSURE))
+        sure: Tensor = mean * ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
     def _blended(self, field: Tensor, time: float) -> _Warped:
