@@ -85,6 +85,8 @@ def test_weights_files_are_checked(tmp_path: Path) -> None:
             between.load(path)
     with pytest.raises(ConfigError, match="no path"):
         InterpolationOptions(factor=2, weights=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes no weights"):
+        InterpolationOptions(factor=2, preset="fast", weights=path)
 
 
 def test_evaluation_shows_it(tmp_path: Path) -> None:

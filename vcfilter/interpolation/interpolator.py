@@ -44,14 +44,12 @@ from vcfilter.nn.warp import enlarge, warp
 from vcfilter.options import Runtime
 
 ALIGN = 16
-FIT = (10.0, 1.2)
+FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
-AGREEMENT = 2.0
-"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT: in hand-held shots it
-changes from one interval to the next."""
-UNSURE = 0.2
-"""Squared acceleration, in samples per interval squared, that may as well be an error of search."""
+AGREEMENT = 1.5
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
+hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
@@ -310,7 +308,7 @@ class _Neighbour:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Moved:
+class _Warped:
     """Two frames moved to one time.
 
     Args:
@@ -354,10 +352,10 @@ class _Interval:
     def frame_at(self, time: float, effort: Effort, net: BetweenNet | None) -> Planes:
         """The planes at a time between 0 (a) and 1 (b)."""
         fields, bend = self._fields(time, effort)
-        moved = self._moved(fields, bend, time)
-        planes = moved.blended
+        warped = self._warped(fields, bend, time)
+        planes = warped.blended
         if net is not None:
-            planes = net(self._candidates(moved, fields, bend, time))
+            planes = net(self._candidates(warped, fields, bend, time))
         y, u, v = planes
         return self._with_still((self._as_sharp(y, time), u, v), time)
 
@@ -378,7 +376,7 @@ class _Interval:
     def candidates(self, time: float, effort: Effort) -> Candidates:
         """What the learned part makes a new frame of."""
         fields, bend = self._fields(time, effort)
-        return self._candidates(self._moved(fields, bend, time), fields, bend, time)
+        return self._candidates(self._warped(fields, bend, time), fields, bend, time)
 
     def _fields(self, time: float, effort: Effort) -> tuple[list[Tensor], Tensor]:
         """Linear motion as seen from a and from b, or their mean, and what acceleration adds."""
@@ -389,11 +387,11 @@ class _Interval:
         bend = torch.cat([bend, bend], dim=1)
         return [from_a, from_b] if effort.sides else [(from_a + from_b) / 2], bend
 
-    def _moved(self, fields: Sequence[Tensor], bend: Tensor, time: float) -> _Moved:
+    def _warped(self, fields: Sequence[Tensor], bend: Tensor, time: float) -> _Warped:
         results = [self._blended(field + bend, time) for field in fields]
         if len(results) == 1:
             return results[0]
-        return _Moved(
+        return _Warped(
             blended=_mean([r.blended for r in results]),
             near=_mean([r.near for r in results]),
             far=_mean([r.far for r in results]),
@@ -401,18 +399,18 @@ class _Interval:
         )
 
     def _candidates(
-        self, moved: _Moved, fields: Sequence[Tensor], bend: Tensor, time: float
+        self, warped: _Warped, fields: Sequence[Tensor], bend: Tensor, time: float
     ) -> Candidates:
-        linear = moved.blended
+        linear = warped.blended
         if bool(bend.any()):
-            linear = self._moved(fields, torch.zeros_like(bend), time).blended
-        bent = F.avg_pool2d((moved.blended[0] - linear[0]) ** 2, GRID)
+            linear = self._warped(fields, torch.zeros_like(bend), time).blended
+        bent = F.avg_pool2d((warped.blended[0] - linear[0]) ** 2, GRID)
         return Candidates(
-            blended=moved.blended,
-            near=moved.near,
-            far=moved.far,
+            blended=warped.blended,
+            near=warped.near,
+            far=warped.far,
             linear=linear,
-            maps=F.avg_pool2d(torch.cat([moved.maps, bent], dim=1), BLOCK // GRID),
+            maps=F.avg_pool2d(torch.cat([warped.maps, bent], dim=1), BLOCK // GRID),
             time=torch.tensor([time], device=bent.device),
         )
 
@@ -448,11 +446,10 @@ class _Interval:
             box_mean((values * weight).sum(1, keepdim=True), AGREEMENT_WINDOW)
             for values in (one * two, (one * one + two * two) / 2)
         )
-        agreement = ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
-        sure: Tensor = mean * agreement * (size / (size + UNSURE))
+        sure: Tensor = mean * ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
         return sure
 
-    def _blended(self, field: Tensor, time: float) -> _Moved:
+    def _blended(self, field: Tensor, time: float) -> _Warped:
         """Both frames moved along a field and blended: by time, and where they disagree by which
         of the two agrees with the frame on its own side (what is hidden in b is seen before a).
         """
@@ -472,7 +469,7 @@ class _Interval:
         full, half = enlarge(weight, GRID), enlarge(weight, GRID // 2)
         y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (full, half, half), strict=True))
         maps = torch.cat([apart, *(sides if len(sides) == 2 else (none, none))], dim=1)
-        return _Moved(blended=(y, u, v), near=near, far=far, maps=maps)
+        return _Warped(blended=(y, u, v), near=near, far=far, maps=maps)
 
     def _with_still(self, planes: Sequence[Tensor], time: float) -> Planes:
         """Samples that stand still in all frames as the mean by time: logos and subtitles."""

@@ -103,14 +103,14 @@ class BetweenNet(nn.Module):
         )
         self.register_buffer("dct", picture_dct(), persistent=False)
 
-    def forward(self, given: Candidates) -> Planes:
+    def forward(self, candidates: Candidates) -> Planes:
         """The new frame, not yet within 0 to 255."""
-        base = self._latent([plane - GREY for plane in given.blended])
-        apart = self._latent([q - p for p, q in zip(given.near, given.far, strict=True)])
+        base = self._latent([plane - GREY for plane in candidates.blended])
+        apart = self._latent([q - p for p, q in zip(candidates.near, candidates.far, strict=True)])
         inputs = torch.cat(
-            [compress(base / UNIT), compress(apart / UNIT), torch.log1p(given.maps)], dim=1
+            [compress(base / UNIT), compress(apart / UNIT), torch.log1p(candidates.maps)], dim=1
         )
-        time = given.time.to(base.dtype)
+        time = candidates.time.to(base.dtype)
         found = self.branch(inputs, torch.stack([time, 1 - time, 4 * time * (1 - time)], dim=1))
         added = F.conv2d(found[:, :CHANNELS] * UNIT, self.dct.T[:, :, None, None].contiguous())
         gates = found[:, CHANNELS:]
@@ -120,10 +120,10 @@ class BetweenNet(nn.Module):
             + extra
             + sum(gate[:, n : n + 1] * (other - p) for n, other in enumerate((near, far, linear)))
             for p, near, far, linear, gate, extra in zip(
-                given.blended,
-                given.near,
-                given.far,
-                given.linear,
+                candidates.blended,
+                candidates.near,
+                candidates.far,
+                candidates.linear,
                 fine,
                 to_planes(added),
                 strict=True,

@@ -31,7 +31,7 @@ class InterpolationOptions:
             side on by its own motion.
         coded_motion: frames of a neural video are moved by the motion that they were coded with,
             where they have one; the rest is searched.
-        weights: of the learned part, see Interpolator.
+        weights: of the learned part, see Interpolator; none with "fast".
 
     Raises:
         ConfigError: a value is out of range or of another type, or not exactly one rate is given.
@@ -69,6 +69,8 @@ class InterpolationOptions:
             raise ConfigError(f"coded_motion {self.coded_motion!r} is not yes or no")
         if self.weights is not None and not isinstance(self.weights, str):
             raise ConfigError(f"weights {self.weights!r} is no path of a file")
+        if self.weights and self.preset == "fast":
+            raise ConfigError("preset 'fast' does without the learned part: it takes no weights")
         for name, allowed in (("preset", PRESETS), ("duplicates", DUPLICATES), ("cut", CUTS)):
             value = getattr(self, name)
             if value not in allowed:
