@@ -162,6 +162,20 @@ def test_an_operating_point_is_thinning(coded: list[Packet], model: Hierarchical
         assert all(np.array_equal(a.y, b.y) and np.array_equal(a.u, b.u) for a, b in pairs)
 
 
+def test_the_operating_point_may_change_between_packets(
+    coded: list[Packet], model: HierarchicalModel
+) -> None:
+    decoder, shown = Decoder(model=model, runtime=CPU), []
+    for index, packet in enumerate([*coded, None]):
+        decoder.levels = (1, 3, None)[index % 3]
+        shown += decoder.decode(packet)
+    kept = [(1, 3, LEVELS)[index % 3] for index in range(FRAMES)]
+    for mine, other in zip(shown, decode(mixed(coded, kept), model), strict=True):
+        assert np.array_equal(mine.y, other.y)
+    with pytest.raises(ConfigError, match="levels 9 is outside 1 to 8"):
+        decoder.levels = 9
+
+
 def test_thinning_cuts(coded: list[Packet]) -> None:
     for packet in coded:
         info = read_packet(packet.data)
