@@ -16,6 +16,7 @@ from fake_model import FakeModel
 from synthetic import clip
 from test_worker_protocol import HELLO, Client
 
+from vcfilter.bitstream import read_packet
 from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.errors import ConfigError, ModelMismatchError
@@ -127,6 +128,17 @@ def test_references_stay_as_they_are(
     natural, sharp = (decoded(coded, look) for look in LOOKS)
     for a, b in zip(natural, sharp, strict=True):
         assert np.array_equal(np.minimum(a.y.astype(int) + 9, 255), b.y)
+
+
+def test_a_repeated_frame_looks_like_what_it_repeats(folder: Path) -> None:
+    """Nothing is coded of it, its header has no qp of its own."""
+    encoder = Encoder(FORMAT, EncoderOptions(qp=40, preset="ultrafast"), runtime=CPU)
+    frames = clip(5, FORMAT, still=True)
+    packets = [p for frame in [*frames, None] for p in encoder.encode(frame)]
+    assert any(not read_packet(p.data).sections for p in packets if p.is_keyframe is False)
+    first, *rest = decoded((encoder.extradata, packets), "sharp")
+    for frame in rest:
+        assert np.array_equal(frame.y, first.y)
 
 
 def test_a_finish_is_no_model_and_belongs_to_one(folder: Path) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from clips import make_film, planes
 from fake_model import FakeModel
 from synthetic import clip
@@ -44,7 +45,9 @@ from vcfilter.frames import (
     Packet,
     VideoFormat,
 )
+from vcfilter.models import store
 from vcfilter.models.base import Model
+from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, save_finish
 from vcfilter.options import DecoderOptions
 from vcfilter.stream.decoders import neural_frames
 
@@ -180,6 +183,31 @@ def pictures(path: Path) -> list[bytes]:
 def test_decodes_what_python_decodes(tools: Tools, film: Path, expected: list[str]) -> None:
     assert len(set(expected)) == FRAMES
     assert tools.hashes("-i", film) == expected
+
+
+def test_a_look_is_the_decoders_option(
+    tools: Tools,
+    film: Path,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Natural is what there was before; sharp is what Python shows, with the same finish."""
+    net = FinishNet(FinishConfig(width=8, blocks=1))
+    with torch.no_grad():
+        net.usual.bias.fill_(0.5)
+    model = store.find(None, ONE_THREAD).info.id
+    save_finish(str(tmp_path / "finish.safetensors"), net, model, "finish", {})
+    monkeypatch.setenv(store.FOLDERS_VARIABLE, str(tmp_path))
+    environment = {**tools.environment, store.FOLDERS_VARIABLE: str(tmp_path)}
+    del environment["VCFILTER_WORKER_SOCKET"]  # that worker has another environment
+    own = Tools(environment=environment)
+    assert own.hashes("-look", "natural", "-i", film) == expected
+    options = DecoderOptions(look="sharp")
+    frames = neural_frames(film, options, runtime=ONE_THREAD)
+    sharp = [md5(*(plane.tobytes() for plane in frame.planes)) for frame in frames]
+    assert own.hashes("-look", "sharp", "-i", film) == sharp
+    assert not set(sharp) & set(expected)
 
 
 def test_ten_bit(tools: Tools, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ examples:
   vcfilter encode in.mp4 out.mkv --qp 26 --layers 3        three qualities in one file, see thin
   vcfilter encode in.mp4 out.mkv -ss 1:30 -to 1:50 -map v -map a:0
   vcfilter encode *.mp4 folder/                            all of them, in one process
-  vcfilter encode films/ coded/                            the videos of a folder likewise
+  vcfilter encode videos/ coded/                            the videos of a folder likewise
   ffmpeg -i in.avi -f nut -c copy - | vcfilter encode - out.mkv
 """
 

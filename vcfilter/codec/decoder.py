@@ -530,8 +530,7 @@ class Decoder:
         assert self._model is not None and self.video_format is not None  # a keyframe came
         shown = entry.reference
         if self._finish is not None:
-            finest = min((s.qp for s in coded.info.sections), default=coded.step.qp)
-            step = replace(coded.step, qp=finest)
+            step = replace(coded.step, qp=entry.qp)
             shown = self._finish.apply(shown, step, self.video_format)
         y, u, v = self._model.planes(shown, self.video_format)
         self.lost_levels += coded.info.lost_levels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vcfilter.bitstream import FrameHeader, PacketInfo
 from vcfilter.codec.references import Slots
@@ -47,6 +47,7 @@ class Entry:
         reference_pts: theirs, in the same order.
         reference: its reconstruction; None: it is not decoded yet, or cannot be.
         failed: it cannot be decoded.
+        qp: of its finest level; where nothing is coded, that of what it repeats.
     """
 
     coded: Coded
@@ -55,6 +56,11 @@ class Entry:
     reference_pts: tuple[int, ...] = ()
     reference: Reference | None = None
     failed: bool = False
+    qp: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        qps = [section.qp for section in self.coded.info.sections]
+        self.qp = min(qps, default=max((e.qp for e in self.references), default=0))
 
     @property
     def open(self) -> bool:

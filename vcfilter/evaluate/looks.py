@@ -129,11 +129,11 @@ def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> s
     for path in comparison.clips:
         clip = prepare(path, comparison.cache, comparison.frames)
         for qp in comparison.qps:
-            found, picture = _point(clip, own, others, qp, bench)
+            found, crops_image = _point(clip, own, others, qp, bench)
             rows += found
             for row in found:
                 progress(_line(row))
-            if not cv2.imwrite(str(crops / f"{clip.name}-{qp}.png"), picture):
+            if not cv2.imwrite(str(crops / f"{clip.name}-{qp}.png"), crops_image):
                 raise MediaError(f"{crops} cannot be written")
     text = "\n".join(_tables(rows, [c.label for c in others], judge is not None))
     write_atomically(comparison.out / "looks.json", json.dumps([asdict(row) for row in rows]))

@@ -1,4 +1,4 @@
-"""ST-LPIPS: the distance between two pictures as a network that knows objects sees it.
+"""ST-LPIPS: the distance between two images as a network that knows objects sees it.
 
 Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022): the features of a classification network whose
 strides are preceded by low-pass filters, normalised per position, their squared differences weighed
@@ -24,7 +24,7 @@ EXTRA = "train-perceptual"
 
 
 class StLpips(nn.Module):
-    """Distance of pictures (B, 3, H, W), samples -1 to 1, sides at least 32.
+    """Distance of images (B, 3, H, W), samples -1 to 1, sides at least 32.
 
     Args:
         network: "vgg" (VGG16, to train with) or "alex" (AlexNet, to judge with).
@@ -59,9 +59,9 @@ class StLpips(nn.Module):
             self.register_buffer(f"share{number}", state[f"lin{number}.model.1.weight"])
         self.eval().requires_grad_(False)
 
-    def features(self, pictures: Tensor, stages: int = 5) -> list[Tensor]:
+    def features(self, images: Tensor, stages: int = 5) -> list[Tensor]:
         """Normalised features of the first stages, (B, C, h, w) each."""
-        x = (pictures - self.shift) / self.scale
+        x = (images - self.shift) / self.scale
         found = []
         for number, stage in enumerate(self.convolutions[:stages]):
             if self.network == "vgg":
@@ -79,16 +79,16 @@ class StLpips(nn.Module):
         return found
 
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
-        """(B,) distance of what `features` gave of two pictures."""
+        """(B,) distance of what `features` gave of two images."""
         total = torch.zeros(len(first[0]), device=first[0].device)
         for number, (a, b) in enumerate(zip(first, second, strict=True)):
             share = getattr(self, f"share{number}")
             total = total + F.conv2d((a - b).square(), share).mean((1, 2, 3))
         return total
 
-    def forward(self, pictures: Tensor, others: Tensor) -> Tensor:
-        """(B,) distances, 0 for equal pictures."""
-        return self.distance(self.features(pictures), self.features(others))
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """(B,) distances, 0 for equal images."""
+        return self.distance(self.features(images), self.features(others))
 
 
 def weights_path(network: str) -> Path:

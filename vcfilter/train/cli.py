@@ -15,7 +15,7 @@ import torch
 from vcfilter.errors import ConfigError, ModelMismatchError
 from vcfilter.models import store
 from vcfilter.models.hierarchical.config import HierarchicalConfig
-from vcfilter.models.hierarchical.finish import FinishNet, save_finish
+from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, save_finish
 from vcfilter.models.hierarchical.model import networks
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
@@ -205,8 +205,7 @@ def run_finish(args: argparse.Namespace) -> int:
     """
     if len(args.phase) > 1 or len(args.steps) > 1:
         raise ConfigError(f"phase {FINISH.name!r} stands alone, with one number of steps")
-    if args.config:
-        raise ConfigError(f"phase {FINISH.name!r} takes no --config")
+    config = finish_config(args.config)
     check_numbers(args)
     if args.steps[0] < 0:
         raise ConfigError(f"steps {args.steps[0]} is below 0")
@@ -226,7 +225,7 @@ def run_finish(args: argparse.Namespace) -> int:
     device = store.pick_device(args.device)
     half = args.precision != "float32"
     state = Path(args.state or f"{args.out}.state")
-    begin = FinishNet()
+    begin = FinishNet(config)
     if not state.exists():
         say("measuring the start")
         measure_start(begin, pairs, args.precision != "float32")
@@ -255,6 +254,36 @@ def run_finish(args: argparse.Namespace) -> int:
     if Path(f"{args.out}.jsonl").exists():
         draw_curves(args.out, "loss")
     return 0
+
+
+def finish_config(settings: list[str]) -> FinishConfig:
+    """The usual configuration of a finish with some values changed.
+
+    Raises:
+        ConfigError: a setting is not NAME=VALUE, or not one that is allowed.
+    """
+    try:
+        return FinishConfig(**changed(asdict(FinishConfig()), settings))
+    except ModelMismatchError as error:
+        raise ConfigError(str(error)) from error
+
+
+def changed(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Values of a configuration with some of them set.
+
+    Raises:
+        ConfigError: a setting is not NAME=VALUE with a known name and a whole number.
+    """
+    result = dict(values)
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in values or not value.isdecimal():
+            raise ConfigError(
+                f"setting {setting!r} is not NAME=VALUE with a whole number and one of "
+                f"{', '.join(values)}"
+            )
+        result[name] = int(value)
+    return result
 
 
 def plan_of(names: list[str], steps: list[int]) -> Plan:
@@ -339,16 +368,8 @@ def config_of(settings: list[str], usual: HierarchicalConfig | None = None) -> H
         ConfigError: a setting is not NAME=VALUE, or not one that is allowed.
     """
     values: dict[str, Any] = asdict(usual or HierarchicalConfig())
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name not in values or not value.isdecimal():
-            raise ConfigError(
-                f"setting {setting!r} is not NAME=VALUE with a whole number and one of "
-                f"{', '.join(values)}"
-            )
-        values[name] = int(value)
     try:
-        return HierarchicalConfig(**values)
+        return HierarchicalConfig(**changed(values, settings))
     except ModelMismatchError as error:
         raise ConfigError(str(error)) from error
 

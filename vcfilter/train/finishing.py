@@ -83,8 +83,8 @@ class Batch:
     features: Tensor
 
 
-def as_pictures(luma: Tensor) -> Tensor:
-    """Luma of limited range (B, 1, H, W) as grey pictures (B, 3, H, W), -1 to 1."""
+def as_images(luma: Tensor) -> Tensor:
+    """Luma of limited range (B, 1, H, W) as grey images (B, 3, H, W), -1 to 1."""
     return ((luma - 16) * (2 / 219) - 1).expand(-1, 3, -1, -1)
 
 
@@ -204,8 +204,8 @@ class FinishTrainer:
             own = slice(0, len(batch.qp) // 2)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 with torch.no_grad():
-                    wanted = self.lpips.features(as_pictures(original[own]), STAGES)
-                seen = self.lpips.features(as_pictures(finished[own]), STAGES)
+                    wanted = self.lpips.features(as_images(original[own]), STAGES)
+                seen = self.lpips.features(as_images(finished[own]), STAGES)
                 distance = self.lpips.distance(seen, wanted)
             found["relative"] = (distance / self.usual_of(batch.qp[own], distance)).mean()
             found["features"] = distance.detach().mean()
@@ -332,13 +332,13 @@ def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 1
         faint = net.faint(fine, scale)
         best = float("inf")
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            wanted = lpips.features(as_pictures(original), STAGES)
+            wanted = lpips.features(as_images(original), STAGES)
             usual = 0.0
             for pair in START_GAINS:
                 own = torch.tensor([pair[0], pair[0], pair[1], pair[1]])[:, None, None] * faint
                 spread = F.interpolate(own, scale_factor=BLOCK, mode="bilinear")
                 finished = decoded + (spread * fine).sum(1, keepdim=True)
-                seen = lpips.features(as_pictures(finished), STAGES)
+                seen = lpips.features(as_images(finished), STAGES)
                 distance = float(lpips.distance(seen, wanted).sum())
                 usual = usual or distance  # the first pair changes nothing
                 error = float(ratio(squared(finished - original), squared(decoded - original)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def make_pairs(
     chosen = np.unique(((np.arange(count) + offset) * len(shots) / count).astype(np.int64))
     sizes = [_size(shots[n][0]) for n in chosen]
     side = min(min(size) for size in sizes)
-    about = f"1 {model.info.id.hex()} {' '.join(c.key for c in clips)} {chosen.tolist()} {side}"
+    about = f"2 {model.info.id.hex()} {' '.join(c.key for c in clips)} {chosen.tolist()} {side}"
     path = Path(cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.pairs.npz"
     if path.exists():
         with np.load(path) as file:
@@ -133,7 +133,8 @@ def decode_shot(
     options = EncoderOptions(qp=qp, preset=PRESET)
     encoder = Encoder(video_format, options, model=model)
     packets = [p for frame in [*originals, None] for p in encoder.encode(frame)]
-    steps = {}
+    steps: dict[int, FrameStep] = {}
+    coarse: dict[int, int] = {}  # qps of the GOP's frames
     key_identity = None
     newest = 0
     decoder = Decoder(encoder.extradata, model=model)
@@ -144,7 +145,13 @@ def decode_shot(
             newest = info.header.step.number
             if packet.is_keyframe:
                 key_identity = info.identity
-            steps[packet.pts] = info.header.step
+            step = info.header.step
+            if packet.is_keyframe:
+                coarse.clear()
+            if not info.sections:  # it repeats others, with their errors
+                step = replace(step, qp=max(coarse.get(n, qp) for n in step.reference_numbers))
+            coarse[step.number] = step.qp
+            steps[packet.pts] = step
         for frame in decoder.decode(packet):
             shown[frame.pts] = frame.y.astype(np.uint8, copy=False)
     return [(frame, shown[frame.pts], steps[frame.pts]) for frame in originals]

@@ -62,7 +62,7 @@ class FinishNet(nn.Module):
     """Luma (B, 1, H, W) to luma, changed on a grid of an eighth; nothing is changed until trained.
 
     Blocks of 8x8 samples become DCT coefficients in quantiser steps, the mean of each less that of
-    its surroundings. A network on that grid gives gains of the picture's finest bands, which are
+    the nine around it. A network on that grid gives gains of the finest bands, which are
     spread bilinearly and so know no grid, and the coefficients of what else is changed.
     """
 
