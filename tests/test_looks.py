@@ -332,9 +332,10 @@ def test_training_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_training_mends_what_is_blurred() -> None:
-    trainer = FinishTrainer(pairs(), replace_stages(CHEAP), 30, FinishNet(SMALL))
-    figures = [trainer.run_step()["error"] for _ in range(30)]
-    assert np.mean(figures[-5:]) < 0.97 * np.mean(figures[:3])
+    torch.manual_seed(0)
+    trainer = FinishTrainer(pairs(), replace_stages(CHEAP), 80, FinishNet(SMALL))
+    figures = [trainer.run_step()["error"] for _ in range(80)]
+    assert np.mean(figures[-10:]) < 0.95
 
 
 def replace_stages(phase: FinishPhase) -> FinishPhase:

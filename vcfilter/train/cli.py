@@ -225,6 +225,7 @@ def run_finish(args: argparse.Namespace) -> int:
     device = store.pick_device(args.device)
     half = args.precision != "float32"
     state = Path(args.state or f"{args.out}.state")
+    torch.manual_seed(7)
     begin = FinishNet(config)
     if not state.exists():
         say("measuring the start")
