@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcfilter.evaluate.anchors import Anchor
-from vcfilter.evaluate.clips import pictures, planes_of, prepare
+from vcfilter.evaluate.clips import frames_of, planes_of, prepare
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Codec, Neural, Point, decoded_frames, measure
 from vcfilter.frames import Frame
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip = prepare(args.source, folder, args.frames)
-        picture = next(islice(pictures(clip.path), args.show, None))
+        picture = next(islice(frames_of(clip.path), args.show, None))
         source = planes_of(picture)
         neural = Neural(preset=args.preset, qps=(args.qp,))
         ours = measure(clip, neural, args.qp, args.keyint, folder / "ours.mkv")
