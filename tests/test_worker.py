@@ -765,7 +765,7 @@ def test_a_hundred_starts_leave_nothing(
         "from types import SimpleNamespace\n"
         "from vcfilter.worker import server\n"
         "codec = SimpleNamespace(video_format=None)\n"
-        "codecs = SimpleNamespace(decoder=lambda extradata: codec, encoder=None)\n"
+        "codecs = SimpleNamespace(decoder=lambda extradata, look: codec, encoder=None)\n"
         "server.serve_standard_input(codecs)\n"
     )
     command = f"{shlex.quote(sys.executable)} {script}"
@@ -848,7 +848,7 @@ def light(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Light]:
         f"{request.param}\n"
         "codec = SimpleNamespace(video_format=None)\n"
         "codecs = SimpleNamespace(\n"
-        "    load=lambda: None, decoder=lambda extradata: codec, encoder=None)\n"
+        "    load=lambda: None, decoder=lambda extradata, look: codec, encoder=None)\n"
         "server.listen(sys.argv[1], codecs, clients)\n"
     )
     with log.open("wb") as errors:
