@@ -19,8 +19,8 @@ format:             ## put the code into the house's form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test:               ## a few minutes on 2 cores, no network, no GPU; without the slow tests
-	$(PY) -m pytest
+test:               ## four minutes on 2 cores, no network, no GPU; without the slow tests
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-all:           ## every test
 	$(PY) -m pytest -m ""
