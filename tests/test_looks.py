@@ -163,7 +163,7 @@ def test_a_finish_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         write_weights(
             path,
             name="x",
-            architecture=store.FINISH,
+            architecture="finish",
             numerics=1,
             config=config,
             card={},

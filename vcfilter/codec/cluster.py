@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -106,10 +107,9 @@ def describe(model_id: bytes) -> str:
     Raises:
         ModelMismatchError: the model is not here.
     """
-    import vcfilter  # late: it stands above this
-
+    own = sys.modules["vcfilter"].__version__  # the package's own: it stands above this module
     info = find_model(model_id, Runtime(threads=1)).info
-    return f"vcfilter {vcfilter.__version__}, model {info.id.hex()}, arithmetic {info.numerics}"
+    return f"vcfilter {own}, model {info.id.hex()}, arithmetic {info.numerics}"
 
 
 def code(model_id: bytes, wanted: str, task: GopTask) -> list[SegmentResult]:

@@ -23,7 +23,7 @@ import torch
 from vcfilter.errors import BitstreamError, ConfigError, MediaError, ModelMismatchError
 from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
 from vcfilter.models.base import Finish, Model, Reference
-from vcfilter.models.weights import WeightsFile, read_weights
+from vcfilter.models.weights import BELONGS, FINISH, WeightsFile, read_weights
 from vcfilter.options import Runtime
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,6 @@ def _load_hierarchical(file: WeightsFile, device: torch.device) -> Model:
 
 LOADERS: dict[str, Loader] = {"hierarchical": _load_hierarchical}
 """Architectures by name: what makes a model of a weights file."""
-BELONGS = "for"  # in a finish's card: its model's id
-FINISH = "finish"  # what weights files say that hold a finish, not a model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

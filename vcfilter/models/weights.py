@@ -23,6 +23,8 @@ from vcfilter.errors import MediaError, ModelMismatchError
 ID_BYTES = 8
 NAME_BYTES = 32
 DTYPES = (torch.float32, torch.float64)
+BELONGS = "for"  # in a finish's card: its model's id
+FINISH = "finish"  # what weights files say that hold a finish, not a model
 _FIELDS = ("architecture", "numerics", "config", "name")
 
 

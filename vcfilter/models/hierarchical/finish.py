@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
 from vcfilter.frames import FrameStep, VideoFormat
-from vcfilter.models import store
 from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
@@ -26,7 +25,7 @@ from vcfilter.models.hierarchical.conditions import (
     signed_pair,
 )
 from vcfilter.models.hierarchical.values import Reference
-from vcfilter.models.weights import read_weights, write_weights
+from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
 from vcfilter.nn.blocks import Block, compress
 from vcfilter.nn.precision import full_precision
 
@@ -150,10 +149,10 @@ def save_finish(
     return write_weights(
         path,
         name=name,
-        architecture=store.FINISH,
+        architecture=FINISH,
         numerics=NUMERICS,
         config=asdict(net.config),
-        card={**card, store.BELONGS: model_id.hex()},
+        card={**card, BELONGS: model_id.hex()},
         tensors=net.state_dict(),
     )
 
@@ -165,10 +164,10 @@ def load_finish(path: str, device: torch.device) -> HierarchicalFinish:
         MediaError, ModelMismatchError: the file cannot be used.
     """
     file = read_weights(path)
-    if file.architecture != store.FINISH or file.numerics != NUMERICS:
+    if file.architecture != FINISH or file.numerics != NUMERICS:
         raise ModelMismatchError(
             f"{path!r} holds {file.architecture!r} of generation {file.numerics}; this version "
-            f"knows {store.FINISH!r} of generation {NUMERICS}"
+            f"knows {FINISH!r} of generation {NUMERICS}"
         )
     unknown = sorted(set(file.config) - {field.name for field in fields(FinishConfig)})
     if unknown:
