@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,9 +14,12 @@ SMALL = 20480
 
 
 def is_native(*tensors: Tensor) -> bool:
-    """Whether native loops can work on tensors: float32 on a CPU, and no gradient passes."""
+    """Whether native loops can work on tensors: float32 on a CPU, and no gradient passes.
+
+    Training on a machine with nothing but PyTorch does without them.
+    """
     learning = torch.is_grad_enabled()
-    return all(
+    return _has_loops() and all(
         t.dtype is torch.float32 and t.is_cpu and not (learning and t.requires_grad)
         for t in tensors
     )
@@ -38,6 +44,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     maps = x.contiguous()[:, :, None].permute(0, 3, 1, 2)
     sums = torch.mkldnn_convolution(maps, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
     return sums.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+@cache
+def _has_loops() -> bool:
+    return find_spec("vcfilter._native.latents") is not None
 
 
 def _has_onednn() -> bool:
