@@ -45,10 +45,15 @@ def test_importing_is_quick_and_lazy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_threads_wait_without_spinning_unless_told_otherwise() -> None:
-    code = "import os, vcfilter; print(os.environ['OMP_WAIT_POLICY'])"
-    bare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+def test_threads_hardly_spin_while_they_wait_unless_told_otherwise() -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, vcfilter; print(*(os.environ.get(name) for name in {names}))"
+    bare = {key: value for key, value in os.environ.items() if key not in names}
+    for given, expected in (
+        ({}, "PASSIVE 5000"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=bare | given,
