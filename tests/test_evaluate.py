@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from vcfilter.cli.evaluate import COMMAND
 from vcfilter.cli.parser import command_parser
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.evaluate import runner
+from vcfilter.evaluate import interpolation, runner
 from vcfilter.evaluate.anchors import encode, parse_anchor
 from vcfilter.evaluate.bdrate import bd_rate
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare
 from vcfilter.evaluate.interpolation import compare_interpolation, compare_reds, reds_clips
+from vcfilter.evaluate.judge import lpips
 from vcfilter.evaluate.report import to_png
 from vcfilter.evaluate.runner import Neural, cached_point, identity, track_packets
 from vcfilter.frames import Frame
+from vcfilter.nn.perceptual import StLpips, available
 
 RATES = [100.0, 210.0, 430.0, 900.0]
 QUALITIES = [30.0, 33.1, 36.4, 39.2]
@@ -319,6 +322,52 @@ def test_interpolation_is_measured_on_frames_that_are_left_out(tmp_path: Path) -
     assert scores["few", "quadratic"]["psnr"] == scores["few", "linear"]["psnr"]
     with pytest.raises(MediaError, match="too few"):
         compare_interpolation([clips[1]], tmp_path / "cache", tmp_path / "out", factor=8)
+
+
+RIFE = """#!{python}
+import sys
+import cv2
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+time = float(words.get("-s", 0.5))
+a, b = (cv2.imread(words[name]) for name in ("-0", "-1"))
+cv2.imwrite(words["-o"], cv2.addWeighted(a, 1 - time, b, time, 0))
+"""
+
+
+def test_interpolation_beside_a_program_like_rife(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "pan.mkv", frames=13)
+    program = tmp_path / "rife"
+    program.write_text(RIFE.format(python=sys.executable))
+    program.chmod(0o755)
+    text = compare_interpolation(
+        [clip], tmp_path / "cache", tmp_path / "out", factor=4, preset="fast", rife=str(program)
+    )
+    assert text.splitlines()[0].split()[-1] == "RIFE"
+    found = json.loads((tmp_path / "out" / "interpolation.json").read_text())["scores"]
+    scores = {s["method"]: s for s in found}
+    assert scores["RIFE"]["frames"] == 3
+    # A frame of a still pair comes back as it was, but for RGB in between.
+    frames = list(frames_of(prepare(clip, tmp_path / "cache").path))
+    made = interpolation._rife(str(program), frames[:1] * 3, [0], 2)
+    assert np.abs(made[1].y.astype(int) - planes_of(frames[0]).y).max() <= 3
+    if available():
+        assert all(0 < scores[method]["lpips"] < 1 for method in ("quadratic", "RIFE"))
+        assert lpips(StLpips("alex"), frames[:1], [[planes_of(frames[0])]]) == [0]
+    else:
+        assert scores["RIFE"]["lpips"] is None
+        assert "extra train-perceptual" in text
+
+
+def test_a_program_like_rife_that_fails(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "pan.mkv", frames=9)
+    folders = tmp_path / "cache", tmp_path / "out"
+    with pytest.raises(MediaError, match="cannot be started: No such file"):
+        compare_interpolation([clip], *folders, preset="fast", rife=str(tmp_path / "none"))
+    program = tmp_path / "rife"
+    program.write_text("#!/bin/sh\necho no model >&2\n")
+    program.chmod(0o755)
+    with pytest.raises(MediaError, match="made no picture: no model"):
+        compare_interpolation([clip], *folders, preset="fast", rife=str(program))
 
 
 def test_reds_in_its_own_layout(tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the learned part of interpolation, for the row trained (the package's own)",
     )  # fmt: skip
     group.add_argument(
+        "--rife", metavar="PROGRAM",
+        help="compare with RIFE as well: rife-ncnn-vulkan, or a program with its arguments",
+    )  # fmt: skip
+    group.add_argument(
         "--reds", metavar="DIR",
         help="EQVI's table on REDS_VTSR's validation set: DIR/val_15fps and DIR/val_30fps "
         "(--factor 4: val_60fps)",
@@ -183,7 +187,9 @@ def _interpolate(args: argparse.Namespace, terminal: Terminal) -> int:
             cache = Path(args.cache).expanduser() if args.cache else default_cache()
             clips = [Path(each) for each in args.clips]
             texts.append(
-                compare_interpolation(clips, cache, Path(args.out), frames=args.frames, **options)
+                compare_interpolation(
+                    clips, cache, Path(args.out), frames=args.frames, rife=args.rife, **options
+                )
             )
         if args.reds:
             texts.append(compare_reds(Path(args.reds), **options))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -10,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import av.error
+import cv2
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.evaluate.clips import frames_of, planes_of, prepare, write_atomically
+from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare, write_atomically
+from vcfilter.evaluate.judge import LPIPS_FRAMES, as_image, lpips, video_frame
 from vcfilter.frames import Frame, Plane, VideoFormat
 from vcfilter.interpolation.interpolator import Interpolator
 from vcfilter.interpolation.options import FACTORS
 from vcfilter.metrics import PSNR_CAP, plane_psnr, squared_error, ssim
+from vcfilter.nn.perceptual import EXTRA, StLpips, available
 from vcfilter.options import Runtime
 
 REDS_CLIPS = ("002", "005", "010", "017", "025")
@@ -31,8 +36,11 @@ Of each clip one frame in {factor} is given, the others are made and compared wi
 left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
 intervals of a clip without such). "linear" knows the two frames around the interval alone;
 "trained" is quadratic with the learned part, where there are weights for it and the preset uses it;
-minterpolate is FFmpeg's filter with its defaults and without detection of scene changes. gradient:
-the made frames' gradient energy (luma) relative to that of the given frames beside them."""
+minterpolate is FFmpeg's filter with its defaults and without detection of scene changes; RIFE is
+the program that --rife names, given frames as PNG files in RGB. ST-LPIPS: with AlexNet, of RGB, of
+{frames} frames, lower is better. Gradients: the made frames' gradient energy (luma) relative to
+that of the given frames beside them."""
+UNJUDGED = f"ST-LPIPS is not measured: install vcfilter with the extra {EXTRA}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,7 @@ class Score:
         frames: that were compared.
         psnr, ssim: means over them; None where the method made none.
         gradient: their gradient energy relative to the given frames'.
+        lpips: ST-LPIPS; None where it cannot be measured.
     """
 
     clip: str
@@ -51,6 +60,7 @@ class Score:
     psnr: float | None
     ssim: float | None
     gradient: float | None = None
+    lpips: float | None = None
 
 
 def compare_interpolation(
@@ -63,9 +73,10 @@ def compare_interpolation(
     frames: int | None = None,
     runtime: Runtime | None = None,
     weights: str | None = None,
+    rife: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Measure linear, quadratic and trained interpolation and minterpolate on clips.
+    """Measure linear, quadratic and trained interpolation, minterpolate and RIFE on clips.
 
     Args:
         clips: video files.
@@ -75,30 +86,49 @@ def compare_interpolation(
         preset: of the interpolation.
         frames: take only so many from the start of each clip.
         weights: of the learned part, see Interpolator.
+        rife: a program with the arguments of rife-ncnn-vulkan; without it there is no such column.
         report: called with a line per clip.
 
     Returns:
-        A table.
+        Tables.
 
     Raises:
         ConfigError: the factor is out of range.
-        MediaError: a clip cannot be read or is too short, out cannot be written.
+        MediaError: a clip cannot be read or is too short, out cannot be written, the program fails.
     """
     if not FACTORS[0] <= factor <= FACTORS[1]:
         raise ConfigError(f"factor {factor} is outside {FACTORS[0]} to {FACTORS[1]}")
     scores: list[Score] = []
+    judge = StLpips("alex") if available() else None
     for path in clips:
         clip = prepare(path, cache, frames)
-        found = [
-            replace(planes_of(each), pts=index) for index, each in enumerate(frames_of(clip.path))
-        ]
-        own = _of_clip(clip.name, found, clip.bit_depth, factor, preset, runtime, weights)
+        originals = list(frames_of(clip.path))
+        if len(originals) <= factor:
+            raise MediaError(
+                f"{clip.name} has {len(originals)} frames: too few for a factor of {factor}"
+            )
+        found = [replace(planes_of(each), pts=index) for index, each in enumerate(originals)]
+        height, width = found[0].y.shape
+        fmt = VideoFormat(width=width, height=height, bit_depth=clip.bit_depth)
+        tools = [Interpolator(fmt, preset, runtime, weights=each) for each in ("", weights)]
+        starts = _starts(len(found), factor)
+        made = {
+            "linear": _between(tools[0], found, starts, factor, outer=False),
+            "quadratic": _between(tools[0], found, starts, factor, outer=True),
+            "trained": _between(tools[1], found, starts, factor, outer=True)
+            if tools[1].is_trained
+            else {},
+            "minterpolate": _minterpolate(found, clip.bit_depth, factor),
+        }
+        if rife is not None:
+            made["RIFE"] = _rife(rife, originals, starts, factor)
+        own = _scores(clip, factor, originals, made, judge)
         scores += own
         report(f"{clip.name}: " + ", ".join(f"{s.method} {_cell(s)}" for s in own))
     try:
         out.mkdir(parents=True, exist_ok=True)
         data = {
-            "method": METHOD.format(factor=factor),
+            "method": METHOD.format(factor=factor, frames=LPIPS_FRAMES),
             "factor": factor,
             "preset": preset,
             "scores": [asdict(score) for score in scores],
@@ -106,57 +136,53 @@ def compare_interpolation(
         write_atomically(out / "interpolation.json", json.dumps(data, indent=1))
     except OSError as error:
         raise MediaError(f"{out} cannot be written: {error.strerror}") from error
-    return "\n".join([_table(scores), "", METHOD.format(factor=factor)])
+    texts = [_table("PSNR Y / SSIM", scores, _cell)]
+    if judge is not None:
+        texts.append(_table("ST-LPIPS", scores, lambda score: _decimals(score.lpips, 4)))
+    texts.append(_table("gradients", scores, lambda score: _decimals(score.gradient, 3)))
+    texts.append(METHOD.format(factor=factor, frames=LPIPS_FRAMES))
+    return "\n\n".join(texts if judge is not None else [*texts, UNJUDGED])
 
 
-def _of_clip(
-    name: str,
-    frames: Sequence[Frame],
-    bit_depth: int,
+def _starts(count: int, factor: int) -> list[int]:
+    """Where the intervals begin that are compared, of count frames."""
+    last = (count - 1) // factor * factor
+    return list(range(factor, last - factor, factor)) or list(range(0, last, factor))
+
+
+def _scores(
+    clip: Clip,
     factor: int,
-    preset: str,
-    runtime: Runtime | None,
-    weights: str | None,
+    originals: Sequence[VideoFrame],
+    made: Mapping[str, Mapping[int, Frame]],
+    judge: StLpips | None,
 ) -> list[Score]:
-    last = (len(frames) - 1) // factor * factor
-    starts = list(range(factor, last - factor, factor)) or list(range(0, last, factor))
-    if not starts:
-        raise MediaError(f"{name} has {len(frames)} frames: too few for a factor of {factor}")
-    height, width = frames[0].y.shape
-    fmt = VideoFormat(width=width, height=height, bit_depth=bit_depth)
-    tool = Interpolator(fmt, preset, runtime, weights="")
-    trained = Interpolator(fmt, preset, runtime, weights=weights)
-    wanted = [start + part for start in starts for part in range(1, factor)]
-    made: dict[str, dict[int, Plane]] = {
-        "linear": _between(tool, frames, starts, factor, outer=False),
-        "quadratic": _between(tool, frames, starts, factor, outer=True),
-        "trained": _between(trained, frames, starts, factor, outer=True)
-        if trained.is_trained
-        else {},
-        "minterpolate": _minterpolate(frames, bit_depth, factor),
-    }
+    """What each method's frames, by index, are like."""
+    frames = [planes_of(each) for each in originals]
+    wanted = [s + part for s in _starts(len(frames), factor) for part in range(1, factor)]
     scores = []
-    for method, planes in made.items():
-        pairs = [(frames[index].y, planes[index]) for index in wanted if index in planes]
-        complete = len(pairs) == len(wanted)
-        scores.append(
-            Score(
-                clip=name,
-                method=method,
-                frames=len(pairs) if complete else 0,
-                psnr=_mean([plane_psnr(*p, bit_depth) for p in pairs]) if complete else None,
-                ssim=_mean([ssim(*p, bit_depth) for p in pairs]) if complete else None,
-                gradient=_gradient(frames, planes, wanted, factor) if complete else None,
+    for method, new in made.items():
+        score = Score(clip=clip.name, method=method, frames=0, psnr=None, ssim=None)
+        if all(index in new for index in wanted):
+            pairs = [(frames[index].y, new[index].y) for index in wanted]
+            found = lpips(judge, [originals[i] for i in wanted], [[new[i] for i in wanted]])
+            score = replace(
+                score,
+                frames=len(pairs),
+                psnr=_mean([plane_psnr(*pair, clip.bit_depth) for pair in pairs]),
+                ssim=_mean([ssim(*pair, clip.bit_depth) for pair in pairs]),
+                gradient=_gradient(frames, new, wanted, factor),
+                lpips=found[0],
             )
-        )
+        scores.append(score)
     return scores
 
 
 def _gradient(
-    frames: Sequence[Frame], made: Mapping[int, Plane], wanted: Sequence[int], factor: int
+    frames: Sequence[Frame], made: Mapping[int, Frame], wanted: Sequence[int], factor: int
 ) -> float:
     """Gradient energy of made frames relative to the mean of the two given ones around each."""
-    new = sum(_energy(made[index]) for index in wanted)
+    new = sum(_energy(made[index].y) for index in wanted)
     starts = [index // factor * factor for index in wanted]
     old = sum(_energy(frames[s].y) + _energy(frames[s + factor].y) for s in starts) / 2
     return new / old if old else 1.0
@@ -169,15 +195,15 @@ def _energy(plane: Plane) -> float:
 
 def _between(
     tool: Interpolator, frames: Sequence[Frame], starts: Sequence[int], factor: int, *, outer: bool
-) -> dict[int, Plane]:
-    """Luma of the frames that were left out, by index."""
+) -> dict[int, Frame]:
+    """The frames that were left out, by index."""
     times = [Fraction(part, factor) for part in range(1, factor)]
 
     def at(index: int) -> Frame | None:
         return frames[index] if outer and 0 <= index < len(frames) else None
 
     return {
-        new.pts: new.y
+        new.pts: new
         for start in starts
         for new in tool.between(
             at(start - factor),
@@ -189,8 +215,8 @@ def _between(
     }
 
 
-def _minterpolate(frames: Sequence[Frame], bit_depth: int, factor: int) -> dict[int, Plane]:
-    """Luma of what FFmpeg's filter makes, by index; nothing for 10 bit, which it does not take."""
+def _minterpolate(frames: Sequence[Frame], bit_depth: int, factor: int) -> dict[int, Frame]:
+    """What FFmpeg's filter makes, by index; nothing for 10 bit, which it does not take."""
     if bit_depth != 8:
         return {}
     height, width = frames[0].y.shape
@@ -205,27 +231,72 @@ def _minterpolate(frames: Sequence[Frame], bit_depth: int, factor: int) -> dict[
         graph.link_nodes(*nodes).configure()
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(f"FFmpeg's minterpolate cannot be used: {error}") from error
-    found: dict[int, Plane] = {}
+    found: dict[int, Frame] = {}
     given: list[Frame | None] = [*frames[::factor], None]
     for index, frame in enumerate(given):
-        graph.vpush(None if frame is None else _video_frame(frame, index))
+        graph.vpush(None if frame is None else video_frame(frame, "yuv420p", index))
         while True:
             try:
                 new: Any = graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 break
-            found[round(new.pts * new.time_base * 25 * factor)] = planes_of(new).y
+            found[round(new.pts * new.time_base * 25 * factor)] = planes_of(new)
     return found
 
 
-def _video_frame(frame: Frame, pts: int) -> VideoFrame:
-    height, width = frame.y.shape
-    result = VideoFrame(width, height, "yuv420p")
-    for plane, samples in zip(result.planes, frame.planes, strict=True):
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        rows[: samples.shape[0], : samples.shape[1]] = samples
-    result.pts, result.time_base = pts, Fraction(1, 25)
-    return result
+def _rife(
+    program: str, originals: Sequence[VideoFrame], starts: Sequence[int], factor: int
+) -> dict[int, Frame]:
+    """What a program makes, by index: PROGRAM -0 A.png -1 B.png -o NEW.png [-s TIME].
+
+    The time, which older models of RIFE do not take, is left out where it is 0.5.
+
+    Raises:
+        MediaError: it cannot be started, fails or makes no picture.
+    """
+    found: dict[int, Frame] = {}
+    with tempfile.TemporaryDirectory() as name:
+        one, two, new = (Path(name) / f"{each}.png" for each in ("before", "after", "new"))
+        for start in starts:
+            for path, index in ((one, start), (two, start + factor)):
+                image = as_image(originals[index], planes_of(originals[index]), "bgr24")
+                if not cv2.imwrite(str(path), image):
+                    raise MediaError(f"{path} cannot be written")
+            for part in range(1, factor):
+                new.unlink(missing_ok=True)
+                command = [program, "-0", str(one), "-1", str(two), "-o", str(new)]
+                if 2 * part != factor:
+                    command += ["-s", f"{part / factor:.6f}"]
+                try:
+                    done = subprocess.run(command, capture_output=True, text=True, check=False)
+                except OSError as error:
+                    raise MediaError(f"{program} cannot be started: {error.strerror}") from error
+                if done.returncode or not new.is_file():
+                    said = (done.stderr or done.stdout).strip().splitlines()
+                    raise MediaError(f"{program} made no picture: {said[-1] if said else 'silent'}")
+                found[start + part] = _as_planes(new, originals[start])
+    return found
+
+
+def _as_planes(image: Path, like: VideoFrame) -> Frame:
+    """An image file in the format and the colours of a clip's frames.
+
+    Raises:
+        MediaError: it cannot be read, or has another size.
+    """
+    picture = next(frames_of(image))
+    if (picture.width, picture.height) != (like.width, like.height):
+        raise MediaError(
+            f"{image.name} has {picture.width}x{picture.height} samples, "
+            f"not {like.width}x{like.height}"
+        )
+    return planes_of(
+        picture.reformat(
+            format=like.format.name,
+            dst_colorspace=_MATRICES.get(like.colorspace, like.colorspace),
+            dst_color_range=like.color_range or _LIMITED,
+        )
+    )
 
 
 def compare_reds(
@@ -318,12 +389,13 @@ def _reds_pairs(
         for new in tool.between(before, a, b, after, times):
             image = place / f"{new.pts:08}.png"
             rgb = next(frames_of(image)).reformat(format="rgb24")
-            made = _video_frame(new, 0)
+            made = video_frame(new, "yuv420p", 0)
             made.colorspace, made.color_range = _BT709, _LIMITED
             yield rgb, made.reformat(format="rgb24")
 
 
 _BT709, _LIMITED = 1, 1
+_MATRICES = {2: 5}  # not stated: swscale's default, BT.601
 
 
 def _image_planes(path: Path) -> Frame:
@@ -365,22 +437,36 @@ def _overall(scores: Sequence[Score]) -> str:
     return f"{_mean([p for p, _ in known]):.4f}/{_mean([s for _, s in known]):.4f}"
 
 
-def _table(scores: Sequence[Score]) -> str:
+def _decimals(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
+
+
+def _table(head: str, scores: Sequence[Score], cell: Callable[[Score], str]) -> str:
+    """A row per clip and one of means, a column per method."""
     methods = list(dict.fromkeys(score.method for score in scores))
-    by_clip: dict[str, Mapping[str, Score]] = {
-        clip: {s.method: s for s in scores if s.clip == clip}
-        for clip in dict.fromkeys(score.clip for score in scores)
-    }
-    rows = [["PSNR Y / SSIM", *methods]]
-    rows += [[clip, *(_cell(found[m]) for m in methods)] for clip, found in by_clip.items()]
-    means = []
-    for method in methods:
-        own = [s for s in scores if s.method == method]
-        psnr = [s.psnr for s in own if s.psnr is not None]
-        similar = [s.ssim for s in own if s.ssim is not None]
-        whole = len(psnr) == len(own)
-        means.append(f"{_mean(psnr):.2f} / {_mean(similar):.4f}" if whole else "none")
-    return _aligned([*rows, ["mean", *means]])
+    rows = [[head, *methods]]
+    for clip in dict.fromkeys(score.clip for score in scores):
+        rows.append([clip, *(cell(score) for score in scores if score.clip == clip)])
+    means = [_mean_score([score for score in scores if score.method == m]) for m in methods]
+    return _aligned([*rows, ["mean", *map(cell, means)]])
+
+
+def _mean_score(scores: Sequence[Score]) -> Score:
+    """Of one method; what it lacks on one clip it lacks here."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return _mean(known) if len(known) == len(values) else None
+
+    return Score(
+        clip="mean",
+        method=scores[0].method,
+        frames=sum(score.frames for score in scores),
+        psnr=mean([score.psnr for score in scores]),
+        ssim=mean([score.ssim for score in scores]),
+        gradient=mean([score.gradient for score in scores]),
+        lpips=mean([score.lpips for score in scores]),
+    )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

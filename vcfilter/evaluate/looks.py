@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -16,7 +15,6 @@ import av.error
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
@@ -25,6 +23,7 @@ from vcfilter.evaluate.anchors import Anchor
 from vcfilter.evaluate.bdrate import bd_rate
 from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare, write_atomically
 from vcfilter.evaluate.comparison import Comparison
+from vcfilter.evaluate.judge import LPIPS_FRAMES, as_image, lpips, video_frame
 from vcfilter.evaluate.runner import (
     Codec,
     Neural,
@@ -38,7 +37,6 @@ from vcfilter.metrics import frame_psnr, ms_ssim
 from vcfilter.nn.perceptual import EXTRA, StLpips, available
 from vcfilter.options import LOOKS, DecoderOptions, Runtime
 
-LPIPS_FRAMES = 6  # of a clip, spread evenly: the network takes about a second for one of 720x576
 PERIODS = (2, 4, 8)  # of a grid, in samples
 CRFS = (10, 45)  # between which another codec's is looked for
 CROP = 128  # side of what is shown enlarged
@@ -166,10 +164,10 @@ def _point(
     for _, _, frames in shown:
         if len(frames) != len(sources):
             raise MediaError(f"{clip.name}: {len(frames)} frames came out of {len(sources)}")
-    lpips = _lpips(bench.judge, originals, [frames for _, _, frames in shown])
+    distances = lpips(bench.judge, originals, [frames for _, _, frames in shown])
     rows = [
         _row(clip, name, qp, size, sources, frames, distance)
-        for (name, size, frames), distance in zip(shown, lpips, strict=True)
+        for (name, size, frames), distance in zip(shown, distances, strict=True)
     ]
     middle = len(sources) // 2
     images = [_bgr(originals[middle], each[middle]) for _, _, each in shown]
@@ -294,7 +292,7 @@ def xpsnr(sources: Sequence[Frame], frames: Sequence[Frame], bit_depth: int) -> 
     found: list[float] = []
     for number, pair in enumerate([*zip(sources, frames, strict=True), None]):
         for place, node in enumerate(inputs):
-            node.push(None if pair is None else _video_frame(pair[place], pixels, number))
+            node.push(None if pair is None else video_frame(pair[place], pixels, number))
         while True:
             try:
                 result: Any = sink.pull()
@@ -305,50 +303,9 @@ def xpsnr(sources: Sequence[Frame], frames: Sequence[Frame], bit_depth: int) -> 
     return _mean(found) if found else None
 
 
-def _video_frame(frame: Frame, pixels: str, pts: int) -> VideoFrame:
-    height, width = frame.y.shape
-    result = VideoFrame(width, height, pixels)
-    for plane, samples in zip(result.planes, frame.planes, strict=True):
-        stride = plane.line_size // samples.dtype.itemsize
-        rows = np.frombuffer(memoryview(plane), samples.dtype).reshape(-1, stride)
-        rows[: samples.shape[0], : samples.shape[1]] = samples
-    result.pts, result.time_base = pts, Fraction(1, 25)
-    return result
-
-
 def _bgr(like: VideoFrame, frame: Frame) -> Plane:
     """A frame as (height, width, 3) BGR of 8 bit, with the colours of the original."""
-    return _converted(like, frame, "bgr24")
-
-
-def _converted(like: VideoFrame, frame: Frame, pixels: str) -> Plane:
-    image = _video_frame(frame, like.format.name, 0)
-    image.colorspace, image.color_range = like.colorspace, like.color_range
-    return np.asarray(image.to_ndarray(format=pixels), np.uint8)
-
-
-def _lpips(
-    judge: StLpips | None, originals: Sequence[VideoFrame], shown: Sequence[Sequence[Frame]]
-) -> list[float | None]:
-    """Mean ST-LPIPS with AlexNet of each; None without its weights."""
-    if judge is None:
-        return [None] * len(shown)
-    count = min(LPIPS_FRAMES, len(originals))
-    numbers = sorted({(2 * n + 1) * len(originals) // (2 * count) for n in range(count)})
-    sums = [0.0] * len(shown)
-
-    def features(like: VideoFrame, frame: Frame) -> list[torch.Tensor]:
-        image = torch.from_numpy(_converted(like, frame, "rgb24")).permute(2, 0, 1)[None]
-        return judge.features(image.float() / 127.5 - 1)
-
-    with torch.inference_mode():
-        for number in numbers:
-            like = originals[number]
-            wanted = features(like, planes_of(like))
-            for place, frames in enumerate(shown):
-                seen = features(like, frames[number])
-                sums[place] += float(judge.distance(seen, wanted)) / len(numbers)
-    return list(sums)
+    return as_image(like, frame, "bgr24")
 
 
 def _side_by_side(images: Sequence[Plane], source: Frame) -> Plane:
