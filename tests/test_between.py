@@ -22,6 +22,7 @@ from vcfilter.interpolation.net import BetweenConfig, BetweenNet
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.models.store import DEFAULT_NAME, list_models
 from vcfilter.models.weights import write_weights
+from vcfilter.nn.perceptual import StLpips, available
 from vcfilter.train.between import BetweenTrainer, config_of, laplacian, losses
 from vcfilter.train.data import Clip, Samples
 
@@ -126,9 +127,9 @@ def material(count: int = 13, side: int = 64) -> Clip:
     return Clip(np.stack(stacked), [0], "pan")
 
 
-def trainer(steps: int) -> BetweenTrainer:
+def trainer(steps: int, lpips: StLpips | None = None) -> BetweenTrainer:
     torch.manual_seed(1)
-    return BetweenTrainer(BetweenNet(SMALL), Samples([material()], 64, 3), steps)
+    return BetweenTrainer(BetweenNet(SMALL), Samples([material()], 64, 3), steps, lpips=lpips)
 
 
 def test_it_learns_and_goes_on_from_its_state(tmp_path: Path) -> None:
@@ -145,6 +146,31 @@ def test_it_learns_and_goes_on_from_its_state(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"none")
     with pytest.raises(ConfigError, match="no state"):
         two.resume(tmp_path / "broken")
+
+
+@pytest.mark.skipif(not available(), reason="the weights of ST-LPIPS are not installed")
+def test_the_look_sharp_learns_from_st_lpips() -> None:
+    one = trainer(6, StLpips("vgg"))
+    assert one.title == "between-p"
+    figures = [one.run_step().read(n) for n in range(6)]
+    assert set(figures[0]) == {"loss", "gain", "ST-LPIPS", "its gain"}
+    assert figures[0]["its gain"] == pytest.approx(0, abs=1e-3)
+    assert figures[-1]["its gain"] != figures[0]["its gain"]
+    assert one.weights().branch.last.weight.abs().max() > 0
+
+
+def test_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for options in ({"look": "other"}, {"look": "sharp", "preset": "fast"}):
+        with pytest.raises(ConfigError, match="look"):
+            InterpolationOptions(factor=2, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="natural, sharp"):
+        Interpolator(FORMAT, look="other")
+    nets = {"natural": BetweenNet(SMALL), "sharp": moved(BetweenNet(SMALL))}
+    monkeypatch.setattr("vcfilter.interpolation.interpolator.load_shipped", nets.get)
+    made = {
+        look: next(iter(Interpolator(FORMAT, look=look).between(*frames(), [0.5]))) for look in nets
+    }
+    assert not np.array_equal(made["natural"].y, made["sharp"].y)
 
 
 def test_settings() -> None:

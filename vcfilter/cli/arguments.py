@@ -355,13 +355,13 @@ def add_model(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_look(parser: argparse.ArgumentParser) -> None:
+def add_look(parser: argparse._ActionsContainer) -> None:
     """--look of a command that shows frames."""
     parser.add_argument(
         "--look",
         choices=LOOKS,
         default=LOOKS[0],
-        help="frames as they were coded, or with lost detail made up for the eye (%(default)s)",
+        help="frames as they are, or with lost detail made up for the eye (%(default)s)",
     )
 
 

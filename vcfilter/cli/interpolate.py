@@ -10,6 +10,7 @@ from vcfilter.cli.arguments import (
     add_codec,
     add_decoder,
     add_filter,
+    add_look,
     add_loudness,
     add_output,
     add_rate,
@@ -90,9 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--weights", metavar="FILE",
-        help="of the learned part, as train --phase between writes them (the package's own, if it "
-        "brings any)",
+        help="of the learned part, as train --phase between writes them (the package's own)",
     )  # fmt: skip
+    add_look(group)
     group.add_argument(
         "--resume", action="store_true",
         help="PNG files that an earlier run left in the target stay, the others are made",
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         duplicates=args.dup,
         cut=args.cut,
         weights=args.weights,
+        look=args.look,
     )
     if args.codec == "copy":
         raise ConfigError("-c:v copy codes nothing: new frames have to be coded")

@@ -22,10 +22,11 @@ from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare, write_a
 from vcfilter.evaluate.judge import LPIPS_FRAMES, as_image, lpips, video_frame
 from vcfilter.frames import Frame, Plane, VideoFormat
 from vcfilter.interpolation.interpolator import Interpolator
+from vcfilter.interpolation.net import shipped
 from vcfilter.interpolation.options import FACTORS
 from vcfilter.metrics import PSNR_CAP, plane_psnr, squared_error, ssim
 from vcfilter.nn.perceptual import EXTRA, StLpips, available
-from vcfilter.options import Runtime
+from vcfilter.options import LOOKS, Runtime
 
 REDS_CLIPS = ("002", "005", "010", "017", "025")
 """The five clips of EQVI's second column."""
@@ -35,11 +36,13 @@ METHOD = """\
 Of each clip one frame in {factor} is given, the others are made and compared with those that were
 left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
 intervals of a clip without such). "linear" knows the two frames around the interval alone;
-"trained" is quadratic with the learned part, where there are weights for it and the preset uses it;
+"trained" is quadratic with the learned part, where there are weights for it and the preset uses it,
+"sharp" with that of the look sharp;
 minterpolate is FFmpeg's filter with its defaults and without detection of scene changes; RIFE is
 the program that --rife names, given frames as PNG files in RGB. ST-LPIPS: with AlexNet, of RGB, of
 {frames} frames, lower is better. Gradients: the made frames' gradient energy (luma) relative to
 that of the given frames beside them."""
+SHARP = LOOKS[1]
 UNJUDGED = f"ST-LPIPS is not measured: install vcfilter with the extra {EXTRA}."
 
 
@@ -110,16 +113,20 @@ def compare_interpolation(
         found = [replace(planes_of(each), pts=index) for index, each in enumerate(originals)]
         height, width = found[0].y.shape
         fmt = VideoFormat(width=width, height=height, bit_depth=clip.bit_depth)
-        tools = [Interpolator(fmt, preset, runtime, weights=each) for each in ("", weights)]
+        plain = Interpolator(fmt, preset, runtime, weights="")
+        trained = Interpolator(fmt, preset, runtime, weights=weights)
         starts = _starts(len(found), factor)
         made = {
-            "linear": _between(tools[0], found, starts, factor, outer=False),
-            "quadratic": _between(tools[0], found, starts, factor, outer=True),
-            "trained": _between(tools[1], found, starts, factor, outer=True)
-            if tools[1].is_trained
+            "linear": _between(plain, found, starts, factor, outer=False),
+            "quadratic": _between(plain, found, starts, factor, outer=True),
+            "trained": _between(trained, found, starts, factor, outer=True)
+            if trained.is_trained
             else {},
-            "minterpolate": _minterpolate(found, clip.bit_depth, factor),
         }
+        if trained.is_trained and shipped(SHARP) is not None:
+            sharp = Interpolator(fmt, preset, runtime, look=SHARP)
+            made[SHARP] = _between(sharp, found, starts, factor, outer=True)
+        made["minterpolate"] = _minterpolate(found, clip.bit_depth, factor)
         if rife is not None:
             made["RIFE"] = _rife(rife, originals, starts, factor)
         own = _scores(clip, factor, originals, made, judge)

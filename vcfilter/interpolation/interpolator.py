@@ -41,7 +41,7 @@ from vcfilter.interpolation.options import PRESETS
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.store import pick_device
 from vcfilter.nn.warp import enlarge, warp
-from vcfilter.options import Runtime
+from vcfilter.options import LOOKS, Runtime
 
 ALIGN = 16
 FIT = (10.0, 2.0)
@@ -70,11 +70,12 @@ class Interpolator:
         preset: "fast", "medium" or "slow": how much the search for motion tries.
         runtime: device and threads.
         coded_motion: take the motion that frames were coded with, where they bring it.
-        weights: path of the learned part's weights file; None: the package's own, if it brings
-            any; "": none. "fast" does without.
+        weights: path of the learned part's weights file; None: the package's own for the look, if
+            it brings any; "": none. "fast" does without.
+        look: one of LOOKS: frames nearest to what was there, or with detail for the eye.
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: there is no such preset or look.
     """
 
     def __init__(
@@ -85,7 +86,10 @@ class Interpolator:
         *,
         coded_motion: bool = False,
         weights: str | None = None,
+        look: str = LOOKS[0],
     ) -> None:
+        if look not in LOOKS:
+            raise ConfigError(f"look {look!r} is not one of {', '.join(LOOKS)}")
         if preset not in PRESETS:
             raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
         self.video_format = video_format
@@ -95,7 +99,7 @@ class Interpolator:
         self._coded_motion = coded_motion
         self._net: BetweenNet | None = None
         if self._effort.learned and weights != "":
-            net = load_shipped() if weights is None else load_net(weights)
+            net = load_shipped(look) if weights is None else load_net(weights)
             self._net = None if net is None else copy.deepcopy(net).to(self._device)
         self._neighbours: dict[Frame, _Neighbour] = {}
 

@@ -34,7 +34,7 @@ from vcfilter.nn.warp import enlarge
 
 ARCHITECTURE = "between"
 NUMERICS = 1
-FILE = "between.safetensors"
+FILES = {"natural": "between.safetensors", "sharp": "between_sharp.safetensors"}
 MAPS = 4
 GATES = 3
 UNIT = 8.0  # of coefficients, in samples
@@ -185,14 +185,14 @@ def load(path: str) -> BetweenNet:
     return net.eval().requires_grad_(False)
 
 
-def shipped() -> str | None:
-    """The path of the package's own weights; None: there are none."""
-    path = Path(str(resources.files("vcfilter") / "weights" / FILE))
+def shipped(look: str) -> str | None:
+    """The path of the package's own weights for a look; None: there are none."""
+    path = Path(str(resources.files("vcfilter") / "weights" / FILES[look]))
     return str(path) if path.is_file() else None
 
 
 @cache
-def load_shipped() -> BetweenNet | None:
-    """The network of the package's own weights, kept; None: there are none."""
-    path = shipped()
+def load_shipped(look: str) -> BetweenNet | None:
+    """The network of the package's own weights for a look, kept; None: there are none."""
+    path = shipped(look)
     return None if path is None else load(path)

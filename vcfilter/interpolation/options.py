@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vcfilter.errors import ConfigError
+from vcfilter.options import LOOKS
 
 FACTORS = (2, 8)
 PRESETS = ("fast", "medium", "slow")
@@ -32,6 +33,7 @@ class InterpolationOptions:
         coded_motion: frames of a neural video are moved by the motion that they were coded with,
             where they have one; the rest is searched.
         weights: of the learned part, see Interpolator; none with "fast".
+        look: one of LOOKS, see Interpolator; "natural" with "fast".
 
     Raises:
         ConfigError: a value is out of range or of another type, or not exactly one rate is given.
@@ -45,6 +47,7 @@ class InterpolationOptions:
     cut: str = "nearest"
     coded_motion: bool = False
     weights: str | None = None
+    look: str = LOOKS[0]
 
     def __post_init__(self) -> None:
         named = ("factor", "fps", "slow")
@@ -71,10 +74,20 @@ class InterpolationOptions:
             raise ConfigError(f"weights {self.weights!r} is no path of a file")
         if self.weights and self.preset == "fast":
             raise ConfigError("preset 'fast' does without the learned part: it takes no weights")
-        for name, allowed in (("preset", PRESETS), ("duplicates", DUPLICATES), ("cut", CUTS)):
+        named_values = (
+            ("preset", PRESETS),
+            ("duplicates", DUPLICATES),
+            ("cut", CUTS),
+            ("look", LOOKS),
+        )
+        for name, allowed in words:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+        if self.look != LOOKS[0] and self.preset == "fast":
+            raise ConfigError(
+                f"preset 'fast' does without the learned part, which makes look {self.look!r}"
+            )
 
     @property
     def parts(self) -> int:

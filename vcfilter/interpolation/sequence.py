@@ -209,6 +209,7 @@ class FrameInterpolation:
                 self._runtime,
                 coded_motion=self._options.coded_motion,
                 weights=self._options.weights,
+                look=self._options.look,
             )
         return self._interpolator
 

@@ -1,9 +1,10 @@
-"""The phase `between`: the learned part of frame interpolation, its own small weights file.
+"""The phases `between` and `between-p`: the learned part of interpolation, a small weights file.
 
 Each step draws one interval of a clip, searches its motion as interpolation does, and keeps what
 new frames are made of in a pool; the network learns from a batch out of that pool, so that motion,
 which costs most, serves several steps. The loss is L1 and a Laplacian pyramid (Enhanced Quadratic
 Video Interpolation), of each frame relative to its own size: hard and easy clips count alike.
+`between-p`, for the look sharp, adds ST-LPIPS (VGG16) of some parts, in the same way.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from vcfilter.interpolation import net as between
 from vcfilter.interpolation.interpolator import Interpolator
 from vcfilter.interpolation.net import BetweenConfig, BetweenNet, Candidates
 from vcfilter.models.hierarchical.blocks import Planes
+from vcfilter.nn.perceptual import StLpips
 from vcfilter.options import Runtime
 from vcfilter.train.data import Clip, Samples, crop_side
+from vcfilter.train.finishing import STAGES, as_images
 from vcfilter.train.loop import train
 from vcfilter.train.machine import Processes
 from vcfilter.train.material import gather
@@ -39,6 +42,8 @@ from vcfilter.train.plan import Figures
 from vcfilter.train.watch import settle_file
 
 NAME = "between"
+SHARP_NAME = "between-p"
+NAMES = (NAME, SHARP_NAME)
 SIDE = 192  # of crops
 BATCH = 8
 POOL = 256  # new frames that are kept
@@ -51,6 +56,10 @@ LEVELS = 4  # of the Laplacian pyramid
 L1_SHARE = 2.0
 CHROMA_SHARE = 0.25
 FLOOR = 0.1  # of a frame's loss, in samples: below, it counts no longer relative to itself
+SEEN_SHARE = 1.0  # of ST-LPIPS's logarithm
+SEEN = 4  # frames of a batch that it sees, and of each so much:
+SEEN_SIDE = 96
+SEEN_FLOOR = 0.01  # of ST-LPIPS, as FLOOR
 INTERVALS = ((2, (1,)), (4, (1, 2, 3)), (4, (2,)), (6, (3,)), (8, (2, 4, 6)))
 """Frames from a to b, and which of those between are made: times 1/4, 1/2 and 3/4."""
 PRESET = "medium"
@@ -94,6 +103,7 @@ class BetweenTrainer:
     Args:
         net: to train. samples: where clips come from. steps: in all, for the schedule.
         device: of the network. rate: multiplies the learning rate. batch: the new frames per step.
+        lpips: ST-LPIPS, for `between-p`.
     """
 
     def __init__(
@@ -105,10 +115,12 @@ class BetweenTrainer:
         device: torch.device | None = None,
         rate: float = 1.0,
         batch: int = 1,
+        lpips: StLpips | None = None,
     ) -> None:
         self.processes = Processes(device=device or torch.device("cpu"))
         self.samples, self.steps, self.rate = samples, steps, rate
         self.batch = BATCH * batch
+        self.lpips = None if lpips is None else lpips.to(self.processes.device)
         self.net = net.to(self.processes.device).train().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=RATE, weight_decay=0, betas=(0.9, 0.99)
@@ -128,7 +140,7 @@ class BetweenTrainer:
     @property
     def title(self) -> str:
         """Of the phase, for the log."""
-        return NAME
+        return NAME if self.lpips is None else SHARP_NAME
 
     @property
     def delay(self) -> int:
@@ -152,7 +164,7 @@ class BetweenTrainer:
 
     def run_step(self) -> Figures:
         """One step of the optimiser; the figures are the logarithm of the loss, and how much of it
-        the network took away, in percent.
+        the network took away, in percent; the same of ST-LPIPS, where it counts.
         """
         while len(self.pool) < self.batch:
             self.pool.extend(self.draw())
@@ -161,9 +173,11 @@ class BetweenTrainer:
         example = self._turned(_joined([self.pool[int(n)] for n in chosen]))
         self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        found = losses(self.net(example.given), example.wanted)
+        made = self.net(example.given)
+        found = losses(made, example.wanted)
         loss = torch.log(found + FLOOR).mean()
-        loss.backward()
+        seen = None if self.lpips is None else self._seen(made, example)
+        (loss if seen is None else loss + SEEN_SHARE * seen[0]).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimizer.step()
         with torch.no_grad():
@@ -173,8 +187,31 @@ class BetweenTrainer:
                 self.average[name].lerp_(value, 1 - decay)
         self.step += 1
         self.share = min(1.0, self.step / self.steps)
-        values = torch.stack([loss.detach(), 100 * (plain - loss.detach()), norm])
-        return Figures(("loss", "gain"), values)
+        values = [loss.detach(), 100 * (plain - loss.detach()), norm]
+        if seen is None:
+            return Figures(("loss", "gain"), torch.stack(values))
+        values[2:2] = [seen[0].detach(), 100 * (seen[1] - seen[0].detach())]
+        return Figures(("loss", "gain", "ST-LPIPS", "its gain"), torch.stack(values))
+
+    def _seen(self, made: Planes, example: Example) -> tuple[Tensor, Tensor]:
+        """Mean logarithm of ST-LPIPS of parts of new frames, with the network and without."""
+        assert self.lpips is not None
+        height, width = made[0].shape[2:]
+        rows, columns = (min(SEEN_SIDE, side) for side in (height, width))
+        parts: list[list[Tensor]] = [[], [], []]
+        for n in self.random.choice(len(made[0]), min(SEEN, len(made[0])), replace=False):
+            top = int(self.random.integers(height - rows + 1))
+            left = int(self.random.integers(width - columns + 1))
+            for part, planes in zip(
+                parts, (made, example.wanted, example.given.blended), strict=True
+            ):
+                part.append(planes[0][n, :, top : top + rows, left : left + columns])
+        features = [self.lpips.features(as_images(torch.stack(part)), STAGES) for part in parts]
+        with_it, without = (
+            torch.log(self.lpips.distance(each, features[1]) + SEEN_FLOOR).mean()
+            for each in (features[0], features[2])
+        )
+        return with_it, without
 
     def _set_rate(self) -> None:
         cosine = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.share))
@@ -318,6 +355,8 @@ def run(args: argparse.Namespace, steps: int, processes: Processes) -> None:
     """Train and write the file, as `train` does with models."""
     if processes.count > 1:
         raise ConfigError(f"phase {NAME!r} trains in one process")
+    (name,) = args.phase
+    lpips = StLpips("vgg") if name == SHARP_NAME else None
     net = start(args.model, args.config)
 
     def say(text: str) -> None:
@@ -326,14 +365,20 @@ def run(args: argparse.Namespace, steps: int, processes: Processes) -> None:
     clips = gather(args.data, args.cache, say)
     moving: list[Clip] = [clip for clip in clips if len(clip.shots) < len(clip.frames)]
     if not moving:
-        raise ConfigError(f"phase {NAME!r} learns from videos, and there are only photographs")
+        raise ConfigError(f"phase {name!r} learns from videos, and there are only photographs")
     state, log = Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl")
     samples = Samples(moving, crop_side(moving, SIDE), 11)
     trainer = BetweenTrainer(
-        net, samples, steps, device=processes.device, rate=args.rate, batch=args.batch
+        net,
+        samples,
+        steps,
+        device=processes.device,
+        rate=args.rate,
+        batch=args.batch,
+        lpips=lpips,
     )
     material = " ".join(clip.key for clip in moving)
-    about = {"plan": NAME, "material": hashlib.sha256(material.encode()).hexdigest()[:16]}
+    about = {"plan": name, "material": hashlib.sha256(material.encode()).hexdigest()[:16]}
     goes_on = None
     if state.exists():
         goes_on = trainer.resume(state)
@@ -341,7 +386,7 @@ def run(args: argparse.Namespace, steps: int, processes: Processes) -> None:
             raise ConfigError(
                 f"{str(state)!r} belongs to another training: name another --state, or remove it"
             )
-        say(f"going on from step {trainer.step} of {NAME} in {str(state)!r}")
+        say(f"going on from step {trainer.step} of {name} in {str(state)!r}")
     average = Path(f"{args.out}.average")
     if steps or args.minutes is not None:
         train(
@@ -358,7 +403,7 @@ def run(args: argparse.Namespace, steps: int, processes: Processes) -> None:
     card = {
         "data": f"{len(moving)} arrays of videos given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
-        "steps": f"{NAME}:{trainer.step}",
+        "steps": f"{name}:{trainer.step}",
         "results": "not evaluated; run vcfilter evaluate --interpolate --weights FILE",
     }
     found = between.save(args.out, trainer.weights(), args.name or Path(args.out).stem, card)

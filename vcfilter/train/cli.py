@@ -71,10 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phase",
         nargs="+",
         default=["joint"],
-        choices=[*PHASES, between.NAME, FINISH.name],
+        choices=[*PHASES, *between.NAMES, FINISH.name],
         help="rows of the training plan, in order (default: joint); those that stand alone write a "
-        "file of their own: between, the learned part of interpolation; finish, the look sharp of "
-        "--model's frames",
+        "file of their own: between, the learned part of interpolation, and between-p, that of its "
+        "look sharp; finish, the look sharp of --model's frames",
     )
     parser.add_argument(
         "--steps",
@@ -144,7 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, freeze, verify, write."""
-    if between.NAME in args.phase:
+    if set(between.NAMES) & set(args.phase):
         return run_between(args)
     if FINISH.name in args.phase:
         return run_finish(args)
@@ -171,8 +171,9 @@ def run(args: argparse.Namespace) -> int:
 
 def run_between(args: argparse.Namespace) -> int:
     """Train the learned part of interpolation, and write its file."""
-    if args.phase != [between.NAME] or len(args.steps) > 1 or args.no_freeze:
-        raise ConfigError(f"phase {between.NAME!r} trains a file of its own: give it alone")
+    if len(args.phase) > 1 or len(args.steps) > 1 or args.no_freeze:
+        name = next(each for each in args.phase if each in between.NAMES)
+        raise ConfigError(f"phase {name!r} trains a file of its own: give it alone")
     check_numbers(args)
     if args.steps[0] < 0:
         raise ConfigError(f"steps {args.steps[0]} is below 0")
