@@ -80,7 +80,7 @@ class InterpolationOptions:
             ("cut", CUTS),
             ("look", LOOKS),
         )
-        for name, allowed in words:
+        for name, allowed in named_values:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} {value!r} is not one of {', '.join(allowed)}")
