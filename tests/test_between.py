@@ -134,9 +134,9 @@ def trainer(steps: int, lpips: StLpips | None = None) -> BetweenTrainer:
 
 def test_it_learns_and_goes_on_from_its_state(tmp_path: Path) -> None:
     one = trainer(20)
-    gains = [one.run_step().read(n)["gain"] for n in range(20)]
-    assert gains[0] == pytest.approx(0, abs=1e-4)
-    assert np.mean(gains[-8:]) > 0.05  # percent of the loss
+    changes = [one.run_step().read(n)["change"] for n in range(20)]
+    assert changes[0] == pytest.approx(0, abs=1e-6)
+    assert np.mean(changes[-8:]) < -5e-4
     one.save(tmp_path / "state", {"about": 1})
     two = trainer(30)
     assert two.resume(tmp_path / "state") == {"about": 1}
@@ -153,9 +153,9 @@ def test_the_look_sharp_learns_from_st_lpips() -> None:
     one = trainer(6, StLpips("vgg"))
     assert one.title == "between-p"
     figures = [one.run_step().read(n) for n in range(6)]
-    assert set(figures[0]) == {"loss", "gain", "ST-LPIPS", "its gain"}
-    assert figures[0]["its gain"] == pytest.approx(0, abs=1e-3)
-    assert figures[-1]["its gain"] != figures[0]["its gain"]
+    assert set(figures[0]) == {"loss", "change", "ST-LPIPS", "its change"}
+    assert figures[0]["its change"] == pytest.approx(0, abs=1e-5)
+    assert figures[-1]["its change"] != figures[0]["its change"]
     assert one.weights().branch.last.weight.abs().max() > 0
 
 
@@ -191,7 +191,7 @@ def test_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--out", str(out), "--steps", "2"]) == 0
     assert between.load(str(out)).config == SMALL
     assert not Path(f"{out}.average").exists()
-    assert "gain" in Path(f"{out}.jsonl").read_text()
+    assert "change" in Path(f"{out}.jsonl").read_text()
     capfd.readouterr()
     for words, text in (
         (["--phase", "between", "joint"], "give it alone"),

@@ -21,6 +21,9 @@ TOLERANCE, GROWTH = 0.28, 1.3
 """Largest share of the variation within blocks that motion compensation may leave at an anchor's
 distance: this much, or so many times what it leaves one frame away (whole shifts never match
 fine texture)."""
+FADE = 0.05
+"""Largest share that the mean of two frames may leave of the one between, where it counts as a
+fade. Moving scenes leave more than a third, fades and dissolves less than a fiftieth."""
 NOISE = 1.0
 """Mean absolute difference, in 8-bit units, that counts as none."""
 
@@ -44,7 +47,9 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     """The distance from an anchor to the next one, in frames.
 
     The largest distance at which block motion compensation from the anchor leaves little of the
-    frame: long in still scenes, short in fast motion.
+    frame: long in still scenes, short in fast motion. Or at which the frames between are means of
+    the two: fades and dissolves, where no frame is predicted from the past alone, and every one from
+    both sides.
 
     Args:
         frames: those after the anchor, in display order; at least 1.
@@ -55,16 +60,33 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     most = min(len(frames), DISTANCES[0])
     if most <= SHORTEST:
         return most
-    base = means(anchor.y, bit_depth)
+    known: dict[int, Means] = {}
+
+    def at(distance: int) -> Means:
+        if distance not in known:
+            known[distance] = means((anchor, *frames)[distance].y, bit_depth)
+        return known[distance]
 
     def left(distance: int) -> float:
-        return remainder(base, means(frames[distance - 1].y, bit_depth))
+        return remainder(at(0), at(distance))
 
     tolerance = max(TOLERANCE, GROWTH * left(1))
     for distance in sorted({most, *DISTANCES}, reverse=True):
-        if distance <= most and left(distance) <= tolerance:
+        if distance > most:
+            continue
+        if left(distance) <= tolerance or _fades([at(distance * n // 4) for n in range(5)]):
             return distance
     return SHORTEST
+
+
+def _fades(five: Sequence[Means]) -> bool:
+    """Whether each inner one of five frames at equal distances is the mean of its neighbours in a
+    hierarchy."""
+    first, early, middle, late, last = five
+    return all(
+        _share(np.abs(frame - (a + b) / 2), frame) <= FADE
+        for a, frame, b in ((first, middle, last), (first, early, middle), (middle, late, last))
+    )
 
 
 def key_offset(before: Frame, key: Frame, followers: int, keyint: int, bit_depth: int) -> int:
@@ -93,17 +115,31 @@ def remainder(before: Means, after: Means) -> float:
     rows, columns = (side // BLOCK * BLOCK for side in after.shape)
     if not rows or not columns:
         return 0.0
-    after = after[:rows, :columns]
+    inner = after[:rows, :columns]
     padded = np.pad(before, REACH, mode="edge")
     best = np.full((rows // BLOCK, columns // BLOCK), np.inf, np.float32)
     for down in range(2 * REACH + 1):
         for across in range(2 * REACH + 1):
             moved = padded[down : down + rows, across : across + columns]
-            np.minimum(best, _block_sums(np.abs(after - moved)), out=best)
-    blocks = after.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+            np.minimum(best, _block_sums(np.abs(inner - moved)), out=best)
+    return _left_of(best, inner)
+
+
+def _share(error: Means, frame: Means) -> float:
+    """Of absolute errors that nothing moves, as `remainder`."""
+    rows, columns = (side // BLOCK * BLOCK for side in frame.shape)
+    if not rows or not columns:
+        return 0.0
+    return _left_of(_block_sums(error[:rows, :columns]), frame[:rows, :columns])
+
+
+def _left_of(errors: Means, frame: Means) -> float:
+    """Sums of errors of blocks as a share of the frame's variation within blocks."""
+    rows, columns = frame.shape
+    blocks = frame.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     alone = np.abs(blocks - blocks.mean(axis=(1, 3), keepdims=True)).sum(axis=(1, 3))
     free = NOISE * BLOCK * BLOCK
-    inter = np.minimum(np.maximum(best - free, 0), alone)
+    inter = np.minimum(np.maximum(errors - free, 0), alone)
     return float(inter.sum() / max(alone.sum(), free * alone.size))
 
 

@@ -163,8 +163,8 @@ class BetweenTrainer:
         return [Example(given, planes[first + n]) for given, n in zip(found, shown, strict=True)]
 
     def run_step(self) -> Figures:
-        """One step of the optimiser; the figures are the logarithm of the loss, and how much of it
-        the network took away, in percent; the same of ST-LPIPS, where it counts.
+        """One step of the optimiser; the figures are the logarithm of the loss, and what the network
+        changed of it; the same of ST-LPIPS, where it counts.
         """
         while len(self.pool) < self.batch:
             self.pool.extend(self.draw())
@@ -187,11 +187,11 @@ class BetweenTrainer:
                 self.average[name].lerp_(value, 1 - decay)
         self.step += 1
         self.share = min(1.0, self.step / self.steps)
-        values = [loss.detach(), 100 * (plain - loss.detach()), norm]
+        values = [loss.detach(), loss.detach() - plain, norm]
         if seen is None:
-            return Figures(("loss", "gain"), torch.stack(values))
-        values[2:2] = [seen[0].detach(), 100 * (seen[1] - seen[0].detach())]
-        return Figures(("loss", "gain", "ST-LPIPS", "its gain"), torch.stack(values))
+            return Figures(("loss", "change"), torch.stack(values))
+        values[2:2] = [seen[0].detach(), seen[0].detach() - seen[1]]
+        return Figures(("loss", "change", "ST-LPIPS", "its change"), torch.stack(values))
 
     def _seen(self, made: Planes, example: Example) -> tuple[Tensor, Tensor]:
         """Mean logarithm of ST-LPIPS of parts of new frames, with the network and without."""
