@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from synthetic import clip, texture
 
+from vcfilter.codec.lookahead import anchor_distance
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStructure
@@ -167,6 +168,28 @@ def test_anchors_follow_the_motion() -> None:
     assert mean_distance(pan(1), large) == 32  # as far as shifts are looked for
     assert mean_distance(pan(4), large) <= 8
     assert mean_distance(pan(16), large) <= 4
+
+
+def test_anchors_lie_at_the_ends_of_fades() -> None:
+    """Frames within are predicted from both sides, and from the past alone badly."""
+    chroma = np.full((96, 128), 128, np.uint8)
+    one, two = (texture(seed, 96, 128).repeat(2, 0).repeat(2, 1) * 235 for seed in (1, 2))
+
+    def film(shares: list[float], target: object, shift: int = 0) -> list[Frame]:
+        return [
+            Frame(
+                y=np.roll((1 - s) * one + s * target, i * shift, 1).astype(np.uint8),
+                u=chroma, v=chroma, pts=i,
+            )
+            for i, s in enumerate(shares)
+        ]  # fmt: skip
+
+    linear = [n / 16 for n in range(17)]
+    dissolve, to_black = film(linear, two), film(linear, np.full_like(one, 16))
+    abrupt = film([0.0] * 9 + [1.0] * 8, two)
+    moving = film(linear, two, shift=19)
+    for frames, distance in ((dissolve, 16), (to_black, 16), (abrupt, 8), (moving, 2)):
+        assert anchor_distance(frames[0], frames[1:], 8) == distance
 
 
 @pytest.mark.parametrize("cut", [5, 12, 13])

@@ -48,7 +48,7 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
 
     The largest distance at which block motion compensation from the anchor leaves little of the
     frame: long in still scenes, short in fast motion. Or at which the frames between are means of
-    the two: fades and dissolves, where no frame is predicted from the past alone, and every one from
+    the two: fades and dissolves, where no frame is predicted from the past alone, and each from
     both sides.
 
     Args:

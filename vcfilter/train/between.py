@@ -163,8 +163,8 @@ class BetweenTrainer:
         return [Example(given, planes[first + n]) for given, n in zip(found, shown, strict=True)]
 
     def run_step(self) -> Figures:
-        """One step of the optimiser; the figures are the logarithm of the loss, and what the network
-        changed of it; the same of ST-LPIPS, where it counts.
+        """One step of the optimiser; the figures are the logarithm of the loss, and what the
+        network changed of it; the same of ST-LPIPS, where it counts.
         """
         while len(self.pool) < self.batch:
             self.pool.extend(self.draw())
