@@ -35,13 +35,12 @@ from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
 from vcfilter.train.finishing import (
     START_GAINS,
     FinishTrainer,
-    energy,
     measure_start,
-    texture,
     train_finish,
 )
+from vcfilter.train.looks import energy, texture
 from vcfilter.train.pairs import Pairs
-from vcfilter.train.phases import FINISH, FinishPhase, Stage
+from vcfilter.train.phases import FINISH, FinishPhase, Stage, stage_at
 from vcfilter.worker.protocol import Kind, Status
 
 FORMAT = VideoFormat(width=72, height=56)
@@ -361,9 +360,9 @@ def test_texture_counts_what_is_missing() -> None:
 
 
 def test_stages_follow_each_other() -> None:
-    assert FINISH.stage(0.0).features == 0
-    assert FINISH.stage(0.99).adversarial > 0
-    assert FINISH.stage(1.0) is FINISH.stages[-1]
+    assert stage_at(FINISH.stages, 0.0).features == 0
+    assert stage_at(FINISH.stages, 0.99).adversarial > 0
+    assert stage_at(FINISH.stages, 1.0) is FINISH.stages[-1]
 
 
 def test_the_phase_finish_stands_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
