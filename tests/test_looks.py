@@ -21,6 +21,7 @@ from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.errors import ConfigError, ModelMismatchError
 from vcfilter.evaluate import looks
+from vcfilter.evaluate.runner import Neural
 from vcfilter.frames import Frame, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.hierarchical.finish import (
@@ -257,6 +258,20 @@ def test_xpsnr_is_higher_for_smaller_errors() -> None:
     if None in values:
         pytest.skip("this FFmpeg has no xpsnr")
     assert values == sorted(values)  # type: ignore[type-var]
+
+
+def test_a_model_without_a_finish_has_one_look(folder: Path) -> None:
+    row = looks.LookRow(
+        clip="a", shown="natural", qp=32, bytes=9, psnr=30.0, ms_ssim=0.9, xpsnr=None, lpips=0.1,
+        gradients=1.0, grid=1.0, peak=1.0, flicker=1.0,
+    )  # fmt: skip
+    codec = Neural(preset="medium", qps=(32,))
+    assert looks.looks_of(codec, CPU) == LOOKS
+    (folder / "finish.safetensors").unlink()
+    assert looks.looks_of(codec, CPU) == ("natural",)
+    text = "\n".join(looks._tables([row], ("natural",), [], True))
+    assert "| a | 32 | natural | 9 | 30.00 |" in text
+    assert "has no finish" in text and "Sharp against" not in text
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ class CodecLooks:
         error, usual_error = whole - shown.original, decoded - shown.original
         found = {"error": ratio(squared(error), squared(usual_error))}
         if shown.before is not None and shown.references is not None:
-            # Errors that move along with the picture are not seen to boil.
+            # Errors that move along with what is shown are not seen to boil.
             first = shown.references[0].planes[0].detach() - shown.before
             moves = shown.new.moves[:, :2].detach()
             carried = warp_field(first, moves, BLOCK, "bilinear")

@@ -90,7 +90,7 @@ FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as
 DELAY = 10  # captured steps between two looks at their figures
 TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
-Noted = dict[str, list[Tensor]]
+Recorded = dict[str, list[Tensor]]
 """Figures of a step, by their names in the log."""
 
 
@@ -376,12 +376,12 @@ class Trainer:
         with torch.no_grad():
             return MotionField(*coarse_to_fine(x[0], first, None if alone else second, start))
 
-    def look(self, looks: CodecLooks, loss: Tensor, shown: Shown, noted: Noted) -> Tensor:
+    def look(self, looks: CodecLooks, loss: Tensor, shown: Shown, recorded: Recorded) -> Tensor:
         """The loss of frames with those of the row's stage."""
         stage = stage_at(self.phase.stages, self.share)
         top, left = (int(n) for n in self.random.integers(0, BLOCK, 2))
         found = looks.measure(stage, shown, (top, left))
-        note(noted, **found)
+        record(recorded, **found)
         return loss + torch.stack([stage.weight(n) * value for n, value in found.items()]).sum()
 
     def set_rate(self) -> None:
@@ -420,12 +420,12 @@ class Trainer:
     def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
-        noted: Noted = {}
+        recorded: Recorded = {}
         if self.phase.keyframes:
-            self.keyframe_step(plan, inputs, noted)
+            self.keyframe_step(plan, inputs, recorded)
         if self.phase.groups:
-            self.group_step(plan, inputs, noted)
-        found = {name: torch.stack(values).mean() for name, values in noted.items()}
+            self.group_step(plan, inputs, recorded)
+        found = {name: torch.stack(values).mean() for name, values in recorded.items()}
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
         values = torch.stack([*(v.detach() for v in found.values()), norm])
@@ -436,19 +436,19 @@ class Trainer:
         project(self.net)
         return figures
 
-    def keyframe_step(self, plan: StepPlan, inputs: StepNumbers, noted: Noted) -> None:
+    def keyframe_step(self, plan: StepPlan, inputs: StepNumbers, recorded: Recorded) -> None:
         """Keyframes alone: half from photographs, half from clips."""
         y, u, v = inputs.alone
         coder = self.coder(len(y))
         loss, new, bpp = self.keyframes((y, u, v), inputs.alone_qp, plan.passes, coder)
-        note(noted, key=loss, key_bpp=bpp)
+        record(recorded, key=loss, key_bpp=bpp)
         if self.looks:
             conditions = key_conditions(inputs.alone_qp)
             shown = Shown(new=new, original=y, conditions=conditions, coder=coder)
-            loss = self.look(self.looks, loss, shown, noted)
+            loss = self.look(self.looks, loss, shown, recorded)
         (loss * self.phase.keyframe_share).backward()
 
-    def group_step(self, plan: StepPlan, inputs: StepNumbers, noted: Noted) -> None:
+    def group_step(self, plan: StepPlan, inputs: StepNumbers, recorded: Recorded) -> None:
         """Keyframes, and inter frames between or after them in coding order."""
         phase, frames, qp, outer = self.phase, inputs.frames, inputs.qp, plan.outer
         losses: list[Tensor] = []
@@ -471,7 +471,7 @@ class Trainer:
             keys = learn(loss, phase.keyframe_share * len(outer) / 2, keys)
             own = len(qp)
             held = {at: keys.rows(slice(i * own, (i + 1) * own)) for i, at in enumerate(outer)}
-            note(noted, group_key=loss)
+            record(recorded, group_key=loss)
         share = phase.inter_share
         if plan.inter[0].back:
             share *= min(1.0, FORWARD_FRAMES / len(plan.inter))
@@ -480,7 +480,7 @@ class Trainer:
             references = [held[n] for n in place.references]
             coder = self.coder(len(qp))
             loss, new, bpp = self.inter(x, references, place, numbers, coder)
-            note(noted, **{place.name: loss, f"{place.name}_bpp": bpp})
+            record(recorded, **{place.name: loss, f"{place.name}_bpp": bpp})
             if self.looks:
                 shown = Shown(
                     new=new,
@@ -492,7 +492,7 @@ class Trainer:
                     coder=coder,
                     before=frames[place.references[0]][0],
                 )
-                loss = self.look(self.looks, loss, shown, noted)
+                loss = self.look(self.looks, loss, shown, recorded)
             new = learn(loss, share, new)
             held[place.shown] = original(x, self.net.config) if phase.originals else new
         if losses:
@@ -554,10 +554,10 @@ class Trainer:
         return notes
 
 
-def note(noted: Noted, **figures: Tensor) -> None:
+def record(recorded: Recorded, **figures: Tensor) -> None:
     """Add figures, without their gradients."""
     for name, value in figures.items():
-        noted.setdefault(name, []).append(value.detach())
+        recorded.setdefault(name, []).append(value.detach())
 
 
 def key_conditions(qp: Tensor) -> Conditions:
