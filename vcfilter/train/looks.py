@@ -119,7 +119,7 @@ class Replay:
 
     def symbols(self, index: Tensor) -> Tensor:
         """The next ones, whatever their tables."""
-        return next(self._chosen)
+        return next(self._chosen).to(index.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -146,6 +146,9 @@ class Phase:
             raise ConfigError(f"phase {self.name!r}: forward {self.forward} is no probability")
         if not self.layer_weights or min(self.layer_weights) <= 0:
             raise ConfigError(f"phase {self.name!r}: layer weights {self.layer_weights}")
+        ends = [stage.until for stage in self.stages]
+        if ends and (ends != sorted(ends) or ends[-1] != 1):
+            raise ConfigError(f"phase {self.name!r}: stages until {ends}")
 
     def layer_weight(self, layer: int) -> float:
         """Weight of the distortion of a layer's frames."""
