@@ -349,6 +349,7 @@ def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> No
             average=average_of(args.out),
         )
         net = trainer.weights()
+        plan[number] = phase, trainer.step  # with --minutes only now known
     if processes.first and not args.no_freeze:
         finish(args, plan, clips, net, log)
 
