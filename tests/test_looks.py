@@ -21,6 +21,7 @@ from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.errors import ConfigError, ModelMismatchError
 from vcfilter.evaluate import looks
+from vcfilter.evaluate.runner import Neural
 from vcfilter.frames import Frame, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.hierarchical.finish import (
@@ -35,13 +36,12 @@ from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
 from vcfilter.train.finishing import (
     START_GAINS,
     FinishTrainer,
-    energy,
     measure_start,
-    texture,
     train_finish,
 )
+from vcfilter.train.looks import energy, texture
 from vcfilter.train.pairs import Pairs
-from vcfilter.train.phases import FINISH, FinishPhase, Stage
+from vcfilter.train.phases import FINISH, FinishPhase, Stage, stage_at
 from vcfilter.worker.protocol import Kind, Status
 
 FORMAT = VideoFormat(width=72, height=56)
@@ -260,6 +260,20 @@ def test_xpsnr_is_higher_for_smaller_errors() -> None:
     assert values == sorted(values)  # type: ignore[type-var]
 
 
+def test_a_model_without_a_finish_has_one_look(folder: Path) -> None:
+    row = looks.LookRow(
+        clip="a", shown="natural", qp=32, bytes=9, psnr=30.0, ms_ssim=0.9, xpsnr=None, lpips=0.1,
+        gradients=1.0, grid=1.0, peak=1.0, flicker=1.0,
+    )  # fmt: skip
+    codec = Neural(preset="medium", qps=(32,))
+    assert looks.looks_of(codec, CPU) == LOOKS
+    (folder / "finish.safetensors").unlink()
+    assert looks.looks_of(codec, CPU) == ("natural",)
+    text = "\n".join(looks._tables([row], ("natural",), [], True))
+    assert "| a | 32 | natural | 9 | 30.00 |" in text
+    assert "has no finish" in text and "Sharp against" not in text
+
+
 @pytest.mark.slow
 def test_evaluate_compares_the_looks(folder: Path, tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mkv", frames=4, width=96, height=64)
@@ -361,9 +375,9 @@ def test_texture_counts_what_is_missing() -> None:
 
 
 def test_stages_follow_each_other() -> None:
-    assert FINISH.stage(0.0).features == 0
-    assert FINISH.stage(0.99).adversarial > 0
-    assert FINISH.stage(1.0) is FINISH.stages[-1]
+    assert stage_at(FINISH.stages, 0.0).features == 0
+    assert stage_at(FINISH.stages, 0.99).adversarial > 0
+    assert stage_at(FINISH.stages, 1.0) is FINISH.stages[-1]
 
 
 def test_the_phase_finish_stands_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

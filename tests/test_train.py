@@ -30,11 +30,11 @@ from vcfilter.models.hierarchical.refine import gauss_newton, solve
 from vcfilter.models.hierarchical.search import coarse_to_fine
 from vcfilter.models.hierarchical.values import MotionField
 from vcfilter.models.weights import WeightsFile, read_weights
-from vcfilter.nn import native, warp
+from vcfilter.nn import native, perceptual, warp
 from vcfilter.nn.exact import ExactLayer, project
 from vcfilter.options import Runtime
 from vcfilter.train import freeze as freezing
-from vcfilter.train import loop
+from vcfilter.train import loop, plot
 from vcfilter.train.data import Clip, Samples
 from vcfilter.train.freeze import freeze, verify
 from vcfilter.train.graph import cloned, tensors
@@ -136,6 +136,8 @@ def test_each_phase_moves_what_it_should(
     name: str, material: Clip, start: dict[str, torch.Tensor]
 ) -> None:
     row = PHASES[name]
+    if any(stage.features for stage in row.stages) and not perceptual.available():
+        pytest.skip("needs the extra train-perceptual")
     small = replace(
         row, keyframes=min(2, row.keyframes), groups=min(1, row.groups), size=64, group_size=64
     )
@@ -148,9 +150,13 @@ def test_each_phase_moves_what_it_should(
         "interpolation": {"motion"},
         "image": {"image", "prediction"},
         "keyframes": {"image"},
+        "perceptual": {"image", "prediction"},
     }.get(name, {"image", "motion", "prediction"})
     assert moved and moved <= expected
     names = {k.removesuffix("_bpp") for k in figures}
+    if row.stages:
+        assert {"error", "difference"} <= names
+        names -= {own for panel in plot.PANELS.values() for own in panel}
     assert names <= {"key", "group_key"} | {
         f"{way}{n}" for way in ("inter", "forward") for n in (1, 2, 3, 4)
     }

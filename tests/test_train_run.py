@@ -10,6 +10,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -22,7 +23,9 @@ from vcfilter.cli import main as cli
 from vcfilter.train import cli as train_cli
 from vcfilter.train import plot, watch
 from vcfilter.train.cli import plan_of
-from vcfilter.train.loop import Trainer
+from vcfilter.train.loop import Trainer, train
+from vcfilter.train.machine import Processes
+from vcfilter.train.plan import Figures
 from vcfilter.train.watch import Guard, Log, TrainingError, read_log, stopping
 
 STEPS = 6
@@ -318,6 +321,33 @@ def test_the_curves_of_several_phases_stand_side_by_side(tmp_path: Path) -> None
     root = ET.parse(tmp_path / "c.svg").getroot()
     lines = [e for e in root.iter() if e.get("id", "").startswith("line2d")]
     assert len(lines) > 4 and len(list(root.iter())) > 50
+
+
+def test_minutes_that_are_over_count_from_the_first_step_on(tmp_path: Path) -> None:
+    """A stage of the training, and the rate, follow from the share that is done."""
+
+    class Fake:
+        step, steps, share, title, delay = 7, 9, 0.0, "fake", 1
+        processes = Processes()
+        shares: ClassVar[list[float]] = []
+
+        def run_step(self) -> Figures:
+            self.shares.append(self.share)
+            self.step += 1
+            time.sleep(0.3)
+            return Figures(("key",), torch.zeros(2))
+
+        def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
+            torch.save(notes, path)
+
+        def save_average(self, path: Path) -> None:
+            raise AssertionError
+
+    state = tmp_path / "state"
+    goes_on = {"seconds": 59.0}
+    train(Fake(), state, tmp_path / "log", goes_on=goes_on, minutes=1)  # type: ignore[arg-type]
+    assert 59 / 60 <= min(Fake.shares) < max(Fake.shares) <= 1
+    assert torch.load(state)["seconds"] >= 60
 
 
 def minutes_of(films: Path, out: Path, *more: str) -> list[str]:

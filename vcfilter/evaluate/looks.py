@@ -34,6 +34,7 @@ from vcfilter.evaluate.runner import (
 )
 from vcfilter.frames import Frame, Plane
 from vcfilter.metrics import frame_psnr, ms_ssim
+from vcfilter.models import store
 from vcfilter.nn.perceptual import EXTRA, StLpips, available
 from vcfilter.options import LOOKS, DecoderOptions, Runtime
 
@@ -77,9 +78,10 @@ class LookRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench:
-    """What all points share; identities: of the codecs, by label."""
+    """What all points share; looks: that the model has. identities: of the codecs, by label."""
 
     comparison: Comparison
+    looks: tuple[str, ...]
     judge: StLpips | None
     identities: dict[str, dict[str, object]]
 
@@ -108,8 +110,7 @@ def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> s
 
     Raises:
         ConfigError: there is no preset, or more than one.
-        MediaError: a clip cannot be read, or coding failed. ModelMismatchError: the model has no
-            finish.
+        MediaError: a clip cannot be read, or coding failed.
     """
     if len(comparison.presets) != 1:
         raise ConfigError("looks are compared at one --preset")
@@ -118,6 +119,7 @@ def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> s
     judge = StLpips("alex") if available() else None
     bench = _Bench(
         comparison=comparison,
+        looks=looks_of(own, Runtime(device=comparison.device, threads=comparison.threads)),
         judge=judge,
         identities={codec.label: identity(codec) for codec in comparison.codecs},
     )
@@ -133,10 +135,17 @@ def evaluate_looks(comparison: Comparison, progress: Callable[[str], None]) -> s
                 progress(_line(row))
             if not cv2.imwrite(str(crops / f"{clip.name}-{qp}.png"), crops_image):
                 raise MediaError(f"{crops} cannot be written")
-    text = "\n".join(_tables(rows, [c.label for c in others], judge is not None))
+    text = "\n".join(_tables(rows, bench.looks, [c.label for c in others], judge is not None))
     write_atomically(comparison.out / "looks.json", json.dumps([asdict(row) for row in rows]))
     write_atomically(comparison.out / "looks.md", text + "\n")
     return text
+
+
+def looks_of(codec: Neural, runtime: Runtime) -> tuple[str, ...]:
+    """The looks that a codec's frames can be shown in: natural alone where it has no finish."""
+    model_id = store.find(codec.model, runtime).info.id.hex()
+    has = any(entry.belongs == model_id for entry in store.list_finishes())
+    return LOOKS if has else LOOKS[:1]
 
 
 def _point(
@@ -150,7 +159,7 @@ def _point(
     comparison = bench.comparison
     point = bench.coded(clip, own, qp)
     shown: list[tuple[str, int, list[Frame]]] = []
-    for look in LOOKS:
+    for look in bench.looks:
         options = DecoderOptions(strict=True, model=own.model, look=look)
         frames = _neural(Path(point.stream), options, comparison)
         shown.append((look, point.bytes, frames))
@@ -336,7 +345,9 @@ def _line(row: LookRow) -> str:
     return f"{row.clip:<20} qp {row.qp:>2}  {row.shown:<16} {row.psnr:6.2f} dB{lpips}"
 
 
-def _tables(rows: Sequence[LookRow], others: Sequence[str], judged: bool) -> list[str]:
+def _tables(
+    rows: Sequence[LookRow], looks: Sequence[str], others: Sequence[str], judged: bool
+) -> list[str]:
     """Markdown: every row, then what the look sharp changes, by qp."""
     names = ["bytes", "PSNR", "MS-SSIM", "XPSNR", "ST-LPIPS"]
     names += ["gradients", "grid", "peak", "flicker"]
@@ -344,7 +355,7 @@ def _tables(rows: Sequence[LookRow], others: Sequence[str], judged: bool) -> lis
     if not judged:
         lines += [f"ST-LPIPS is not measured: install vcfilter with the extra {EXTRA}.", ""]
     lines += [
-        "Crops: the source, " + ", ".join([*LOOKS, *others]) + ".",
+        "Crops: the source, " + ", ".join([*looks, *others]) + ".",
         "",
         "| clip | qp | shown | " + " | ".join(names) + " |",
         "|" + "---|" * (3 + len(names)),
@@ -359,9 +370,13 @@ def _tables(rows: Sequence[LookRow], others: Sequence[str], judged: bool) -> lis
             f"{row.ms_ssim:.4f} | {' | '.join(optional)} | {row.gradients:.3f} | {row.grid:.3f} | "
             f"{row.peak:.2f} | {row.flicker:.3f} |"
         )
-    lines += ["", "Sharp against natural:", "", "| qp | PSNR | ST-LPIPS | gradients | flicker |"]
-    lines.append("|---|---|---|---|---|")
-    for qp in dict.fromkeys(row.qp for row in rows):
+    sharp = len(looks) > 1
+    if sharp:
+        lines += ["", "Sharp against natural:", ""]
+        lines += ["| qp | PSNR | ST-LPIPS | gradients | flicker |", "|---|---|---|---|---|"]
+    else:
+        lines += ["", "The model has no finish: its frames are shown as they were coded."]
+    for qp in dict.fromkeys(row.qp for row in rows) if sharp else ():
         pairs = _pairs([row for row in rows if row.qp == qp])
         lpips = [100 * (b.lpips / a.lpips - 1) for a, b in pairs if a.lpips and b.lpips is not None]
         lines.append(
@@ -374,7 +389,8 @@ def _tables(rows: Sequence[LookRow], others: Sequence[str], judged: bool) -> lis
         lines += ["", f"{clip}:"]
         of = dict.fromkeys(row.qp for row in rows if row.clip == clip)
         lines += [f"![{clip} at qp {qp}](crops/{clip}-{qp}.png)" for qp in of]
-        lines += _bd_line([row for row in rows if row.clip == clip])
+        if sharp:
+            lines += _bd_line([row for row in rows if row.clip == clip])
     return [*lines, ""]
 
 

@@ -34,7 +34,7 @@ from vcfilter.models.hierarchical.blocks import Planes
 from vcfilter.nn.perceptual import StLpips
 from vcfilter.options import Runtime
 from vcfilter.train.data import Clip, Samples, crop_side
-from vcfilter.train.finishing import STAGES, as_images
+from vcfilter.train.looks import STAGES, as_images
 from vcfilter.train.loop import train
 from vcfilter.train.machine import Processes
 from vcfilter.train.material import gather

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME|ID|FILE",
-        help="start from this model's weights (default: the classical start)",
+        help="start from this model's weights (default: the classical start; for perceptual and "
+        "finish the default model)",
     )
     parser.add_argument(
         "--config",
@@ -72,9 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["joint"],
         choices=[*PHASES, *between.NAMES, FINISH.name],
-        help="rows of the training plan, in order (default: joint); those that stand alone write a "
-        "file of their own: between, the learned part of interpolation, and between-p, that of its "
-        "look sharp; finish, the look sharp of --model's frames",
+        help="rows of the training plan, in order (default: joint); perceptual makes a model for "
+        "looks of --model; those that stand alone write a file of their own: between, the learned "
+        "part of interpolation, and between-p, that of its look sharp; finish, the look sharp of "
+        "--model's frames",
     )
     parser.add_argument(
         "--steps",
@@ -155,7 +157,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--minutes is for one phase, not for {len(plan)}")
     check_numbers(args)
     config_of(args.config)  # wrong names are reported before an hour of decoding
-    if args.model:
+    if any(stage.features for phase, _ in plan for stage in phase.stages):
+        weights_path("vgg")
+    if args.model or plan[0][0].stages:
         own = networks(read_weights(store.locate(args.model)))[0]
         grow(own, config_of(args.config, own.config))
     name_of(args)
@@ -345,6 +349,7 @@ def train_plan(args: argparse.Namespace, plan: Plan, processes: Processes) -> No
             average=average_of(args.out),
         )
         net = trainer.weights()
+        plan[number] = phase, trainer.step  # with --minutes only now known
     if processes.first and not args.no_freeze:
         finish(args, plan, clips, net, log)
 
@@ -353,7 +358,7 @@ def start(
     args: argparse.Namespace, plan: Plan, clips: list[Clip], processes: Processes, resumed: bool
 ) -> VideoNet:
     """The networks training begins from; only the first process need have them."""
-    if args.model:
+    if args.model or plan[0][0].stages:
         net = networks(read_weights(store.locate(args.model)))[0]
         return grow(net, config_of(args.config, net.config)) if args.config else net
     config = config_of(args.config)

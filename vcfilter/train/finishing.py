@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from vcfilter.errors import ConfigError
 from vcfilter.models.hierarchical.blocks import BLOCK
@@ -28,18 +27,15 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.finish import BANDS, FinishNet, bands
 from vcfilter.nn.perceptual import StLpips
+from vcfilter.train.looks import STAGES, Adversary, as_images, ratio, squared, texture
+from vcfilter.train.machine import Processes
 from vcfilter.train.pairs import Pairs
-from vcfilter.train.phases import FinishPhase, Stage
+from vcfilter.train.phases import FinishPhase, Stage, stage_at
 from vcfilter.train.watch import Log, TrainingError, settle_file, stopping
 
 MARGIN = 16  # samples around a crop that the network sees and no loss does
-FLOOR = 1.0  # of squared errors: below, they do not count by their ratio
-STAGES = 4  # of VGG16 that are used: the fifth brings a seventh of the distance for much time
-OCTAVES = 3
-UNSEEN = 2.0  # mean square of differences below which texture is not seen
 BINS, BIN = 16, 4  # of qps, by which the usual distance is known
 MEMORY = 0.05  # share of a new distance in the usual one
-ADVERSARIAL_QP = 34  # the coarsest qp of frames that the discriminator sees
 START_GAINS = ((0, 0), (0.4, 0), (0.8, 0), (0.8, 0.3), (1.2, 0.3), (1.2, 0.6), (1.8, 0.6))
 START_FRAMES = 8
 KNOT_QPS = 8  # between two knots of `context_features`
@@ -52,27 +48,6 @@ USUAL_RATE = 10.0  # of the few gains that hang on the frame alone, relative to 
 CLIP = 1.0  # of the gradient's norm
 
 
-class Discriminator(nn.Module):
-    """Tells patches of originals from finished ones; both are seen beside what was decoded."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 2
-        for factor in (1, 2, 4):
-            layers += [
-                spectral_norm(nn.Conv2d(before, width * factor, 4, stride=2, padding=1)),
-                nn.LeakyReLU(0.2),
-            ]
-            before = width * factor
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(before, 1, 3, padding=1)))
-
-    def forward(self, decoded: Tensor, luma: Tensor) -> Tensor:
-        """(B, 1, H/8, W/8), high where luma looks like an original; both (B, 1, H, W)."""
-        result: Tensor = self.layers(torch.cat([decoded / 128 - 1, (luma - decoded) / 16], dim=1))
-        return result
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
     """Two frames that follow each other of each crop: (2 B, 1, H, W) luma, first ones first."""
@@ -81,11 +56,6 @@ class Batch:
     original: Tensor
     qp: Tensor
     features: Tensor
-
-
-def as_images(luma: Tensor) -> Tensor:
-    """Luma of limited range (B, 1, H, W) as grey images (B, 3, H, W), -1 to 1."""
-    return ((luma - 16) * (2 / 219) - 1).expand(-1, 3, -1, -1)
 
 
 def cut(planes: Tensor) -> Tensor:
@@ -122,15 +92,12 @@ class FinishTrainer:
         self.side = min(phase.size + 2 * MARGIN, rows // 32 * 32, columns // 32 * 32)
         torch.manual_seed(7)
         self.net = (net or FinishNet()).to(self.device)
-        self.discriminator = Discriminator().to(self.device)
+        self.adversary = Adversary(phase.rate, Processes(device=self.device))
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         usual = list(self.net.usual.parameters())
         rest = [p for n, p in self.net.named_parameters() if not n.startswith("usual.")]
         groups = [{"params": rest, "scale": 1.0}, {"params": usual, "scale": USUAL_RATE}]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0, betas=(0.9, 0.99))
-        self.other = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=phase.rate / 4, weight_decay=0, betas=(0.5, 0.99)
-        )
         self.lpips: StLpips | None = None
         if any(stage.features for stage in phase.stages):
             lpips = StLpips("vgg").to(self.device)
@@ -209,18 +176,8 @@ class FinishTrainer:
                 distance = self.lpips.distance(seen, wanted)
             found["relative"] = (distance / self.usual_of(batch.qp[own], distance)).mean()
             found["features"] = distance.detach().mean()
-        fine = batch.qp <= ADVERSARIAL_QP
-        if stage.adversarial and bool(fine.any()):
-            real, fake, beside = original[fine], finished[fine], decoded[fine]
-            self.discriminator.requires_grad_(True)
-            judged = self.discriminator(beside, real), self.discriminator(beside, fake.detach())
-            loss = F.relu(1 - judged[0]).mean() + F.relu(1 + judged[1]).mean()
-            self.other.zero_grad()
-            loss.backward()
-            self.other.step()
-            self.discriminator.requires_grad_(False)
-            found["adversarial"] = -self.discriminator(beside, fake).mean()
-            found["discriminator"] = loss.detach()
+        if stage.adversarial:
+            found |= self.adversary.judge(decoded, original, finished, batch.qp)
         return found
 
     def usual_of(self, qp: Tensor, distances: Tensor) -> Tensor:
@@ -233,7 +190,7 @@ class FinishTrainer:
 
     def run_step(self) -> dict[str, float]:
         """One optimiser step; returns its figures."""
-        stage = self.phase.stage(self.share)
+        stage = stage_at(self.phase.stages, self.share)
         warm = min(1.0, (self.step + 1) / WARM_UP)
         cosine = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.share)) / 2
         for group in self.optimizer.param_groups:
@@ -265,9 +222,9 @@ class FinishTrainer:
         state = {
             "net": self.net.state_dict(),
             "average": self.average,
-            "discriminator": self.discriminator.state_dict(),
+            "discriminator": self.adversary.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "other": self.other.state_dict(),
+            "other": self.adversary.optimizer.state_dict(),
             "step": self.step,
             "share": self.share,
             "usual": self.usual,
@@ -288,9 +245,9 @@ class FinishTrainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.net.load_state_dict(state["net"])
-            self.discriminator.load_state_dict(state["discriminator"])
+            self.adversary.discriminator.load_state_dict(state["discriminator"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.other.load_state_dict(state["other"])
+            self.adversary.optimizer.load_state_dict(state["other"])
             self.average, self.step, self.share = state["average"], state["step"], state["share"]
             self.usual = state["usual"].cpu()
             self.random.bit_generator.state = state["random"]
@@ -350,36 +307,10 @@ def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 1
         net.usual.weight[:, :KNOTS] = gains.T
 
 
-def squared(errors: Tensor) -> Tensor:
-    """(B,) mean square."""
-    return errors.square().mean((1, 2, 3))
-
-
 def steps(luma: Tensor) -> Tensor:
     """(B, 1, H, W) differences between frames that follow each other, of (2 B, 1, H, W)."""
     first, second = luma.chunk(2)
     return second - first
-
-
-def texture(luma: Tensor, original: Tensor) -> Tensor:
-    """(B,) mean square of the difference of local energy's logarithms, in octaves each way."""
-    total = luma.new_zeros(len(luma))
-    for _ in range(OCTAVES):
-        for axis in (2, 3):
-            own, wanted = (energy(x.diff(dim=axis)) for x in (luma, original))
-            total = total + squared(own - wanted)
-        luma, original = (F.avg_pool2d(x, 2) for x in (luma, original))
-    return total
-
-
-def energy(differences: Tensor) -> Tensor:
-    """Logarithm of the mean square of differences in windows of 8x8, half overlapping."""
-    return torch.log(F.avg_pool2d(differences.square(), 8, stride=4) + UNSEEN)
-
-
-def ratio(now: Tensor, before: Tensor) -> Tensor:
-    """Mean ratio of squared errors (B,) to what they were."""
-    return ((now + FLOOR) / (before + FLOOR)).mean()
 
 
 def train_finish(

@@ -16,6 +16,7 @@ from vcfilter.codec.structure import GopStep
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
+from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
@@ -34,6 +35,7 @@ from vcfilter.models.hierarchical.values import (
 from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples, upload
 from vcfilter.train.graph import StepGraphs
+from vcfilter.train.looks import CodecLooks, Remembering, Shown
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import Processes, halve_branches, motion
 from vcfilter.train.phases import (
@@ -44,6 +46,7 @@ from vcfilter.train.phases import (
     group_steps,
     looks_back,
     signed_distances,
+    stage_at,
 )
 from vcfilter.train.plan import (
     Figures,
@@ -87,6 +90,9 @@ FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as
 DELAY = 10  # captured steps between two looks at their figures
 TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
+Recorded = dict[str, list[Tensor]]
+"""Figures of a step, by their names in the log."""
+
 
 def rate_scale(name: str) -> float:
     """Learning rate of a parameter relative to the phase's."""
@@ -108,7 +114,11 @@ class Trainer:
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
         flow_threads: of the flow search on the host.
-        plans: of captured steps; 0 means that no step is captured.
+        plans: of captured steps; 0 means that no step is captured, as none of a row with stages
+            is: their losses read values.
+
+    Raises:
+        ConfigError: the row needs the weights of ST-LPIPS, which are not installed.
     """
 
     def __init__(
@@ -130,7 +140,7 @@ class Trainer:
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
         self.rate, self.flow_threads = rate, flow_threads
         self.batch = batch * self.processes.count  # of all processes, in rows of the table
-        if not phase.learns or any(part.startswith("image.") for part in phase.learns):
+        if not phase.learns or "image." in phase.learns:  # linear filters learn
             precondition(net, spread(samples).cpu())
         device = self.processes.device
         self.net = net.to(device).train()
@@ -151,6 +161,12 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = torch.tensor(phase.rate, device=device)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        self.looks: CodecLooks | None = None
+        if phase.stages:
+            features = any(stage.features for stage in phase.stages)
+            self.looks = CodecLooks(
+                self.net, phase.rate, self.processes, features=features, half=half
+            )
         if half:
             halve_branches(self.net, device)
         bits = torch.from_numpy(tables.cost_bits(tables.laplace_magnitudes())).float()
@@ -160,7 +176,7 @@ class Trainer:
         self.random = np.random.default_rng(1)
         self.graphs: StepGraphs | None = None
         self.plans: list[StepPlan] = []
-        if plans:
+        if plans and not phase.stages:
             self.graphs = StepGraphs(self.learn)
             self.plans = [self.draw_plan(n / plans) for n in range(plans)]
 
@@ -304,26 +320,35 @@ class Trainer:
         j, bpp = cost(distortion, base, bits, x[0][0].numel())
         return log_cost(j), bpp.detach().mean()
 
-    def keyframes(self, x: Planes, qp: Tensor, passes: int = 0) -> tuple[Tensor, Reference, Tensor]:
+    def coder(self, batch: int) -> TrainingCoder:
+        """A coder for frames whose symbols count."""
+        return (Remembering if self.looks else TrainingCoder)(self.bits, batch)
+
+    def keyframes(
+        self, x: Planes, qp: Tensor, passes: int = 0, coder: TrainingCoder | None = None
+    ) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of keyframes."""
         batch = len(qp)
-        zero = torch.zeros_like(qp)
-        conditions = Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
-        coder = TrainingCoder(self.bits, batch)
+        coder = coder or self.coder(batch)
+        conditions = key_conditions(qp)
         reference = self.net.code_keyframe(conditions, x, coder, self.earlier(passes, batch))
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
     def inter(
-        self, x: Planes, held: Sequence[Reference], plan: InterPlan, inputs: InterNumbers
+        self,
+        x: Planes,
+        held: Sequence[Reference],
+        plan: InterPlan,
+        inputs: InterNumbers,
+        coder: TrainingCoder | None = None,
     ) -> tuple[Tensor, Reference, Tensor]:
         """(mean log cost, reconstruction, bits per sample) of inter frames of one place."""
         batch = len(inputs.qp)
-        layer = torch.full_like(inputs.qp, plan.layer)
-        conditions = Conditions(inputs.qp, layer, inputs.distances, inputs.level, plan.refine)
+        conditions = inter_conditions(plan, inputs)
         references = pair(held)
         coded: CodedMotion | None = None
-        coder = TrainingCoder(self.bits, batch)
+        coder = coder or self.coder(batch)
         if plan.mode is MotionMode.CODED:
             estimate = self.estimate(conditions, x, references, len(held) == 1)
             coded = self.net.code_motion(conditions, estimate, references, coder)
@@ -351,12 +376,23 @@ class Trainer:
         with torch.no_grad():
             return MotionField(*coarse_to_fine(x[0], first, None if alone else second, start))
 
+    def look(self, looks: CodecLooks, loss: Tensor, shown: Shown, recorded: Recorded) -> Tensor:
+        """The loss of frames with those of the row's stage."""
+        stage = stage_at(self.phase.stages, self.share)
+        top, left = (int(n) for n in self.random.integers(0, BLOCK, 2))
+        found = looks.measure(stage, shown, (top, left))
+        record(recorded, **found)
+        return loss + torch.stack([stage.weight(n) * value for n, value in found.items()]).sum()
+
     def set_rate(self) -> None:
         """The learning rate of the step to come."""
         warm = min(1.0, max((self.step + 1) / WARM_UP, WARM_UP_SHARE * self.share))
         cosine = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.share))
+        peak = self.phase.rate * self.rate
+        if self.phase.stages:
+            peak *= stage_at(self.phase.stages, self.share).rate
         for group in self.optimizer.param_groups:
-            rate = self.phase.rate * self.rate * warm * cosine * group["scale"]
+            rate = peak * warm * cosine * group["scale"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -384,11 +420,12 @@ class Trainer:
     def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
-        found: dict[str, Tensor] = {}
+        recorded: Recorded = {}
         if self.phase.keyframes:
-            found |= self.keyframe_step(plan, inputs)
+            self.keyframe_step(plan, inputs, recorded)
         if self.phase.groups:
-            found |= self.group_step(plan, inputs)
+            self.group_step(plan, inputs, recorded)
+        found = {name: torch.stack(values).mean() for name, values in recorded.items()}
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
         values = torch.stack([*(v.detach() for v in found.values()), norm])
@@ -399,18 +436,22 @@ class Trainer:
         project(self.net)
         return figures
 
-    def keyframe_step(self, plan: StepPlan, inputs: StepNumbers) -> dict[str, Tensor]:
+    def keyframe_step(self, plan: StepPlan, inputs: StepNumbers, recorded: Recorded) -> None:
         """Keyframes alone: half from photographs, half from clips."""
         y, u, v = inputs.alone
-        loss, _, bpp = self.keyframes((y, u, v), inputs.alone_qp, plan.passes)
+        coder = self.coder(len(y))
+        loss, new, bpp = self.keyframes((y, u, v), inputs.alone_qp, plan.passes, coder)
+        record(recorded, key=loss, key_bpp=bpp)
+        if self.looks:
+            conditions = key_conditions(inputs.alone_qp)
+            shown = Shown(new=new, original=y, conditions=conditions, coder=coder)
+            loss = self.look(self.looks, loss, shown, recorded)
         (loss * self.phase.keyframe_share).backward()
-        return {"key": loss, "key_bpp": bpp}
 
-    def group_step(self, plan: StepPlan, inputs: StepNumbers) -> dict[str, Tensor]:
+    def group_step(self, plan: StepPlan, inputs: StepNumbers, recorded: Recorded) -> None:
         """Keyframes, and inter frames between or after them in coding order."""
         phase, frames, qp, outer = self.phase, inputs.frames, inputs.qp, plan.outer
         losses: list[Tensor] = []
-        figures: dict[str, list[Tensor]] = {}
 
         def learn(loss: Tensor, share: float, reference: Reference) -> Reference:
             """Without gradients through references, each frame's history ends here."""
@@ -430,21 +471,32 @@ class Trainer:
             keys = learn(loss, phase.keyframe_share * len(outer) / 2, keys)
             own = len(qp)
             held = {at: keys.rows(slice(i * own, (i + 1) * own)) for i, at in enumerate(outer)}
-            figures["group_key"] = [loss]
+            record(recorded, group_key=loss)
         share = phase.inter_share
         if plan.inter[0].back:
             share *= min(1.0, FORWARD_FRAMES / len(plan.inter))
         for place, numbers in zip(plan.inter, inputs.inter, strict=True):
             x = frames[place.shown]
             references = [held[n] for n in place.references]
-            loss, new, bpp = self.inter(x, references, place, numbers)
+            coder = self.coder(len(qp))
+            loss, new, bpp = self.inter(x, references, place, numbers, coder)
+            record(recorded, **{place.name: loss, f"{place.name}_bpp": bpp})
+            if self.looks:
+                shown = Shown(
+                    new=new,
+                    original=x[0],
+                    mode=place.mode,
+                    residual=phase.residual,
+                    conditions=inter_conditions(place, numbers),
+                    references=pair(references),
+                    coder=coder,
+                    before=frames[place.references[0]][0],
+                )
+                loss = self.look(self.looks, loss, shown, recorded)
             new = learn(loss, share, new)
             held[place.shown] = original(x, self.net.config) if phase.originals else new
-            figures.setdefault(place.name, []).append(loss)
-            figures.setdefault(f"{place.name}_bpp", []).append(bpp)
         if losses:
             torch.stack(losses).sum().backward()
-        return {name: torch.stack(found).mean() for name, found in figures.items()}
 
     def weights(self) -> VideoNet:
         """The averaged networks, in ordinary weights, on the CPU."""
@@ -465,6 +517,7 @@ class Trainer:
                 g.bit_generator.state
                 for g in (self.random, self.samples.random, self.stills.random)
             ],
+            "looks": self.looks.state() if self.looks else None,
             "notes": notes or {},
         }
         part = path.with_name(f"{path.name}.part")
@@ -486,7 +539,9 @@ class Trainer:
             state = torch.load(path, map_location=self.processes.device, weights_only=True)
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
+            if self.looks:
+                self.looks.restore(state["looks"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
         self.average = state["average"]
         self.step = state["step"]
@@ -497,6 +552,24 @@ class Trainer:
             g.bit_generator.state = s
         notes: dict[str, Any] = state["notes"]
         return notes
+
+
+def record(recorded: Recorded, **figures: Tensor) -> None:
+    """Add figures, without their gradients."""
+    for name, value in figures.items():
+        recorded.setdefault(name, []).append(value.detach())
+
+
+def key_conditions(qp: Tensor) -> Conditions:
+    """Of keyframes."""
+    zero = torch.zeros_like(qp)
+    return Conditions(qp, zero, torch.stack([zero, zero], 1), zero)
+
+
+def inter_conditions(plan: InterPlan, inputs: InterNumbers) -> Conditions:
+    """Of inter frames of one place."""
+    layer = torch.full_like(inputs.qp, plan.layer)
+    return Conditions(inputs.qp, layer, inputs.distances, inputs.level, plan.refine)
 
 
 def original(x: Planes, config: HierarchicalConfig) -> Reference:
@@ -582,14 +655,20 @@ def train(
                 trainer.save_average(average)
         return trainer.step
 
+    def set_share() -> None:
+        if minutes is not None:  # clocks differ: all processes take the mean
+            own = torch.tensor(seconds / (60 * minutes), device=trainer.processes.device)
+            trainer.share = min(1.0, float(trainer.processes.average(own)))
+
+    seconds = time.monotonic() - begun
+    set_share()
     kept, saved = save(), time.monotonic()
     pending: list[Figures] = []
     with stopping() as stop:
         while trainer.share < 1:
             pending.append(trainer.run_step())
             seconds = time.monotonic() - begun
-            if minutes is not None:
-                trainer.share = min(1.0, seconds / (60 * minutes))
+            set_share()
             halt = trainer.processes.any(stop.asked is not None)
             if len(pending) < trainer.delay and trainer.share < 1 and not halt:
                 continue

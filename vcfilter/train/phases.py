@@ -39,6 +39,50 @@ def looks_back(step: GopStep) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One part of a training for looks: the weights of its losses.
+
+    Errors are relative to the decoded frames' own: of a finish, those it is given; of the codec,
+    those that the networks training began from make of the same symbols. So are distances of the
+    codec; those of a finish are relative to what is usual at the qp.
+
+    Args:
+        until: where it ends, as a share of the training.
+        error: squared error, beside the loss of the phase itself.
+        texture: local energy of fine bands that is not the original's.
+        features: ST-LPIPS with VGG16.
+        difference: squared error of the differences between frames that follow each other (of the
+            codec, between a frame and the reference moved to it): texture must not boil.
+        adversarial: a patch discriminator's opinion of frames that are not too coarse.
+        rate: factor on the learning rate.
+    """
+
+    until: float
+    error: float = 1.0
+    texture: float = 0.0
+    features: float = 0.0
+    difference: float = 0.0
+    adversarial: float = 0.0
+    rate: float = 1.0
+
+    def weight(self, name: str) -> float:
+        """Of a loss; what is only logged has none."""
+        weights = {
+            "error": self.error,
+            "texture": self.texture,
+            "relative": self.features,
+            "difference": self.difference,
+            "adversarial": self.adversarial,
+        }
+        return weights.get(name, 0.0)
+
+
+def stage_at(stages: tuple[Stage, ...], share: float) -> Stage:
+    """The one at a share of the training; the last one at its end."""
+    return next((stage for stage in stages if share < stage.until), stages[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
     """One row of the training plan.
 
@@ -61,6 +105,8 @@ class Phase:
         layer_weights: weight of the distortion per temporal layer; the last holds for deeper ones.
         distortion: how reconstruction and original are compared.
         augment: how crops are changed.
+        stages: losses for looks beside it, of all frames but a group's keyframes; in order, the
+            last until 1. A row with stages begins at the default model.
 
     Raises:
         ConfigError: a value is outside what is allowed.
@@ -85,6 +131,7 @@ class Phase:
     layer_weights: tuple[float, ...] = (1.0,)
     distortion: Distortion = field(default=squared_error)
     augment: Augment = field(default_factory=Augment)
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.keyframes < 0 or self.groups < 0 or self.keyframes + self.groups == 0:
@@ -99,6 +146,9 @@ class Phase:
             raise ConfigError(f"phase {self.name!r}: forward {self.forward} is no probability")
         if not self.layer_weights or min(self.layer_weights) <= 0:
             raise ConfigError(f"phase {self.name!r}: layer weights {self.layer_weights}")
+        ends = [stage.until for stage in self.stages]
+        if ends and (ends != sorted(ends) or ends[-1] != 1):
+            raise ConfigError(f"phase {self.name!r}: stages until {ends}")
 
     def layer_weight(self, layer: int) -> float:
         """Weight of the distortion of a layer's frames."""
@@ -160,43 +210,32 @@ PHASES = {
             through=True,
             inter_share=0.2,
         ),
+        # A model for looks: what pixels are made with learns, what is coded stays as it is, and
+        # with it what a qp stands for.
+        Phase(
+            name="perceptual",
+            keyframes=2,
+            groups=1,
+            size=128,
+            group_size=128,
+            rate=3e-4,
+            forward=0.4,
+            learns=("image.synthesis_branch.", "prediction."),
+            stages=(
+                Stage(until=0.1, error=0.0, difference=0.15),
+                Stage(until=0.6, error=0.0, features=0.7, difference=0.15),
+                Stage(
+                    until=1.0,
+                    error=0.0,
+                    features=0.7,
+                    difference=0.15,
+                    adversarial=0.02,
+                    rate=0.5,
+                ),
+            ),
+        ),
     )
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One part of a training for looks: the weights of its losses.
-
-    Errors are relative to the decoded frames' own, distances to what is usual at the qp.
-
-    Args:
-        until: where it ends, as a share of the training.
-        error: squared error. texture: local energy of fine bands that is not the original's.
-        features: ST-LPIPS with VGG16. difference: squared error of the
-            differences between frames that follow each other: texture must not boil.
-        adversarial: a patch discriminator's opinion of frames that are not too coarse.
-        rate: factor on the learning rate.
-    """
-
-    until: float
-    error: float = 1.0
-    texture: float = 0.0
-    features: float = 0.0
-    difference: float = 0.0
-    adversarial: float = 0.0
-    rate: float = 1.0
-
-    def weight(self, name: str) -> float:
-        """Of a loss; what is only logged has none."""
-        weights = {
-            "error": self.error,
-            "texture": self.texture,
-            "relative": self.features,
-            "difference": self.difference,
-            "adversarial": self.adversarial,
-        }
-        return weights.get(name, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +252,6 @@ class FinishPhase:
     size: int
     rate: float
     stages: tuple[Stage, ...]
-
-    def stage(self, share: float) -> Stage:
-        """The one at a share of the training."""
-        return next((s for s in self.stages if share < s.until), self.stages[-1])
 
 
 FINISH = FinishPhase(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from vcfilter.errors import ConfigError
+from vcfilter.train.watch import CONTEST
 
 POINTS = 400  # more would only make the file larger
+# Losses that have an axis of their own, in order; all others share the first.
+PANELS = {
+    "for looks": ("difference", "error", "relative", "texture"),
+    "ST-LPIPS": ("features",),
+    "adversary": CONTEST,
+}
 Row = dict[str, float]
 
 
@@ -43,13 +50,21 @@ def smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
+def panels(names: Collection[str], label: str) -> dict[str, list[str]]:
+    """The curves that share an axis, by its label; label is that of the first."""
+    apart = {name for own in PANELS.values() for name in own}
+    found = {label: sorted(name for name in names if name not in apart)}
+    found |= {own: [name for name in PANELS[own] if name in names] for own in PANELS}
+    return {own: shared for own, shared in found.items() if shared}
+
+
 def draw(rows: Sequence[Row], target: Path, title: str, label: str = "mean log cost") -> None:
     """Each loss over the steps, thin as it was logged and thick as its running mean.
 
     Args:
         rows: lines of a log (see `watch.read_log`), at least one.
         target: of the SVG file.
-        title: stands over the curves. label: of the losses.
+        title: stands over the curves. label: of the losses above; those of PANELS stand below.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -58,17 +73,21 @@ def draw(rows: Sequence[Row], target: Path, title: str, label: str = "mean log c
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
-            "curves need matplotlib: install vcfilter with the extra train"
+            "curves need matplotlib: install vcfilter with the extra evaluate"
         ) from error
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for name, points in sorted(curves(rows).items()):
-        steps, values = zip(*points, strict=True)
-        (line,) = axes.plot(steps, values, alpha=0.3, linewidth=1)
-        axes.plot(*zip(*smooth(points), strict=True), color=line.get_color(), label=name)
-    axes.set_title(title)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.4)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    found = curves(rows)
+    parts = panels(found, label)
+    figure = Figure(figsize=(9, 2 + 2.4 * len(parts)), layout="constrained")
+    every = figure.subplots(len(parts), sharex=True, squeeze=False)[:, 0]
+    for axes, (own, names) in zip(every, parts.items(), strict=True):
+        for name in names:
+            points = found[name]
+            steps, values = zip(*points, strict=True)
+            (line,) = axes.plot(steps, values, alpha=0.3, linewidth=1)
+            axes.plot(*zip(*smooth(points), strict=True), color=line.get_color(), label=name)
+        axes.set_ylabel(own)
+        axes.grid(alpha=0.4)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    every[0].set_title(title)
+    every[-1].set_xlabel("step")
     figure.savefig(target, format="svg")

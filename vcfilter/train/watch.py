@@ -22,6 +22,7 @@ RECENT = 10  # steps that tell what it is now
 ENOUGH = 40  # steps before which no jump is seen: a new phase settles first
 JUMP = 1.0  # rise of a mean log cost, at least: 2.7 times the bits and errors
 DEVIATIONS = 4.0  # and in multiples of the usual deviation, since single batches differ much
+CONTEST = ("adversarial", "discriminator")  # where one gains the other loses: may jump
 
 
 class TrainingError(VcfilterError, ArithmeticError):
@@ -48,6 +49,8 @@ class Guard:
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise TrainingError(f"the loss {name!r} is {value} at step {step}")
+            if name in CONTEST:
+                continue
             past = self.past.setdefault(name, deque(maxlen=MEMORY))
             past.append(value)
             if len(past) < ENOUGH:
