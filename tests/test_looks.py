@@ -36,6 +36,7 @@ from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
 from vcfilter.train.finishing import (
     START_GAINS,
     FinishTrainer,
+    grid,
     measure_start,
     train_finish,
 )
@@ -84,6 +85,18 @@ def decoded(coded: tuple[bytes, list[Packet]], look: str) -> list[Frame]:
     extradata, packets = coded
     decoder = Decoder(extradata, DecoderOptions(look=look, strict=True), runtime=CPU)
     return [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+
+
+def test_a_pattern_on_the_grid_is_told_from_texture() -> None:
+    dct = FinishNet().dct
+    torch.manual_seed(5)
+    pattern = torch.randn(1, 1, 8, 8)
+    pattern -= pattern.mean()
+    same, noise = pattern.repeat(2, 1, 8, 12), torch.randn(2, 1, 64, 96)
+    assert grid(same, dct).tolist() == pytest.approx([96, 96], rel=1e-2)
+    assert float(grid(noise, dct).mean()) == pytest.approx(1, abs=0.5)
+    flat = torch.arange(8.0).repeat_interleave(8)[:, None].expand(64, 96)[None, None]
+    assert grid(flat, dct).tolist() == pytest.approx([0], abs=1e-6)  # means of blocks alone
 
 
 def test_an_untrained_finish_changes_nothing() -> None:

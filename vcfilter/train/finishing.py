@@ -33,6 +33,7 @@ from vcfilter.train.pairs import Pairs
 from vcfilter.train.phases import FinishPhase, Stage, stage_at
 from vcfilter.train.watch import Log, TrainingError, settle_file, stopping
 
+GRID_FLOOR = 1e-4  # of squared samples
 MARGIN = 16  # samples around a crop that the network sees and no loss does
 BINS, BIN = 16, 4  # of qps, by which the usual distance is known
 MEMORY = 0.05  # share of a new distance in the usual one
@@ -166,6 +167,8 @@ class FinishTrainer:
         }
         if stage.texture:
             found["texture"] = texture(finished, original).mean()
+        if stage.grid:
+            found["grid"] = torch.log1p(grid(cut(change), self.net.dct)).mean()
         if stage.features and self.lpips is not None:
             # Of two frames that follow each other one: the other tells little more.
             own = slice(0, len(batch.qp) // 2)
@@ -305,6 +308,15 @@ def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 1
                     gains[knot] = own.new_tensor([pair[0], pair[0], pair[1], pair[1]])
     with torch.no_grad():
         net.usual.weight[:, :KNOTS] = gains.T
+
+
+def grid(change: Tensor, dct: Tensor) -> Tensor:
+    """(B,) how much of the energy of changes (B, 1, H, W) all blocks of 8x8 samples have in common,
+    times the blocks: 1 is what independent blocks have. Means of blocks do not count.
+    """
+    blocks = F.conv2d(F.pixel_unshuffle(change, BLOCK), dct)[:, 1:]
+    common = blocks.mean((2, 3)).square().sum(1)
+    return common / (blocks.square().mean((2, 3)).sum(1) / blocks[0, 0].numel() + GRID_FLOOR)
 
 
 def steps(luma: Tensor) -> Tensor:

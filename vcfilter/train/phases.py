@@ -54,6 +54,7 @@ class Stage:
         difference: squared error of the differences between frames that follow each other (of the
             codec, between a frame and the reference moved to it): texture must not boil.
         adversarial: a patch discriminator's opinion of frames that are not too coarse.
+        grid: of a finish, what its correction has in common in all blocks: a pattern on its grid.
         rate: factor on the learning rate.
     """
 
@@ -63,6 +64,7 @@ class Stage:
     features: float = 0.0
     difference: float = 0.0
     adversarial: float = 0.0
+    grid: float = 0.0
     rate: float = 1.0
 
     def weight(self, name: str) -> float:
@@ -73,6 +75,7 @@ class Stage:
             "relative": self.features,
             "difference": self.difference,
             "adversarial": self.adversarial,
+            "grid": self.grid,
         }
         return weights.get(name, 0.0)
 
@@ -261,15 +264,24 @@ FINISH = FinishPhase(
     rate=4e-4,
     stages=(
         # Energy is cheap to compare: it finds how much contrast is missing, and where.
-        Stage(until=0.5, error=0.6, texture=0.4, difference=0.15),
-        Stage(until=0.85, error=0.6, texture=0.2, features=1.0, difference=0.15, rate=0.5),
+        Stage(until=0.3, error=0.6, texture=0.4, difference=0.25, grid=0.3),
+        Stage(
+            until=0.85,
+            error=0.6,
+            texture=0.2,
+            features=1.0,
+            difference=0.25,
+            grid=0.3,
+            rate=0.5,
+        ),
         Stage(
             until=1.0,
             error=0.6,
             texture=0.2,
             features=1.0,
-            difference=0.15,
+            difference=0.25,
             adversarial=0.02,
+            grid=0.3,
             rate=0.5,
         ),
     ),
