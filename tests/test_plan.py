@@ -170,6 +170,14 @@ def test_anchors_follow_the_motion() -> None:
     assert mean_distance(pan(16), large) <= 4
 
 
+@pytest.mark.parametrize(("keyint", "offsets"), [(12, [6, 5, 6, 3]), (24, [8, 7, 8, 5])])
+def test_low_delay_frames_are_coarser_where_many_inherit_a_keyframe(
+    keyint: int, offsets: list[int]
+) -> None:
+    jobs = plan(still(9), structure="low-delay", keyint=keyint)
+    assert [step.offset for job in jobs for step in job.steps] == offsets * 2
+
+
 def test_anchors_lie_at_the_ends_of_fades() -> None:
     """Frames within are predicted from both sides, and from the past alone badly."""
     chroma = np.full((96, 128), 128, np.uint8)

@@ -229,6 +229,7 @@ class _Chain(_Placement):
             else:
                 step = restart_step(number, self._recover)
                 self._base, self._recover = number, None
+            step = replace(step, offset=step.offset + self._structure.chain_offset)
             steps = (step,)
             if step.slot is not None:
                 self._kept[step.slot] = number
