@@ -43,6 +43,7 @@ from vcfilter.stream.timestamps import (
     constant_rate,
     frame_rate,
     rational,
+    shifted,
 )
 
 FAST = EncoderOptions(qp=30, preset="ultrafast", keyint=6)
@@ -272,6 +273,21 @@ def test_a_film_that_is_cut_short_is_told(name: str, tmp_path: Path) -> None:
     assert len(told) == (2 if audio else 1)
     film.write_bytes(whole)
     assert not encode_file(film, tmp_path / "all.mkv", FAST).warnings
+
+
+@pytest.mark.parametrize("late", [{1}, {0, 1}])
+def test_a_stream_that_begins_late_is_not_cut_short(late: set[int], tmp_path: Path) -> None:
+    """Matroska's header and its tag DURATION state ends, which are no lengths."""
+    film = make_film(tmp_path / "film.mkv", audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "late.mkv", "matroska") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        for each in source:
+            offset = -100 if each.stream_index in late else 0
+            muxer.write_packet(shifted(each, Fraction(offset)))
+    assert not encode_file(tmp_path / "late.mkv", tmp_path / "n.mkv", FAST).warnings
+    assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.mkv").warnings
 
 
 def test_adpcm_reaches_avi(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Job:
         # The clock of MPEG-TS begins anywhere; that of other containers means what it says.
         zero = begin if self._demuxer.clock_may_jump else Fraction(0)
         self._cut = Cut(start=start, end=end, zero=zero)
-        length = self._demuxer.duration
+        length = self._stated_length
         if length is not None and start is not None:
             length -= start - begin
             if length <= 0:
@@ -184,6 +184,14 @@ class Job:
         if length is not None:
             self._meter.total_seconds = float(length)
             self._meter.total_frames = round(length * rate) if rate else None
+
+    @property
+    def _stated_length(self) -> Fraction | None:
+        """How long the source says that it is; Matroska says where it ends."""
+        length = self._demuxer.duration
+        if length is not None and self._demuxer.format_name == "matroska,webm":
+            length -= max(Fraction(0), self._demuxer.start_time or Fraction(0))
+        return length
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
         source: FrameSource = self._decoded(reader)
@@ -477,7 +485,7 @@ class Job:
             return
         told = stated_seconds(self._video)
         if told is None and self._demuxer.format_name in _LENGTH_IN_HEADER:
-            told = self._demuxer.duration
+            told = self._stated_length
         if told is not None and told - seconds > max(Fraction(1, 2), told / 20):
             self.log.warning(
                 f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "

@@ -118,7 +118,9 @@ _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 def stated_seconds(info: StreamInfo) -> Fraction | None:
-    """How long a source says that a stream is: in the track's header, or in Matroska's tag."""
+    """How long a source says that a stream is: in the track's header, or in Matroska's tag, which
+    holds where it ends.
+    """
     if info.duration is not None:
         return info.duration * info.time_base
     tags = {name.upper(): value for name, value in info.metadata.items()}
@@ -126,7 +128,9 @@ def stated_seconds(info: StreamInfo) -> Fraction | None:
     if found is None:
         return None
     hours, minutes, seconds = (Fraction(part) for part in found.groups())
-    return (hours * 3600 + minutes * 60 + seconds) or None
+    end = hours * 3600 + minutes * 60 + seconds
+    length = end - max(0, info.start_time or 0) * info.time_base
+    return length if length > 0 else None
 
 
 _ENCRYPTED_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "drmt"}
