@@ -579,6 +579,20 @@ def test_field_order_goes_through(tmp_path: Path) -> None:
     assert any("interlaced" in text for text in report.warnings)
 
 
+def test_field_order_that_the_decoder_alone_knows(tmp_path: Path) -> None:
+    """AVI does not say that DV is interlaced."""
+    film = make_film(
+        tmp_path / "dv.avi", frames=1, width=720, height=576, rate=25, codec="dvvideo"
+    )
+    with open_demuxer(film) as demuxer:
+        info = demuxer.streams[0]
+        assert info.field_order == FieldOrder.UNKNOWN
+        source = MediaFrames(PacketReader(demuxer, info), info, Cut(), seekable=True)
+        next(source.frames())
+    assert source.video_format is not None
+    assert source.video_format.field_order is FieldOrder.BOTTOM_FIRST
+
+
 @pytest.mark.parametrize(("depth", "pix_fmt"), [(8, "yuv444p"), (10, "yuv444p10le")])
 def test_odd_sizes_decode_by_default(depth: int, pix_fmt: str, tmp_path: Path) -> None:
     source = "yuv420p" if depth == 8 else "yuv420p10le"

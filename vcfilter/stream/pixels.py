@@ -151,7 +151,7 @@ class FrameReader:
                 chroma_location=info.chroma_location,
                 rotation=rotation,
                 mirrored=info.mirrored,
-                field_order=_field_order(info),
+                field_order=_field_order(info, av_frame),
                 mastering=mastering,
                 content_light=light,
             )
@@ -265,8 +265,12 @@ def _without_range(av_frame: VideoFrame) -> str:
     return name.replace("yuvj", "yuv") if name.startswith("yuvj") else name
 
 
-def _field_order(info: StreamInfo) -> FieldOrder:
-    return FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
+def _field_order(info: StreamInfo, av_frame: VideoFrame) -> FieldOrder:
+    """What the container says, else what the decoder does: no more than that it is interlaced."""
+    order = FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
+    if order is FieldOrder.UNKNOWN and av_frame.interlaced_frame:
+        return FieldOrder.BOTTOM_FIRST if info.codec == "dvvideo" else FieldOrder.TOP_FIRST
+    return order
 
 
 def _frame_side_data(av_frame: VideoFrame, kind: SideDataType) -> bytes:
