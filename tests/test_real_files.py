@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -298,6 +299,26 @@ def test_adpcm_reaches_avi(tmp_path: Path) -> None:
         sent = [bytes(p) for p in a.demux(audio=0) if p.size]
         arrived = [bytes(p) for p in b.demux(audio=0) if p.size]
     assert arrived == sent
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_avi_keeps_the_distance_of_frames(late: int, tmp_path: Path) -> None:
+    """Audio begins before the frames, as AAC of MP4 does, or long after them."""
+    film = make_film(tmp_path / "film.mkv", rate=25, audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "in.mkv", "matroska") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        offset = Fraction(-late, 2) if late else Fraction(3, 100)
+        for each in source:
+            muxer.write_packet(shifted(each, offset) if each.stream_index else each)
+    report = encode_file(tmp_path / "in.mkv", tmp_path / "n.avi", FAST)
+    assert len(report.warnings) == late
+    assert not late or "0.50 s late" in report.warnings[0]
+    times = packet_times(tmp_path / "n.avi")
+    assert len(times) == 14
+    assert {b - a for a, b in pairwise(times)} == {Fraction(1, 25)}
+    assert times[0] == (0 if late else Fraction(1, 25))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ Path: TypeAlias = str | os.PathLike[str]
 PIPE = "-"
 """The name of standard input and output."""
 MATROSKA = "matroska"
+AVI = "avi"
 Y4M = "yuv4mpegpipe"
 
 _MILLISECOND = Fraction(1, 1000)
@@ -67,7 +68,7 @@ CONTAINERS: Mapping[str, Container] = {
         ),
         Container(name="nut", extensions=(".nut",), neural=True, encoder="rawvideo"),
         Container(
-            name="avi",
+            name=AVI,
             extensions=(".avi",),
             neural=True,
             encoder="mpeg4",

@@ -124,6 +124,7 @@ class _Track:
     last: int | None = None  # dts in the target's ticks
     mended: int = 0
     encrypted: int = 0  # packets, which are left out
+    begin: Fraction | None = None  # in the target
     end: Fraction | None = None  # in the source
 
 
@@ -167,6 +168,16 @@ class StreamCopier:
         for track in self._tracks.values():
             track.time_base = muxer.stream_time_base(track.index)
 
+    @property
+    def first_time(self) -> Fraction | None:
+        """Earliest time of the packets in the queue, in seconds on the target's clock."""
+        times = [
+            ticks * packet.time_base - self._cut.offset
+            for packet in tuple(self._queue)
+            if (ticks := packet.dts if packet.dts is not None else packet.pts) is not None
+        ]
+        return min(times, default=None)
+
     def copy_until(self, muxer: Muxer, time: Fraction | None) -> None:
         """Write the packets in the queue up to a time in seconds, on the target's clock; None
         writes all.
@@ -195,6 +206,8 @@ class StreamCopier:
             track.end = end if track.end is None else max(track.end, end)
             if self._cut.before(time) or self._cut.after(time):
                 return
+            if track.begin is None:
+                track.begin = time - self._cut.offset
         packet = shifted(packet, self._cut.offset)
         if ticks is None:
             packet = self._timed(packet, track)
@@ -205,11 +218,12 @@ class StreamCopier:
             packet = converted
         muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
 
-    def finish(self, *, jumped: bool = False) -> None:
+    def finish(self, *, jumped: bool = False, at_once: bool = False) -> None:
         """Log what was mended or left out, and which streams ended early.
 
         Args:
             jumped: the source's clock jumped: the durations it states mean nothing.
+            at_once: the container begins all audio at its start.
         """
         for track in self._tracks.values():
             info = track.copy.info
@@ -217,6 +231,12 @@ class StreamCopier:
                 self._log.warning(
                     f"{track.mended} packets of {name_of(info)} had a time that was not after the "
                     "one before: moved"
+                )
+            late = track.begin or Fraction(0)
+            if at_once and info.kind == "audio" and late > _LATE_SECONDS:
+                self._log.warning(
+                    f"{name_of(info)} begins {float(late):.2f} s late, which AVI cannot state: it "
+                    "plays too early by that"
                 )
             if track.encrypted:
                 self._log.warning(
@@ -261,3 +281,4 @@ class StreamCopier:
 
 
 _SHORT_SECONDS = Fraction(1, 2)
+_LATE_SECONDS = Fraction(1, 10)

@@ -22,6 +22,7 @@ from vcfilter.frames import Frame
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
+    AVI,
     Y4M,
     Path,
     check_kind,
@@ -421,7 +422,9 @@ class Job:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):
                 writer.put(item)
-            self._check(last - first, reader, clock)
+            # AVI numbers frames from its start: what it says counts from there.
+            begin = Fraction(0) if self._demuxer.format_name == AVI else first
+            self._check(last - begin, reader, clock)
             writer.finish()
         except KeyboardInterrupt:
             self.source.stop()
