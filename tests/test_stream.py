@@ -22,7 +22,7 @@ from clips import luma_psnr, make_film, planes, times, video_frame
 
 import vcfilter
 from vcfilter import EncoderOptions
-from vcfilter._bridge import Chapter, Demuxer, StreamInfo
+from vcfilter._bridge import DISPOSITION_ATTACHED_PICTURE, Chapter, Demuxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
@@ -294,9 +294,9 @@ def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:
 
 
 def test_stream_selection() -> None:
-    for text in ("0", "v", "0:a", "a:1", "0:3", "2"):
+    for text in ("0", "v", "0:a", "a:1", "0:3", "2", "0:V", "0:a?", "m:language", "a:m:title:x y"):
         StreamSelection(specifiers=(text,))
-    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x"):
+    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x", "a:", "?", "0:m:", "a??"):
         with pytest.raises(ConfigError, match="-map"):
             StreamSelection(specifiers=(text,))
 
@@ -313,6 +313,25 @@ def test_streams_are_left_out_by_a_minus() -> None:
         ("-t", [0, 1, 2, 3]),
     ):
         assert StreamSelection.of(words.split()).indices(streams) == wanted, words
+
+
+def test_streams_are_named_by_tags_and_may_be_missing() -> None:
+    streams = [
+        StreamInfo(kind="video", index=0),
+        StreamInfo(kind="audio", index=1, metadata={"language": "eng"}),
+        StreamInfo(kind="audio", index=2, metadata={"language": "nob"}),
+        StreamInfo(kind="video", index=3, disposition=DISPOSITION_ATTACHED_PICTURE),
+    ]
+    for words, wanted in (
+        ("v", [0, 3]),
+        ("0:V a:m:language:nob", [0, 2]),
+        ("m:language", [1, 2]),
+        ("0:v:0 0:a:0? 0:s? 0:7?", [0, 1]),
+        ("0 -0:s? -m:language:eng", [0, 2, 3]),
+    ):
+        assert StreamSelection.of(words.split()).indices(streams) == wanted, words
+    with pytest.raises(ConfigError, match="no such stream"):
+        StreamSelection.of("0:s").indices(streams)
 
 
 def test_decode_to_mp4_restores_the_frame_rate(tmp_path: Path) -> None:

@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     from vcfilter.stream.thinning import Thinning
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
+_UNIT = re.compile(rf"(?P<number>{_NUMBER.pattern})(?P<unit>s|ms|us)")
+_UNITS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
 
 
 def seconds(text: str) -> Fraction:
-    """Seconds of "90", "1:30" or "0:01:30.5".
+    """Seconds of "90", "1:30", "0:01:30.5", "90s", "500ms" or "20us".
 
     Raises:
         argparse.ArgumentTypeError: the text is no time.
     """
+    found = _UNIT.fullmatch(text)
+    if found is not None:
+        return Fraction(found["number"]) * _UNITS[found["unit"]]
     parts = text.split(":")
     if len(parts) > 3 or not all(_NUMBER.fullmatch(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5")

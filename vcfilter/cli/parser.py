@@ -60,6 +60,29 @@ _HINTS = {
     "-codec": "-c:v names the encoder of the video; all else is copied",
     "-codec:v": "-c:v NAME",
     "-vcodec": "-c:v NAME",
+    "-c:v": "the video is coded neurally; decode takes -c:v",
+    "-af": _COPIED,
+    "-ar": _COPIED,
+    "-ac": _COPIED,
+    "-dn": "-map -d leaves data streams out",
+    "-c:s": "subtitles are copied, or become what the container holds",
+    "-movflags": "MP4 and MOV are written as players need them",
+    "-itsoffset": "ffmpeg -itsoffset T -i IN -c copy OUT moves a stream first",
+    "-sseof": "-ss TIME counts from the start",
+    "-map_metadata": "tags are copied; -metadata KEY=VALUE changes one",
+    "-map_chapters": "chapters are copied",
+    "--input-res": "raw video states no size: give it as YUV4MPEG2 (.y4m)",
+    "--fps": "the frame rate is the source's, or -vf fps=25",
+    "--frames": "-t TIME",
+    "--output": "the target stands without it: vcfilter COMMAND SOURCE TARGET",
+    "-o": "the target stands without it: vcfilter COMMAND SOURCE TARGET",
+    "--input": "the source stands without it: vcfilter COMMAND SOURCE TARGET",
+    "--output-depth": "--pix-fmt yuv420p10le codes 10 bit",
+    "--vbv-maxrate": "--maxrate RATE",
+    "--vbv-bufsize": "--bufsize SIZE",
+    "--psnr": "the mean PSNR is shown at the end",
+    "--pass": "--two-pass does both",
+    "--scenecut": "scene cuts make keyframes; --no-scenecut",
     "-c:a": _COPIED,
     "-acodec": _COPIED,
     "-b:a": _COPIED,
@@ -145,7 +168,7 @@ def _with_maps(arguments: Sequence[str]) -> list[str]:
     """Words, those of `-map -0:s` as one: argparse would take the second for an option."""
     words: list[str] = []
     for word in arguments:
-        if words and words[-1] == "-map" and re.fullmatch(r"-(\d+|[vastd])(:[\w:]*)?", word):
+        if words and words[-1] == "-map" and re.fullmatch(r"-(\d+|[vVastdm])(:\S*)?\??", word):
             words[-1] = f"-map={word}"
         else:
             words.append(word)

@@ -108,6 +108,11 @@ class Source:
     def _refusal(self, error: Exception) -> str:
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
+        if "Picture size 0x0" in str(error):
+            return (
+                f"{self.title} is raw video, which states no size: give it as YUV4MPEG2 (ffmpeg -f "
+                "rawvideo -s 352x288 -i FILE OUT.y4m)"
+            )
         return f"{self.title} cannot be read: {reason_of(error)}"
 
 
