@@ -602,9 +602,7 @@ def test_field_order_goes_through(tmp_path: Path) -> None:
 
 def test_field_order_that_the_decoder_alone_knows(tmp_path: Path) -> None:
     """AVI does not say that DV is interlaced."""
-    film = make_film(
-        tmp_path / "dv.avi", frames=1, width=720, height=576, rate=25, codec="dvvideo"
-    )
+    film = make_film(tmp_path / "dv.avi", frames=1, width=720, height=576, rate=25, codec="dvvideo")
     with open_demuxer(film) as demuxer:
         info = demuxer.streams[0]
         assert info.field_order == FieldOrder.UNKNOWN
