@@ -203,6 +203,8 @@ def test_maps_may_begin_with_a_minus() -> None:
     found = parser.parse(["-map", "0", "-map", "-0:s", "a", "-map", "-a:1", "b", "-t", "3"])
     assert (found.streams, found.sources, found.target) == (["0", "-0:s", "-a:1"], ["a"], "b")
     assert found.t == 3
+    found = parser.parse(["-y", "--", "-a", "-b"])
+    assert (found.sources, found.target) == (["./-a"], "./-b")
     found = parser.parse(["-map", "-0:s?", "-map", "-a:m:language:eng", "a", "b", "-ss", "250ms"])
     assert (found.streams, found.ss) == (["-0:s?", "-a:m:language:eng"], Fraction(1, 4))
 

@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Arguments in any order, options between files too; exits where they are wrong."""
-        arguments = _with_maps(arguments)
+        arguments = _with_maps(_with_files(arguments))
         self._refuse_foreign(arguments)
         found, rest = self.parse_known_intermixed_args(list(arguments))
         if rest:
@@ -133,8 +133,6 @@ class Parser(argparse.ArgumentParser):
         argparse reads -vf as -v and -f, since it allows short options in one word.
         """
         for word in arguments:
-            if word == "--":
-                return
             name = word.split("=", 1)[0]
             if name in self.flags:
                 continue
@@ -162,6 +160,18 @@ class Parser(argparse.ArgumentParser):
         plain = {flag.lstrip("-"): flag for flag in self.flags}
         found = difflib.get_close_matches(word.lstrip("-").replace("_", "-"), plain, 1)
         return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def _with_files(arguments: Sequence[str]) -> list[str]:
+    """Words, files after `--` so that none looks like an option: argparse would lose them."""
+    words = list(arguments)
+    if "--" not in words:
+        return words
+    place = words.index("--")
+    files = [
+        f"./{word}" if word.startswith("-") and word != "-" else word for word in words[place + 1 :]
+    ]
+    return words[:place] + files
 
 
 def _with_maps(arguments: Sequence[str]) -> list[str]:

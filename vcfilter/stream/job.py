@@ -232,19 +232,30 @@ class Job:
             at_once=self.at_once,
         )
 
-    def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
+    def _clock(
+        self,
+        source: FrameSource,
+        container: str,
+        *,
+        exact: bool,
+        coder: FrameEncoder | None = None,
+    ) -> FrameClock:
         known = container_named(container)
         rate = source.frame_rate
-        if known.constant_rate and self.video_filter is None:
+        own = coder.nearest_rate(rate) if coder else None
+        numbered = known.constant_rate or own is not None
+        if numbered and self.video_filter is None:
             rate = constant_rate(self._video)
             if isinstance(source, InterpolatedFrames):
                 rate = source.frame_rate_for(rate)
+        if coder and own is not None:
+            rate = coder.nearest_rate(rate)
         return FrameClock(
             source.time_base,
             rate,
             offset=self._cut.offset,
             tick=known.tick,
-            constant_rate=known.constant_rate,
+            constant_rate=numbered,
             exact=exact,
         )
 
@@ -385,7 +396,12 @@ class Job:
         container: str,
     ) -> TranscodeReport:
         source = self._frame_source(reader)
-        clock = self._clock(source, container, exact=isinstance(coder, NeuralEncoder))
+        clock = self._clock(
+            source,
+            container,
+            exact=isinstance(coder, NeuralEncoder),
+            coder=coder if isinstance(coder, FrameEncoder) else None,
+        )
         stage = apply(self._filters, clock.frames(source.frames()))
         count = 0
         first: Fraction | None = None

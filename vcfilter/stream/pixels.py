@@ -35,6 +35,8 @@ _LIMITED, _FULL = 1, 2
 _BT709 = 1
 _UNSPECIFIED = 2
 _RGB_MATRIX = 0
+JPEG_MATRIX = 5
+"""BT.601, which readers of JPEG take for granted."""
 _SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -317,7 +319,8 @@ def describe(av_frame: VideoFrame, video_format: VideoFormat) -> None:
 
 
 def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> VideoFrame:
-    """A decoded frame in another pixel format; YUV formats keep matrix and range.
+    """A decoded frame in another pixel format; YUV formats keep matrix and range, but for those
+    of JPEG, which have a matrix and a range of their own.
 
     Raises:
         MediaError: FFmpeg knows no such format or cannot convert to it.
@@ -325,15 +328,17 @@ def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> V
     if av_frame.format.name == name:
         return av_frame
     span = int(av_frame.color_range) or _LIMITED
+    matrix = int(av_frame.colorspace)
+    to_jpeg = name.startswith("yuvj")
     try:
         to_rgb = PixelFormat(name).is_rgb
         result = reformatter.reformat(
             av_frame,
             format=name,
-            src_colorspace=_swscale_matrix(av_frame.colorspace),
-            dst_colorspace=None if to_rgb else _swscale_matrix(av_frame.colorspace),
+            src_colorspace=_swscale_matrix(matrix),
+            dst_colorspace=None if to_rgb else _swscale_matrix(JPEG_MATRIX if to_jpeg else matrix),
             src_color_range=span,
-            dst_color_range=_FULL if to_rgb else span,
+            dst_color_range=_FULL if to_rgb or to_jpeg else span,
             interpolation=_SCALING,
             threads=1,
         )
@@ -342,8 +347,8 @@ def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> V
     result.pts, result.duration = av_frame.pts, av_frame.duration
     if av_frame.time_base:
         result.time_base = av_frame.time_base
-    if to_rgb:
-        result.colorspace = _RGB_MATRIX
+    if to_rgb or to_jpeg:
+        result.colorspace = _RGB_MATRIX if to_rgb else JPEG_MATRIX
     return result
 
 
@@ -404,6 +409,7 @@ def _swscale_matrix(matrix: int) -> int | None:
 
 
 __all__ = [
+    "JPEG_MATRIX",
     "PIXEL_FORMATS",
     "FrameReader",
     "convert",
