@@ -286,6 +286,30 @@ def test_streams_and_containers_have_pyavs_attributes(film: Path, neural: Path) 
         video.thread_type = "AUTO"
 
 
+def test_threads_are_set_as_with_pyav(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        stream = container.streams.video[0]
+        assert stream.pix_fmt == "yuv420p"
+        stream.thread_count = 2
+        assert container.runtime == vcfilter.Runtime(threads=2)
+        with pytest.raises(ConfigError, match="threads"):
+            stream.codec_context.thread_count = -1
+        assert next(container.decode(stream)).pts == 0
+        with pytest.raises(ConfigError, match="before the first frame"):
+            stream.codec_context.thread_count = 1
+        assert stream.thread_count == 2
+
+
+def test_a_missing_file_is_what_python_calls_so(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.mkv"
+    for read in (vcfilter.open, lambda path: encode_file(path, tmp_path / "out.mkv")):
+        with pytest.raises(
+            FileNotFoundError, match=r"gone\.mkv cannot be read: No such file"
+        ) as got:
+            read(gone)
+        assert isinstance(got.value, MediaError)
+
+
 def test_skip_frame_decodes_keyframes_alone(neural: Path) -> None:
     with vcfilter.open(neural) as container:
         whole = list(container.decode(video=0))

@@ -62,9 +62,17 @@ class NeuralContext:
 
     @property
     def thread_count(self) -> int:
-        """Threads of the networks; 0 leaves it to PyTorch. Runtime sets it."""
+        """Threads of the networks, as Runtime sets them; 0 leaves it to PyTorch.
+
+        Raises:
+            ConfigError: it is set when frames are decoded already, or out of range.
+        """
         runtime = self._stream.container.runtime
         return runtime.threads if runtime else 0
+
+    @thread_count.setter
+    def thread_count(self, value: int) -> None:
+        self._stream.use_threads(value)
 
     @property
     def width(self) -> int:

@@ -16,7 +16,7 @@ import av.error
 from av.container import InputContainer
 
 from vcfilter._bridge import BridgeError, Demuxer
-from vcfilter.errors import ConfigError, MediaError
+from vcfilter.errors import ConfigError, MediaError, MissingFileError
 from vcfilter.stream.containers import PIPE, Path, open_demuxer, path_of
 
 _CHUNK = 1 << 16
@@ -96,7 +96,7 @@ class Source:
             if self._sequence:
                 return
             reason = getattr(error, "strerror", None) or str(error)
-            raise MediaError(f"{self.name} cannot be read: {reason}") from error
+            raise unreadable(self.name, reason, error) from error
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{self.name} is a folder, not a media file")
         if stat.S_ISFIFO(status.st_mode):
@@ -108,7 +108,7 @@ class Source:
     def _refusal(self, error: Exception) -> str:
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
-        if "Picture size 0x0" in str(error):
+        if "size 0x0 is invalid" in str(error):
             return (
                 f"{self.title} is raw video, which states no size: give it as YUV4MPEG2 (ffmpeg -f "
                 "rawvideo -s 352x288 -i FILE OUT.y4m)"
@@ -159,7 +159,13 @@ def open_av(name: Path | IO[bytes], container: str | None = None) -> InputContai
     except (BridgeError, av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, MediaError):
             raise
-        raise MediaError(f"{title} cannot be read: {reason_of(error)}") from error
+        raise unreadable(title, reason_of(error), error) from error
+
+
+def unreadable(title: str, reason: str, error: BaseException) -> MediaError:
+    """The error that says why a file cannot be read; MissingFileError where there is none."""
+    kind = MissingFileError if isinstance(error, FileNotFoundError) else MediaError
+    return kind(f"{title} cannot be read: {reason}")
 
 
 def media_url(name: str) -> str:
@@ -211,4 +217,4 @@ class _Pipe:
         return b""
 
 
-__all__ = ["PIPE", "Source", "is_sequence", "media_url", "open_av", "reason_of"]
+__all__ = ["PIPE", "Source", "is_sequence", "media_url", "open_av", "reason_of", "unreadable"]
