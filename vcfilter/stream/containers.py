@@ -173,12 +173,12 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
         raise ConfigError(
             f"{text} names one image; {FilePath(text).stem}_%04d.png names one per frame"
         )
-    name = _BY_EXTENSION.get(suffix) or _guessed(suffix)
-    if name is None:
+    found = _BY_EXTENSION.get(suffix) or _guessed(suffix)
+    if found is None:
         raise ConfigError(
             f"the extension of {text} names no container that is known; give another, or -f FORMAT"
         )
-    return name
+    return found
 
 
 def _guessed(suffix: str) -> str | None:
