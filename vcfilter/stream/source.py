@@ -45,6 +45,8 @@ class Source:
         self._sequence = False
         self._image_rate = image_rate
         if self.name == PIPE:
+            if sys.stdin is None:
+                raise MediaError("standard input is closed")
             self._pipe = _Pipe(sys.stdin.buffer, self.title)
         elif "://" not in self.name:
             self._check_file()
