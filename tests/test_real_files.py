@@ -24,6 +24,7 @@ import vcfilter
 from vcfilter import EncoderOptions, MediaCodec, MediaError, decode_file, encode_file
 from vcfilter._bridge import BridgePacket, Demuxer, InvalidDataError, Muxer, StreamInfo
 from vcfilter.bitstream import SequenceHeader
+from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError
 from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
 from vcfilter.stream.containers import open_demuxer
@@ -377,6 +378,43 @@ def test_a_sequence_of_pictures(tmp_path: Path) -> None:
         report = encode_file(tmp_path / name, tmp_path / "o.mkv", FAST, overwrite=True)
         assert report.frames == 3
         assert report.seconds == pytest.approx(3 / 25)
+    with pytest.raises(MediaError, match=r"no\*\.png matches no file"):
+        encode_file(tmp_path / "no*.png", tmp_path / "o.mkv", FAST, overwrite=True)
+    words = ["--qp", "40", "--preset", "ultrafast", "-y", "-q", "--rate", "10"]
+    assert main(["encode", str(tmp_path / "img%03d.png"), str(tmp_path / "o.mkv"), *words]) == 0
+    assert packet_times(tmp_path / "o.mkv") == [0, Fraction(1, 10), Fraction(1, 5)]
+
+
+@pytest.mark.parametrize("extension", ["mkv", "mov"])
+def test_timecode_and_chapter_tracks_are_written_anew(extension: str, tmp_path: Path) -> None:
+    """QuickTime has tracks of data for them; a tag and the chapters say the same."""
+    with av.open(str(tmp_path / "in.mov"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["timecode"] = "01:00:00:00"
+        chapter = {"start": 0, "end": 80, "time_base": MILLISECOND, "metadata": {"title": "One"}}
+        container.set_chapters([{"id": 1, **chapter}])
+        for index in range(2):
+            frame = video_frame(index, 64, 48)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with Demuxer(tmp_path / "in.mov") as demuxer:
+        assert {info.codec_tag for info in demuxer.streams[1:]} == {"tmcd", "text"}
+    coded = tmp_path / f"n.{extension}"
+    assert not encode_file(tmp_path / "in.mov", coded, FAST).warnings
+    assert not decode_file(coded, tmp_path / "o.mov").warnings
+    with Demuxer(tmp_path / "o.mov") as demuxer:
+        assert [info.codec_tag for info in demuxer.streams].count("tmcd") == 1
+        assert demuxer.streams[0].metadata["timecode"] == "01:00:00:00"
+        assert [each.metadata["title"] for each in demuxer.chapters] == ["One"]
+
+
+def test_an_mp4_that_is_cut_short_is_called_so(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mp4", codec="libx264")
+    film.write_bytes(film.read_bytes()[:3000])
+    with pytest.raises(MediaError, match=r"in\.mp4 lacks its index"):
+        encode_file(film, tmp_path / "o.mkv", FAST)
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -201,6 +201,16 @@ def _settings_of(args: argparse.Namespace) -> dict[str, str]:
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
+def add_image_rate(group: argparse._ActionsContainer) -> None:
+    """--rate of image files."""
+    group.add_argument(
+        "--rate",
+        type=frame_rate,
+        metavar="RATE",
+        help="frames per second of image files as source (25)",
+    )
+
+
 def add_codec(parser: argparse.ArgumentParser) -> None:
     """Encoders of FFmpeg's; `media_codec` reads them."""
     group = parser.add_argument_group("coding with another encoder")

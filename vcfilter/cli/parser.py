@@ -52,6 +52,7 @@ _HINTS = {
     "-filter_complex": _FILTER,
     "-r": _FILTER,
     "-s": _FILTER,
+    "-framerate": "--rate RATE, of image files; other sources have their own",
     "-aspect": _FILTER,
     "-an": "-map v takes the video alone",
     "-sn": "-map v -map a leaves subtitles out",

@@ -61,6 +61,7 @@ def plan_copies(
     log: Log = logger,
     *,
     copy_videos: bool,
+    has_chapters: bool = False,
 ) -> list[Copy]:
     """How each wanted stream besides the coded one gets into the container.
 
@@ -69,11 +70,16 @@ def plan_copies(
     Args:
         coded: index of the video stream that is coded anew.
         copy_videos: whether further video streams are copied as they are.
+        has_chapters: whether the source has chapters, which go their own way.
     """
     plan = []
+    has_timecode = any("timecode" in each.metadata for each in streams if each.index == coded)
     for info in streams:
         if info.index not in wanted or info.index == coded:
             continue
+        anew = {"tmcd": has_timecode, "text": has_chapters}
+        if info.kind == "data" and anew.get(info.codec_tag):
+            continue  # QuickTime's tracks for what a tag and the chapters say as well
         clean = replace(info, metadata=track_metadata(info))
         if is_encrypted(info):
             log.warning(f"{name_of(info)} is left out: it is encrypted")
@@ -92,7 +98,7 @@ def plan_copies(
             )
             continue
         copy = _text_copy(clean, container)
-        if copy is None and holds(container, info):
+        if copy is None and info.codec_tag != "tmcd" and holds(container, info):
             copy = Copy(index=info.index, info=clean, seconds=stated_seconds(info))
         if copy is None and info.kind == "audio" and not info.sample_rate:
             log.warning(f"{name_of(info)} is left out: none of it is there to tell its sample rate")

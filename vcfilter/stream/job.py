@@ -361,6 +361,7 @@ class Job:
             container,
             self.log,
             copy_videos=self._copy_videos,
+            has_chapters=bool(self._demuxer.chapters),
         )
 
     @property

@@ -8,6 +8,7 @@ import stat
 import sys
 from contextlib import suppress
 from fractions import Fraction
+from glob import glob
 from pathlib import Path as FilePath
 from typing import IO, Any
 
@@ -96,6 +97,8 @@ class Source:
         except (OSError, ValueError) as error:
             self._sequence = isinstance(error, FileNotFoundError) and is_sequence(self.name)
             if self._sequence:
+                if "%" not in FilePath(self.name).name and not glob(self.name):
+                    raise MissingFileError(f"{self.name} matches no file") from error
                 return
             reason = getattr(error, "strerror", None) or str(error)
             raise unreadable(self.name, reason, error) from error
@@ -108,6 +111,8 @@ class Source:
             raise MediaError(f"{self.name} is empty")
 
     def _refusal(self, error: Exception) -> str:
+        if "moov atom not found" in str(error) or "error reading header" in str(error):
+            return f"{self.title} lacks its index, which stands at the end: it is cut short"
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
         if "size 0x0 is invalid" in str(error):
