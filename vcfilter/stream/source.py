@@ -112,7 +112,7 @@ class Source:
 
     def _refusal(self, error: Exception) -> str:
         if "moov atom not found" in str(error) or "error reading header" in str(error):
-            return f"{self.title} lacks its index, which stands at the end: it is cut short"
+            return f"{self.title} lacks its index: it is cut short, or no media file"
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
         if "size 0x0 is invalid" in str(error):
