@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from vcfilter._bridge import BridgePacket, Demuxer, InvalidDataError, Muxer, Str
 from vcfilter.bitstream import SequenceHeader
 from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError
-from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
+from vcfilter.frames import ContentLight, FieldOrder, Frame, MasteringDisplay, VideoFormat
 from vcfilter.stream.containers import open_demuxer
 from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import MediaDecoder, MediaFrames
@@ -47,6 +47,7 @@ from vcfilter.stream.timestamps import (
     rational,
     shifted,
 )
+from vcfilter.stream.upright import UprightFrames
 
 FAST = EncoderOptions(qp=30, preset="ultrafast", keyint=6)
 MILLISECOND = Fraction(1, 1000)
@@ -454,8 +455,40 @@ def test_all_eight_display_matrices(rotation: int, mirrored: bool, tmp_path: Pat
     if mirrored and not _header_keeps(mirrored=True):
         pytest.skip("the bitstream does not state mirroring")
     encode_file(turned, tmp_path / "n.mkv", EncoderOptions(qp=8, preset="ultrafast"))
-    decode_file(tmp_path / "n.mkv", tmp_path / "out.mp4")
-    assert np.abs(shown(tmp_path / "out.mp4") - shown_plain).mean() < 6
+    for name in ("out.mp4", "out.mkv", "out.y4m"):
+        assert not decode_file(tmp_path / "n.mkv", tmp_path / name).warnings
+        assert np.abs(shown(tmp_path / name) - shown_plain).mean() < 6
+
+
+def test_files_of_frames_are_upright(tmp_path: Path) -> None:
+    fmt = VideoFormat(
+        width=64, height=48, rotation=90, mirrored=True, sample_aspect_ratio=(4, 3), bit_depth=8
+    )
+    y = np.arange(64 * 48, dtype=np.uint8).reshape(48, 64)
+    flat = np.full((24, 32), 128, np.uint8)
+    source = _Source(fmt, Frame(y=y, u=flat, v=flat, pts=0))
+    frames = UprightFrames(source)
+    (frame,) = frames.frames()
+    shown = frames.video_format
+    assert shown is not None
+    frame.check(shown)
+    assert (shown.width, shown.height, shown.sample_aspect_ratio) == (48, 64, (3, 4))
+    assert (shown.rotation, shown.mirrored) == (0, False)
+    np.testing.assert_array_equal(frame.y, _turned(y, 90, mirrored=True))
+
+
+@dataclass
+class _Source:
+    """One frame as a source of frames."""
+
+    video_format: VideoFormat
+    frame: Frame
+    time_base: Fraction = MILLISECOND
+    frame_rate: Fraction | None = None
+    delay: int | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        yield self.frame
 
 
 def _header_keeps(**fields: object) -> bool:

@@ -70,7 +70,7 @@ def plan_copies(
     Args:
         coded: index of the video stream that is coded anew.
         copy_videos: whether further video streams are copied as they are.
-        has_chapters: whether the source has chapters, which go their own way.
+        has_chapters: whether the source has chapters, which are written as such.
     """
     plan = []
     has_timecode = any("timecode" in each.metadata for each in streams if each.index == coded)

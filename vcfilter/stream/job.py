@@ -51,6 +51,7 @@ from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
 from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate
 from vcfilter.stream.track import is_neural
+from vcfilter.stream.upright import UprightFrames
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ RawSink = Y4mSink | ImageSink
 
 ClosedExecutor = TypeVar("ClosedExecutor", ClusterExecutor, ProcessExecutor)
 
+_STATE_DISPLAY = ("mp4", "mov")
+"""Containers that state how decoded frames are turned for display, so that players find it."""
 _AHEAD_FRAMES = 8
 _ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
@@ -403,6 +406,8 @@ class Job:
             exact=isinstance(coder, NeuralEncoder),
             coder=coder if isinstance(coder, FrameEncoder) else None,
         )
+        if not isinstance(coder, NeuralEncoder) and container not in _STATE_DISPLAY:
+            source = UprightFrames(source)
         stage = apply(self._filters, clock.frames(source.frames()))
         count = 0
         first: Fraction | None = None

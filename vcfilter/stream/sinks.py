@@ -20,12 +20,8 @@ from vcfilter.stream.copy import StreamCopier
 from vcfilter.stream.pixels import PIXEL_FORMATS, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.target import Target, translated
-from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
-
-_STATE_DISPLAY = ("mp4", "mov")  # containers that state any display matrix
-_STATE_ROTATION = (*_STATE_DISPLAY, MATROSKA)
 
 
 class MuxerSink:
@@ -76,11 +72,6 @@ class MuxerSink:
         self._live = live and not (self._container == MATROSKA and self._target.is_regular)
         metadata = {**self._track.metadata, **info.metadata}
         info = replace(info, metadata=metadata, disposition=self._track.disposition)
-        if not is_neural(info):  # a neural stream states its display itself
-            if info.mirrored and self._container not in _STATE_DISPLAY:
-                self._log.warning(f"{self._container} cannot state that frames are mirrored")
-            elif info.rotation and self._container not in _STATE_ROTATION:
-                self._log.warning(f"{self._container} cannot state the rotation for display")
         with translated(self._target):
             self._muxer = muxer = open_muxer(self._target.file, self._container)
             muxer.add_stream(info)
