@@ -411,6 +411,37 @@ def test_timecode_and_chapter_tracks_are_written_anew(extension: str, tmp_path: 
         assert [each.metadata["title"] for each in demuxer.chapters] == ["One"]
 
 
+def test_damage_that_a_decoder_conceals_is_told(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mp4", frames=8, codec="libx264", width=128, height=96)
+    assert not encode_file(film, tmp_path / "o.mkv", FAST).warnings
+    data = bytearray(film.read_bytes())
+    for place in range(len(data) // 4, len(data) * 3 // 4, 90):
+        data[place] ^= 0x55
+    film.write_bytes(data)
+    report = encode_file(film, tmp_path / "o.mkv", FAST, overwrite=True)
+    assert any("frames of the source are damaged" in text for text in report.warnings)
+
+
+def test_damaged_audio_is_left_out(tmp_path: Path) -> None:
+    """An AAC packet whose header is no header cannot get into Matroska."""
+    film = make_film(tmp_path / "in.ts", frames=12, codec="mpeg2video", rate=25, audio="aac")
+    data = bytearray(film.read_bytes())
+    heads = [
+        place + 3
+        for at in range(0, len(data), 188)
+        if (data[at + 1] & 31, data[at + 2]) == (1, 1)  # the second stream's packets
+        and (place := data.find(b"\xff\xf1", at, at + 188)) >= 0
+    ]
+    for place in heads[2::3]:
+        data[place] ^= 0x7F
+    film.write_bytes(data)
+    report = encode_file(film, tmp_path / "o.mkv", FAST)
+    assert any("(audio aac) are left out: they are damaged" in text for text in report.warnings)
+    assert report.frames == 12
+    with av.open(str(tmp_path / "o.mkv")) as container:
+        assert sum(1 for each in container.demux(audio=0) if each.size) > 3
+
+
 def test_an_mp4_that_is_cut_short_is_called_so(tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.mp4", codec="libx264")
     film.write_bytes(film.read_bytes()[:3000])

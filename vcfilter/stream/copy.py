@@ -11,6 +11,7 @@ from fractions import Fraction
 from vcfilter._bridge import (
     DISPOSITION_ATTACHED_PICTURE,
     BridgePacket,
+    InvalidDataError,
     Muxer,
     StreamInfo,
 )
@@ -130,6 +131,7 @@ class _Track:
     last: int | None = None  # dts in the target's ticks
     mended: int = 0
     encrypted: int = 0  # packets, which are left out
+    damaged: int = 0  # the same
     begin: Fraction | None = None  # in the target
     end: Fraction | None = None  # in the source
 
@@ -222,7 +224,10 @@ class StreamCopier:
             if converted is None:
                 return
             packet = converted
-        muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
+        try:
+            muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
+        except InvalidDataError:  # it cannot be brought into the container's form
+            track.damaged += 1
 
     def finish(self, *, jumped: bool = False, at_once: bool = False) -> None:
         """Log what was mended or left out, and which streams ended early.
@@ -237,6 +242,10 @@ class StreamCopier:
                 self._log.warning(
                     f"{track.mended} packets of {name_of(info)} had a time that was not after the "
                     "one before: moved"
+                )
+            if track.damaged:
+                self._log.warning(
+                    f"{track.damaged} packets of {name_of(info)} are left out: they are damaged"
                 )
             late = track.begin or Fraction(0)
             if at_once and info.kind == "audio" and late > _LATE_SECONDS:

@@ -262,7 +262,7 @@ def _display_options(codec: MediaCodec, fmt: VideoFormat, log: Log) -> dict[str,
         else:
             log.warning(f"{codec.name} codes the interlaced frames as progressive ones")
     if codec.name == "libx265":
-        texts.append("log-level=warning")  # x265 prints past FFmpeg's log
+        texts.append("log-level=error")  # x265 prints past FFmpeg's log
     if key and texts:
         given = [codec.options[key]] if key in codec.options else []
         options[key] = ":".join([*texts, *given])
