@@ -293,6 +293,21 @@ def test_a_stream_that_begins_late_is_not_cut_short(late: set[int], tmp_path: Pa
     assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.mkv").warnings
 
 
+def test_audio_too_far_before_the_frames_is_left_out(tmp_path: Path) -> None:
+    """As an edit list hides it: Matroska states at most 32 seconds before zero."""
+    film = make_film(tmp_path / "film.mkv", audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "in.mov", "mov") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        for each in source:
+            muxer.write_packet(shifted(each, Fraction(40)) if each.stream_index else each)
+    report = encode_file(tmp_path / "in.mov", tmp_path / "n.mkv", FAST)
+    assert report.frames == 14
+    (said,) = report.warnings
+    assert "stream 1 (audio pcm_s16le) are left out: they lie too far before" in said
+
+
 def test_adpcm_reaches_avi(tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.avi", frames=6, codec="mpeg4", audio="adpcm_ms")
     encode_file(film, tmp_path / "n.mkv", FAST)

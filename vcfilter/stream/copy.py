@@ -132,6 +132,7 @@ class _Track:
     mended: int = 0
     encrypted: int = 0  # packets, which are left out
     damaged: int = 0  # the same
+    early: int = 0  # the same: they lie too far before zero
     begin: Fraction | None = None  # in the target
     end: Fraction | None = None  # in the source
 
@@ -162,6 +163,7 @@ class StreamCopier:
         self._log = log
         self._tracks: dict[int, _Track] = {}
         self._equal_times = False
+        self._earliest: Fraction | None = None
 
     def add_streams(self, muxer: Muxer) -> None:
         """Add the copied streams to the muxer, in the plan's order."""
@@ -173,6 +175,7 @@ class StreamCopier:
     def begin(self, muxer: Muxer) -> None:
         """The header is written: the target's clocks are known."""
         self._equal_times = muxer.equal_times
+        self._earliest = _EARLIEST.get(muxer.format_name)
         for track in self._tracks.values():
             track.time_base = muxer.stream_time_base(track.index)
 
@@ -214,6 +217,9 @@ class StreamCopier:
             track.end = end if track.end is None else max(track.end, end)
             if self._cut.before(time) or self._cut.after(time):
                 return
+            if self._earliest is not None and time - self._cut.offset < self._earliest:
+                track.early += 1
+                return
             if track.begin is None:
                 track.begin = time - self._cut.offset
         packet = shifted(packet, self._cut.offset)
@@ -246,6 +252,11 @@ class StreamCopier:
             if track.damaged:
                 self._log.warning(
                     f"{track.damaged} packets of {name_of(info)} are left out: they are damaged"
+                )
+            if track.early:
+                self._log.warning(
+                    f"{track.early} packets of {name_of(info)} are left out: they lie too far "
+                    "before the first frame"
                 )
             late = track.begin or Fraction(0)
             if at_once and info.kind == "audio" and late > _LATE_SECONDS:
@@ -295,5 +306,7 @@ class StreamCopier:
         )
 
 
+_EARLIEST = {"matroska": Fraction(-32), "webm": Fraction(-32)}
+"""Seconds before zero that a container can state: 16 bits of milliseconds."""
 _SHORT_SECONDS = Fraction(1, 2)
 _LATE_SECONDS = Fraction(1, 10)
