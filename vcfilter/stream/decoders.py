@@ -75,7 +75,8 @@ class MediaDecoder:
         """
         try:
             if packet is None:
-                frames = self.context.decode(None) if self.context.is_open else []
+                holds = self.context.is_open and self._info.kind != "subtitle"
+                frames = self.context.decode(None) if holds else []
             else:
                 if packet.discard and packet.pts is not None:
                     self._discarded.add(packet.pts)

@@ -95,6 +95,11 @@ class Stream:
         return self._context
 
     @property
+    def codec(self) -> Any:
+        """NeuralCodec of a neural stream, PyAV's codec of another."""
+        return self.codec_context.codec
+
+    @property
     def profile(self) -> str | None:
         """The codec's profile; None of a neural stream."""
         if self.codec_name == "vcfilter" or self.info.kind not in ("video", "audio"):

@@ -80,7 +80,9 @@ class Target:
         if place.is_dir():
             raise MediaError(f"{self.name} is a folder: give a file's name")
         if exists and not self._overwrite:
-            raise MediaError(f"{self.name} exists already: give -y to overwrite it")
+            raise MediaError(
+                f"{self.name} exists already: give -y (overwrite=True) to overwrite it"
+            )
         if not place.parent.is_dir():
             raise MediaError(f"{self.name} cannot be written: there is no folder {place.parent}")
         self._part, number = _create(place, "part", place.stat().st_mode if exists else None)
