@@ -961,6 +961,7 @@ def test_filters_keep_display_and_deinterlace() -> None:
     assert times == [Fraction(n, 25) for n in range(4)]
     assert through("scale=32:48")[0].sample_aspect_ratio == (8, 3)
     assert through("setsar=1")[0].sample_aspect_ratio == (1, 1)
+    assert through("reverse")[0].sample_aspect_ratio == (4, 3)
     deinterlaced, times = through("yadif")
     assert deinterlaced.field_order is FieldOrder.PROGRESSIVE
     assert len(times) == 4

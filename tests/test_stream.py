@@ -138,6 +138,18 @@ def test_deep_grey_and_12_bit_are_rounded_to_10() -> None:
         assert int(frame.y[0, 0]) == 301
 
 
+@pytest.mark.parametrize("pix_fmt", ["rgba", "bgra", "yuva420p", "yuva444p10le", "gbrap"])
+def test_alpha_is_told_where_it_hides_something(
+    pix_fmt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = np.full((48, 64, 4), 255, np.uint8)
+    for hidden in (False, True):
+        samples[5, 7, 3] = 100 if hidden else 255
+        frame = VideoFrame.from_ndarray(samples, "rgba").reformat(format=pix_fmt)
+        FrameReader().read(frame, 0)
+        assert ("the alpha channel is not coded" in caplog.text) == hidden
+
+
 def test_a_change_of_size_is_scaled_with_a_warning() -> None:
     log = RunLog(logging.getLogger("vcfilter.stream"))
     reader = FrameReader(log=log)

@@ -185,7 +185,7 @@ class FrameReader:
     def _planes(self, av_frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
         fmt, pixel = self._format(), av_frame.format
         name = pixel.name
-        if any(component.is_alpha for component in pixel.components):
+        if any(component.is_alpha for component in pixel.components) and not _is_opaque(av_frame):
             self._log.warning("the alpha channel is not coded")
         depth = _depth(pixel)
         if name.startswith(("gray", "ya")):
@@ -358,6 +358,20 @@ def frame_of(av_frame: VideoFrame) -> tuple[Frame, VideoFormat]:
     frame = reader.read(av_frame, av_frame.pts or 0, av_frame.duration or 0)
     assert reader.video_format is not None
     return frame, reader.video_format
+
+
+def _is_opaque(av_frame: VideoFrame) -> bool:
+    """Whether a frame's alpha hides nothing; False where that is not looked up."""
+    pixel = av_frame.format
+    if pixel.name in ("rgba", "bgra", "argb", "abgr"):
+        (plane,) = av_frame.planes
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        alpha: Any = rows[:, pixel.name.index("a") : 4 * plane.width : 4]
+    elif len(av_frame.planes) == 4 and not pixel.name.endswith("be"):
+        alpha = read_plane(av_frame, 3, _dtype(_depth(pixel)))
+    else:
+        return False
+    return bool(alpha.min() >= (1 << _depth(pixel)) - 1)
 
 
 def _depth(pixel: PixelFormat) -> int:
