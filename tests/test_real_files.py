@@ -44,6 +44,7 @@ from vcfilter.stream.timestamps import (
     TimestampSnapper,
     constant_rate,
     frame_rate,
+    rate_of_gaps,
     rational,
     shifted,
 )
@@ -160,6 +161,23 @@ def test_a_clock_is_no_frame_rate() -> None:
     assert constant_rate(info(None, 60000)) is None
     assert constant_rate(info(20, 60)) == 60  # a variable rate on a grid of 60
     assert constant_rate(info(20, 1000)) == 20
+
+
+def test_a_gap_does_not_lower_the_rate_that_numbers_frames(tmp_path: Path) -> None:
+    def rate(*times: int, average: Fraction = Fraction(17)) -> Fraction:
+        return rate_of_gaps(average, [time * MILLISECOND for time in times], MILLISECOND)
+
+    assert rate(0, 40, 80, 700, 740) == 25
+    assert rate(0, 33, 67, 700, 733) == 30
+    assert rate(0, 59, 118, 176, 700) == 17
+    assert rate(0, 5, 700) == 200
+    assert rate(0) == 17
+    ticks = [0, 40, 80, 120, 700, 740, 780]
+    film = make_film(tmp_path / "in.mkv", frames=7, rate=25, ticks=ticks, time_base=MILLISECOND)
+    encode_file(film, tmp_path / "n.mkv", FAST)
+    assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.avi").warnings
+    found = packet_times(tmp_path / "o.avi")
+    assert max(abs(a - b * MILLISECOND) for a, b in zip(found, ticks, strict=True)) <= 0.02
 
 
 def test_two_frames_do_not_share_a_place_of_the_grid() -> None:

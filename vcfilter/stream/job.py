@@ -15,7 +15,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TypeVar
 
-from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
+from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
@@ -49,7 +49,7 @@ from vcfilter.stream.streams import (
 )
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate
+from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate, rate_of_gaps
 from vcfilter.stream.track import is_neural
 from vcfilter.stream.upright import UprightFrames
 
@@ -62,6 +62,7 @@ ClosedExecutor = TypeVar("ClosedExecutor", ClusterExecutor, ProcessExecutor)
 _STATE_DISPLAY = ("mp4", "mov")
 """Containers that state how decoded frames are turned for display, so that players find it."""
 _AHEAD_FRAMES = 8
+_TIMED_PACKETS = 1000
 _ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
 _LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
@@ -251,6 +252,8 @@ class Job:
             rate = constant_rate(self._video)
             if isinstance(source, InterpolatedFrames):
                 rate = source.frame_rate_for(rate)
+            elif rate and not self.source.is_pipe:
+                rate = rate_of_gaps(rate, self._first_times(), self._video.time_base)
         if coder and own is not None:
             rate = coder.nearest_rate(rate)
         return FrameClock(
@@ -261,6 +264,15 @@ class Job:
             constant_rate=numbered,
             exact=exact,
         )
+
+    def _first_times(self) -> list[Fraction]:
+        """Times of the video's first packets, in seconds, by a reading of its own."""
+        times: list[Fraction] = []
+        with self.source.demuxer() as demuxer, suppress(BridgeError):
+            while len(times) < _TIMED_PACKETS and (packet := demuxer.read_packet()) is not None:
+                if packet.stream_index == self._video.index and packet.pts is not None:
+                    times.append(packet.pts * packet.time_base)
+        return times
 
     def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
         """Code all frames quickly, for the log that the second pass needs."""
