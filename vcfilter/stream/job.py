@@ -63,6 +63,7 @@ _STATE_DISPLAY = ("mp4", "mov")
 """Containers that state how decoded frames are turned for display, so that players find it."""
 _AHEAD_FRAMES = 8
 _TIMED_PACKETS = 1000
+_LEAD_SECONDS = 60
 _ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
 _LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
@@ -329,6 +330,9 @@ class Job:
             coder: None writes the frames themselves (YUV4MPEG2, image files).
         """
         sink: MuxerSink | RawSink | None = None
+        begin = self._demuxer.start_time
+        if container_named(container).constant_rate and begin and begin > _LEAD_SECONDS:
+            self._cut = replace(self._cut, zero=begin)  # frames would be numbered up to it
         try:
             plan = self._plan(container)
             copied = [copy.index for copy in plan if copy.index >= 0]
