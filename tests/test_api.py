@@ -21,6 +21,7 @@ from av.video.frame import PictureType, VideoFrame
 from clips import luma_psnr, make_film, planes, video_frame
 
 import vcfilter
+from vcfilter._bridge import BridgePacket, Demuxer, Muxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream.transcode import encode_file
 
@@ -284,6 +285,56 @@ def test_streams_and_containers_have_pyavs_attributes(film: Path, neural: Path) 
             "vcfilter", 64, 48, "yuv420p", "video",
         )  # fmt: skip
         video.thread_type = "AUTO"
+
+
+def test_threads_are_set_as_with_pyav(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        stream = container.streams.video[0]
+        assert stream.pix_fmt == "yuv420p"
+        stream.thread_count = 2
+        assert container.runtime == vcfilter.Runtime(threads=2)
+        with pytest.raises(ConfigError, match="threads"):
+            stream.codec_context.thread_count = -1
+        assert next(container.decode(stream)).pts == 0
+        with pytest.raises(ConfigError, match="before the first frame"):
+            stream.codec_context.thread_count = 1
+        assert stream.thread_count == 2
+
+
+def test_the_codec_is_named_as_with_pyav(neural: Path) -> None:
+    with vcfilter.open(neural) as container:
+        assert [stream.codec.name for stream in container.streams] == ["vcfilter", "pcm_s16le"]
+        assert container.streams.video[0].codec_context.codec.long_name.startswith("vcfilter")
+
+
+def test_subtitles_are_decoded(neural: Path, tmp_path: Path) -> None:
+    clock = Fraction(1, 1000)
+    with Demuxer(neural) as source, Muxer(tmp_path / "n.mkv", "matroska") as muxer:
+        muxer.add_stream(source.streams[0])
+        muxer.add_stream(StreamInfo(kind="subtitle", codec="subrip", time_base=clock))
+        muxer.write_header()
+        for each in source:
+            if each.stream_index == 0:
+                muxer.write_packet(each)
+        muxer.write_packet(
+            BridgePacket(
+                stream_index=1, data=b"<i>words</i>", pts=9, dts=9, duration=9, time_base=clock
+            )
+        )
+    with vcfilter.open(tmp_path / "n.mkv") as container:
+        found = list(container.decode(subtitles=0))
+    assert len(found) == 1
+    assert b"words" in found[0].ass
+
+
+def test_a_missing_file_is_what_python_calls_so(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.mkv"
+    for read in (vcfilter.open, lambda path: encode_file(path, tmp_path / "out.mkv")):
+        with pytest.raises(
+            FileNotFoundError, match=r"gone\.mkv cannot be read: No such file"
+        ) as got:
+            read(gone)
+        assert isinstance(got.value, MediaError)
 
 
 def test_skip_frame_decodes_keyframes_alone(neural: Path) -> None:

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+import wave
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -141,6 +143,8 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["decode", "NEURAL", "OUT", "--crf", "20"], 2, "give -c:v too"),
         (["verify", "FILM"], 1, "no neural video stream"),
         (["info"], 2, "needs a FILE"),
+        (["encode", "SOUND.wav", "OUT"], 1, "SOUND.wav"),
+        (["encode", "RAW.yuv", "OUT"], 1, "raw video, which states no size"),
         (["encode", "FILM", "OUT", "--threads", "-1"], 2, "threads -1 is negative"),
         (["encode", "FILM", "OUT", "--keyint", "many"], 2, "keyint 'many' is not a whole number"),
         (["encode", "FILM", "OUT", "-ss", "2", "-to", "1"], 2, "is not after the start"),
@@ -160,10 +164,18 @@ def test_errors_are_one_sentence(
     film: Path,
     neural: Path,
     tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    folder = tmp_path_factory.mktemp("other")
     names = {"FILM": str(film), "NEURAL": str(neural), "OUT": str(tmp_path / "out.mkv")}
     names |= {f"OUT{ext}": str(tmp_path / f"out{ext}") for ext in (".mp4", ".what")}
+    with wave.open(str(folder / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    (folder / "raw.yuv").write_bytes(bytes(6144))
+    names |= {"SOUND.wav": str(folder / "sound.wav"), "RAW.yuv": str(folder / "raw.yuv")}
+    message = names.get(message, message)
     before = neural.read_bytes()
     try:
         got = main([names.get(each, each) for each in arguments])
@@ -191,6 +203,10 @@ def test_maps_may_begin_with_a_minus() -> None:
     found = parser.parse(["-map", "0", "-map", "-0:s", "a", "-map", "-a:1", "b", "-t", "3"])
     assert (found.streams, found.sources, found.target) == (["0", "-0:s", "-a:1"], ["a"], "b")
     assert found.t == 3
+    found = parser.parse(["-y", "--", "-a", "-b"])
+    assert (found.sources, found.target) == (["./-a"], "./-b")
+    found = parser.parse(["-map", "-0:s?", "-map", "-a:m:language:eng", "a", "b", "-ss", "250ms"])
+    assert (found.streams, found.ss) == (["-0:s?", "-a:m:language:eng"], Fraction(1, 4))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -298,6 +314,9 @@ def test_an_option_that_the_encoder_lacks_is_an_error(
         ("encode a b -preset slow", "there is no option -preset: it is --preset here"),
         ("decode a b -pix_fmt yuv420p", "there is no option -pix_fmt: it is --pix-fmt here"),
         ("encode a b --weights w", "there is no option --weights: --model"),
+        ("encode a b -c:v libx265", "there is no option -c:v: the video is coded neurally"),
+        ("encode a b --input-res 64x64", "there is no option --input-res: raw video"),
+        ("encode a -o b", "there is no option -o: the target stands without it"),
         ("encode a b -fnut", "there is no option -fnut"),
         ("encode a b --keyintt 5", "there is no option --keyintt; did you mean --keyint?"),
         ("verify", "required: FILE"),

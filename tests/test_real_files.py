@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -23,8 +24,9 @@ import vcfilter
 from vcfilter import EncoderOptions, MediaCodec, MediaError, decode_file, encode_file
 from vcfilter._bridge import BridgePacket, Demuxer, InvalidDataError, Muxer, StreamInfo
 from vcfilter.bitstream import SequenceHeader
+from vcfilter.cli.main import main
 from vcfilter.errors import ConfigError
-from vcfilter.frames import ContentLight, FieldOrder, MasteringDisplay, VideoFormat
+from vcfilter.frames import ContentLight, FieldOrder, Frame, MasteringDisplay, VideoFormat
 from vcfilter.stream.containers import open_demuxer
 from vcfilter.stream.copy import Copy, StreamCopier, plan_copies
 from vcfilter.stream.decoders import MediaDecoder, MediaFrames
@@ -42,8 +44,11 @@ from vcfilter.stream.timestamps import (
     TimestampSnapper,
     constant_rate,
     frame_rate,
+    rate_of_gaps,
     rational,
+    shifted,
 )
+from vcfilter.stream.upright import UprightFrames
 
 FAST = EncoderOptions(qp=30, preset="ultrafast", keyint=6)
 MILLISECOND = Fraction(1, 1000)
@@ -156,6 +161,23 @@ def test_a_clock_is_no_frame_rate() -> None:
     assert constant_rate(info(None, 60000)) is None
     assert constant_rate(info(20, 60)) == 60  # a variable rate on a grid of 60
     assert constant_rate(info(20, 1000)) == 20
+
+
+def test_a_gap_does_not_lower_the_rate_that_numbers_frames(tmp_path: Path) -> None:
+    def rate(*times: int, average: Fraction = Fraction(17)) -> Fraction:
+        return rate_of_gaps(average, [time * MILLISECOND for time in times], MILLISECOND)
+
+    assert rate(0, 40, 80, 700, 740) == 25
+    assert rate(0, 33, 67, 700, 733) == 30
+    assert rate(0, 59, 118, 176, 700) == 17
+    assert rate(0, 5, 700) == 200
+    assert rate(0) == 17
+    ticks = [0, 40, 80, 120, 700, 740, 780]
+    film = make_film(tmp_path / "in.mkv", frames=7, rate=25, ticks=ticks, time_base=MILLISECOND)
+    encode_file(film, tmp_path / "n.mkv", FAST)
+    assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.avi").warnings
+    found = packet_times(tmp_path / "o.avi")
+    assert max(abs(a - b * MILLISECOND) for a, b in zip(found, ticks, strict=True)) <= 0.02
 
 
 def test_two_frames_do_not_share_a_place_of_the_grid() -> None:
@@ -274,6 +296,39 @@ def test_a_film_that_is_cut_short_is_told(name: str, tmp_path: Path) -> None:
     assert not encode_file(film, tmp_path / "all.mkv", FAST).warnings
 
 
+@pytest.mark.parametrize("late", [{1}, {0, 1}])
+def test_a_stream_that_begins_late_is_not_cut_short(late: set[int], tmp_path: Path) -> None:
+    """Matroska's header and its tag DURATION state ends, which are no lengths."""
+    film = make_film(tmp_path / "film.mkv", audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "late.mkv", "matroska") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        for each in source:
+            offset = -30000 if each.stream_index in late else 0
+            muxer.write_packet(shifted(each, Fraction(offset)))
+    assert not encode_file(tmp_path / "late.mkv", tmp_path / "n.mkv", FAST).warnings
+    assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.mkv").warnings
+    if len(late) == 2:  # AVI would number frames from zero on
+        assert not decode_file(tmp_path / "n.mkv", tmp_path / "o.avi").warnings
+        assert packet_times(tmp_path / "o.avi")[0] == 0
+
+
+def test_audio_too_far_before_the_frames_is_left_out(tmp_path: Path) -> None:
+    """As an edit list hides it: Matroska states at most 32 seconds before zero."""
+    film = make_film(tmp_path / "film.mkv", audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "in.mov", "mov") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        for each in source:
+            muxer.write_packet(shifted(each, Fraction(40)) if each.stream_index else each)
+    report = encode_file(tmp_path / "in.mov", tmp_path / "n.mkv", FAST)
+    assert report.frames == 14
+    (said,) = report.warnings
+    assert "stream 1 (audio pcm_s16le) are left out: they lie too far before" in said
+
+
 def test_adpcm_reaches_avi(tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.avi", frames=6, codec="mpeg4", audio="adpcm_ms")
     encode_file(film, tmp_path / "n.mkv", FAST)
@@ -282,6 +337,26 @@ def test_adpcm_reaches_avi(tmp_path: Path) -> None:
         sent = [bytes(p) for p in a.demux(audio=0) if p.size]
         arrived = [bytes(p) for p in b.demux(audio=0) if p.size]
     assert arrived == sent
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_avi_keeps_the_distance_of_frames(late: int, tmp_path: Path) -> None:
+    """Audio begins before the frames, as AAC of MP4 does, or long after them."""
+    film = make_film(tmp_path / "film.mkv", rate=25, audio="pcm_s16le")
+    with Demuxer(film) as source, Muxer(tmp_path / "in.mkv", "matroska") as muxer:
+        for info in source.streams:
+            muxer.add_stream(info)
+        muxer.write_header()
+        offset = Fraction(-late, 2) if late else Fraction(3, 100)
+        for each in source:
+            muxer.write_packet(shifted(each, offset) if each.stream_index else each)
+    report = encode_file(tmp_path / "in.mkv", tmp_path / "n.avi", FAST)
+    assert len(report.warnings) == late
+    assert not late or "0.50 s late" in report.warnings[0]
+    times = packet_times(tmp_path / "n.avi")
+    assert len(times) == 14
+    assert {b - a for a, b in pairwise(times)} == {Fraction(1, 25)}
+    assert times[0] == (0 if late else Fraction(1, 25))
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +415,74 @@ def test_a_sequence_of_pictures(tmp_path: Path) -> None:
         report = encode_file(tmp_path / name, tmp_path / "o.mkv", FAST, overwrite=True)
         assert report.frames == 3
         assert report.seconds == pytest.approx(3 / 25)
+    with pytest.raises(MediaError, match=r"no\*\.png matches no file"):
+        encode_file(tmp_path / "no*.png", tmp_path / "o.mkv", FAST, overwrite=True)
+    words = ["--qp", "40", "--preset", "ultrafast", "-y", "-q", "--rate", "10"]
+    assert main(["encode", str(tmp_path / "img%03d.png"), str(tmp_path / "o.mkv"), *words]) == 0
+    assert packet_times(tmp_path / "o.mkv") == [0, Fraction(1, 10), Fraction(1, 5)]
+
+
+@pytest.mark.parametrize("extension", ["mkv", "mov"])
+def test_timecode_and_chapter_tracks_are_written_anew(extension: str, tmp_path: Path) -> None:
+    """QuickTime has tracks of data for them; a tag and the chapters say the same."""
+    with av.open(str(tmp_path / "in.mov"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["timecode"] = "01:00:00:00"
+        chapter = {"start": 0, "end": 80, "time_base": MILLISECOND, "metadata": {"title": "One"}}
+        container.set_chapters([{"id": 1, **chapter}])
+        for index in range(2):
+            frame = video_frame(index, 64, 48)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with Demuxer(tmp_path / "in.mov") as demuxer:
+        assert {info.codec_tag for info in demuxer.streams[1:]} == {"tmcd", "text"}
+    coded = tmp_path / f"n.{extension}"
+    assert not encode_file(tmp_path / "in.mov", coded, FAST).warnings
+    assert not decode_file(coded, tmp_path / "o.mov").warnings
+    with Demuxer(tmp_path / "o.mov") as demuxer:
+        assert [info.codec_tag for info in demuxer.streams].count("tmcd") == 1
+        assert demuxer.streams[0].metadata["timecode"] == "01:00:00:00"
+        assert [each.metadata["title"] for each in demuxer.chapters] == ["One"]
+
+
+def test_damage_that_a_decoder_conceals_is_told(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mp4", frames=8, codec="libx264", width=128, height=96)
+    assert not encode_file(film, tmp_path / "o.mkv", FAST).warnings
+    data = bytearray(film.read_bytes())
+    for place in range(len(data) // 4, len(data) * 3 // 4, 90):
+        data[place] ^= 0x55
+    film.write_bytes(data)
+    report = encode_file(film, tmp_path / "o.mkv", FAST, overwrite=True)
+    assert any("frames of the source are damaged" in text for text in report.warnings)
+
+
+def test_damaged_audio_is_left_out(tmp_path: Path) -> None:
+    """An AAC packet whose header is no header cannot get into Matroska."""
+    film = make_film(tmp_path / "in.ts", frames=12, codec="mpeg2video", rate=25, audio="aac")
+    data = bytearray(film.read_bytes())
+    heads = [
+        place + 3
+        for at in range(0, len(data), 188)
+        if (data[at + 1] & 31, data[at + 2]) == (1, 1)  # the second stream's packets
+        and (place := data.find(b"\xff\xf1", at, at + 188)) >= 0
+    ]
+    for place in heads[2::3]:
+        data[place] ^= 0x7F
+    film.write_bytes(data)
+    report = encode_file(film, tmp_path / "o.mkv", FAST)
+    assert any("(audio aac) are left out: they are damaged" in text for text in report.warnings)
+    assert report.frames == 12
+    with av.open(str(tmp_path / "o.mkv")) as container:
+        assert sum(1 for each in container.demux(audio=0) if each.size) > 3
+
+
+def test_an_mp4_that_is_cut_short_is_called_so(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mp4", codec="libx264")
+    film.write_bytes(film.read_bytes()[:3000])
+    with pytest.raises(MediaError, match=r"in\.mp4 lacks its index"):
+        encode_file(film, tmp_path / "o.mkv", FAST)
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -379,8 +522,40 @@ def test_all_eight_display_matrices(rotation: int, mirrored: bool, tmp_path: Pat
     if mirrored and not _header_keeps(mirrored=True):
         pytest.skip("the bitstream does not state mirroring")
     encode_file(turned, tmp_path / "n.mkv", EncoderOptions(qp=8, preset="ultrafast"))
-    decode_file(tmp_path / "n.mkv", tmp_path / "out.mp4")
-    assert np.abs(shown(tmp_path / "out.mp4") - shown_plain).mean() < 6
+    for name in ("out.mp4", "out.mkv", "out.y4m"):
+        assert not decode_file(tmp_path / "n.mkv", tmp_path / name).warnings
+        assert np.abs(shown(tmp_path / name) - shown_plain).mean() < 6
+
+
+def test_files_of_frames_are_upright(tmp_path: Path) -> None:
+    fmt = VideoFormat(
+        width=64, height=48, rotation=90, mirrored=True, sample_aspect_ratio=(4, 3), bit_depth=8
+    )
+    y = np.arange(64 * 48, dtype=np.uint8).reshape(48, 64)
+    flat = np.full((24, 32), 128, np.uint8)
+    source = _Source(fmt, Frame(y=y, u=flat, v=flat, pts=0))
+    frames = UprightFrames(source)
+    (frame,) = frames.frames()
+    shown = frames.video_format
+    assert shown is not None
+    frame.check(shown)
+    assert (shown.width, shown.height, shown.sample_aspect_ratio) == (48, 64, (3, 4))
+    assert (shown.rotation, shown.mirrored) == (0, False)
+    np.testing.assert_array_equal(frame.y, _turned(y, 90, mirrored=True))
+
+
+@dataclass
+class _Source:
+    """One frame as a source of frames."""
+
+    video_format: VideoFormat
+    frame: Frame
+    time_base: Fraction = MILLISECOND
+    frame_rate: Fraction | None = None
+    delay: int | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        yield self.frame
 
 
 def _header_keeps(**fields: object) -> bool:
@@ -561,6 +736,18 @@ def test_field_order_goes_through(tmp_path: Path) -> None:
             assert demuxer.streams[0].field_order == FieldOrder.TOP_FIRST
     report = decode_file(tmp_path / "n.mkv", tmp_path / "o.mkv", codec=MediaCodec(name="ffv1"))
     assert any("interlaced" in text for text in report.warnings)
+
+
+def test_field_order_that_the_decoder_alone_knows(tmp_path: Path) -> None:
+    """AVI does not say that DV is interlaced."""
+    film = make_film(tmp_path / "dv.avi", frames=1, width=720, height=576, rate=25, codec="dvvideo")
+    with open_demuxer(film) as demuxer:
+        info = demuxer.streams[0]
+        assert info.field_order == FieldOrder.UNKNOWN
+        source = MediaFrames(PacketReader(demuxer, info), info, Cut(), seekable=True)
+        next(source.frames())
+    assert source.video_format is not None
+    assert source.video_format.field_order is FieldOrder.BOTTOM_FIRST
 
 
 @pytest.mark.parametrize(("depth", "pix_fmt"), [(8, "yuv444p"), (10, "yuv444p10le")])
@@ -795,6 +982,7 @@ def test_filters_keep_display_and_deinterlace() -> None:
     assert times == [Fraction(n, 25) for n in range(4)]
     assert through("scale=32:48")[0].sample_aspect_ratio == (8, 3)
     assert through("setsar=1")[0].sample_aspect_ratio == (1, 1)
+    assert through("reverse")[0].sample_aspect_ratio == (4, 3)
     deinterlaced, times = through("yadif")
     assert deinterlaced.field_order is FieldOrder.PROGRESSIVE
     assert len(times) == 4

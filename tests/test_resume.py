@@ -107,6 +107,7 @@ def test_with_nothing_left_it_begins_anew(film: Path, tmp_path: Path) -> None:
     (tmp_path / "o.part.mkv").write_bytes(b"")
     report = encode_file(film, tmp_path / "o.mkv", OPTIONS, resume=True, duration=0.2)
     assert (report.resumed, report.frames) == (0, 5)
+    assert not report.warnings  # of a leftover that --resume would go on with
     assert names(tmp_path) == ["o.mkv", "o.part.mkv"]
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from browser import CHROMIUM, Browser
 from clips import make_film, video_frame
 
 import vcfilter
+from vcfilter._bridge import Demuxer, Muxer
 from vcfilter.cli.main import main
 from vcfilter.errors import MediaError
 from vcfilter.frames import FrameType
@@ -648,6 +650,23 @@ def test_ten_bit_and_turned_pictures_are_shown_upright(tmp_path: Path) -> None:
         assert float(np.mean((ours - expected) ** 2)) < 12
     picture = picture_of(json.loads(compare(video, 1, never))["vcfilter"]["image"])
     assert picture.shape == (64, 48, 3)
+
+
+def test_mirrored_frames_are_shown_so(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "in.mp4", frames=1, codec="libx264")
+    with Demuxer(film) as demuxer, Muxer(tmp_path / "turned.mp4", "mp4") as muxer:
+        muxer.add_stream(replace(demuxer.streams[0], rotation=270, mirrored=True))
+        muxer.write_header()
+        for each in demuxer:
+            muxer.write_packet(each)
+    options = EncoderOptions(qp=12, preset="ultrafast")
+    encode_file(tmp_path / "turned.mp4", tmp_path / "films.mkv", options)
+    video = Library(tmp_path, DecoderOptions()).video("films.mkv")
+    data = fragments.video_init(video, FULL) + fragments.video_segment(video, 0, FULL, never)
+    with av.open(io.BytesIO(data)) as container:
+        shown = next(container.decode(video=0)).to_ndarray()[:64].astype(float)
+    (decoded,) = neural_frames(str(video.path))
+    assert float(np.mean((shown - np.rot90(decoded.y[:, ::-1], 1)) ** 2)) < 12
 
 
 def test_a_nut_file_is_served(library: Library) -> None:

@@ -22,7 +22,7 @@ from clips import luma_psnr, make_film, planes, times, video_frame
 
 import vcfilter
 from vcfilter import EncoderOptions
-from vcfilter._bridge import Chapter, Demuxer, StreamInfo
+from vcfilter._bridge import DISPOSITION_ATTACHED_PICTURE, Chapter, Demuxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream import pipeline
 from vcfilter.stream.inspect import inspect_file, verify_file
@@ -138,6 +138,18 @@ def test_deep_grey_and_12_bit_are_rounded_to_10() -> None:
         assert int(frame.y[0, 0]) == 301
 
 
+@pytest.mark.parametrize("pix_fmt", ["rgba", "bgra", "yuva420p", "yuva444p10le", "gbrap"])
+def test_alpha_is_told_where_it_hides_something(
+    pix_fmt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = np.full((48, 64, 4), 255, np.uint8)
+    for hidden in (False, True):
+        samples[5, 7, 3] = 100 if hidden else 255
+        frame = VideoFrame.from_ndarray(samples, "rgba").reformat(format=pix_fmt)
+        FrameReader().read(frame, 0)
+        assert ("the alpha channel is not coded" in caplog.text) == hidden
+
+
 def test_a_change_of_size_is_scaled_with_a_warning() -> None:
     log = RunLog(logging.getLogger("vcfilter.stream"))
     reader = FrameReader(log=log)
@@ -226,6 +238,15 @@ def neural(film: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two neural frames, nothing else."""
+    folder = tmp_path_factory.mktemp("two")
+    film = make_film(folder / "film.mkv", frames=2)
+    encode_file(film, folder / "n.mkv", FAST)
+    return folder / "n.mkv"
+
+
 def test_every_time_and_audio_packet_arrives(film: Path, neural: Path) -> None:
     got = [frame.pts * frame.time_base for frame in decoded(neural)]
     expected = times(film)
@@ -294,9 +315,9 @@ def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:
 
 
 def test_stream_selection() -> None:
-    for text in ("0", "v", "0:a", "a:1", "0:3", "2"):
+    for text in ("0", "v", "0:a", "a:1", "0:3", "2", "0:V", "0:a?", "m:language", "a:m:title:x y"):
         StreamSelection(specifiers=(text,))
-    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x"):
+    for text in ("", "x", "a:b", "0:a:1:2", "-", "--1", "-x", "a:", "?", "0:m:", "a??"):
         with pytest.raises(ConfigError, match="-map"):
             StreamSelection(specifiers=(text,))
 
@@ -313,6 +334,25 @@ def test_streams_are_left_out_by_a_minus() -> None:
         ("-t", [0, 1, 2, 3]),
     ):
         assert StreamSelection.of(words.split()).indices(streams) == wanted, words
+
+
+def test_streams_are_named_by_tags_and_may_be_missing() -> None:
+    streams = [
+        StreamInfo(kind="video", index=0),
+        StreamInfo(kind="audio", index=1, metadata={"language": "eng"}),
+        StreamInfo(kind="audio", index=2, metadata={"language": "nob"}),
+        StreamInfo(kind="video", index=3, disposition=DISPOSITION_ATTACHED_PICTURE),
+    ]
+    for words, wanted in (
+        ("v", [0, 3]),
+        ("0:V a:m:language:nob", [0, 2]),
+        ("m:language", [1, 2]),
+        ("0:v:0 0:a:0? 0:s? 0:7?", [0, 1]),
+        ("0 -0:s? -m:language:eng", [0, 2, 3]),
+    ):
+        assert StreamSelection.of(words.split()).indices(streams) == wanted, words
+    with pytest.raises(ConfigError, match="no such stream"):
+        StreamSelection.of("0:s").indices(streams)
 
 
 def test_decode_to_mp4_restores_the_frame_rate(tmp_path: Path) -> None:
@@ -341,6 +381,46 @@ def test_encoders_leave_the_scheduling_class_alone(neural: Path, tmp_path: Path)
     assert os.sched_getscheduler(0) == before
     found = {os.sched_getscheduler(int(name)) for name in os.listdir("/proc/self/task")}
     assert found == {before}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("100%.mp4", "h264"),
+        ("o%d.mkv", "h264"),
+        ("o.3gp", "h264"),
+        ("o.hevc", "hevc"),
+        ("o.mjpeg", "mjpeg"),
+        ("o.m2v", "mpeg2video"),
+        ("o.ivf", "vp9"),
+        ("o.vob", "mpeg2video"),
+    ],
+)
+def test_names_lead_to_containers(
+    name: str, codec: str, two: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode_file(two, tmp_path / name)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video[0].codec.name == codec
+        assert len(list(container.decode(video=0))) == 2
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg2video"])
+def test_encoders_of_full_range_and_of_fixed_rates(codec: str, two: Path, tmp_path: Path) -> None:
+    decode_file(two, tmp_path / "o.mkv", codec=vcfilter.MediaCodec(name=codec))
+    decode_file(two, tmp_path / "plain.mkv", codec=vcfilter.MediaCodec(name="ffv1"))
+    levels: list[list[np.ndarray]] = []
+    shown: list[list[float]] = []
+    for name in ("o.mkv", "plain.mkv"):
+        with av.open(str(tmp_path / name)) as container:
+            frames = list(container.decode(video=0))
+        levels.append([frame.to_ndarray(format="rgb24").std((0, 1)) for frame in frames])
+        shown.append([frame.time for frame in frames])
+    assert shown[0] == shown[1]
+    for got, wanted in zip(*levels, strict=True):
+        # limited range taken for full lowers all by 14 %, a wrong matrix green by 8 %
+        np.testing.assert_allclose(got, wanted, rtol=0.06)
 
 
 def test_one_image_is_no_container(neural: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from clips import make_film, video_frame
 
 import vcfilter
-from vcfilter import EncoderOptions, MediaError, encode_file
+from vcfilter import EncoderOptions, MediaCodec, MediaError, decode_file, encode_file
 from vcfilter.stream import target as target_module
 from vcfilter.stream.inspect import verify_file
 from vcfilter.stream.target import Target
@@ -174,3 +175,69 @@ def test_a_file_without_frames_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no frame"):
         encode_file(film, tmp_path / "o.mkv", FAST, streams="v", start=0.11, duration=0.001)
     assert names(tmp_path) == ["in.mkv"]
+
+
+@pytest.mark.parametrize("name", ["o.y4m", "o.mkv", "frames/%d.png"])
+def test_a_disk_that_fills_up_in_the_middle_of_a_write(name: str, tmp_path: Path) -> None:
+    """The first write comes back short, the second fails."""
+    encode_file(make_film(tmp_path / "film.mkv", frames=2), tmp_path / "n.mkv", FAST)
+    before = set(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    codec = None if name.endswith(("y4m", "png")) else MediaCodec(name="rawvideo")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        with pytest.raises(MediaError, match="cannot be written: File too large"):
+            decode_file(tmp_path / "n.mkv", tmp_path / name, codec=codec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} <= before
+
+
+def test_what_a_link_leads_to_may_be_a_pipe(tmp_path: Path) -> None:
+    """As /dev/stdout is."""
+    film = make_film(tmp_path / "film.mkv", frames=2)
+    code = f"""
+import sys
+from vcfilter.cli.main import main
+sys.exit(main(["encode", {str(film)!r}, "/dev/stdout", "-f", "nut", "-q", "--qp", "40",
+               "--preset", "ultrafast"]))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.startswith(b"nut/multimedia container")
+
+
+@pytest.mark.parametrize(
+    ("closed", "source", "target", "message"),
+    [
+        (0, "-", "o.mkv", "vcfilter: standard input is closed"),
+        (1, "film.mkv", "-", "vcfilter: standard output is closed"),
+        (2, "film.mkv", "o.mkv", ""),
+    ],
+)
+def test_standard_files_that_are_closed(
+    closed: int, source: str, target: str, message: str, tmp_path: Path
+) -> None:
+    make_film(tmp_path / "film.mkv", frames=2)
+    words = ["encode", source, target, "-f", "matroska", "--qp", "40", "--preset", "ultrafast"]
+    code = f"import sys\nfrom vcfilter.cli.main import main\nsys.exit(main({words}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.close(closed),
+    )
+    assert done.returncode == (0 if closed == 2 else 1)
+    assert done.stderr.strip() == message
+    assert (tmp_path / "o.mkv").exists() == (closed == 2)
+
+
+def test_a_name_beyond_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom vcfilter.stream.target import Target\n"
+        "target = Target(sys.argv[1], overwrite=False)\ntarget.file.write(b'x')\n"
+        "target.complete()"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    place = tmp_path / "\u00e9.mkv"
+    subprocess.run([sys.executable, "-c", code, str(place)], env=env, check=True)
+    assert place.read_bytes() == b"x"

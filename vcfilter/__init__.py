@@ -20,6 +20,7 @@ from vcfilter.errors import (
     ConfigError,
     LimitError,
     MediaError,
+    MissingFileError,
     ModelMismatchError,
     VcfilterError,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "Limits",
     "MediaCodec",
     "MediaError",
+    "MissingFileError",
     "ModelMismatchError",
     "OutputContainer",
     "Packet",

@@ -36,3 +36,7 @@ class ModelMismatchError(VcfilterError, LookupError):
 
 class MediaError(VcfilterError, OSError):
     """A media file cannot be read or written."""
+
+
+class MissingFileError(MediaError, FileNotFoundError):
+    """A media file that is to be read is not there."""

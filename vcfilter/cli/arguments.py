@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     from vcfilter.stream.thinning import Thinning
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
+_UNIT = re.compile(rf"(?P<number>{_NUMBER.pattern})(?P<unit>s|ms|us)")
+_UNITS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
 
 
 def seconds(text: str) -> Fraction:
-    """Seconds of "90", "1:30" or "0:01:30.5".
+    """Seconds of "90", "1:30", "0:01:30.5", "90s", "500ms" or "20us".
 
     Raises:
         argparse.ArgumentTypeError: the text is no time.
     """
+    found = _UNIT.fullmatch(text)
+    if found is not None:
+        return Fraction(found["number"]) * _UNITS[found["unit"]]
     parts = text.split(":")
     if len(parts) > 3 or not all(_NUMBER.fullmatch(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no time like 90 or 1:30.5")
@@ -194,6 +199,16 @@ def is_rate_given(args: argparse.Namespace, but: Collection[str] = ("layers",)) 
 def _settings_of(args: argparse.Namespace) -> dict[str, str]:
     names = [each[0] for each in (*_SETTINGS, *_SWITCHES)]
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def add_image_rate(group: argparse._ActionsContainer) -> None:
+    """--rate of image files."""
+    group.add_argument(
+        "--rate",
+        type=frame_rate,
+        metavar="RATE",
+        help="frames per second of image files as source (25)",
+    )
 
 
 def add_codec(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from vcfilter.cli.arguments import (
     whole_number,
 )
 from vcfilter.cli.terminal import Terminal
-from vcfilter.errors import ConfigError, VcfilterError
+from vcfilter.errors import ConfigError, MediaError, VcfilterError
 
 if TYPE_CHECKING:
     from vcfilter.stream.thinning import Thinning
@@ -145,7 +145,11 @@ def each_source(
     """
     pairs = _pairs(args, default)
     if len(pairs) == 1:
-        run(args, terminal, *pairs[0])
+        source, target = pairs[0]
+        try:
+            run(args, terminal, source, target)
+        except MediaError as error:
+            raise MediaError(_named(error, source, target)) from error
         return 0
     failed: list[str] = []
     for source, target in pairs:
@@ -154,13 +158,19 @@ def each_source(
         except ConfigError:
             raise  # it would fail for all of them
         except (VcfilterError, OSError) as error:
-            text = str(error)
-            failed.append(text if source in text else f"{source}: {text}")
+            failed.append(_named(error, source, target))
     for text in failed:
         terminal.error(text)
     if failed:
         terminal.error(f"{len(failed)} of {len(pairs)} files failed")
     return EXIT_FAILED if failed else 0
+
+
+def _named(error: Exception, source: str, target: str) -> str:
+    """What went wrong, with the name of the file."""
+    text = str(error)
+    known = any(name in text for name in (source, target, "standard input", "standard output"))
+    return text if known or source == "-" else f"{source}: {text}"
 
 
 def _pairs(args: argparse.Namespace, default: str) -> list[tuple[str, str]]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import add_depth, add_files, add_rate, encoder_options
+from vcfilter.cli.arguments import (
+    add_depth,
+    add_files,
+    add_image_rate,
+    add_rate,
+    encoder_options,
+)
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "NAME.partial.EXT, from its last keyframe (mkv and nut, constant qp; same settings)",
     )
     add_depth(parser)
+    add_image_rate(parser)
     coding.add_arguments(parser)
 
 

@@ -10,6 +10,7 @@ from vcfilter.cli.arguments import (
     add_codec,
     add_decoder,
     add_filter,
+    add_image_rate,
     add_look,
     add_loudness,
     add_output,
@@ -78,12 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at a scene cut the nearer frame is repeated, or each side is carried on by its own "
         "motion (%(default)s)",
     )  # fmt: skip
-    group.add_argument(
-        "--rate",
-        type=frame_rate,
-        metavar="RATE",
-        help="frames per second of image files as source (25)",
-    )
+    add_image_rate(group)
     group.add_argument(
         "--names", choices=("numbers", "eqvi"), default="numbers",
         help="of PNG files: 000000.png, ..., or as EQVI: those of the source, and 001_0.png, "

@@ -49,8 +49,22 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    _open_standard_files()
     with Interrupts() as interrupts:
         return _run(list(sys.argv[1:] if argv is None else argv), interrupts)
+
+
+def _open_standard_files() -> None:
+    """Open those of the first three descriptors that are closed: a file that is written must not
+    become the one that libraries report to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
 
 def _run(arguments: list[str], interrupts: Interrupts) -> int:

@@ -52,6 +52,7 @@ _HINTS = {
     "-filter_complex": _FILTER,
     "-r": _FILTER,
     "-s": _FILTER,
+    "-framerate": "--rate RATE, of image files; other sources have their own",
     "-aspect": _FILTER,
     "-an": "-map v takes the video alone",
     "-sn": "-map v -map a leaves subtitles out",
@@ -60,6 +61,29 @@ _HINTS = {
     "-codec": "-c:v names the encoder of the video; all else is copied",
     "-codec:v": "-c:v NAME",
     "-vcodec": "-c:v NAME",
+    "-c:v": "the video is coded neurally; decode takes -c:v",
+    "-af": _COPIED,
+    "-ar": _COPIED,
+    "-ac": _COPIED,
+    "-dn": "-map -d leaves data streams out",
+    "-c:s": "subtitles are copied, or become what the container holds",
+    "-movflags": "MP4 and MOV are written as players need them",
+    "-itsoffset": "ffmpeg -itsoffset T -i IN -c copy OUT moves a stream first",
+    "-sseof": "-ss TIME counts from the start",
+    "-map_metadata": "tags are copied; -metadata KEY=VALUE changes one",
+    "-map_chapters": "chapters are copied",
+    "--input-res": "raw video states no size: give it as YUV4MPEG2 (.y4m)",
+    "--fps": "the frame rate is the source's, or -vf fps=25",
+    "--frames": "-t TIME",
+    "--output": "the target stands without it: vcfilter COMMAND SOURCE TARGET",
+    "-o": "the target stands without it: vcfilter COMMAND SOURCE TARGET",
+    "--input": "the source stands without it: vcfilter COMMAND SOURCE TARGET",
+    "--output-depth": "--pix-fmt yuv420p10le codes 10 bit",
+    "--vbv-maxrate": "--maxrate RATE",
+    "--vbv-bufsize": "--bufsize SIZE",
+    "--psnr": "the mean PSNR is shown at the end",
+    "--pass": "--two-pass does both",
+    "--scenecut": "scene cuts make keyframes; --no-scenecut",
     "-c:a": _COPIED,
     "-acodec": _COPIED,
     "-b:a": _COPIED,
@@ -92,7 +116,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Arguments in any order, options between files too; exits where they are wrong."""
-        arguments = _with_maps(arguments)
+        arguments = _with_maps(_with_files(arguments))
         self._refuse_foreign(arguments)
         found, rest = self.parse_known_intermixed_args(list(arguments))
         if rest:
@@ -110,8 +134,6 @@ class Parser(argparse.ArgumentParser):
         argparse reads -vf as -v and -f, since it allows short options in one word.
         """
         for word in arguments:
-            if word == "--":
-                return
             name = word.split("=", 1)[0]
             if name in self.flags:
                 continue
@@ -141,11 +163,23 @@ class Parser(argparse.ArgumentParser):
         return f"; did you mean {plain[found[0]]}?" if found else ""
 
 
+def _with_files(arguments: Sequence[str]) -> list[str]:
+    """Words, files after `--` so that none looks like an option: argparse would lose them."""
+    words = list(arguments)
+    if "--" not in words:
+        return words
+    place = words.index("--")
+    files = [
+        f"./{word}" if word.startswith("-") and word != "-" else word for word in words[place + 1 :]
+    ]
+    return words[:place] + files
+
+
 def _with_maps(arguments: Sequence[str]) -> list[str]:
     """Words, those of `-map -0:s` as one: argparse would take the second for an option."""
     words: list[str] = []
     for word in arguments:
-        if words and words[-1] == "-map" and re.fullmatch(r"-(\d+|[vastd])(:[\w:]*)?", word):
+        if words and words[-1] == "-map" and re.fullmatch(r"-(\d+|[vVastdm])(:\S*)?\??", word):
             words[-1] = f"-map={word}"
         else:
             words.append(word)

@@ -60,10 +60,21 @@ class Terminal:
         self._meter = _Meter()
 
     def result(self, text: str) -> None:
-        """What the command was asked for: lines of standard output."""
+        """What the command was asked for: lines of standard output.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         with self._lock:
             self._clear()
-            _write(sys.stdout, clean(text) + "\n", strict=True)
+            if sys.stdout is None:
+                raise OSError("standard output is closed")
+            try:
+                _write(sys.stdout, clean(text) + "\n", strict=True)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise OSError(f"standard output cannot be written: {error.strerror}") from error
 
     def line(self, text: str) -> None:
         """One line of information."""

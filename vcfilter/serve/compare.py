@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.codec import CodecContext
 from av.video.frame import VideoFrame
 
@@ -24,6 +23,7 @@ from vcfilter.serve.video import Segment, VideoFile
 from vcfilter.serve.work import StoppedError
 from vcfilter.stream.pixels import PIXEL_FORMATS, describe, frame_of
 from vcfilter.stream.source import media_url, reason_of
+from vcfilter.stream.upright import upright
 
 _TRIES = 9  # of x264's crf, halving 0 to 51 down to a tenth
 _CRF_MAX = 51.0
@@ -222,9 +222,8 @@ def _timed(container: Any, start: Fraction) -> Iterator[tuple[Fraction, VideoFra
 
 
 def _png(video: VideoFile, frame: VideoFrame) -> str:
-    """A frame, rotated for display, as a data URL of a PNG image."""
-    rotated = np.rot90(frame.to_ndarray(format="rgb24"), -(video.video_format.rotation // 90))
-    samples = np.ascontiguousarray(rotated, dtype=np.uint8)
+    """A frame, turned for display, as a data URL of a PNG image."""
+    samples = upright(frame.to_ndarray(format="rgb24"), video.video_format)
     shown = VideoFrame.from_ndarray(samples, "rgb24")
     context: Any = CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt = shown.width, shown.height, "rgb24"

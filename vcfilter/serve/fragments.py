@@ -182,15 +182,17 @@ class _VideoStream:
 
 
 class _Scaler:
-    """Frames as they are shown: turned, scaled to the step's size, 8 bit."""
+    """Frames as they are shown: mirrored, turned, scaled to the step's size, 8 bit."""
 
     def __init__(self, video: VideoFile, step: Step) -> None:
         self._size = display_size(video, step)
         self._rotation = video.video_format.rotation
+        self._mirrored = video.video_format.mirrored
         self._graph: Graph | None = None
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        wanted = (frame.width, frame.height) == self._size and not self._rotation
+        turned = self._rotation or self._mirrored
+        wanted = (frame.width, frame.height) == self._size and not turned
         if wanted and frame.format.name == "yuv420p":
             return frame
         if self._graph is None:
@@ -204,7 +206,8 @@ class _Scaler:
         width, height = self._size
         turn = {90: [("transpose", "clock")], 270: [("transpose", "cclock")]}
         turn[180] = [("hflip", ""), ("vflip", "")]
-        steps = [*turn.get(self._rotation, []), ("scale", f"{width}:{height}:flags=bicubic")]
+        steps = [("hflip", "")] if self._mirrored else []
+        steps += [*turn.get(self._rotation, []), ("scale", f"{width}:{height}:flags=bicubic")]
         graph = Graph()
         nodes = [
             graph.add_buffer(

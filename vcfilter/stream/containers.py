@@ -18,6 +18,7 @@ Path: TypeAlias = str | os.PathLike[str]
 PIPE = "-"
 """The name of standard input and output."""
 MATROSKA = "matroska"
+AVI = "avi"
 Y4M = "yuv4mpegpipe"
 
 _MILLISECOND = Fraction(1, 1000)
@@ -67,7 +68,7 @@ CONTAINERS: Mapping[str, Container] = {
         ),
         Container(name="nut", extensions=(".nut",), neural=True, encoder="rawvideo"),
         Container(
-            name="avi",
+            name=AVI,
             extensions=(".avi",),
             neural=True,
             encoder="mpeg4",
@@ -89,17 +90,35 @@ CONTAINERS: Mapping[str, Container] = {
         Container(name="flv", extensions=(".flv",), tick=_MILLISECOND),
         Container(
             name="mpeg",
-            extensions=(".mpg", ".mpeg"),
+            extensions=(".mpg", ".mpeg", ".vob"),
             encoder="mpeg2video",
             options={"b": "20000000"},
             constant_rate=True,
         ),
-        Container(name="ogg", extensions=(".ogv",), encoder="libvpx"),
+        Container(name="ogg", extensions=(".ogv", ".ogg"), encoder="libvpx"),
         Container(name="mxf", extensions=(".mxf",), constant_rate=True),
         Container(name="gif", extensions=(".gif",), encoder="gif", video_only=True),
         Container(name="asf", extensions=(".wmv",), tick=_MILLISECOND),
-        Container(name="h264", extensions=(".h264",), video_only=True),
-        Container(name="hevc", extensions=(".h265",), encoder="libx265", video_only=True),
+        Container(name="h264", extensions=(".h264", ".264"), video_only=True),
+        Container(
+            name="hevc", extensions=(".h265", ".hevc", ".265"), encoder="libx265", video_only=True
+        ),
+        Container(name="mjpeg", extensions=(".mjpeg", ".mjpg"), encoder="mjpeg", video_only=True),
+        Container(
+            name="mpeg2video",
+            extensions=(".m2v",),
+            encoder="mpeg2video",
+            options={"b": "20000000"},
+            constant_rate=True,
+            video_only=True,
+        ),
+        Container(
+            name="ivf",
+            extensions=(".ivf",),
+            encoder="libvpx-vp9",
+            options={"row-mt": "1"},
+            video_only=True,
+        ),
         Container(name="rawvideo", extensions=(".yuv",), encoder="rawvideo", video_only=True),
         Container(name=Y4M, extensions=(".y4m",), video_only=True),
     )
@@ -110,6 +129,9 @@ NEURAL_CONTAINERS = tuple(each.name for each in CONTAINERS.values() if each.neur
 """Containers that keep a VCF1 track."""
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+_CRASHES = ("apng",)
+"""Muxers that end the process where a packet does not bring what FFmpeg's own program gives it."""
 
 _BY_EXTENSION = {
     extension: each.name for each in CONTAINERS.values() for extension in each.extensions
@@ -140,7 +162,7 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
     """
     if chosen is not None:
         name = _BY_EXTENSION.get(f".{chosen}", chosen)
-        if name in CONTAINERS or can_write(name):
+        if name in CONTAINERS or (can_write(name) and name not in _CRASHES):
             return name
         raise ConfigError(f"-f {chosen} is no container that FFmpeg writes")
     text = path_of("target", target)
@@ -151,11 +173,26 @@ def container_of(target: Path, chosen: str | None, default: str) -> str:
         raise ConfigError(
             f"{text} names one image; {FilePath(text).stem}_%04d.png names one per frame"
         )
-    if suffix not in _BY_EXTENSION:
+    found = _BY_EXTENSION.get(suffix) or _guessed(suffix)
+    if found is None:
         raise ConfigError(
             f"the extension of {text} names no container that is known; give another, or -f FORMAT"
         )
-    return _BY_EXTENSION[suffix]
+    return found
+
+
+def _guessed(suffix: str) -> str | None:
+    """FFmpeg's name of the container that has an extension, where the table has none."""
+    from av.format import ContainerFormat, formats_available
+
+    for name in sorted(formats_available):
+        try:
+            extensions = ContainerFormat(name, "w").extensions
+        except ValueError:  # it is only read
+            continue
+        if suffix[1:] in extensions and can_write(name) and name not in _CRASHES:
+            return name
+    return None
 
 
 def check_kind(

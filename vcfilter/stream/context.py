@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,17 @@ _SKIP_FRAME = ("NONE", "DEFAULT", "NONREF", "BIDIR", "NONINTRA", "NONKEY", "ALL"
 _THREAD_TYPES = ("NONE", "FRAME", "SLICE", "AUTO")
 
 
+@dataclass(frozen=True, slots=True)
+class NeuralCodec:
+    """What PyAV calls a codec, of a neural stream."""
+
+    name: str = "vcfilter"
+    long_name: str = "vcfilter neural video codec"
+    type: str = "video"
+    is_decoder: bool = True
+    is_encoder: bool = False
+
+
 class NeuralContext:
     """The neural decoder under the names of av.VideoCodecContext.
 
@@ -28,6 +40,7 @@ class NeuralContext:
     __slots__ = ("_skip_frame", "_stream", "_thread_type")
 
     name = "vcfilter"
+    codec = NeuralCodec()
     type = "video"
     is_decoder = True
     is_encoder = False
@@ -62,9 +75,17 @@ class NeuralContext:
 
     @property
     def thread_count(self) -> int:
-        """Threads of the networks; 0 leaves it to PyTorch. Runtime sets it."""
+        """Threads of the networks, as Runtime sets them; 0 leaves it to PyTorch.
+
+        Raises:
+            ConfigError: it is set when frames are decoded already, or out of range.
+        """
         runtime = self._stream.container.runtime
         return runtime.threads if runtime else 0
+
+    @thread_count.setter
+    def thread_count(self, value: int) -> None:
+        self._stream.use_threads(value)
 
     @property
     def width(self) -> int:

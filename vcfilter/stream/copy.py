@@ -11,6 +11,7 @@ from fractions import Fraction
 from vcfilter._bridge import (
     DISPOSITION_ATTACHED_PICTURE,
     BridgePacket,
+    InvalidDataError,
     Muxer,
     StreamInfo,
 )
@@ -61,6 +62,7 @@ def plan_copies(
     log: Log = logger,
     *,
     copy_videos: bool,
+    has_chapters: bool = False,
 ) -> list[Copy]:
     """How each wanted stream besides the coded one gets into the container.
 
@@ -69,11 +71,16 @@ def plan_copies(
     Args:
         coded: index of the video stream that is coded anew.
         copy_videos: whether further video streams are copied as they are.
+        has_chapters: whether the source has chapters, which are written as such.
     """
     plan = []
+    has_timecode = any("timecode" in each.metadata for each in streams if each.index == coded)
     for info in streams:
         if info.index not in wanted or info.index == coded:
             continue
+        anew = {"tmcd": has_timecode, "text": has_chapters}
+        if info.kind == "data" and anew.get(info.codec_tag):
+            continue  # QuickTime's tracks for what a tag and the chapters say as well
         clean = replace(info, metadata=track_metadata(info))
         if is_encrypted(info):
             log.warning(f"{name_of(info)} is left out: it is encrypted")
@@ -92,7 +99,7 @@ def plan_copies(
             )
             continue
         copy = _text_copy(clean, container)
-        if copy is None and holds(container, info):
+        if copy is None and info.codec_tag != "tmcd" and holds(container, info):
             copy = Copy(index=info.index, info=clean, seconds=stated_seconds(info))
         if copy is None and info.kind == "audio" and not info.sample_rate:
             log.warning(f"{name_of(info)} is left out: none of it is there to tell its sample rate")
@@ -124,6 +131,9 @@ class _Track:
     last: int | None = None  # dts in the target's ticks
     mended: int = 0
     encrypted: int = 0  # packets, which are left out
+    damaged: int = 0  # the same
+    early: int = 0  # the same: they lie too far before zero
+    begin: Fraction | None = None  # in the target
     end: Fraction | None = None  # in the source
 
 
@@ -153,6 +163,7 @@ class StreamCopier:
         self._log = log
         self._tracks: dict[int, _Track] = {}
         self._equal_times = False
+        self._earliest: Fraction | None = None
 
     def add_streams(self, muxer: Muxer) -> None:
         """Add the copied streams to the muxer, in the plan's order."""
@@ -164,8 +175,19 @@ class StreamCopier:
     def begin(self, muxer: Muxer) -> None:
         """The header is written: the target's clocks are known."""
         self._equal_times = muxer.equal_times
+        self._earliest = _EARLIEST.get(muxer.format_name)
         for track in self._tracks.values():
             track.time_base = muxer.stream_time_base(track.index)
+
+    @property
+    def first_time(self) -> Fraction | None:
+        """Earliest time of the packets in the queue, in seconds on the target's clock."""
+        times = [
+            ticks * packet.time_base - self._cut.offset
+            for packet in tuple(self._queue)
+            if (ticks := packet.dts if packet.dts is not None else packet.pts) is not None
+        ]
+        return min(times, default=None)
 
     def copy_until(self, muxer: Muxer, time: Fraction | None) -> None:
         """Write the packets in the queue up to a time in seconds, on the target's clock; None
@@ -195,6 +217,11 @@ class StreamCopier:
             track.end = end if track.end is None else max(track.end, end)
             if self._cut.before(time) or self._cut.after(time):
                 return
+            if self._earliest is not None and time - self._cut.offset < self._earliest:
+                track.early += 1
+                return
+            if track.begin is None:
+                track.begin = time - self._cut.offset
         packet = shifted(packet, self._cut.offset)
         if ticks is None:
             packet = self._timed(packet, track)
@@ -203,13 +230,17 @@ class StreamCopier:
             if converted is None:
                 return
             packet = converted
-        muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
+        try:
+            muxer.write_packet(replace(self._mended(packet, track), stream_index=track.index))
+        except InvalidDataError:  # it cannot be brought into the container's form
+            track.damaged += 1
 
-    def finish(self, *, jumped: bool = False) -> None:
+    def finish(self, *, jumped: bool = False, at_once: bool = False) -> None:
         """Log what was mended or left out, and which streams ended early.
 
         Args:
             jumped: the source's clock jumped: the durations it states mean nothing.
+            at_once: the container begins all audio at its start.
         """
         for track in self._tracks.values():
             info = track.copy.info
@@ -217,6 +248,21 @@ class StreamCopier:
                 self._log.warning(
                     f"{track.mended} packets of {name_of(info)} had a time that was not after the "
                     "one before: moved"
+                )
+            if track.damaged:
+                self._log.warning(
+                    f"{track.damaged} packets of {name_of(info)} are left out: they are damaged"
+                )
+            if track.early:
+                self._log.warning(
+                    f"{track.early} packets of {name_of(info)} are left out: they lie too far "
+                    "before the first frame"
+                )
+            late = track.begin or Fraction(0)
+            if at_once and info.kind == "audio" and late > _LATE_SECONDS:
+                self._log.warning(
+                    f"{name_of(info)} begins {float(late):.2f} s late, which AVI cannot state: it "
+                    "plays too early by that"
                 )
             if track.encrypted:
                 self._log.warning(
@@ -260,4 +306,7 @@ class StreamCopier:
         )
 
 
+_EARLIEST = {"matroska": Fraction(-32), "webm": Fraction(-32)}
+"""Seconds before zero that a container can state: 16 bits of milliseconds."""
 _SHORT_SECONDS = Fraction(1, 2)
+_LATE_SECONDS = Fraction(1, 10)

@@ -75,7 +75,8 @@ class MediaDecoder:
         """
         try:
             if packet is None:
-                frames = self.context.decode(None) if self.context.is_open else []
+                holds = self.context.is_open and self._info.kind != "subtitle"
+                frames = self.context.decode(None) if holds else []
             else:
                 if packet.discard and packet.pts is not None:
                     self._discarded.add(packet.pts)
@@ -236,7 +237,7 @@ class MediaFrames:
         if at_once:
             self._decoder.context.thread_type = "SLICE"
         self._frame_reader = FrameReader(info=info, bit_depth=bit_depth, log=log)
-        self._damaged = self._count = 0
+        self._damaged = self._corrupt = self._count = 0
         self._aspect: Fraction | None = None
         self._aspect_told = False
 
@@ -277,9 +278,12 @@ class MediaFrames:
             if self._wanted.after(pts * self.time_base):
                 break
             self._watch_aspect(av_frame)
+            self._corrupt += av_frame.is_corrupt
             yield self._frame_reader.read(av_frame, pts, av_frame.duration or 0)
         if self._damaged:
             self._log.warning(f"{self._damaged} packets of the source could not be decoded")
+        if self._corrupt:
+            self._log.warning(f"{self._corrupt} frames of the source are damaged")
         if not self._count:
             raise MediaError("the video stream has no frame that can be decoded")
         self._reader.read_on(self._wanted.end)

@@ -24,11 +24,12 @@ from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.options import EncoderOptions, Runtime
 from vcfilter.stream.containers import container_named
 from vcfilter.stream.packets import bridge_packet, from_av
-from vcfilter.stream.pixels import PIXEL_FORMATS, convert, to_video_frame
+from vcfilter.stream.pixels import JPEG_MATRIX, PIXEL_FORMATS, convert, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.resume import EarlierRun
 from vcfilter.stream.scheduling import scheduling_kept
 from vcfilter.stream.source import reason_of
+from vcfilter.stream.timestamps import rational
 from vcfilter.stream.track import neural_track, video_track
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,15 @@ class FrameEncoder:
         self._pixel_format = ""
         self._time_base = Fraction(1, 1000)
 
+    def nearest_rate(self, frame_rate: Fraction | None) -> Fraction | None:
+        """The frame rate that the encoder takes in place of another; None: it takes any times."""
+        name = self._codec.name if self._codec else container_named(self._container).encoder
+        rates = [rational(rate) for rate in _encoder_named(name or "libx264").frame_rates or ()]
+        wanted = frame_rate or Fraction(25)
+        return min(
+            (rate for rate in rates if rate), key=lambda rate: abs(rate - wanted), default=None
+        )
+
     def open(
         self, video_format: VideoFormat, time_base: Fraction, frame_rate: Fraction | None
     ) -> StreamInfo:
@@ -159,8 +169,9 @@ class FrameEncoder:
             if num:
                 context.sample_aspect_ratio = Fraction(num, den)
             is_rgb = context.format is not None and context.format.is_rgb
-            context.colorspace = 0 if is_rgb else fmt.colorspace
-            context.color_range = 2 if is_rgb else fmt.color_range
+            is_jpeg = self._pixel_format.startswith("yuvj")
+            context.colorspace = 0 if is_rgb else JPEG_MATRIX if is_jpeg else fmt.colorspace
+            context.color_range = 2 if is_rgb or is_jpeg else fmt.color_range
             context.color_primaries = fmt.color_primaries
             context.color_trc = fmt.color_trc
             context.thread_count = self._threads
@@ -224,6 +235,8 @@ def _best_format(encoder: Codec, fmt: VideoFormat) -> str:
     wanted = [PIXEL_FORMATS[fmt.bit_depth], "yuv420p10le", "yuv420p", "yuvj420p"]
     if fmt.bit_depth == 8:
         wanted.remove("yuv420p10le")
+    if known and known[0].startswith("yuvj"):  # JPEG is full range
+        wanted.insert(0, "yuvj420p")
     return next((name for name in wanted if name in known or not known), (known or wanted)[0])
 
 
@@ -249,7 +262,7 @@ def _display_options(codec: MediaCodec, fmt: VideoFormat, log: Log) -> dict[str,
         else:
             log.warning(f"{codec.name} codes the interlaced frames as progressive ones")
     if codec.name == "libx265":
-        texts.append("log-level=warning")  # x265 prints past FFmpeg's log
+        texts.append("log-level=error")  # x265 prints past FFmpeg's log
     if key and texts:
         given = [codec.options[key]] if key in codec.options else []
         options[key] = ":".join([*texts, *given])

@@ -188,9 +188,9 @@ class FilteredFrames:
         tell = ("scale", f"w='clip(trunc({_ASPECT_STEPS}*sar+0.5),1,{16 * _ASPECT_STEPS})':h=2")
         graph = self._configured(fmt, [*self._chain, tell])
         black = VideoFrame(fmt.width, fmt.height, PIXEL_FORMATS[fmt.bit_depth])
-        for index in range(64):  # some filters hold frames back
+        for index in range(65):  # some filters hold frames back, some until the end
             black.pts, black.time_base = index, self._source.time_base
-            graph.vpush(black)
+            graph.vpush(black if index < 64 else None)
             try:
                 found = graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):

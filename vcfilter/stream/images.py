@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
-from vcfilter.stream.containers import Path, path_of
+from vcfilter.stream.containers import Path, is_video_name, path_of
 from vcfilter.stream.pixels import convert, to_video_frame
 from vcfilter.stream.source import is_sequence, reason_of
 
@@ -87,7 +87,9 @@ def _wildcard(char: str) -> str:
 def is_image_target(target: Path) -> bool:
     """Whether a target is a folder, or a pattern of image files."""
     name = path_of("target", target)
-    return name.endswith(os.sep) or os.path.isdir(name) or "%" in FilePath(name).name
+    if name.endswith(os.sep) or os.path.isdir(name):
+        return True
+    return "%" in FilePath(name).name and not is_video_name(name)
 
 
 class ImageTarget:

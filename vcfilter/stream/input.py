@@ -26,7 +26,7 @@ from vcfilter.stream.input_stream import MediaFrame, Stream, Streams
 from vcfilter.stream.lookup import Shown, decode_up_to, look_up
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.packets import StreamPacket
-from vcfilter.stream.source import open_av, reason_of
+from vcfilter.stream.source import open_av, reason_of, unreadable
 from vcfilter.stream.track import is_neural
 
 
@@ -343,7 +343,7 @@ def _demuxer(file: Path | IO[bytes]) -> Demuxer:
     except (BridgeError, ValueError) as error:
         name = os.fspath(file) if isinstance(file, str | PathLike) else file
         title = getattr(name, "name", name)
-        raise MediaError(f"{title} cannot be read: {reason_of(error)}") from error
+        raise unreadable(str(title), reason_of(error), error) from error
 
 
 __all__ = [

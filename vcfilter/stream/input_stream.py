@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,7 @@ from vcfilter._bridge import BridgePacket, StreamInfo
 from vcfilter.codec import Decoder
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame, VideoFormat
+from vcfilter.options import Runtime
 from vcfilter.stream.context import NeuralContext
 from vcfilter.stream.decoders import MediaDecoder
 from vcfilter.stream.packets import StreamPacket, coded_packet
@@ -44,7 +46,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_begin", "_context", "_decoder", "_lock", "_media", "codec_name", "container", "info",
+        "_begin", "_context", "_decoder", "_lock", "_media", "_started", "codec_name", "container",
+        "info",
     )  # fmt: skip
 
     def __init__(self, container: InputContainer, info: StreamInfo) -> None:
@@ -54,6 +57,7 @@ class Stream:
         self._decoder: Decoder | None = None
         self._media: MediaDecoder | None = None
         self._context: NeuralContext | None = None
+        self._started = False  # the neural decoder was given a packet
         self._begin: Fraction | None = None  # no frame before this time comes out
         self._lock = threading.Lock()  # decoders crash where two threads use one
 
@@ -91,6 +95,11 @@ class Stream:
         return self._context
 
     @property
+    def codec(self) -> Any:
+        """NeuralCodec of a neural stream, PyAV's codec of another."""
+        return self.codec_context.codec
+
+    @property
     def profile(self) -> str | None:
         """The codec's profile; None of a neural stream."""
         if self.codec_name == "vcfilter" or self.info.kind not in ("video", "audio"):
@@ -106,6 +115,16 @@ class Stream:
     @thread_type.setter
     def thread_type(self, value: Any) -> None:
         self.codec_context.thread_type = value
+
+    @property
+    def thread_count(self) -> int:
+        """As that of codec_context."""
+        count: int = self.codec_context.thread_count
+        return count
+
+    @thread_count.setter
+    def thread_count(self, value: int) -> None:
+        self.codec_context.thread_count = value
 
     @property
     def time_base(self) -> Fraction:
@@ -304,6 +323,7 @@ class Stream:
         ):
             return []
         decoder = self._neural()
+        self._started = True
         packet = coded_packet(content) if content else None
         if packet is not None and self._begin is not None:
             show = show and packet.pts * self.time_base >= self._begin
@@ -316,6 +336,20 @@ class Stream:
             self._decoder.reset()
         if self._media:
             self._media.reset()
+
+    def use_threads(self, count: int) -> None:
+        """Of a neural stream: threads of the networks, see `Runtime`.
+
+        Raises:
+            ConfigError: a frame is decoded already, or the count is out of range.
+        """
+        if self._started:
+            raise ConfigError("thread_count is set before the first frame is decoded")
+        container = self.container
+        container.runtime = replace(container.runtime or Runtime(), threads=count)
+        if self._decoder is not None:  # the header alone was read with it
+            levels, self._decoder = self._decoder.levels, None
+            self._neural().levels = levels
 
     def hide_before(self, seconds: Fraction) -> None:
         """Of a neural stream, until it is reset: frames before a time do not come out."""

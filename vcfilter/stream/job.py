@@ -15,13 +15,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TypeVar
 
-from vcfilter._bridge import BridgePacket, Demuxer, StreamInfo
+from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
 from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
+    AVI,
     Y4M,
     Path,
     check_kind,
@@ -48,8 +49,9 @@ from vcfilter.stream.streams import (
 )
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate
+from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate, rate_of_gaps
 from vcfilter.stream.track import is_neural
+from vcfilter.stream.upright import UprightFrames
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,11 @@ RawSink = Y4mSink | ImageSink
 
 ClosedExecutor = TypeVar("ClosedExecutor", ClusterExecutor, ProcessExecutor)
 
+_STATE_DISPLAY = ("mp4", "mov")
+"""Containers that state how decoded frames are turned for display, so that players find it."""
 _AHEAD_FRAMES = 8
+_TIMED_PACKETS = 1000
+_LEAD_SECONDS = 60
 _ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
 _LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
@@ -162,7 +168,7 @@ class Job:
         # The clock of MPEG-TS begins anywhere; that of other containers means what it says.
         zero = begin if self._demuxer.clock_may_jump else Fraction(0)
         self._cut = Cut(start=start, end=end, zero=zero)
-        length = self._demuxer.duration
+        length = self._stated_length
         if length is not None and start is not None:
             length -= start - begin
             if length <= 0:
@@ -184,6 +190,14 @@ class Job:
         if length is not None:
             self._meter.total_seconds = float(length)
             self._meter.total_frames = round(length * rate) if rate else None
+
+    @property
+    def _stated_length(self) -> Fraction | None:
+        """How long the source says that it is; Matroska says where it ends."""
+        length = self._demuxer.duration
+        if length is not None and self._demuxer.format_name == "matroska,webm":
+            length -= max(Fraction(0), self._demuxer.start_time or Fraction(0))
+        return length
 
     def _frame_source(self, reader: PacketReader) -> FrameSource:
         source: FrameSource = self._decoded(reader)
@@ -223,21 +237,43 @@ class Job:
             at_once=self.at_once,
         )
 
-    def _clock(self, source: FrameSource, container: str, *, exact: bool) -> FrameClock:
+    def _clock(
+        self,
+        source: FrameSource,
+        container: str,
+        *,
+        exact: bool,
+        coder: FrameEncoder | None = None,
+    ) -> FrameClock:
         known = container_named(container)
         rate = source.frame_rate
-        if known.constant_rate and self.video_filter is None:
+        own = coder.nearest_rate(rate) if coder else None
+        numbered = known.constant_rate or own is not None
+        if numbered and self.video_filter is None:
             rate = constant_rate(self._video)
             if isinstance(source, InterpolatedFrames):
                 rate = source.frame_rate_for(rate)
+            elif rate and not self.source.is_pipe:
+                rate = rate_of_gaps(rate, self._first_times(), self._video.time_base)
+        if coder and own is not None:
+            rate = coder.nearest_rate(rate)
         return FrameClock(
             source.time_base,
             rate,
             offset=self._cut.offset,
             tick=known.tick,
-            constant_rate=known.constant_rate,
+            constant_rate=numbered,
             exact=exact,
         )
+
+    def _first_times(self) -> list[Fraction]:
+        """Times of the video's first packets, in seconds, by a reading of its own."""
+        times: list[Fraction] = []
+        with self.source.demuxer() as demuxer, suppress(BridgeError):
+            while len(times) < _TIMED_PACKETS and (packet := demuxer.read_packet()) is not None:
+                if packet.stream_index == self._video.index and packet.pts is not None:
+                    times.append(packet.pts * packet.time_base)
+        return times
 
     def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
         """Code all frames quickly, for the log that the second pass needs."""
@@ -294,6 +330,9 @@ class Job:
             coder: None writes the frames themselves (YUV4MPEG2, image files).
         """
         sink: MuxerSink | RawSink | None = None
+        begin = self._demuxer.start_time
+        if container_named(container).constant_rate and begin and begin > _LEAD_SECONDS:
+            self._cut = replace(self._cut, zero=begin)  # frames would be numbered up to it
         try:
             plan = self._plan(container)
             copied = [copy.index for copy in plan if copy.index >= 0]
@@ -341,6 +380,7 @@ class Job:
             container,
             self.log,
             copy_videos=self._copy_videos,
+            has_chapters=bool(self._demuxer.chapters),
         )
 
     @property
@@ -376,7 +416,14 @@ class Job:
         container: str,
     ) -> TranscodeReport:
         source = self._frame_source(reader)
-        clock = self._clock(source, container, exact=isinstance(coder, NeuralEncoder))
+        clock = self._clock(
+            source,
+            container,
+            exact=isinstance(coder, NeuralEncoder),
+            coder=coder if isinstance(coder, FrameEncoder) else None,
+        )
+        if not isinstance(coder, NeuralEncoder) and container not in _STATE_DISPLAY:
+            source = UprightFrames(source)
         stage = apply(self._filters, clock.frames(source.frames()))
         count = 0
         first: Fraction | None = None
@@ -413,7 +460,9 @@ class Job:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):
                 writer.put(item)
-            self._check(last - first, reader, clock)
+            # AVI numbers frames from its start: what it says counts from there.
+            begin = Fraction(0) if self._demuxer.format_name == AVI else first
+            self._check(last - begin, reader, clock)
             writer.finish()
         except KeyboardInterrupt:
             self.source.stop()
@@ -477,7 +526,7 @@ class Job:
             return
         told = stated_seconds(self._video)
         if told is None and self._demuxer.format_name in _LENGTH_IN_HEADER:
-            told = self._demuxer.duration
+            told = self._stated_length
         if told is not None and told - seconds > max(Fraction(1, 2), told / 20):
             self.log.warning(
                 f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "

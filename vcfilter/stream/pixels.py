@@ -35,6 +35,8 @@ _LIMITED, _FULL = 1, 2
 _BT709 = 1
 _UNSPECIFIED = 2
 _RGB_MATRIX = 0
+JPEG_MATRIX = 5
+"""BT.601, which readers of JPEG take for granted."""
 _SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -151,7 +153,7 @@ class FrameReader:
                 chroma_location=info.chroma_location,
                 rotation=rotation,
                 mirrored=info.mirrored,
-                field_order=_field_order(info),
+                field_order=_field_order(info, av_frame),
                 mastering=mastering,
                 content_light=light,
             )
@@ -183,7 +185,7 @@ class FrameReader:
     def _planes(self, av_frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
         fmt, pixel = self._format(), av_frame.format
         name = pixel.name
-        if any(component.is_alpha for component in pixel.components):
+        if any(component.is_alpha for component in pixel.components) and not _is_opaque(av_frame):
             self._log.warning("the alpha channel is not coded")
         depth = _depth(pixel)
         if name.startswith(("gray", "ya")):
@@ -265,8 +267,12 @@ def _without_range(av_frame: VideoFrame) -> str:
     return name.replace("yuvj", "yuv") if name.startswith("yuvj") else name
 
 
-def _field_order(info: StreamInfo) -> FieldOrder:
-    return FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
+def _field_order(info: StreamInfo, av_frame: VideoFrame) -> FieldOrder:
+    """What the container says, else what the decoder does: no more than that it is interlaced."""
+    order = FieldOrder(info.field_order) if info.field_order in set(FieldOrder) else FieldOrder(0)
+    if order is FieldOrder.UNKNOWN and av_frame.interlaced_frame:
+        return FieldOrder.BOTTOM_FIRST if info.codec == "dvvideo" else FieldOrder.TOP_FIRST
+    return order
 
 
 def _frame_side_data(av_frame: VideoFrame, kind: SideDataType) -> bytes:
@@ -313,7 +319,8 @@ def describe(av_frame: VideoFrame, video_format: VideoFormat) -> None:
 
 
 def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> VideoFrame:
-    """A decoded frame in another pixel format; YUV formats keep matrix and range.
+    """A decoded frame in another pixel format; YUV formats keep matrix and range, but for those
+    of JPEG, which have a matrix and a range of their own.
 
     Raises:
         MediaError: FFmpeg knows no such format or cannot convert to it.
@@ -321,15 +328,17 @@ def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> V
     if av_frame.format.name == name:
         return av_frame
     span = int(av_frame.color_range) or _LIMITED
+    matrix = int(av_frame.colorspace)
+    to_jpeg = name.startswith("yuvj")
     try:
         to_rgb = PixelFormat(name).is_rgb
         result = reformatter.reformat(
             av_frame,
             format=name,
-            src_colorspace=_swscale_matrix(av_frame.colorspace),
-            dst_colorspace=None if to_rgb else _swscale_matrix(av_frame.colorspace),
+            src_colorspace=_swscale_matrix(matrix),
+            dst_colorspace=None if to_rgb else _swscale_matrix(JPEG_MATRIX if to_jpeg else matrix),
             src_color_range=span,
-            dst_color_range=_FULL if to_rgb else span,
+            dst_color_range=_FULL if to_rgb or to_jpeg else span,
             interpolation=_SCALING,
             threads=1,
         )
@@ -338,8 +347,8 @@ def convert(av_frame: VideoFrame, name: str, reformatter: VideoReformatter) -> V
     result.pts, result.duration = av_frame.pts, av_frame.duration
     if av_frame.time_base:
         result.time_base = av_frame.time_base
-    if to_rgb:
-        result.colorspace = _RGB_MATRIX
+    if to_rgb or to_jpeg:
+        result.colorspace = _RGB_MATRIX if to_rgb else JPEG_MATRIX
     return result
 
 
@@ -349,6 +358,20 @@ def frame_of(av_frame: VideoFrame) -> tuple[Frame, VideoFormat]:
     frame = reader.read(av_frame, av_frame.pts or 0, av_frame.duration or 0)
     assert reader.video_format is not None
     return frame, reader.video_format
+
+
+def _is_opaque(av_frame: VideoFrame) -> bool:
+    """Whether a frame's alpha hides nothing; False where that is not looked up."""
+    pixel = av_frame.format
+    if pixel.name in ("rgba", "bgra", "argb", "abgr"):
+        (plane,) = av_frame.planes
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        alpha: Any = rows[:, pixel.name.index("a") : 4 * plane.width : 4]
+    elif len(av_frame.planes) == 4 and not pixel.name.endswith("be"):
+        alpha = read_plane(av_frame, 3, _dtype(_depth(pixel)))
+    else:
+        return False
+    return bool(alpha.min() >= (1 << _depth(pixel)) - 1)
 
 
 def _depth(pixel: PixelFormat) -> int:
@@ -400,6 +423,7 @@ def _swscale_matrix(matrix: int) -> int | None:
 
 
 __all__ = [
+    "JPEG_MATRIX",
     "PIXEL_FORMATS",
     "FrameReader",
     "convert",

@@ -92,7 +92,15 @@ def copy_file(
         count = _Count(thinner)
         plan = [
             Copy(index=video.index, info=_track(video, name, thinner), convert=count),
-            *plan_copies(demuxer.streams, wanted, video.index, name, log, copy_videos=True),
+            *plan_copies(
+                demuxer.streams,
+                wanted,
+                video.index,
+                name,
+                log,
+                copy_videos=True,
+                has_chapters=bool(demuxer.chapters),
+            ),
         ]
         copier = StreamCopier(deque(), plan, Cut(), log)
         with translated(goal):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import av
@@ -14,17 +15,13 @@ import av.error
 
 from vcfilter._bridge import BridgePacket, Chapter, Muxer, StreamInfo
 from vcfilter.frames import FieldOrder, Frame, VideoFormat
-from vcfilter.stream.containers import MATROSKA, Y4M, open_muxer
+from vcfilter.stream.containers import AVI, MATROSKA, Y4M, open_muxer
 from vcfilter.stream.copy import StreamCopier
 from vcfilter.stream.pixels import PIXEL_FORMATS, to_video_frame
 from vcfilter.stream.report import Log
 from vcfilter.stream.target import Target, translated
-from vcfilter.stream.track import is_neural
 
 logger = logging.getLogger(__name__)
-
-_STATE_DISPLAY = ("mp4", "mov")  # containers that state any display matrix
-_STATE_ROTATION = (*_STATE_DISPLAY, MATROSKA)
 
 
 class MuxerSink:
@@ -75,11 +72,6 @@ class MuxerSink:
         self._live = live and not (self._container == MATROSKA and self._target.is_regular)
         metadata = {**self._track.metadata, **info.metadata}
         info = replace(info, metadata=metadata, disposition=self._track.disposition)
-        if not is_neural(info):  # a neural stream states its display itself
-            if info.mirrored and self._container not in _STATE_DISPLAY:
-                self._log.warning(f"{self._container} cannot state that frames are mirrored")
-            elif info.rotation and self._container not in _STATE_ROTATION:
-                self._log.warning(f"{self._container} cannot state the rotation for display")
         with translated(self._target):
             self._muxer = muxer = open_muxer(self._target.file, self._container)
             muxer.add_stream(info)
@@ -97,6 +89,8 @@ class MuxerSink:
         with translated(self._target):
             ticks = packet.dts if packet.dts is not None else packet.pts
             if ticks is not None:
+                if not self._packets and self._container == AVI:
+                    self._lead_in(self._muxer, ticks, packet.time_base)
                 self._copier.copy_until(self._muxer, ticks * packet.time_base)
             self._muxer.write_packet(packet)
             if self._live:
@@ -104,6 +98,18 @@ class MuxerSink:
                 self._target.flush()
         self.video_bytes += len(packet.data)
         self._packets += 1
+
+    def _lead_in(self, muxer: Muxer, ticks: int, time_base: Fraction) -> None:
+        """Begin an AVI track with an empty packet where other streams begin before it: libavformat
+        fills gaps from the first packet on, which would else stand at the file's start.
+        """
+        begin = floor(min(Fraction(0), self._copier.first_time or Fraction(0)) / time_base)
+        if ticks > begin:
+            muxer.write_packet(
+                BridgePacket(
+                    stream_index=0, data=b"", pts=begin, dts=begin, duration=1, time_base=time_base
+                )
+            )
 
     def flush(self) -> None:
         """What was written can be read, should the program end here."""
@@ -122,7 +128,7 @@ class MuxerSink:
         assert self._muxer is not None
         with translated(self._target):
             self._copier.copy_until(self._muxer, None)
-            self._copier.finish(jumped=jumped)
+            self._copier.finish(jumped=jumped, at_once=self._container == AVI)
             self._muxer.close()
             self._target.complete()
 

@@ -8,6 +8,7 @@ import stat
 import sys
 from contextlib import suppress
 from fractions import Fraction
+from glob import glob
 from pathlib import Path as FilePath
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ import av.error
 from av.container import InputContainer
 
 from vcfilter._bridge import BridgeError, Demuxer
-from vcfilter.errors import ConfigError, MediaError
+from vcfilter.errors import ConfigError, MediaError, MissingFileError
 from vcfilter.stream.containers import PIPE, Path, open_demuxer, path_of
 
 _CHUNK = 1 << 16
@@ -45,6 +46,8 @@ class Source:
         self._sequence = False
         self._image_rate = image_rate
         if self.name == PIPE:
+            if sys.stdin is None:
+                raise MediaError("standard input is closed")
             self._pipe = _Pipe(sys.stdin.buffer, self.title)
         elif "://" not in self.name:
             self._check_file()
@@ -94,9 +97,11 @@ class Source:
         except (OSError, ValueError) as error:
             self._sequence = isinstance(error, FileNotFoundError) and is_sequence(self.name)
             if self._sequence:
+                if "%" not in FilePath(self.name).name and not glob(self.name):
+                    raise MissingFileError(f"{self.name} matches no file") from error
                 return
             reason = getattr(error, "strerror", None) or str(error)
-            raise MediaError(f"{self.name} cannot be read: {reason}") from error
+            raise unreadable(self.name, reason, error) from error
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(f"{self.name} is a folder, not a media file")
         if stat.S_ISFIFO(status.st_mode):
@@ -106,8 +111,15 @@ class Source:
             raise MediaError(f"{self.name} is empty")
 
     def _refusal(self, error: Exception) -> str:
+        if "moov atom not found" in str(error) or "error reading header" in str(error):
+            return f"{self.title} lacks its index: it is cut short, or no media file"
         if "Invalid data" in str(error):
             return f"{self.title} is no media file that FFmpeg reads, or is damaged from its start"
+        if "size 0x0 is invalid" in str(error):
+            return (
+                f"{self.title} is raw video, which states no size: give it as YUV4MPEG2 (ffmpeg -f "
+                "rawvideo -s 352x288 -i FILE OUT.y4m)"
+            )
         return f"{self.title} cannot be read: {reason_of(error)}"
 
 
@@ -154,7 +166,13 @@ def open_av(name: Path | IO[bytes], container: str | None = None) -> InputContai
     except (BridgeError, av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, MediaError):
             raise
-        raise MediaError(f"{title} cannot be read: {reason_of(error)}") from error
+        raise unreadable(title, reason_of(error), error) from error
+
+
+def unreadable(title: str, reason: str, error: BaseException) -> MediaError:
+    """The error that says why a file cannot be read; MissingFileError where there is none."""
+    kind = MissingFileError if isinstance(error, FileNotFoundError) else MediaError
+    return kind(f"{title} cannot be read: {reason}")
 
 
 def media_url(name: str) -> str:
@@ -206,4 +224,4 @@ class _Pipe:
         return b""
 
 
-__all__ = ["PIPE", "Source", "is_sequence", "media_url", "open_av", "reason_of"]
+__all__ = ["PIPE", "Source", "is_sequence", "media_url", "open_av", "reason_of", "unreadable"]

@@ -23,9 +23,11 @@ class StreamSelection:
     """Which streams are wanted: all, or those that any of FFmpeg's stream specifiers names.
 
     Args:
-        specifiers: "0" (all), a kind (v a s t d) or an index, each optionally after "0:", a kind
-            optionally with a position after it: "v", "0:a", "a:1", "0:3". "-" before one leaves
-            its streams out of those that are named before it, or of all if it is the first.
+        specifiers: "0" (all), a kind (v a s t d; V: video but cover art), an index or a tag, each
+            optionally after "0:", a kind optionally with a position or a tag after it: "v",
+            "0:a", "a:1", "0:3", "a:m:language:eng". "?" after one allows that there is no such
+            stream. "-" before one leaves its streams out of those that are named before it, or
+            of all if it is the first.
     """
 
     specifiers: tuple[str, ...] = ("0",)
@@ -51,11 +53,9 @@ class StreamSelection:
         if self.specifiers and self.specifiers[0].startswith("-"):
             wanted.update(info.index for info in streams)
         for text in self.specifiers:
-            kind, position = _parse(text.removeprefix("-"))
-            found = [info.index for info in streams if kind in (None, info.kind)]
-            if position is not None:
-                found = found[position : position + 1]
-            if not found and not text.startswith("-"):
+            specifier = _parse(text.removeprefix("-"))
+            found = specifier.find(streams)
+            if not found and not specifier.optional and not text.startswith("-"):
                 raise ConfigError(f"-map {text}: the source has no such stream")
             if text.startswith("-"):
                 wanted.difference_update(found)
@@ -64,17 +64,54 @@ class StreamSelection:
         return sorted(wanted)
 
 
-def _parse(text: str) -> tuple[str | None, int | None]:
-    parts = text.split(":")
-    if parts[0] == "0" and (len(parts) > 1 or text == "0"):
-        parts = parts[1:]
-    kind = _KINDS.get(parts[0]) if parts else None
-    rest = parts[1:] if kind else parts
-    if len(rest) > 1 or not all(each.isdecimal() for each in rest):
+_SPECIFIER = re.compile(
+    r"(?:0(?::|$))?(?:(?P<kind>[vVastd])(?::|$))?"
+    r"(?:(?P<position>\d+)|m:(?P<key>[^:]+)(?::(?P<value>.+))?)?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Specifier:
+    """One of FFmpeg's stream specifiers; None in a field: it does not matter."""
+
+    kind: str | None
+    position: int | None
+    key: str | None
+    value: str | None
+    optional: bool
+
+    def find(self, streams: Sequence[StreamInfo]) -> list[int]:
+        """Indices of the streams that it names."""
+        found = [info.index for info in streams if self._is_kind(info) and self._is_tagged(info)]
+        return found if self.position is None else found[self.position : self.position + 1]
+
+    def _is_kind(self, info: StreamInfo) -> bool:
+        if self.kind == "V" and info.disposition & DISPOSITION_ATTACHED_PICTURE:
+            return False
+        return self.kind is None or _KINDS[self.kind.lower()] == info.kind
+
+    def _is_tagged(self, info: StreamInfo) -> bool:
+        if self.key is None:
+            return True
+        value = info.metadata.get(self.key)
+        return value is not None if self.value is None else value == self.value
+
+
+def _parse(text: str) -> _Specifier:
+    name = text.removesuffix("?")
+    found = _SPECIFIER.fullmatch(name)
+    if not name or name.endswith(":") or found is None:
         raise ConfigError(
-            f"-map {text!r} is not understood; examples: 0 (all), v, a, s, 0:a, a:1, 0:3"
+            f"-map {text!r} is not understood; examples: 0 (all), v, a, s, 0:a, a:1, 0:3, 0:s?"
         )
-    return kind, int(rest[0]) if rest else None
+    position = found["position"]
+    return _Specifier(
+        kind=found["kind"],
+        position=None if position is None else int(position),
+        key=found["key"],
+        value=found["value"],
+        optional=text.endswith("?"),
+    )
 
 
 def choose_video(
@@ -118,7 +155,9 @@ _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 def stated_seconds(info: StreamInfo) -> Fraction | None:
-    """How long a source says that a stream is: in the track's header, or in Matroska's tag."""
+    """How long a source says that a stream is: in the track's header, or in Matroska's tag, which
+    holds where it ends.
+    """
     if info.duration is not None:
         return info.duration * info.time_base
     tags = {name.upper(): value for name, value in info.metadata.items()}
@@ -126,7 +165,9 @@ def stated_seconds(info: StreamInfo) -> Fraction | None:
     if found is None:
         return None
     hours, minutes, seconds = (Fraction(part) for part in found.groups())
-    return (hours * 3600 + minutes * 60 + seconds) or None
+    end = hours * 3600 + minutes * 60 + seconds
+    length = end - max(0, info.start_time or 0) * info.time_base
+    return length if length > 0 else None
 
 
 _ENCRYPTED_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "drmt"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path as FilePath
-from typing import IO, Any
+from typing import Any
 
 try:
     import fcntl
@@ -52,9 +53,13 @@ class Target:
         self.title = "standard output" if self.name == PIPE else self.name
         self._overwrite = overwrite
         self._part: FilePath | None = None
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
         self._finalizer: weakref.finalize[..., Target] | None = None
         if self.name == PIPE:
+            if sys.stdout is None:
+                raise MediaError("standard output is closed")
+            if sys.stdout.isatty():
+                raise MediaError("standard output is a terminal: give a file, or pipe it")
             return
         try:
             self._place = FilePath(os.path.realpath(self.name))
@@ -65,6 +70,8 @@ class Target:
             raise MediaError(f"{self.name!s} cannot be written: {reason_of(error)}") from error
 
     def _begin(self, source: str | None) -> None:
+        if _is_special(self.name):
+            return  # a device or a named pipe
         place = self._place
         exists = place.exists()
         both = exists and source is not None and os.path.exists(source)
@@ -72,14 +79,14 @@ class Target:
             raise MediaError(f"{self.name} is the source: give the target another name")
         if place.is_dir():
             raise MediaError(f"{self.name} is a folder: give a file's name")
-        if exists and not stat.S_ISREG(place.stat().st_mode):
-            return  # a device or a named pipe
         if exists and not self._overwrite:
-            raise MediaError(f"{self.name} exists already: give -y to overwrite it")
+            raise MediaError(
+                f"{self.name} exists already: give -y (overwrite=True) to overwrite it"
+            )
         if not place.parent.is_dir():
             raise MediaError(f"{self.name} cannot be written: there is no folder {place.parent}")
         self._part, number = _create(place, "part", place.stat().st_mode if exists else None)
-        self._file = open(number, "wb", buffering=0)  # noqa: SIM115 (closed by _close)
+        self._file = _WholeFile(number, "wb")
         self._finalizer = weakref.finalize(self, _remove, self._file, self._part)
         logger.info("%s is written as %s until it is complete", self.name, self._part)
 
@@ -212,13 +219,37 @@ class Target:
                 os.close(number)
 
 
+class _WholeFile(io.FileIO):
+    """A file without a buffer that writes all of what it is given; a full disk cuts a write short
+    before it is an error, and PyAV does not look at that.
+    """
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest:
+            rest = rest[super().write(rest) or 0 :]
+        return size
+
+
+def _is_special(name: str) -> bool:
+    """Whether a path, links followed, is there and neither a file nor a folder."""
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def _names(place: FilePath, word: str) -> Iterator[FilePath]:
     """place.word.ext, place.word-2.ext, ..., as short as a file's name must be."""
     for number in count(1):
         tail = f".{word}{f'-{number}' if number > 1 else ''}{place.suffix}"
         room = max(1, _NAME_BYTES - len(os.fsencode(tail)))
-        stem = os.fsencode(place.stem)[:room]
-        yield place.with_name(os.fsdecode(stem.decode("utf-8", "ignore") or stem) + tail)
+        stem = os.fsencode(place.stem)
+        if len(stem) > room:
+            stem = stem[:room].decode("utf-8", "ignore").encode() or stem[:room]
+        yield place.with_name(os.fsdecode(stem) + tail)
 
 
 def _create(place: FilePath, word: str, mode: int | None) -> tuple[FilePath, int]:
@@ -256,7 +287,7 @@ def _move(part: FilePath, name: FilePath) -> bool:
     return True
 
 
-def _remove(file: IO[bytes], part: FilePath) -> None:
+def _remove(file: io.FileIO, part: FilePath) -> None:
     """Close and delete a part file that was neither completed nor discarded."""
     with suppress(OSError):
         file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil, floor, lcm
 from typing import Any
 
@@ -41,6 +42,32 @@ def constant_rate(info: StreamInfo) -> Fraction | None:
     """Frames per second at which a container that numbers frames keeps a stream's times best."""
     rate, base = frame_rate(info), info.base_rate
     return base if rate and base and rate < base <= _BASE_RATE_MAX else rate
+
+
+_USUAL_RATES = tuple(
+    Fraction(*each)
+    for each in (
+        (24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001),
+        (60, 1), (120, 1),
+    )
+)  # fmt: skip
+
+
+def rate_of_gaps(rate: Fraction, times: Iterable[Fraction], tick: Fraction) -> Fraction:
+    """A frame rate at which a container that numbers frames keeps frames apart.
+
+    Args:
+        rate: the average. It is kept where no two frames are much closer than it says.
+        times: of frames, in seconds.
+        tick: what the times are rounded to.
+    """
+    shown = sorted(set(times))
+    gap = min((b - a for a, b in pairwise(shown) if b - a > tick), default=None)
+    if gap is None or gap > Fraction(3, 4) / rate:
+        return rate
+    usual = [each for each in _USUAL_RATES if abs(1 / each - gap) <= tick]
+    nearest_usual = min(usual, key=lambda each: abs(1 / each - gap), default=None)
+    return min(nearest_usual or Fraction(round(1 / gap)), Fraction(_BASE_RATE_MAX))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

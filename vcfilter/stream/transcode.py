@@ -139,9 +139,10 @@ def encode_file(
         if resume and not goal.is_regular:
             raise ConfigError(f"only a file can be resumed, not {goal.title}")
         earlier: list[EarlierRun] = earlier_runs(goal, settings) if resume else []
-        if earlier:
-            logger.info("%d frames are taken from %s", earlier[0].finished, earlier[0].path)
-        elif name in RESUMABLE:
+        run = earlier[0] if earlier else None
+        if run:
+            logger.info("%d frames are taken from %s", run.finished, run.path)
+        elif not resume and name in RESUMABLE:
             for path in goal.leftovers():
                 if not goal.is_written(path):
                     job.log.warning(
@@ -159,7 +160,6 @@ def encode_file(
             info = load_model(options.model, runtime).info
             executor = job.closing(ClusterExecutor(cluster, info.id))
         tags = {"ENCODER": "vcfilter", SETTINGS_TAG: settings}
-        run = earlier[0] if earlier else None
         coder = NeuralEncoder(options, runtime, log, tags, executor, run)
         report = job.run(goal, coder, name)
         remove(earlier)
