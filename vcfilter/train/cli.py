@@ -73,10 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["joint"],
         choices=[*PHASES, *between.NAMES, FINISH.name],
-        help="rows of the training plan, in order (default: joint); perceptual makes a model for "
-        "looks of --model; those that stand alone write a file of their own: between, the learned "
-        "part of interpolation, and between-p, that of its look sharp; finish, the look sharp of "
-        "--model's frames",
+        help="rows of the training plan, in order (default: joint); perceptual trains --model for "
+        "looks; those that stand alone write a file of their own: between, the learned part of "
+        "interpolation, and between-p, that of its look sharp; finish, the look sharp of --model's "
+        "frames",
     )
     parser.add_argument(
         "--steps",
