@@ -366,7 +366,7 @@ def test_a_program_like_rife_that_fails(tmp_path: Path) -> None:
     program = tmp_path / "rife"
     program.write_text("#!/bin/sh\necho no model >&2\n")
     program.chmod(0o755)
-    with pytest.raises(MediaError, match="made no picture: no model"):
+    with pytest.raises(MediaError, match="made no image: no model"):
         compare_interpolation([clip], *folders, preset="fast", rife=str(program))
 
 

@@ -36,8 +36,8 @@ from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
 from vcfilter.train.finishing import (
     START_GAINS,
     FinishTrainer,
-    grid,
     measure_start,
+    pattern,
     train_finish,
 )
 from vcfilter.train.looks import energy, texture
@@ -90,13 +90,13 @@ def decoded(coded: tuple[bytes, list[Packet]], look: str) -> list[Frame]:
 def test_a_pattern_on_the_grid_is_told_from_texture() -> None:
     dct = FinishNet().dct
     torch.manual_seed(5)
-    pattern = torch.randn(1, 1, 8, 8)
-    pattern -= pattern.mean()
-    same, noise = pattern.repeat(2, 1, 8, 12), torch.randn(2, 1, 64, 96)
-    assert grid(same, dct).tolist() == pytest.approx([96, 96], rel=1e-2)
-    assert float(grid(noise, dct).mean()) == pytest.approx(1, abs=0.5)
+    block = torch.randn(1, 1, 8, 8)
+    block -= block.mean()
+    same, noise = block.repeat(2, 1, 8, 12), torch.randn(2, 1, 64, 96)
+    assert pattern(same, dct).tolist() == pytest.approx([96, 96], rel=1e-2)
+    assert float(pattern(noise, dct).mean()) == pytest.approx(1, abs=0.5)
     flat = torch.arange(8.0).repeat_interleave(8)[:, None].expand(64, 96)[None, None]
-    assert grid(flat, dct).tolist() == pytest.approx([0], abs=1e-6)  # means of blocks alone
+    assert pattern(flat, dct).tolist() == pytest.approx([0], abs=1e-6)  # means of blocks alone
 
 
 def test_an_untrained_finish_changes_nothing() -> None:

@@ -259,7 +259,7 @@ def _rife(
     The time, which older models of RIFE do not take, is left out where it is 0.5.
 
     Raises:
-        MediaError: it cannot be started, fails or makes no picture.
+        MediaError: it cannot be started, fails or makes no image.
     """
     found: dict[int, Frame] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -280,7 +280,7 @@ def _rife(
                     raise MediaError(f"{program} cannot be started: {error.strerror}") from error
                 if done.returncode or not new.is_file():
                     said = (done.stderr or done.stdout).strip().splitlines()
-                    raise MediaError(f"{program} made no picture: {said[-1] if said else 'silent'}")
+                    raise MediaError(f"{program} made no image: {said[-1] if said else 'silent'}")
                 found[start + part] = _as_planes(new, originals[start])
     return found
 
@@ -291,14 +291,13 @@ def _as_planes(image: Path, like: VideoFrame) -> Frame:
     Raises:
         MediaError: it cannot be read, or has another size.
     """
-    picture = next(frames_of(image))
-    if (picture.width, picture.height) != (like.width, like.height):
+    made = next(frames_of(image))
+    if (made.width, made.height) != (like.width, like.height):
         raise MediaError(
-            f"{image.name} has {picture.width}x{picture.height} samples, "
-            f"not {like.width}x{like.height}"
+            f"{image.name} has {made.width}x{made.height} samples, not {like.width}x{like.height}"
         )
     return planes_of(
-        picture.reformat(
+        made.reformat(
             format=like.format.name,
             dst_colorspace=_MATRICES.get(like.colorspace, like.colorspace),
             dst_color_range=like.color_range or _LIMITED,

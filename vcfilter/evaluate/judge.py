@@ -40,7 +40,7 @@ def lpips(
     judge: StLpips | None, originals: Sequence[VideoFrame], shown: Sequence[Sequence[Frame]]
 ) -> list[float | None]:
     """Mean ST-LPIPS of each of several versions of the originals; None without a judge, and for
-    pictures that are too small for it.
+    frames that are too small for it.
     """
     if judge is None or min(originals[0].width, originals[0].height) < SIDE_MIN:
         return [None] * len(shown)

@@ -168,7 +168,7 @@ class FinishTrainer:
         if stage.texture:
             found["texture"] = texture(finished, original).mean()
         if stage.grid:
-            found["grid"] = torch.log1p(grid(cut(change), self.net.dct)).mean()
+            found["grid"] = torch.log1p(pattern(cut(change), self.net.dct)).mean()
         if stage.features and self.lpips is not None:
             # Of two frames that follow each other one: the other tells little more.
             own = slice(0, len(batch.qp) // 2)
@@ -310,7 +310,7 @@ def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 1
         net.usual.weight[:, :KNOTS] = gains.T
 
 
-def grid(change: Tensor, dct: Tensor) -> Tensor:
+def pattern(change: Tensor, dct: Tensor) -> Tensor:
     """(B,) how much of the energy of changes (B, 1, H, W) all blocks of 8x8 samples have in common,
     times the blocks: 1 is what independent blocks have. Means of blocks do not count.
     """
