@@ -25,6 +25,7 @@ from vcfilter.models.hierarchical.blocks import picture_dct, to_blocks, to_plane
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
+    REFINED,
     Conditions,
     context_features,
 )
@@ -148,8 +149,11 @@ def test_context_tells_past_references_and_how_far_they_are() -> None:
     assert (found[:, 13] == CONTEXT_MAX).all()
     assert not found[:, 14].any()
     assert found[:, 15].tolist() == [0, 0, 0, 4, 16, 32, 32]
-    refined = context_features(qp, qp * 0 + 1, rows, torch.ones_like(qp))
-    assert (refined[:, 14] == CONTEXT_MAX).all() and refined.max() <= CONTEXT_MAX
+    for drop, feature in ((6, 6), (40, CONTEXT_MAX)):
+        refined = context_features(qp, qp * 0 + 1, rows, drop)
+        assert (refined[:, REFINED] == feature).all() and refined.max() <= CONTEXT_MAX
+        rest = torch.arange(CONTEXT) != REFINED
+        assert torch.equal(refined[:, rest], found[:, rest])
 
 
 def test_motion_of_past_references_tells_nothing_where_all_are_past(
