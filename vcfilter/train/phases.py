@@ -284,7 +284,7 @@ LAYERS = LayersPhase(
     qps=(14, 36),
     dropped=0.5,
     batch=8,
-    rate=4e-3,
+    rate=3e-2,
 )
 
 
