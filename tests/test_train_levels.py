@@ -141,7 +141,7 @@ def test_the_command_goes_on_and_writes_a_verified_model(
     assert main([*words, "--model", small]) == 0
     assert "going on from step 4" in capfd.readouterr().err
     assert main([*words]) == 2  # the state is of another model
-    assert "belongs to another training" in capfd.readouterr().err
+    assert "belongs to a training with model" in capfd.readouterr().err
     assert main([*words, "--config", "image_width=8"]) == 2
     assert "keeps the sizes" in capfd.readouterr().err
     found, begun = (store.find(str(p), Runtime(device="cpu")) for p in (out, small))

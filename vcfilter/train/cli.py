@@ -32,7 +32,7 @@ from vcfilter.train.pairs import make_pairs
 from vcfilter.train.phases import FINISH, LAYERS, PHASES, Phase
 from vcfilter.train.plot import draw
 from vcfilter.train.start import classical, grow
-from vcfilter.train.watch import read_log
+from vcfilter.train.watch import read_log, read_notes
 
 START_SIZE = 128  # side of the crops that the classical start is measured on
 DEFAULT_STEPS = 5000
@@ -450,26 +450,6 @@ def make_trainer(
         flow_threads=max(1, (os.cpu_count() or 1) // processes.count) if cuda else 1,
         plans=PLANS if cuda and processes.count == 1 else 0,
     )
-
-
-def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What a state says of itself.
-
-    Raises:
-        ConfigError: it is no state, or one of another training.
-    """
-    try:
-        notes: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)["notes"]
-        known = notes["about"]
-    except Exception as error:  # whatever unpickling foreign bytes may raise
-        raise ConfigError(f"{str(state)!r} is no state of a training: {error}") from error
-    for name, value in about.items():
-        if known.get(name) != value:
-            raise ConfigError(
-                f"{str(state)!r} belongs to a training with {name} {known.get(name)!r}, "
-                f"not {value!r}: name another --state, or remove it"
-            )
-    return notes
 
 
 def average_of(out: str) -> Path:

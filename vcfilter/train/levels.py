@@ -50,7 +50,7 @@ from vcfilter.train.phases import (
     signed_distances,
 )
 from vcfilter.train.plan import Figures, positions
-from vcfilter.train.watch import settle_file
+from vcfilter.train.watch import read_notes, settle_file
 
 MOTION_LEVELS = (3, 6)  # precisions of coded motion
 FLOOR = 200.0  # bits: levels that are shorter count less than their ratio
@@ -448,6 +448,17 @@ def run(args: argparse.Namespace, steps: int) -> Trained:
         print(text, file=sys.stderr, flush=True)
 
     clips = gather(args.data, args.cache, say)
+    material = " ".join(clip.key for clip in clips)
+    about = {
+        "plan": f"{LAYERS.name}:{steps}",
+        "batch": args.batch,
+        "model": file.id.hex(),
+        "material": hashlib.sha256(material.encode()).hexdigest()[:16],
+    }
+    state, log = Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl")
+    known = state.exists()
+    if known:
+        read_notes(state, about)
     stills = stills_of(clips)
     size = LAYERS.group_size
     say(f"coding {LAYERS.groups} groups of frames to learn from")
@@ -461,21 +472,9 @@ def run(args: argparse.Namespace, steps: int) -> Trained:
         rate=args.rate,
         batch=args.batch,
     )
-    material = " ".join(clip.key for clip in clips)
-    about = {
-        "plan": LAYERS.name,
-        "batch": args.batch,
-        "model": file.id.hex(),
-        "material": hashlib.sha256(material.encode()).hexdigest()[:16],
-    }
-    state, log = Path(args.state or f"{args.out}.state"), Path(f"{args.out}.jsonl")
     goes_on = None
-    if state.exists():
+    if known:
         goes_on = trainer.resume(state)
-        if goes_on.get("about") != about:
-            raise ConfigError(
-                f"{str(state)!r} belongs to another training: name another --state, or remove it"
-            )
         say(f"going on from step {trainer.step} of {LAYERS.name} in {str(state)!r}")
     if steps or args.minutes is not None:
         train(
