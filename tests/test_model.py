@@ -400,6 +400,25 @@ def test_a_still_frame_codes_nothing(
     assert all(map(np.array_equal, model.planes(again, FORMAT), (y, u, v)))
 
 
+@torch.inference_mode()
+def test_motion_of_finer_pictures_costs_more_and_errs_less(model: HierarchicalModel) -> None:
+    """Motion that serves quality levels is weighed as their qps ask."""
+    frames = [model.picture(f, FORMAT) for f in clip(5, FORMAT, noise=2.0)]
+    step = replace(INTER, qp=46)
+    references = pair([code(model, frames[n], replace(KEY, qp=26))[1] for n in (0, 4)])
+    conditions = Conditions.of([step], [replace(CODED, level=0)], CPU, frames[2].size)
+    estimate = estimate_motion(conditions, frames[2].planes, references)
+    sizes, errors = [], []
+    for finer in (0, 10, 20):
+        coder = EncodingCoder(model.tables)
+        coded = model.net.code_motion(conditions, estimate, references, coder, finer)
+        sizes.append(coder.size())
+        predicted = model.net.predict(CODED.motion, conditions, references, coded.field)
+        errors.append(distortion(frames[2], predicted.planes, 26))
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert errors[0] > errors[2]
+
+
 @contextmanager
 def settings(threads: int, mkldnn: bool) -> Iterator[None]:
     before = torch.get_num_threads()
