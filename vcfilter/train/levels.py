@@ -28,6 +28,7 @@ from vcfilter.entropy.coder import RateCoder
 from vcfilter.errors import ConfigError
 from vcfilter.models import store
 from vcfilter.models.hierarchical.conditions import CONTEXT_MAX, REFINED, Conditions
+from vcfilter.models.hierarchical.decide import QPS_PER_LEVEL
 from vcfilter.models.hierarchical.latent import StepModel
 from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.model import networks, save
@@ -205,20 +206,22 @@ class Collector:
         held: dict[int, Reference] = {}
         found: list[CodedLevel] = []
         for number in outer:
-            conditions = self._conditions(qp, 0, (0, 0))
+            conditions = self._conditions(qp, 0, (0, 0), drops)
             held[number] = self._frame(conditions, frames[number], None, drops, found)
         for step in steps:
-            conditions = self._conditions(
-                min(63, qp + step.offset), step.layer, signed_distances(step)
-            )
+            lower, distances = min(63, qp + step.offset), signed_distances(step)
+            conditions = self._conditions(lower, step.layer, distances, drops)
             references = pair([held[n] for n in step.references])
             held[step.number] = self._frame(
                 conditions, frames[step.number], references, drops, found
             )
         return found
 
-    def _conditions(self, qp: int, layer: int, distances: tuple[int, int]) -> Conditions:
+    def _conditions(
+        self, qp: int, layer: int, distances: tuple[int, int], drops: list[int]
+    ) -> Conditions:
         level = int(self.random.integers(MOTION_LEVELS[0], MOTION_LEVELS[1] + 1))
+        level = max(0, level - drops[-1] // QPS_PER_LEVEL)  # as the encoder does
         return Conditions(
             torch.tensor([qp]),
             torch.tensor([layer]),
@@ -237,19 +240,21 @@ class Collector:
         """Code a frame, append its levels; the reference has them, or the base alone."""
         net, mode = self.net, MotionMode.CODED if references else MotionMode.NONE
         base = Recorder(self.bits)
-        levels = [LevelCoder(drop=drop, passes=[FreeRecorder(self.bits)]) for drop in drops]
+        recorders = [FreeRecorder(self.bits) for _ in drops]
+        levels = [LevelCoder(drop=d, passes=[r]) for d, r in zip(drops, recorders, strict=True)]
         contexts = None
         if references is None:
             reference = net.code_keyframe(conditions, x, base, levels=levels)
         else:
             contexts = references[0].context, references[1].context
             estimate = estimate_motion(conditions, x, references)
-            motion = net.code_motion(conditions, estimate, references, base)
+            finer = drops[-1] // 2
+            motion = net.code_motion(conditions, estimate, references, base, finer)
             reference = net.code_inter(
                 mode, True, conditions, x, references, base, motion, levels=levels
             )
-        used = [level for level in levels if level.used]
-        coded = [each.passes[-1].coded for each in used if isinstance(each.passes[-1], Recorder)]
+        pairs = zip(levels, recorders, strict=True)
+        coded = [(level.drop, each.coded) for level, each in pairs if level.used]
         shape = net.latent_shape(1, *x[0].shape[2:])
         symbols = net.parse(
             mode,
@@ -258,11 +263,11 @@ class Collector:
             contexts,
             shape,
             Replay(base.coded, self.bits),
-            [(u.drop, Replay(c, self.bits)) for u, c in zip(used, coded, strict=True)],
+            [(drop, Replay(integers, self.bits)) for drop, integers in coded],
         )
         assert symbols.image is not None
         below, lower = symbols.image, 0
-        for level, integers in zip(symbols.levels, coded, strict=True):
+        for level, (_, integers) in zip(symbols.levels, coded, strict=True):
             one = CodedLevel(
                 conditions=conditions.finer(level.drop),
                 contexts=contexts,

@@ -69,10 +69,10 @@ def code_keyframe(
         scale = torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     passes = effort.passes_of(0)
-    coder, finer = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
+    coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier, finer, scale)
-    return [coder.finish(), *_payloads(finer)], reference
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale)
+    return [coder.finish(), *_payloads(above)], reference
 
 
 def _level_coders(
@@ -112,10 +112,10 @@ def code_inter(
 
     Args: see `choose_inter`.
     """
-    coder, finer, reference = choose_inter(
+    coder, above, reference = choose_inter(
         net, tables, x, step, mode, references, field, passes, coded, levels, finer
     )
-    return [coder.finish(), *_payloads(finer)], reference
+    return [coder.finish(), *_payloads(above)], reference
 
 
 def choose_inter(
@@ -151,11 +151,11 @@ def choose_inter(
             motion, entries = known[mode.level]
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    finer = _level_coders(tables, step, levels, passes)
+    above = _level_coders(tables, step, levels, passes)
     reference = net.code_inter(
-        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, finer
+        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, above
     )
-    return coder, finer, reference
+    return coder, above, reference
 
 
 class ModeDecision:
