@@ -89,8 +89,9 @@ def coded(model: HierarchicalModel, frames: list[Frame]) -> list[Packet]:
     return packets
 
 
-def decode(packets: Sequence[Packet], model: Any, **options: Any) -> list[Frame]:
-    decoder = Decoder(None, DecoderOptions(strict=True, **options), model=model, runtime=CPU)
+def decode(packets: Sequence[Packet], model: Any, threads: int = 0, **options: Any) -> list[Frame]:
+    runtime = Runtime(device="cpu", threads=threads)
+    decoder = Decoder(None, DecoderOptions(strict=True, **options), model=model, runtime=runtime)
     return [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
 
 
@@ -113,6 +114,20 @@ def same_integers(mine: Any, others: Any) -> None:
         assert torch.equal(a.symbols, b.symbols)
 
 
+@pytest.fixture(scope="module")
+def whole(coded: list[Packet], model: HierarchicalModel) -> list[Any]:
+    """Arguments and integers of each frame where nothing is dropped."""
+    found = Recording(model)
+    decode(coded, found)
+    return found.parsed
+
+
+@pytest.fixture(scope="module")
+def base_quality(coded: list[Packet], frames: list[Frame], model: HierarchicalModel) -> list[float]:
+    """PSNR of each frame where all levels are dropped."""
+    return quality(frames, decode(mixed(coded, [1] * FRAMES), model))
+
+
 def test_each_level_gains(
     coded: list[Packet], frames: list[Frame], model: HierarchicalModel
 ) -> None:
@@ -123,35 +138,53 @@ def test_each_level_gains(
 
 
 def test_any_mix_parses_alike(
-    coded: list[Packet], frames: list[Frame], model: HierarchicalModel
+    coded: list[Packet],
+    frames: list[Frame],
+    model: HierarchicalModel,
+    whole: list[Any],
+    base_quality: list[float],
 ) -> None:
-    whole = Recording(model)
-    decode(coded, whole)
-    base = quality(frames, decode(mixed(coded, [1] * FRAMES), model))
-
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(1, LEVELS), min_size=FRAMES, max_size=FRAMES))
     def check(kept: list[int]) -> None:
         some = Recording(model)
         shown = decode(mixed(coded, kept), some)
-        for (_, mine), (_, others) in zip(some.parsed, whole.parsed, strict=True):
+        for (_, mine), (_, others) in zip(some.parsed, whole, strict=True):
             same_integers(mine, others)
         found = quality(frames, shown)
-        assert all(mine >= least - 0.3 for mine, least in zip(found, base, strict=True))
+        assert all(mine >= least - 0.3 for mine, least in zip(found, base_quality, strict=True))
 
     check()
 
 
-def test_the_parse_is_the_same_in_other_precision(
-    coded: list[Packet], model: HierarchicalModel
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mkldnn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mix_parses_alike_everywhere(
+    coded: list[Packet],
+    frames: list[Frame],
+    model: HierarchicalModel,
+    whole: list[Any],
+    base_quality: list[float],
+    threads: int,
+    channels_last: bool,
+    mkldnn: bool,
+    dtype: torch.dtype,
 ) -> None:
-    whole = Recording(model)
-    decode(coded, whole)
-    net = copy.deepcopy(model.net).double()
+    """Each frame has the integers that it has where nothing is dropped, whatever computes them."""
+    net = copy.deepcopy(model.net).to(dtype)
     other = HierarchicalModel(net, model.tables, model.info, torch.device("cpu"))
-    for args, found in whole.parsed:
-        with torch.backends.mkldnn.flags(enabled=False):
-            same_integers(other.parse(*args), found)
+    other.net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    rng = np.random.default_rng(threads + 2 * channels_last + 4 * mkldnn + 8 * (dtype.itemsize > 4))
+    kept = [int(n) for n in rng.integers(1, LEVELS + 1, FRAMES)]
+    some = Recording(other)
+    with torch.backends.mkldnn.flags(enabled=mkldnn):
+        shown = decode(mixed(coded, kept), some, threads=threads)
+    for (_, mine), (_, others) in zip(some.parsed, whole, strict=True):
+        same_integers(mine, others)
+    found = quality(frames, shown)
+    assert all(mine >= least - 0.3 for mine, least in zip(found, base_quality, strict=True))
 
 
 def test_an_operating_point_is_thinning(coded: list[Packet], model: HierarchicalModel) -> None:

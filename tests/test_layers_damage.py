@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -90,7 +92,7 @@ DAMAGES = (flipped, cut, overwritten, grown, shrunk)
 
 
 def damage(
-    packets: Sequence[Packet], rng: np.random.Generator
+    packets: Sequence[Packet], rng: np.random.Generator, kinds: Counter[str]
 ) -> tuple[list[Packet], list[Packet], int]:
     """Each packet with levels damaged; the same with what is left whole; how many there are."""
     damaged, left, count = [], [], 0
@@ -101,6 +103,7 @@ def damage(
         found = changed(data, base, rng) if base < len(data) else data
         whole = data if found == data else thin(data, levels_left(found, data))
         count += found != data
+        kinds[changed.__name__] += found != data
         damaged.append(with_data(packet, found))
         left.append(with_data(packet, whole))
     return damaged, left, count
@@ -115,32 +118,42 @@ def levels_left(damaged: bytes, data: bytes) -> int:
     return 1 + max(s.level for s in info.sections if sizes[s.level] <= first)
 
 
-def check_damage(packets: Sequence[Packet], model: Model, rounds: int, seed: int) -> int:
-    """How many packets were damaged; a tenth of the rounds are compared sample by sample."""
+def check_damage(packets: Sequence[Packet], model: Model, least: int, seed: int) -> Counter[str]:
+    """Damage packets again and again, at least so many; counts of what was seen.
+
+    A damaged level is counted and its frame shown; in a tenth of the rounds it is compared sample
+    by sample with the one of the levels below the damage.
+    """
     rng = np.random.default_rng(seed)
-    total = 0
-    for index in range(rounds):
-        damaged, left, count = damage(packets, rng)
+    seen: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    while kinds.total() < least:
+        damaged, left, count = damage(packets, rng, kinds)
         decoder = Decoder(model=model, runtime=CPU)
         shown = decode(damaged, decoder)
         assert len(shown) == len(packets)
         dropped = decoder.dropped_damaged + decoder.dropped_missing_reference
         assert (decoder.lost_levels, dropped) == (count, 0)
-        if index % 10 == 0:
+        with pytest.raises(BitstreamError, match="quality levels of a packet"):
+            decode(damaged, Decoder(options=DecoderOptions(strict=True), model=model))
+        if seen["rounds"] % 10 == 0:
             assert same(shown, decode(left, Decoder(model=model, runtime=CPU)))
-            with pytest.raises(BitstreamError, match="quality levels of a packet"):
-                decode(damaged, Decoder(options=DecoderOptions(strict=True), model=model))
-        total += count
-    return total
+            seen["compared"] += len(shown)
+        seen.update(rounds=1, frames=len(shown), lost=decoder.lost_levels, strict=1)
+    return seen + kinds
 
 
 def test_damaged_levels(coded: list[Packet], model: Model) -> None:
-    assert check_damage(coded, model, 11, 0) > 40
+    seen = check_damage(coded, model, 41, 0)
+    assert all(seen[kind.__name__] for kind in DAMAGES) and seen["lost"] > 40
 
 
 @pytest.mark.slow
 def test_many_damaged_levels(coded: list[Packet], model: Model) -> None:
-    assert check_damage(coded, model, 150, 1) > 500
+    """VCFILTER_DAMAGES in the environment says how many; -s shows the counts."""
+    seen = check_damage(coded, model, int(os.environ.get("VCFILTER_DAMAGES", "1000")), 1)
+    print(dict(seen))
+    assert seen["lost"] == sum(seen[kind.__name__] for kind in DAMAGES)
 
 
 # --- levels that were made so -------------------------------------------------------------------

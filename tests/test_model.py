@@ -25,6 +25,7 @@ from vcfilter.models.hierarchical.blocks import picture_dct, to_blocks, to_plane
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
+    REFINED,
     Conditions,
     context_features,
 )
@@ -148,8 +149,11 @@ def test_context_tells_past_references_and_how_far_they_are() -> None:
     assert (found[:, 13] == CONTEXT_MAX).all()
     assert not found[:, 14].any()
     assert found[:, 15].tolist() == [0, 0, 0, 4, 16, 32, 32]
-    refined = context_features(qp, qp * 0 + 1, rows, torch.ones_like(qp))
-    assert (refined[:, 14] == CONTEXT_MAX).all() and refined.max() <= CONTEXT_MAX
+    for drop, feature in ((6, 6), (40, CONTEXT_MAX)):
+        refined = context_features(qp, qp * 0 + 1, rows, drop)
+        assert (refined[:, REFINED] == feature).all() and refined.max() <= CONTEXT_MAX
+        rest = torch.arange(CONTEXT) != REFINED
+        assert torch.equal(refined[:, rest], found[:, rest])
 
 
 def test_motion_of_past_references_tells_nothing_where_all_are_past(
@@ -394,6 +398,25 @@ def test_a_still_frame_codes_nothing(
     symbols = model.parse(step, b"", (), [key.context], FORMAT)
     again = model.reconstruct(step, b"", symbols, [key], FORMAT)
     assert all(map(np.array_equal, model.planes(again, FORMAT), (y, u, v)))
+
+
+@torch.inference_mode()
+def test_motion_of_finer_pictures_costs_more_and_errs_less(model: HierarchicalModel) -> None:
+    """Motion that serves quality levels is weighed as their qps ask."""
+    frames = [model.picture(f, FORMAT) for f in clip(5, FORMAT, noise=2.0)]
+    step = replace(INTER, qp=46)
+    references = pair([code(model, frames[n], replace(KEY, qp=26))[1] for n in (0, 4)])
+    conditions = Conditions.of([step], [replace(CODED, level=0)], CPU, frames[2].size)
+    estimate = estimate_motion(conditions, frames[2].planes, references)
+    sizes, errors = [], []
+    for finer in (0, 10, 20):
+        coder = EncodingCoder(model.tables)
+        coded = model.net.code_motion(conditions, estimate, references, coder, finer)
+        sizes.append(coder.size())
+        predicted = model.net.predict(CODED.motion, conditions, references, coded.field)
+        errors.append(distortion(frames[2], predicted.planes, 26))
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert errors[0] > errors[2]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.weights import NAME_BYTES, read_weights
 from vcfilter.nn.perceptual import weights_path
 from vcfilter.options import Runtime
-from vcfilter.train import between
+from vcfilter.train import between, levels
 from vcfilter.train.data import Bank, Clip, Samples, crop_side, stills_of
 from vcfilter.train.finishing import FinishTrainer, measure_start, train_finish
 from vcfilter.train.freeze import freeze
@@ -29,10 +29,10 @@ from vcfilter.train.loop import Trainer, train
 from vcfilter.train.machine import Processes, join, leave, settle
 from vcfilter.train.material import gather
 from vcfilter.train.pairs import make_pairs
-from vcfilter.train.phases import FINISH, PHASES, Phase
+from vcfilter.train.phases import FINISH, LAYERS, PHASES, Phase
 from vcfilter.train.plot import draw
 from vcfilter.train.start import classical, grow
-from vcfilter.train.watch import read_log
+from vcfilter.train.watch import read_log, read_notes
 
 START_SIZE = 128  # side of the crops that the classical start is measured on
 DEFAULT_STEPS = 5000
@@ -72,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phase",
         nargs="+",
         default=["joint"],
-        choices=[*PHASES, *between.NAMES, FINISH.name],
+        choices=[*PHASES, LAYERS.name, *between.NAMES, FINISH.name],
         help="rows of the training plan, in order (default: joint); perceptual trains --model for "
-        "looks; those that stand alone write a file of their own: between, the learned part of "
-        "interpolation, and between-p, that of its look sharp; finish, the look sharp of --model's "
-        "frames",
+        "looks. These stand alone: layers, the tables of --model's quality levels; and, each with a "
+        "file of its own, between, the learned part of interpolation, between-p, that of its look "
+        "sharp, and finish, the look sharp of --model's frames",
     )
     parser.add_argument(
         "--steps",
@@ -150,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         return run_between(args)
     if FINISH.name in args.phase:
         return run_finish(args)
+    if LAYERS.name in args.phase:
+        return run_layers(args)
     plan = plan_of(args.phase, args.steps)
     if args.no_freeze and not any(steps for _, steps in plan):
         raise ConfigError("--no-freeze without a step leaves nothing to do")
@@ -189,6 +191,34 @@ def run_between(args: argparse.Namespace) -> int:
         between.run(args, args.steps[0], processes)
     finally:
         leave(processes)
+    return 0
+
+
+def run_layers(args: argparse.Namespace) -> int:
+    """Train what quality levels add to a model's tables, and write the new model.
+
+    Raises:
+        ConfigError: an option does not fit.
+    """
+    if args.phase != [LAYERS.name] or len(args.steps) > 1 or args.no_freeze:
+        raise ConfigError(f"phase {LAYERS.name!r} stands alone, with one number of steps")
+    if args.config:
+        raise ConfigError(f"phase {LAYERS.name!r} keeps the sizes of the networks: no --config")
+    check_numbers(args)
+    if args.steps[0] < 0:
+        raise ConfigError(f"steps {args.steps[0]} is below 0")
+    name = name_of(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    steps = 0 if args.minutes is not None else args.steps[0]
+    found = levels.run(args, steps)
+    samples = Samples(found.clips, crop_side(found.clips, LAYERS.group_size), seed=4)
+    card = {**card_of(found.clips), "steps": f"{LAYERS.name}:{found.steps}"}
+    verified(
+        args.out, freeze(found.net, samples, args.out, name, card, magnitudes=found.magnitudes)
+    )
+    if Path(f"{args.out}.jsonl").exists():
+        draw_curves(args.out, "relative length")
     return 0
 
 
@@ -428,26 +458,6 @@ def make_trainer(
     )
 
 
-def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What a state says of itself.
-
-    Raises:
-        ConfigError: it is no state, or one of another training.
-    """
-    try:
-        notes: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)["notes"]
-        known = notes["about"]
-    except Exception as error:  # whatever unpickling foreign bytes may raise
-        raise ConfigError(f"{str(state)!r} is no state of a training: {error}") from error
-    for name, value in about.items():
-        if known.get(name) != value:
-            raise ConfigError(
-                f"{str(state)!r} belongs to a training with {name} {known.get(name)!r}, "
-                f"not {value!r}: name another --state, or remove it"
-            )
-    return notes
-
-
 def average_of(out: str) -> Path:
     """Where the averaged weights lie while training goes on."""
     return Path(f"{out}.average")
@@ -457,22 +467,31 @@ def finish(
     args: argparse.Namespace, plan: Plan, clips: list[Clip], net: VideoNet, log: Path
 ) -> None:
     """Freeze, verify, write; the log's curves beside it."""
-    card = {
+    steps = " ".join(f"{phase.name}:{steps}" for phase, steps in plan)
+    samples = Samples(clips, crop_side(clips, max(p.group_size for p, _ in plan)), seed=4)
+    card = {**card_of(clips), "steps": steps}
+    verified(args.out, freeze(net, samples, args.out, name_of(args), card))
+    if log.exists():
+        draw_curves(args.out)
+
+
+def card_of(clips: list[Clip]) -> dict[str, str]:
+    """What a new model's file says of it, but for its steps."""
+    return {
         "data": f"{len(clips)} arrays of videos and images given by the user",
         "licence": "that of its training data and of vcfilter (MIT)",
-        "steps": " ".join(f"{phase.name}:{steps}" for phase, steps in plan),
         "results": "not evaluated; run vcfilter evaluate --model",
     }
-    samples = Samples(clips, crop_side(clips, max(p.group_size for p, _ in plan)), seed=4)
-    figures = freeze(net, samples, args.out, name_of(args), card)
+
+
+def verified(out: str, figures: dict[str, float]) -> None:
+    """Tell what a new model was verified on; the averaged weights beside it go."""
     print(
-        f"{args.out}: verified on {figures['frames']:.0f} frames, {figures['bytes']:.0f} coded "
+        f"{out}: verified on {figures['frames']:.0f} frames, {figures['bytes']:.0f} coded "
         f"bytes (estimated {figures['estimated_bytes']:.0f})",
         file=sys.stderr,
     )
-    average_of(args.out).unlink(missing_ok=True)
-    if log.exists():
-        draw_curves(args.out)
+    average_of(out).unlink(missing_ok=True)
 
 
 def draw_curves(out: str, label: str = "mean log cost") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from vcfilter.frames import FrameStep, FrameType
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel, load, save
-from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import Reference, context_pair, pair
 from vcfilter.models.weights import read_weights
@@ -31,6 +31,7 @@ BETWEEN_SHARE = 2 / 3  # of the inter frames in them; the others look back
 SPANS = (2, 4, 6)  # distance of the outer frames in them
 VERIFIED_QPS = (18, 26, 34, 42)
 VERIFIED_SPAN = 4  # frames between the keyframes, one coded segment per qp
+VERIFIED_DROPS = {34: (6,), 42: (6, 18)}  # of quality levels above the base, by its qp
 RATE_TOLERANCE = 0.01
 SECTION_END = 4  # bytes that a range coder may add to a frame when it closes: its last word
 PIXEL_TOLERANCE = 0.5  # between encoder and decoder: roundings, in 8-bit units
@@ -99,17 +100,20 @@ def freeze(
     name: str,
     card: Mapping[str, str],
     rounds: int = ROUNDS,
+    magnitudes: tables.Probabilities | None = None,
 ) -> dict[str, float]:
     """Write a weights file that was verified; returns what `verify` found.
 
     Args:
-        name: what the model is found by.
+        name: what the model is found by. magnitudes: its tables; None: they are measured.
 
     Raises:
         TrainingError: verification failed; nothing is left at path.
         ModelMismatchError: the weights are not ones that every machine parses alike.
     """
-    magnitudes = measure_tables(net.eval(), samples, rounds)
+    net.eval()
+    if magnitudes is None:
+        magnitudes = measure_tables(net, samples, rounds)
     part = Path(f"{path}.unverified")
     try:
         save(str(part), net, magnitudes, name, card)
@@ -134,6 +138,11 @@ class Recorder:
         return symbols
 
 
+def entries_of(recorders: Sequence[Recorder]) -> list[Entry]:
+    """What several readers read, one after the other."""
+    return [entry for recorder in recorders for entry in recorder.entries]
+
+
 def same(one: list[Entry], other: list[Entry]) -> bool:
     """Whether all symbols and tables are equal."""
     if len(one) != len(other):
@@ -144,7 +153,7 @@ def same(one: list[Entry], other: list[Entry]) -> bool:
 
 @torch.no_grad()
 def verify(model: HierarchicalModel, samples: Samples) -> dict[str, float]:
-    """Code segments of clips for real, decode them, and compare.
+    """Code segments of clips for real, some with quality levels, decode them, and compare.
 
     Returns:
         {"estimated_bytes", "bytes", "frames", "pixel_difference"}.
@@ -161,34 +170,40 @@ def verify(model: HierarchicalModel, samples: Samples) -> dict[str, float]:
         held: dict[int, tuple[Reference, Reference, Reference]] = {}
         for number, step, mode, between in segment(span, qp):
             past = [held[i] for i in between]
-            coder, rate = EncodingCoder(model.tables), RateCoder(model.tables.bits, 1)
             x = frames[number]
-            reference = encode(net, step, mode, [p[0] for p in past], x, coder)
-            encode(net, step, mode, [p[0] for p in past], x, rate)
-            data = coder.finish()
-            again, wide = (Recorder(DecodingCoder(model.tables, data)) for _ in range(2))
+            drops = VERIFIED_DROPS.get(qp, ())
+            coders = [EncodingCoder(model.tables) for _ in (0, *drops)]
+            rates = [RateCoder(model.tables.bits, 1) for _ in (0, *drops)]
+            reference, used = encode(net, step, mode, [p[0] for p in past], x, coders, drops)
+            encode(net, step, mode, [p[0] for p in past], x, rates, drops)
+            coders, rates = [coders[n] for n in (0, *used)], [rates[n] for n in (0, *used)]
+            data = [coder.finish() for coder in coders]
+            again, wide = (
+                [Recorder(DecodingCoder(model.tables, each)) for each in data] for _ in range(2)
+            )
             size = x[0].shape[2:]
+            left = [drops[n - 1] for n in used]
             try:
-                decoded = decode(net, step, mode, [p[1] for p in past], size, again)
-                other = decode(double, step, mode, [p[2] for p in past], size, wide)
+                decoded = decode(net, step, mode, [p[1] for p in past], size, again, left)
+                other = decode(double, step, mode, [p[2] for p in past], size, wide, left)
             except BitstreamError as error:
                 raise TrainingError(f"verification failed: qp {qp}: {error}") from error
             difference = max(largest_error(reference, r) for r in (decoded, other))
             worst = max(worst, difference)
-            coded = list(coder.entries)
-            if not same(again.entries, coded) or worst > PIXEL_TOLERANCE:
+            coded = [entry for coder in coders for entry in coder.entries]
+            if not same(entries_of(again), coded) or worst > PIXEL_TOLERANCE:
                 raise TrainingError(
                     f"verification failed: at qp {qp} it decodes other than it coded "
                     f"(pixels differ by up to {worst:.2f})"
                 )
-            if not same(wide.entries, coded):
+            if not same(entries_of(wide), coded):
                 raise TrainingError(
                     f"verification failed: at qp {qp} float64 parses other than float32"
                 )
             held[number] = reference, decoded, other
-            estimated += float(rate.total) / 8
-            real += len(data)
-            sections += bool(data)
+            estimated += sum(float(rate.total) for rate in rates) / 8
+            real += sum(map(len, data))
+            sections += sum(map(bool, data))
             frames_coded += 1
     if abs(estimated - real) > RATE_TOLERANCE * real + SECTION_END * sections:
         raise TrainingError(
@@ -240,17 +255,34 @@ def encode(
     mode: HierarchicalMode,
     references: list[Reference],
     x: Planes,
-    coder: EncodingCoder | RateCoder,
-) -> Reference:
-    """Code one frame with a coder that writes or estimates."""
+    coders: Sequence[EncodingCoder | RateCoder],
+    drops: Sequence[int] = (),
+) -> tuple[Reference, list[int]]:
+    """Code one frame with coders that write or estimate: of the base, and of each level above it.
+
+    Returns:
+        The reconstruction, and the numbers of the levels that hold something, 1 and up.
+    """
     conditions = Conditions.of([step], [mode], torch.device("cpu"))
+    levels = [LevelCoder(drop=d, passes=[c]) for d, c in zip(drops, coders[1:], strict=True)]
     if step.type is FrameType.KEY:
-        return net.code_keyframe(conditions, x, coder)
-    both, motion = pair(references), None
-    if mode.motion is MotionMode.CODED:
-        estimate = estimate_motion(conditions, x, both)
-        motion = net.code_motion(conditions, estimate, both, coder)
-    return net.code_inter(mode.motion, mode.residual, conditions, x, both, coder, motion)
+        reference = net.code_keyframe(conditions, x, coders[0], levels=levels)
+    else:
+        both, motion = pair(references), None
+        if mode.motion is MotionMode.CODED:
+            estimate = estimate_motion(conditions, x, both)
+            motion = net.code_motion(conditions, estimate, both, coders[0])
+        reference = net.code_inter(
+            mode.motion,
+            mode.residual,
+            conditions,
+            x,
+            both,
+            coders[0],
+            motion,
+            levels=levels,
+        )
+    return reference, [number for number, level in enumerate(levels, 1) if level.used]
 
 
 def decode(
@@ -259,14 +291,27 @@ def decode(
     mode: HierarchicalMode,
     references: list[Reference],
     size: torch.Size,
-    reader: Reader,
+    readers: Sequence[Reader],
+    drops: Sequence[int] = (),
 ) -> Reference:
-    """Decode one frame of so many rows and columns with networks of any precision."""
+    """Decode one frame of so many rows and columns with networks of any precision.
+
+    Args:
+        readers: of the base, and of each level above it. drops: the base's qp less each level's.
+    """
     conditions = Conditions.of([step], [mode], torch.device("cpu"))
     key = step.type is FrameType.KEY
     contexts = None if key else context_pair([p.context for p in references])
     shape = net.latent_shape(1, size[0], size[1])
-    symbols = net.parse(mode.motion, mode.residual, conditions, contexts, shape, reader)
+    symbols = net.parse(
+        mode.motion,
+        mode.residual,
+        conditions,
+        contexts,
+        shape,
+        readers[0],
+        list(zip(drops, readers[1:], strict=True)),
+    )
     return net.reconstruct(mode.motion, conditions, symbols, None if key else pair(references))
 
 

@@ -288,6 +288,53 @@ FINISH = FinishPhase(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayersPhase:
+    """A row for quality levels, whose tables learn from frames that the frozen codec coded once.
+
+    Args:
+        name: shown in the log. groups: coded before the first step. group_size: side of the crops.
+        stills: share of the groups that are one keyframe. forward: of the rest, see `Phase`.
+        spans: see `Phase`. frames: inter frames of a group, at most.
+        levels: above the base, least and most. steps: (distance of two levels, probability).
+        qps: of the best level, drawn uniformly.
+        dropped: probability that a reference is the base alone.
+        batch: levels of frames that a step learns from.
+        rate: AdamW's peak learning rate, falling to a fiftieth by a cosine.
+    """
+
+    name: str
+    groups: int
+    group_size: int
+    stills: float
+    forward: float
+    spans: tuple[tuple[int, float], ...]
+    frames: int
+    levels: tuple[int, int]
+    steps: tuple[tuple[int, float], ...]
+    qps: tuple[int, int]
+    dropped: float
+    batch: int
+    rate: float
+
+
+LAYERS = LayersPhase(
+    name="layers",
+    groups=48,
+    group_size=128,
+    stills=0.3,
+    forward=0.3,
+    spans=((12, 0.5), (8, 0.2), (6, 0.1), (4, 0.2)),
+    frames=3,
+    levels=(1, 3),
+    steps=((6, 0.7), (4, 0.1), (8, 0.1), (12, 0.1)),
+    qps=(14, 36),
+    dropped=0.5,
+    batch=8,
+    rate=3e-2,
+)
+
+
 def group_steps(group: Group, span: int, near_right: bool) -> tuple[GopStep, ...]:
     """The inter frames of a group, in coding order, between outer frames at 0 and span.
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
+import torch
 
-from vcfilter.errors import VcfilterError
+from vcfilter.errors import ConfigError, VcfilterError
 
 MEMORY = 200  # steps that tell what a figure usually is
 RECENT = 10  # steps that tell what it is now
@@ -125,6 +127,26 @@ def read_log(path: Path) -> list[dict[str, float]]:
         except ValueError:
             break
     return rows
+
+
+def read_notes(state: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What a state says of itself.
+
+    Raises:
+        ConfigError: it is no state, or one of another training.
+    """
+    try:
+        notes: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)["notes"]
+        known = notes["about"]
+    except Exception as error:  # whatever unpickling foreign bytes may raise
+        raise ConfigError(f"{str(state)!r} is no state of a training: {error}") from error
+    for name, value in about.items():
+        if known.get(name) != value:
+            raise ConfigError(
+                f"{str(state)!r} belongs to a training with {name} {known.get(name)!r}, "
+                f"not {value!r}: name another --state, or remove it"
+            )
+    return notes
 
 
 class Stop:

@@ -16,6 +16,7 @@ from vcfilter.models.hierarchical.mode import HierarchicalMode
 KNOTS = 9  # the hat functions over qp stand at 0, 8 ... 64
 LAYERS = 4  # deeper temporal layers share the last one
 CONTEXT = KNOTS + LAYERS + 3  # all references are past, refinement, their distance
+REFINED = KNOTS + LAYERS + 1  # which feature says how much finer than the base a level is
 CONTEXT_MAX = 32  # of each feature
 FAR = (2, 3, 4, 6, 8, 12, 16, 24)  # distances at which "how far" rises by an eighth
 KEPT = 64  # conditions that are made once
@@ -34,6 +35,7 @@ class Conditions:
         level: (B,) precision of coded motion.
         refine: whether displacements are refined, the same for the whole batch.
         size: rows and columns of luma inside the picture; None: all of it.
+        drop: of a quality level, the base's qp less its own; 0: the base.
     """
 
     qp: Tensor
@@ -42,6 +44,7 @@ class Conditions:
     level: Tensor
     refine: bool = False
     size: Size | None = None
+    drop: int = 0
     _features: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def features(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -49,8 +52,8 @@ class Conditions:
         found = self._features.get(dtype)
         if found is None:
             with torch.inference_mode(False):  # training may use them, too
-                features = context_features(self.qp, self.layer, self.distances).to(dtype)
-                found = quantiser_step(self.qp).to(dtype), features
+                features = context_features(self.qp, self.layer, self.distances, self.drop)
+                found = quantiser_step(self.qp).to(dtype), features.to(dtype)
             self._features[dtype] = found
         return found
 
@@ -72,7 +75,7 @@ class Conditions:
 
     def finer(self, drop: int) -> Conditions:
         """Those of a quality level: the qp is smaller."""
-        return replace(self, qp=self.qp - drop, _features={})
+        return replace(self, qp=self.qp - drop, drop=self.drop + drop, _features={})
 
 
 @lru_cache(KEPT)
@@ -100,19 +103,18 @@ def all_past(distances: Tensor) -> Tensor:
     return (distances < 0).any(1) & ~(distances > 0).any(1)
 
 
-def context_features(
-    qp: Tensor, layer: Tensor, distances: Tensor, quality: Tensor | None = None
-) -> Tensor:
+def context_features(qp: Tensor, layer: Tensor, distances: Tensor, drop: int = 0) -> Tensor:
     """(B, 16) integer-valued features of a frame, 0 to 32 each.
 
-    Hat functions of the qp, the temporal layer one-hot, whether all references are past, the
-    quality layer, and (where all references are past) how far the nearest one is, about 8 log2.
-    The last three are 0 for keyframes and for frames between their references.
+    Hat functions of the qp, the temporal layer one-hot, whether all references are past, how much
+    finer than its base a quality level is, and (where all references are past) how far the nearest
+    one is, about 8 log2. The last three are 0 for bases of keyframes and of frames between their
+    references.
 
     Args:
         qp: (B,) 0 to 63. layer: (B,) 0 and up; those from 3 on count as one.
         distances: (B, 2) signed display distances to the references, 0 = no reference.
-        quality: (B,) 0 for a picture's base, 1 and up for what refines it; None: 0.
+        drop: of a quality level, the base's qp less its own; 0: the base.
     """
     knots = torch.arange(KNOTS, device=qp.device) * 8
     hats = (8 - (qp[:, None] - knots).abs()).clamp(min=0) * (CONTEXT_MAX // 8)
@@ -121,7 +123,7 @@ def context_features(
     past = all_past(distances)
     nearest = torch.where(distances == 0, FAR[-1], distances.abs()).amin(1)
     far = sum((nearest >= limit).long() for limit in FAR) * (CONTEXT_MAX // len(FAR)) * past
-    refined = torch.zeros_like(qp) if quality is None else quality.clamp(max=1) * CONTEXT_MAX
+    refined = torch.full_like(qp, min(drop, CONTEXT_MAX))
     rest = torch.stack([past * CONTEXT_MAX, refined, far], dim=1)
     return torch.cat([hats, layers, rest], dim=1).float()
 

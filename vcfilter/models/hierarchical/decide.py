@@ -69,10 +69,10 @@ def code_keyframe(
         scale = torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     passes = effort.passes_of(0)
-    coder, finer = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
+    coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier, finer, scale)
-    return [coder.finish(), *_payloads(finer)], reference
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale)
+    return [coder.finish(), *_payloads(above)], reference
 
 
 def _level_coders(
@@ -106,15 +106,16 @@ def code_inter(
     passes: int,
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
     levels: Sequence[int] = (),
+    finer: int = 0,
 ) -> tuple[list[bytes], Reference]:
     """An inter frame's payloads and reconstruction in one mode, see `code_keyframe`.
 
     Args: see `choose_inter`.
     """
-    coder, finer, reference = choose_inter(
-        net, tables, x, step, mode, references, field, passes, coded, levels
+    coder, above, reference = choose_inter(
+        net, tables, x, step, mode, references, field, passes, coded, levels, finer
     )
-    return [coder.finish(), *_payloads(finer)], reference
+    return [coder.finish(), *_payloads(above)], reference
 
 
 def choose_inter(
@@ -128,12 +129,14 @@ def choose_inter(
     passes: int,
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
     levels: Sequence[int] = (),
+    finer: int = 0,
 ) -> tuple[EncodingCoder, list[LevelCoder], Reference]:
     """An inter frame's symbols, not yet in bytes, and its reconstruction in one mode.
 
     Args:
         field: estimated motion, for CODED.
         coded: motion by its level, as it was coded of this field before; added to.
+        finer: see `VideoNet.code_motion`.
     """
     conditions = Conditions.of([step], [mode], x.planes[0].device, x.size)
     coder = EncodingCoder(tables)
@@ -142,17 +145,17 @@ def choose_inter(
         assert field is not None
         known = coded if coded is not None else {}
         if mode.level not in known:
-            motion = net.code_motion(conditions, field, references, coder)
+            motion = net.code_motion(conditions, field, references, coder, finer)
             known[mode.level] = motion, coder.entries
         else:
             motion, entries = known[mode.level]
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    finer = _level_coders(tables, step, levels, passes)
+    above = _level_coders(tables, step, levels, passes)
     reference = net.code_inter(
-        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, finer
+        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, above
     )
-    return coder, finer, reference
+    return coder, above, reference
 
 
 class ModeDecision:
@@ -183,10 +186,11 @@ class ModeDecision:
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
         self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
         self._field: MotionField | None = None
-        # Every level is predicted by the same motion: it is chosen for a qp in the middle, and as
-        # precise as the best level needs it.
+        # Every level is predicted by the same motion: it is searched, coded and chosen for a qp in
+        # the middle, and as precise as the best level needs it.
         drop = step.qp - levels[-1] if levels else 0
-        self._weight = rd_weight(step.qp - drop // 2) * 8 / (x.size[0] * x.size[1])  # of a byte
+        self._finer = drop // 2
+        self._weight = rd_weight(step.qp - self._finer) * 8 / (x.size[0] * x.size[1])  # of a byte
         self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
         self._base, self._steps = quantiser
         self._dct = picture_dct()[:, :, None, None].to(self._base)
@@ -198,7 +202,8 @@ class ModeDecision:
             return best  # a still picture: nothing else can be cheaper
         trials = [best, *(self._try(mode) for mode in self._free())]
         if not self._settled(trials):
-            conditions = Conditions.of([self._step], [KEY_MODE], self._base.device, self._x.size)
+            step = replace(self._step, qp=self._step.qp - self._finer)
+            conditions = Conditions.of([step], [KEY_MODE], self._base.device, self._x.size)
             scale, rounds = self._effort.flow_scale, self._effort.fit_rounds
             self._field = estimate_motion(conditions, self._x.planes, self._pair, scale, rounds)
             trials += self._with_motion(self._field)
@@ -249,6 +254,7 @@ class ModeDecision:
             passes,
             self._coded,
             levels,
+            self._finer,
         )
 
     def _free(self) -> list[HierarchicalMode]:
@@ -275,6 +281,7 @@ class ModeDecision:
             field,
             passes,
             self._coded,
+            finer=self._finer,
         )
         size = len(mode.pack()) + coder.size() + HEADER_BYTES
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)

@@ -453,9 +453,18 @@ class VideoNet(nn.Module):
         return self.key_reference(conditions, blocks, integers)
 
     def code_motion(
-        self, conditions: Conditions, estimate: MotionField, references: Pair, coder: Coder
+        self,
+        conditions: Conditions,
+        estimate: MotionField,
+        references: Pair,
+        coder: Coder,
+        finer: int = 0,
     ) -> CodedMotion:
-        """Code motion fields near an estimate."""
+        """Code motion fields near an estimate.
+
+        Args:
+            finer: by how many qps the picture that motion serves is finer than in conditions.
+        """
         base, features = self.features(conditions)
         step, distances = field_step(base, conditions.level), conditions.distances
         contexts = references[0].context, references[1].context
@@ -464,7 +473,7 @@ class VideoNet(nn.Module):
         steps = self.motion.quantiser_steps(step)
         target = self.motion.analyse(estimate.field, distances)
         cost = self.motion.cost(estimate.hessian, distances) + 1.0
-        share = base[:, None] / steps
+        share = base[:, None] / steps * 2.0 ** (-finer / 6)
         scale = (MOTION_LAMBDA * share[:, :, None, None] ** 2 / cost).clamp(0.1, 1000.0)
         latent, symbols = self.motion.coding.code(target, expected, steps, context, coder, scale)
         return CodedMotion(self.motion.synthesise(latent, distances, step, features), symbols)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vcfilter.entropy import tables
+from vcfilter.nn.exact import round_through
 
 RATIO_BITS = 8  # ratios of quantiser steps are integers over 2^8
 SYMBOL_MAX = 1 << 20  # of a total
@@ -96,6 +97,11 @@ def rescaled_activations(activations: Tensor, delta: int) -> Tensor:
     return _activations(delta, activations.device)[activations.long()].to(activations.dtype)
 
 
+def rounded(index: Tensor) -> Tensor:
+    """Indices rounded half up; in training the gradient passes."""
+    return round_through(index) if index.requires_grad else torch.floor(index + 0.5)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Below:
     """What a level refines, in the picture.
@@ -127,7 +133,7 @@ class Below:
             lower: their part below, in its steps. lowest: (B,) see `LatentContext`.
         """
         cap = min(WIDEST + self.delta, tables.TABLES - 1)
-        index = torch.floor(index + 0.5)
+        index = rounded(index)
         free = torch.minimum(index, ((index + cap - KNEE) * 0.5).clamp(max=cap))
         tight = (cap + (index - SURE) * 0.5).clamp(max=cap)
         magnitude = lower.abs()
@@ -137,8 +143,11 @@ class Below:
         narrowed = torch.maximum(narrowed, lowest[:, None, None])
         if self.delta not in OWN_TABLES:
             return narrowed
-        own = torch.floor(narrowed + 0.5) + tables.TABLES + OWN * (magnitude > 0)
-        return torch.where(narrowed < 0.5, tables.SKIP, own)
+        own = rounded(narrowed) + tables.TABLES + OWN * (magnitude > 0)
+        skipped = narrowed < 0.5
+        if narrowed.requires_grad:  # what is left out tells training which way it lies
+            return own - torch.where(skipped, own - tables.SKIP, 0.0).detach()
+        return torch.where(skipped, tables.SKIP, own)
 
     def centre(self, mean: Tensor, lower: Tensor, value: Tensor, *, lowest: bool) -> Tensor:
         """What is expected of a value, (B, N, count) as all.
