@@ -170,6 +170,21 @@ def test_anchors_follow_the_motion() -> None:
     assert mean_distance(pan(16), large) <= 4
 
 
+def test_anchors_lie_at_the_same_frames_in_any_size() -> None:
+    cells = (texture(1, 96, 200) * 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    chroma = np.full((8, 8), 128, np.uint8)  # not looked at
+
+    def pan(enlarged: int) -> list[Frame]:
+        found = []
+        for i in range(17):
+            y = cells[:288, i * 4 : i * 4 + 352].repeat(enlarged, 0).repeat(enlarged, 1)
+            found.append(Frame(y=y, u=chroma, v=chroma, pts=i))
+        return found
+
+    distances = [anchor_distance(f[0], f[1:], 8) for f in (pan(1), pan(2), pan(3))]
+    assert distances == [8, 8, 8]
+
+
 @pytest.mark.parametrize(("keyint", "offsets"), [(12, [6, 5, 6, 3]), (24, [8, 7, 8, 5])])
 def test_low_delay_frames_are_coarser_where_many_inherit_a_keyframe(
     keyint: int, offsets: list[int]

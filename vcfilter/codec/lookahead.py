@@ -12,10 +12,11 @@ from vcfilter.frames import Frame, Plane
 
 DISTANCES = (32, 16, 8, 4)
 SHORTEST = 2
-SMALL = 4
-"""Luma is analysed in means of 4x4 samples."""
+SMALL, USUAL = 4, 288
+"""Luma is analysed in means of 4x4 samples, and in larger ones as well where frames are larger than
+so many rows or columns: in proportion, so that motion is found as far as in small frames."""
 REACH = 8
-"""Search range in such means: 32 samples."""
+"""Search range in such means: 32 samples, in the larger ones in proportion."""
 BLOCK = 8
 TOLERANCE, GROWTH = 0.28, 1.3
 """Largest share of the variation within blocks that motion compensation may leave at an anchor's
@@ -60,21 +61,24 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     most = min(len(frames), DISTANCES[0])
     if most <= SHORTEST:
         return most
-    known: dict[int, Means] = {}
+    known: dict[tuple[int, int], Means] = {}
+    sides = {SMALL, SMALL * max(1, round(min(anchor.y.shape) / USUAL))}
 
-    def at(distance: int) -> Means:
-        if distance not in known:
-            known[distance] = means((anchor, *frames)[distance].y, bit_depth)
-        return known[distance]
+    def at(distance: int, side: int = SMALL) -> Means:
+        if (distance, side) not in known:
+            known[distance, side] = means((anchor, *frames)[distance].y, bit_depth, side)
+        return known[distance, side]
 
-    def left(distance: int) -> float:
-        return remainder(at(0), at(distance))
+    def left(distance: int, side: int) -> float:
+        return remainder(at(0, side), at(distance, side))
 
-    tolerance = max(TOLERANCE, GROWTH * left(1))
+    tolerance = {side: max(TOLERANCE, GROWTH * left(1, side)) for side in sides}
     for distance in sorted({most, *DISTANCES}, reverse=True):
         if distance > most:
             continue
-        if left(distance) <= tolerance or _fades([at(distance * n // 4) for n in range(5)]):
+        if any(left(distance, side) <= tolerance[side] for side in sides):
+            return distance
+        if _fades([at(distance * n // 4) for n in range(5)]):
             return distance
     return SHORTEST
 
@@ -143,10 +147,10 @@ def _left_of(errors: Means, frame: Means) -> float:
     return float(inter.sum() / max(alone.sum(), free * alone.size))
 
 
-def means(y: Plane, bit_depth: int) -> Means:
-    """Luma in means of 4x4 samples, in 8-bit units."""
-    rows, columns = (side // SMALL for side in y.shape)
-    cells = y[: rows * SMALL, : columns * SMALL].reshape(rows, SMALL, columns, SMALL)
+def means(y: Plane, bit_depth: int, side: int = SMALL) -> Means:
+    """Luma in means of samples, in 8-bit units; side: of a mean's square."""
+    rows, columns = (length // side for length in y.shape)
+    cells = y[: rows * side, : columns * side].reshape(rows, side, columns, side)
     return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32) / (1 << (bit_depth - 8)))
 
 

@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*PHASES, LAYERS.name, *between.NAMES, FINISH.name],
         help="rows of the training plan, in order (default: joint); perceptual trains --model for "
         "looks. These stand alone: layers, the tables of --model's quality levels; and, each with "
-        "a file of its own, between, the learned part of interpolation, between-p, that of its look "
-        "sharp, and finish, the look sharp of --model's frames",
+        "a file of its own, between, the learned part of interpolation, between-p, that of its "
+        "look sharp, and finish, the look sharp of --model's frames",
     )
     parser.add_argument(
         "--steps",
