@@ -20,8 +20,8 @@ REACH = 8
 BLOCK = 8
 TOLERANCE, GROWTH = 0.28, 1.3
 """Largest share of the variation within blocks that motion compensation may leave at an anchor's
-distance: this much, or so many times what it leaves one frame away (whole shifts never match
-fine texture)."""
+distance: this much, or with small means so many times what it leaves one frame away (whole shifts
+never match fine texture)."""
 FADE = 0.05
 """Largest share that the mean of two frames may leave of the one between, where it counts as a
 fade. Moving scenes leave more than a third, fades and dissolves less than a fiftieth."""
@@ -72,7 +72,8 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     def left(distance: int, side: int) -> float:
         return remainder(at(0, side), at(distance, side))
 
-    tolerance = {side: max(TOLERANCE, GROWTH * left(1, side)) for side in sides}
+    tolerance = dict.fromkeys(sides, TOLERANCE)
+    tolerance[SMALL] = max(TOLERANCE, GROWTH * left(1, SMALL))
     for distance in sorted({most, *DISTANCES}, reverse=True):
         if distance > most:
             continue
