@@ -15,6 +15,10 @@ SHORTEST = 2
 SMALL, USUAL = 4, 288
 """Luma is analysed in means of 4x4 samples, and in larger ones as well where frames are larger than
 so many rows or columns: in proportion, so that motion is found as far as in small frames."""
+LARGE_MOST = 8
+"""Largest distance that larger means alone allow: further apart too much of what they do not show
+has changed. A film of 1024x750, camera in motion, anchors 8 instead of 2 and 4 apart: 8 to 19 %
+fewer bytes; one distance of 16 among them: more bytes than before."""
 REACH = 8
 """Search range in such means: 32 samples, in the larger ones in proportion."""
 BLOCK = 8
@@ -77,7 +81,8 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     for distance in sorted({most, *DISTANCES}, reverse=True):
         if distance > most:
             continue
-        if any(left(distance, side) <= tolerance[side] for side in sides):
+        trusted = sides if distance <= LARGE_MOST else {SMALL}
+        if any(left(distance, side) <= tolerance[side] for side in trusted):
             return distance
         if _fades([at(distance * n // 4) for n in range(5)]):
             return distance
