@@ -17,7 +17,7 @@ SMALL, USUAL = 4, 288
 so many rows or columns: in proportion, so that motion is found as far as in small frames."""
 LARGE_MOST = 8
 """Largest distance that larger means alone allow: further apart too much of what they do not show
-has changed. 1024x750, a camera in motion, anchors 8 instead of 2 and 4 apart: 8 to 19 %
+has changed. 1024x750, global motion, anchors 8 instead of 2 and 4 apart: 8 to 19 %
 fewer bytes; one distance of 16 among them: more bytes than before."""
 REACH = 8
 """Search range in such means: 32 samples, in the larger ones in proportion."""
