@@ -163,6 +163,9 @@ def test_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for options in ({"look": "other"}, {"look": "sharp", "preset": "fast"}):
         with pytest.raises(ConfigError, match="look"):
             InterpolationOptions(factor=2, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs weights"):
+        InterpolationOptions(factor=2, look="sharp")
+    assert InterpolationOptions(factor=2, look="sharp", weights="w").look == "sharp"
     with pytest.raises(ConfigError, match="natural, sharp"):
         Interpolator(FORMAT, look="other")
     nets = {"natural": BetweenNet(SMALL), "sharp": moved(BetweenNet(SMALL))}

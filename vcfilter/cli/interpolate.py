@@ -87,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--weights", metavar="FILE",
-        help="of the learned part, as train --phase between writes them (the package's own)",
+        help="of the learned part, as train --phase between, or between-p for --look sharp, writes "
+        "them (the package's own, if it brings any)",
     )  # fmt: skip
     add_look(group)
     group.add_argument(

@@ -22,8 +22,7 @@ from vcfilter.evaluate.clips import Clip, frames_of, planes_of, prepare, write_a
 from vcfilter.evaluate.judge import LPIPS_FRAMES, as_image, lpips, video_frame
 from vcfilter.frames import Frame, Plane, VideoFormat
 from vcfilter.interpolation.interpolator import Interpolator
-from vcfilter.interpolation.net import shipped
-from vcfilter.interpolation.options import FACTORS
+from vcfilter.interpolation.options import FACTORS, shipped
 from vcfilter.metrics import PSNR_CAP, plane_psnr, squared_error, ssim
 from vcfilter.nn.perceptual import EXTRA, StLpips, available
 from vcfilter.options import LOOKS, Runtime

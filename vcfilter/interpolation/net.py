@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
+from vcfilter.interpolation.options import shipped
 from vcfilter.models.hierarchical.blocks import (
     BLOCK,
     CHANNELS,
@@ -34,7 +33,6 @@ from vcfilter.nn.warp import enlarge
 
 ARCHITECTURE = "between"
 NUMERICS = 1
-FILES = {"natural": "between.safetensors", "sharp": "between_sharp.safetensors"}
 MAPS = 4
 GATES = 3
 UNIT = 8.0  # of coefficients, in samples
@@ -183,12 +181,6 @@ def load(path: str) -> BetweenNet:
     except RuntimeError:
         raise ModelMismatchError(f"{path!r} does not fit its configuration") from None
     return net.eval().requires_grad_(False)
-
-
-def shipped(look: str) -> str | None:
-    """The path of the package's own weights for a look; None: there are none."""
-    path = Path(str(resources.files("vcfilter") / "weights" / FILES[look]))
-    return str(path) if path.is_file() else None
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import resources
+from pathlib import Path
 
 from vcfilter.errors import ConfigError
 from vcfilter.options import LOOKS
@@ -13,6 +15,14 @@ PRESETS = ("fast", "medium", "slow")
 DUPLICATES = ("keep", "fill")
 CUTS = ("nearest", "extrapolate")
 RATE_MAX = 1000
+FILES = {"natural": "between.safetensors", "sharp": "between_sharp.safetensors"}
+"""The package's own weights of the learned part, by look."""
+
+
+def shipped(look: str) -> str | None:
+    """The path of the package's own weights for a look; None: there are none."""
+    path = Path(str(resources.files("vcfilter") / "weights" / FILES[look]))
+    return str(path) if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +97,11 @@ class InterpolationOptions:
         if self.look != LOOKS[0] and self.preset == "fast":
             raise ConfigError(
                 f"preset 'fast' does without the learned part, which makes look {self.look!r}"
+            )
+        if self.look != LOOKS[0] and not self.weights and shipped(self.look) is None:
+            raise ConfigError(
+                f"look {self.look!r} of new frames needs weights, as train --phase "
+                "between-p writes them: name their file"
             )
 
     @property
