@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import stat
 import sys
 from contextlib import suppress
 from fractions import Fraction
-from glob import glob
+from glob import escape, glob
 from pathlib import Path as FilePath
 from typing import IO, Any
 
@@ -97,7 +98,7 @@ class Source:
         except (OSError, ValueError) as error:
             self._sequence = isinstance(error, FileNotFoundError) and is_sequence(self.name)
             if self._sequence:
-                if "%" not in FilePath(self.name).name and not glob(self.name):
+                if "%" not in FilePath(self.name).name and not glob(_of_python(self.name)):
                     raise MissingFileError(f"{self.name} matches no file") from error
                 return
             reason = getattr(error, "strerror", None) or str(error)
@@ -131,6 +132,11 @@ def is_sequence(name: str) -> bool:
         digits = base[place + 1 :].split("d", 1)
         return len(digits) == 2 and (not digits[0] or digits[0].isdecimal())
     return any(char in base for char in "*?[")
+
+
+def _of_python(pattern: str) -> str:
+    """FFmpeg's pattern of wildcards as the one that glob knows: a backslash quotes in the former."""
+    return re.sub(r"\\(.)", lambda quoted: escape(quoted[1]), pattern)
 
 
 def _open_sequence(name: str, rate: Fraction | None) -> Demuxer:
