@@ -135,7 +135,7 @@ def is_sequence(name: str) -> bool:
 
 
 def _of_python(pattern: str) -> str:
-    """FFmpeg's pattern of wildcards as the one that glob knows: a backslash quotes in the former."""
+    """FFmpeg's pattern of wildcards as glob knows it: in the former a backslash quotes."""
     return re.sub(r"\\(.)", lambda quoted: escape(quoted[1]), pattern)
 
 
