@@ -480,7 +480,7 @@ def test_damaged_audio_is_left_out(tmp_path: Path) -> None:
 
 def test_an_mp4_that_is_cut_short_is_called_so(tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.mp4", codec="libx264")
-    film.write_bytes(film.read_bytes()[:3000])
+    film.write_bytes(film.read_bytes()[:2000])  # the index stands at the end
     with pytest.raises(MediaError, match=r"in\.mp4 lacks its index"):
         encode_file(film, tmp_path / "o.mkv", FAST)
 
