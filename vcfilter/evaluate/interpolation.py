@@ -36,11 +36,10 @@ Of each clip one frame in {factor} is given, the others are made and compared wi
 left out: mean PSNR of luma in dB and mean SSIM, over the intervals with a frame on both sides (all
 intervals of a clip without such). "linear" knows the two frames around the interval alone;
 "trained" is quadratic with the learned part, where there are weights for it and the preset uses it,
-"sharp" with that of the look sharp;
-minterpolate is FFmpeg's filter with its defaults and without detection of scene changes; RIFE is
-the program that --rife names, given frames as PNG files in RGB. ST-LPIPS: with AlexNet, of RGB, of
-{frames} frames, lower is better. Gradients: the made frames' gradient energy (luma) relative to
-that of the given frames beside them."""
+"sharp" with that of the look sharp; minterpolate is FFmpeg's filter with its defaults and without
+detection of scene changes; RIFE is the program that --rife names, given frames as PNG files in RGB.
+ST-LPIPS: with AlexNet, of RGB, of {frames} frames, lower is better. Gradients: the made frames'
+gradient energy (luma) relative to that of the given frames beside them."""
 SHARP = LOOKS[1]
 UNJUDGED = f"ST-LPIPS is not measured: install vcfilter with the extra {EXTRA}."
 

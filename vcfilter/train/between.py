@@ -39,7 +39,7 @@ from vcfilter.train.loop import train
 from vcfilter.train.machine import Processes
 from vcfilter.train.material import gather
 from vcfilter.train.plan import Figures
-from vcfilter.train.watch import settle_file
+from vcfilter.train.watch import save_state
 
 NAME = "between"
 SHARP_NAME = "between-p"
@@ -245,10 +245,7 @@ class BetweenTrainer:
             "random": [g.bit_generator.state for g in (self.random, self.samples.random)],
             "notes": notes or {},
         }
-        part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
-        settle_file(part)
-        part.replace(path)
+        save_state(path, state)
 
     def save_average(self, path: Path) -> None:
         """The averaged network as a weights file."""

@@ -31,7 +31,7 @@ from vcfilter.train.looks import STAGES, Adversary, as_images, ratio, squared, t
 from vcfilter.train.machine import Processes
 from vcfilter.train.pairs import Pairs
 from vcfilter.train.phases import FinishPhase, Stage, stage_at
-from vcfilter.train.watch import Log, TrainingError, settle_file, stopping
+from vcfilter.train.watch import Log, TrainingError, save_state, stopping
 
 GRID_FLOOR = 1e-4  # of squared samples
 MARGIN = 16  # samples around a crop that the network sees and no loss does
@@ -234,10 +234,7 @@ class FinishTrainer:
             "random": self.random.bit_generator.state,
             "notes": dict(notes),
         }
-        part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
-        settle_file(part)
-        part.replace(path)
+        save_state(path, state)
 
     def resume(self, path: Path) -> dict[str, Any]:
         """Go on from what `save` wrote; returns its notes.

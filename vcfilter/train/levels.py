@@ -51,7 +51,7 @@ from vcfilter.train.phases import (
     signed_distances,
 )
 from vcfilter.train.plan import Figures, positions
-from vcfilter.train.watch import read_notes, settle_file
+from vcfilter.train.watch import read_notes, save_state
 
 MOTION_LEVELS = (3, 6)  # precisions of coded motion
 FLOOR = 200.0  # bits: levels that are shorter count less than their ratio
@@ -387,10 +387,7 @@ class LevelsTrainer:
             "random": self.random.bit_generator.state,
             "notes": notes or {},
         }
-        part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
-        settle_file(part)
-        part.replace(path)
+        save_state(path, state)
 
     def save_average(self, path: Path) -> None:
         """The averaged networks as a weights file."""

@@ -58,7 +58,7 @@ from vcfilter.train.plan import (
     positions,
 )
 from vcfilter.train.precondition import plain, precondition, spread
-from vcfilter.train.watch import Guard, Log, TrainingError, settle_file, stopping
+from vcfilter.train.watch import Guard, Log, TrainingError, save_state, stopping
 
 __all__ = ["PHASES", "Phase", "Trainer", "train"]
 
@@ -520,10 +520,7 @@ class Trainer:
             "looks": self.looks.state() if self.looks else None,
             "notes": notes or {},
         }
-        part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
-        settle_file(part)
-        part.replace(path)
+        save_state(path, state)
 
     def save_average(self, path: Path) -> None:
         """The averaged networks as a weights file, with the classical tables."""

@@ -184,3 +184,11 @@ def settle_file(path: Path) -> None:
     """Have a file's bytes on the disk before it takes another's name."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what a training needs to go on, complete or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(dict(state), part)
+    settle_file(part)
+    part.replace(path)
