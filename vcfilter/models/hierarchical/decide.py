@@ -12,11 +12,17 @@ from torch import Tensor
 
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
+from vcfilter.models.hierarchical import loop_filter
 from vcfilter.models.hierarchical.blocks import picture_dct
-from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
-from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
+from vcfilter.models.hierarchical.mode import (
+    KEY_MODE,
+    FilterMode,
+    HierarchicalMode,
+    MotionMode,
+)
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
 from vcfilter.models.hierarchical.values import (
@@ -32,6 +38,9 @@ HEADER_BYTES = 9  # of an inter packet besides mode and payload
 REPEAT_BYTES = 6  # of a packet with nothing coded
 QPS_PER_LEVEL = 3  # of the motion's precision: as many qps as change its step by as much
 SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
+
+Chosen = tuple[EncodingCoder, list[LevelCoder], Reference]
+"""A frame's symbols in the base and the levels above it, not yet in bytes; its reconstruction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +59,7 @@ class Trial:
     coder: EncodingCoder
 
 
-def code_keyframe(
+def choose_keyframe(
     net: VideoNet,
     tables: TableSet,
     x: Picture,
@@ -58,8 +67,8 @@ def code_keyframe(
     effort: Effort,
     levels: Sequence[int] = (),
     rd_scale: npt.NDArray[np.float32] | None = None,
-) -> tuple[list[bytes], Reference]:
-    """A keyframe's payloads, of the base and of each level's qp, and its reconstruction.
+) -> Chosen:
+    """A keyframe's symbols, of the base and of each level's qp, and its reconstruction.
 
     Args:
         rd_scale: see models.base.Model.encode.
@@ -72,7 +81,29 @@ def code_keyframe(
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale)
-    return [coder.finish(), *_payloads(above)], reference
+    return coder, above, reference
+
+
+def add_filter(
+    tables: TableSet, x: Picture, qp: int, chosen: Chosen, references: Sequence[Reference]
+) -> tuple[FilterMode | None, Reference]:
+    """Choose a loop filter for what was chosen, append it to the base's symbols, and apply it.
+
+    Args:
+        qp: of the best level. references: in their order; none of a keyframe.
+    """
+    coder, _, reference = chosen
+    sources = [each.context.loop_filter for each in references[:2]]
+    weight, base = rd_weight(qp), quantiser_step(torch.tensor(qp))
+    found = loop_filter.choose(
+        x.planes, reference.planes, x.size, sources, tables, weight, float(chroma_weight(base))
+    )
+    if found is None:
+        return None, reference
+    for changes, table in found.changes:
+        symbols = torch.tensor(changes, device=x.planes[0].device)
+        coder.repeat([(symbols, torch.full_like(symbols, table))])
+    return found.mode, reference.filtered(found.filter, x.size)
 
 
 def _level_coders(
@@ -85,37 +116,14 @@ def _level_coders(
     ]
 
 
-def _payloads(levels: Sequence[LevelCoder]) -> list[bytes]:
-    """What was coded of each level; empty: nothing."""
-    found = []
+def payloads(base: EncodingCoder, levels: Sequence[LevelCoder]) -> list[bytes]:
+    """What was coded of the base and each level; empty: nothing."""
+    found = [base.finish()]
     for level in levels:
         coder = level.passes[-1]
         assert isinstance(coder, EncodingCoder)
         found.append(coder.finish() if level.used else b"")
     return found
-
-
-def code_inter(
-    net: VideoNet,
-    tables: TableSet,
-    x: Picture,
-    step: FrameStep,
-    mode: HierarchicalMode,
-    references: Pair,
-    field: MotionField | None,
-    passes: int,
-    coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
-    levels: Sequence[int] = (),
-    finer: int = 0,
-) -> tuple[list[bytes], Reference]:
-    """An inter frame's payloads and reconstruction in one mode, see `code_keyframe`.
-
-    Args: see `choose_inter`.
-    """
-    coder, above, reference = choose_inter(
-        net, tables, x, step, mode, references, field, passes, coded, levels, finer
-    )
-    return [coder.finish(), *_payloads(above)], reference
 
 
 def choose_inter(
@@ -130,7 +138,7 @@ def choose_inter(
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
     levels: Sequence[int] = (),
     finer: int = 0,
-) -> tuple[EncodingCoder, list[LevelCoder], Reference]:
+) -> Chosen:
     """An inter frame's symbols, not yet in bytes, and its reconstruction in one mode.
 
     Args:
@@ -238,12 +246,10 @@ class ModeDecision:
             trials.append(self._try(replace(first.mode, refine=True), field))
         return trials
 
-    def with_levels(
-        self, mode: HierarchicalMode, levels: Sequence[int]
-    ) -> tuple[list[bytes], Reference]:
-        """The payloads and the reconstruction in a mode that was tried, with quality levels."""
+    def with_levels(self, mode: HierarchicalMode, levels: Sequence[int]) -> Chosen:
+        """The symbols and the reconstruction in a mode that was tried, with quality levels."""
         passes = self._effort.passes_of(self._step.layer)
-        return code_inter(
+        return choose_inter(
             self._net,
             self._tables,
             self._x,

@@ -1,4 +1,4 @@
-"""How an inter frame is coded, in one byte of its header."""
+"""How a frame is coded, in up to two bytes of its header."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vcfilter.frames import FrameStep, FrameType
 
 LEVEL_MAX = 7
 _MOTION_BITS, _LEVEL_BITS = 3, 3
+_SOURCE_BITS, _TABLE_BITS = 2, 3
 _REFINE, _RESIDUAL = 1 << 6, 1 << 7
 
 
@@ -24,11 +25,49 @@ class MotionMode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilterMode:
+    """How a loop filter is coded, in one byte.
+
+    From its lowest bit: source (2 bits), luma (3), chroma (3).
+
+    Args:
+        source: the reference whose filter it differs from, 1 or 2; 0: from none.
+        luma, chroma: which table codes the differences, see `loop_filter.TABLES`; 0: there are
+            none.
+    """
+
+    source: int = 0
+    luma: int = 0
+    chroma: int = 0
+
+    def pack(self) -> bytes:
+        """The byte."""
+        tables = self.luma | self.chroma << _TABLE_BITS
+        return bytes((self.source | tables << _SOURCE_BITS,))
+
+    @classmethod
+    def unpack(cls, data: bytes, step: FrameStep) -> FilterMode | None:
+        """A frame's; None where there is no byte.
+
+        Raises:
+            BitstreamError: it is not one that `pack` makes, or the frame has no such reference.
+        """
+        if not data:
+            return None
+        bits = data[0]
+        source = bits & (1 << _SOURCE_BITS) - 1
+        if len(data) > 1 or not bits or source > min(2, len(step.references)):
+            raise BitstreamError(f"loop filter {data.hex()} is invalid")
+        luma = bits >> _SOURCE_BITS & (1 << _TABLE_BITS) - 1
+        return cls(source=source, luma=luma, chroma=bits >> _SOURCE_BITS + _TABLE_BITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HierarchicalMode:
     """A frame's mode.
 
-    In bytes: none for a keyframe, and for an inter frame without motion and residual, unless
-    quality levels stand behind its base; else one.
+    In bytes: one for an inter frame, unless it has neither motion nor residual and no quality
+    levels stand behind its base; then one if the frame has a loop filter.
     From its lowest bit: motion (3 bits), level (3), refine (1), residual (1).
 
     Args:
@@ -36,29 +75,36 @@ class HierarchicalMode:
         level: precision of coded motion, 0 (finest) to 7; 0 where none is coded.
         refine: displacements are corrected by comparing the references.
         residual: a latent residual is coded; without it the prediction is the reconstruction.
+        filter: how the loop filter is coded; None: there is none.
     """
 
     motion: MotionMode = MotionMode.NONE
     level: int = 0
     refine: bool = False
     residual: bool = True
+    filter: FilterMode | None = None
 
     @property
     def repeats(self) -> bool:
         """Whether nothing is coded."""
         return self.motion is MotionMode.NONE and not self.residual
 
-    def pack(self, levels: bool = False) -> bytes:
-        """The bytes of an inter frame's mode.
+    def pack(self, *, key: bool = False, levels: bool = False) -> bytes:
+        """A frame's mode in bytes.
 
         Args:
-            levels: quality levels stand behind the base: the frame has a mode even if the base
-                is empty.
+            key: it is a keyframe.
+            levels: quality levels stand behind the base: an inter frame has a mode even if the
+                base is empty.
         """
+        last = b"" if self.filter is None else self.filter.pack()
+        if key:
+            return last
         if self.repeats and not levels:
             return b""
         flags = self.refine * _REFINE | self.residual * _RESIDUAL
-        return bytes((self.motion | self.level << _MOTION_BITS | flags,))
+        first = bytes((self.motion | self.level << _MOTION_BITS | flags,))
+        return first + last
 
     @classmethod
     def unpack(cls, data: bytes, step: FrameStep) -> HierarchicalMode:
@@ -68,13 +114,9 @@ class HierarchicalMode:
             BitstreamError: it is not one that `pack` makes, or the frame has too few references.
         """
         if step.type is FrameType.KEY:
-            if data:
-                raise BitstreamError(f"a keyframe has the mode {data.hex()}: it must have none")
-            return cls()
+            return cls(filter=FilterMode.unpack(data, step))
         if not data:
             return cls(residual=False)
-        if len(data) != 1:
-            raise BitstreamError(f"mode {data.hex()} has {len(data)} bytes: it must have one")
         bits = data[0]
         motion = bits & (1 << _MOTION_BITS) - 1
         level = bits >> _MOTION_BITS & (1 << _LEVEL_BITS) - 1
@@ -85,6 +127,7 @@ class HierarchicalMode:
             level=level,
             refine=bool(bits & _REFINE),
             residual=bool(bits & _RESIDUAL),
+            filter=FilterMode.unpack(data[1:], step),
         )
         if found.refine and motion < MotionMode.DIRECT:
             raise BitstreamError(f"mode {data.hex()} is invalid")

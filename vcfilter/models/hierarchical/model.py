@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
-from vcfilter.models.hierarchical.decide import ModeDecision, code_keyframe
+from vcfilter.models.hierarchical.decide import ModeDecision, add_filter, choose_keyframe, payloads
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.refinement import with_own_tables
@@ -108,10 +108,10 @@ class HierarchicalModel:
         """Code one frame in the way that is cheapest in rate and distortion of the base."""
         with self._inference():
             if step.type is FrameType.KEY:
-                sections, reference = code_keyframe(
+                mode = KEY_MODE
+                chosen = choose_keyframe(
                     self.net, self.tables, picture, step, EFFORTS[effort], levels, rd_scale
                 )
-                mode = b""
             else:
                 conditions = Conditions.of([step], [KEY_MODE], self._device)
                 decision = ModeDecision(
@@ -125,15 +125,23 @@ class HierarchicalModel:
                     levels,
                 )
                 best = decision.best()
+                mode, chosen = best.mode, (best.coder, [], best.reference)
                 if levels:
-                    sections, reference = decision.with_levels(best.mode, levels)
-                else:
-                    sections, reference = [best.coder.finish()], best.reference
-                mode = best.mode.pack(any(sections[1:]))
-                if best.mode.repeats and not mode:
-                    sections = []
+                    chosen = decision.with_levels(mode, levels)
+            coder, above, reference = chosen
+            coded = not mode.repeats or any(level.used for level in above)
+            if coded:
+                qp = min((step.qp, *levels))
+                found, reference = add_filter(self.tables, picture, qp, chosen, references)
+                mode = replace(mode, filter=found)
+            sections = payloads(coder, above) if coded else []
             quality = psnr(picture, reference.planes, video_format)
-        return CodedFrame(mode=mode, sections=tuple(sections), reference=reference, psnr=quality)
+        return CodedFrame(
+            mode=mode.pack(key=step.type is FrameType.KEY, levels=any(sections[1:])),
+            sections=tuple(sections),
+            reference=reference,
+            psnr=quality,
+        )
 
     def parse(
         self,
@@ -170,6 +178,7 @@ class HierarchicalModel:
                     (step.qp - qp, DecodingCoder(self.tables, data))
                     for qp, data in zip(levels, sections[1:], strict=True)
                 ],
+                found.filter,
             )
 
     def reconstruct(

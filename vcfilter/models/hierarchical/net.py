@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vcfilter.entropy.coder import Coder, Reader
+from vcfilter.models.hierarchical import loop_filter
 from vcfilter.models.hierarchical.blocks import (
     BLOCK,
     Planes,
@@ -32,7 +33,7 @@ from vcfilter.models.hierarchical.conditions import (
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
 from vcfilter.models.hierarchical.latent import LatentContext, lowest_table
-from vcfilter.models.hierarchical.mode import MotionMode
+from vcfilter.models.hierarchical.mode import FilterMode, MotionMode
 from vcfilter.models.hierarchical.motion import (
     MotionCodec,
     blend,
@@ -241,6 +242,7 @@ class VideoNet(nn.Module):
         shape: Size4,
         reader: Reader,
         levels: Sequence[tuple[int, Reader]] = (),
+        filtered: FilterMode | None = None,
     ) -> FrameSymbols:
         """Read a frame's integers.
 
@@ -249,6 +251,7 @@ class VideoNet(nn.Module):
             shape: (B, 96, h, w) of the image latent.
             levels: what reads each quality level above the base, by rising drop (see
                 LevelSymbols), which stands before it.
+            filtered: how the loop filter is coded, at the end of the base.
         """
         motion = None
         context = self.image_context(conditions, contexts, shape)
@@ -256,6 +259,8 @@ class VideoNet(nn.Module):
             motion = self.motion.coding.parse(self.motion_context(conditions, contexts), reader)
         coded = contexts is None or residual
         image = self.image.coding.parse(context, reader) if coded else context.untouched()
+        sources = [c.loop_filter for c in contexts or ()]
+        found_filter = loop_filter.read(filtered, sources, reader)
         stack = _Stack(context, image.symbols if coded else None)
         found = []
         for drop, each in levels:
@@ -266,7 +271,7 @@ class VideoNet(nn.Module):
         return FrameSymbols(
             image=image.symbols if coded else None,
             motion=None if motion is None else motion.symbols,
-            context=FrameContext.of(image, motion, self.config.motion_channels),
+            context=FrameContext.of(image, motion, self.config.motion_channels, found_filter),
             levels=tuple(found),
         )
 
@@ -406,7 +411,7 @@ class VideoNet(nn.Module):
         """A keyframe's reconstruction from samples in blocks."""
         batch, _, rows, columns = blocks.shape
         return Reference(
-            planes=finish(to_planes(blocks), conditions.size),
+            planes=self._shown(conditions, to_planes(blocks), context),
             context=context,
             moves=blocks.new_zeros(batch, 4, rows, columns),
             distances=conditions.distances,
@@ -417,11 +422,16 @@ class VideoNet(nn.Module):
     ) -> Reference:
         """An inter frame's reconstruction from its planes."""
         return Reference(
-            planes=finish(planes, conditions.size),
+            planes=self._shown(conditions, planes, context),
             context=context,
             moves=predicted.moves,
             distances=conditions.distances,
         )
+
+    def _shown(self, conditions: Conditions, planes: Planes, context: FrameContext) -> Planes:
+        """Planes within 0 to 255, and filtered if the frame has a loop filter."""
+        size = conditions.size
+        return context.loop_filter.apply(finish(planes, size), size)
 
     # Encoding and training.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vcfilter.errors import ConfigError
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size
+from vcfilter.models.hierarchical.loop_filter import NO_FILTER, LoopFilter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,21 +43,26 @@ class LatentSymbols:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrameContext:
-    """What the symbols of later frames depend on, uint8 each.
+    """What the symbols of later frames depend on, uint8 each but the filter.
 
     Args:
         symbols, activity: (B, 96, h, w) activations and activity of the image latent.
         motion_symbols, motion_activity: (B, 80, h/4, w/4) likewise of the motion latent.
+        loop_filter: the frame's.
     """
 
     symbols: Tensor
     activity: Tensor
     motion_symbols: Tensor
     motion_activity: Tensor
+    loop_filter: LoopFilter = NO_FILTER
 
     @staticmethod
     def of(
-        image: LatentSymbols, motion: LatentSymbols | None, motion_channels: int
+        image: LatentSymbols,
+        motion: LatentSymbols | None,
+        motion_channels: int,
+        loop_filter: LoopFilter = NO_FILTER,
     ) -> FrameContext:
         """Of a frame's integers; motion None: it has none."""
         activations = as_bytes(image.activations)
@@ -69,11 +75,18 @@ class FrameContext:
             activity=as_bytes(image.activity),
             motion_symbols=as_bytes(motion.activations),
             motion_activity=as_bytes(motion.activity),
+            loop_filter=loop_filter,
         )
 
     def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
         """All tensors changed alike."""
-        return FrameContext(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        return FrameContext(
+            symbols=change(self.symbols),
+            activity=change(self.activity),
+            motion_symbols=change(self.motion_symbols),
+            motion_activity=change(self.motion_activity),
+            loop_filter=self.loop_filter,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +133,15 @@ class Reference:
     context: FrameContext
     moves: Tensor
     distances: Tensor
+
+    def filtered(self, loop_filter: LoopFilter, size: Size | None) -> Reference:
+        """What a loop filter makes of it.
+
+        Args:
+            size: rows and columns of luma inside the picture; None: all of it.
+        """
+        planes = loop_filter.apply(self.planes, size)
+        return replace(self, planes=planes, context=replace(self.context, loop_filter=loop_filter))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""

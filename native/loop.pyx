@@ -1,0 +1,65 @@
+"""The loop filter of reconstructed planes, and the sums that its coefficients follow from.
+
+Planes are (rows, columns) float32, see filters.h.
+"""
+
+from libc.stddef cimport size_t
+
+import numpy as np
+
+
+cdef extern from "filters.h" nogil:
+    int VCF_FEATURES, VCF_LOOP_SUMS
+    int vcf_loop_filter(const float *plane, size_t rows, size_t columns, float clip,
+                        const float *weights, float *out)
+    int vcf_loop_sums(const float *plane, const float *target, size_t rows, size_t columns,
+                      size_t inside_rows, size_t inside_columns, float clip, double *sums)
+
+
+cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
+    if a.shape[0] != b.shape[0] or a.shape[1] != b.shape[1] or not a.shape[0] or not a.shape[1]:
+        raise ValueError(f"{a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]} differ, "
+                         "or are empty")
+    return 0
+
+
+def loop_filter(const float[:, ::1] plane, float clip, const float[::1] weights,
+                float[:, ::1] out):
+    """out = plane + weights * features.
+
+    Args:
+        weights: (12,), of the pairs' sums cut off at +-clip and then as they are.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    alike(plane, out)
+    if weights.shape[0] != VCF_FEATURES:
+        raise ValueError(f"{weights.shape[0]} weights, not {VCF_FEATURES}")
+    cdef int status
+    with nogil:
+        status = vcf_loop_filter(&plane[0, 0], plane.shape[0], plane.shape[1], clip, &weights[0],
+                                 &out[0, 0])
+    if status:
+        raise MemoryError
+
+
+def loop_sums(const float[:, ::1] plane, const float[:, ::1] target, size_t rows, size_t columns,
+              float clip):
+    """(90,) float64 sums of products over the first rows x columns samples, see filters.h.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    alike(plane, target)
+    if not 0 < rows <= <size_t>plane.shape[0] or not 0 < columns <= <size_t>plane.shape[1]:
+        raise ValueError(f"{rows}x{columns} is no part of {plane.shape[0]}x{plane.shape[1]}")
+    found = np.empty(VCF_LOOP_SUMS)
+    cdef double[::1] sums = found
+    cdef int status
+    with nogil:
+        status = vcf_loop_sums(&plane[0, 0], &target[0, 0], plane.shape[0], plane.shape[1], rows,
+                               columns, clip, &sums[0])
+    if status:
+        raise MemoryError
+    return found

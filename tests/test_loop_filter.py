@@ -1,0 +1,226 @@
+"""The loop filter: what it does to planes, what an encoder chooses, and how it is coded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from synthetic import clip
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter._native import loop
+from vcfilter.codec import Decoder, Encoder
+from vcfilter.entropy.coder import DecodingCoder, EncodingCoder, TableSet
+from vcfilter.entropy.tables import laplace_magnitudes
+from vcfilter.errors import BitstreamError
+from vcfilter.frames import Frame, FrameStep, FrameType, VideoFormat
+from vcfilter.models import store
+from vcfilter.models.hierarchical import loop_filter
+from vcfilter.models.hierarchical.blocks import Planes, finish
+from vcfilter.models.hierarchical.loop_filter import (
+    CLIP,
+    COUNT,
+    LIMIT,
+    NO_FILTER,
+    PAIRS,
+    TABLES,
+    LoopFilter,
+)
+from vcfilter.models.hierarchical.mode import FilterMode, HierarchicalMode
+from vcfilter.models.hierarchical.values import Reference
+from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
+
+KEY = FrameStep(type=FrameType.KEY, qp=28)
+INTER = FrameStep(type=FrameType.INTER, qp=30, layer=1, number=12, references=(-2, 2))
+SIZE = (45, 70)  # inside planes of 64x96
+TABLE_SET = TableSet(laplace_magnitudes())
+
+
+def planes(seed: int = 3) -> Planes:
+    random = np.random.default_rng(seed)
+    sides = ((64, 96), (32, 48), (32, 48))
+    y, u, v = (
+        torch.from_numpy(random.uniform(0, 255, (1, 1, *side)).astype(np.float32)) for side in sides
+    )
+    return finish((y, u, v), SIZE)
+
+
+def by_hand(plane: Tensor, coefficients: tuple[int, ...]) -> Tensor:
+    """The definition, sample by sample differences."""
+    rows, columns = plane.shape[2:]
+    p = F.pad(plane.double(), (2, 2, 2, 2), mode="replicate")
+    found = plane.double().clone()
+    for n, (down, right) in enumerate(PAIRS):
+        for sign in (1, -1):
+            top, left = 2 + sign * down, 2 + sign * right
+            away = p[..., top : top + rows, left : left + columns] - plane.double()
+            found += away.clamp(-CLIP, CLIP) * coefficients[n] / 32
+            found += away * coefficients[n + 6] / 32
+    return found
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_planes_are_filtered_by_the_definition(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_filter, "is_native", lambda *_: native)
+    luma = (7, -3, 2, 1, 0, -1, 4, 2, -1, 0, 3, -2)
+    chroma = (0, 0, 5, 0, 0, 0, 0, -2, 0, 0, 0, 0)
+    before = planes()
+    after = LoopFilter(luma, chroma).apply(before, SIZE)
+    wanted = [by_hand(p, c).float() for p, c in zip(before, (luma, chroma, chroma), strict=True)]
+    for found, plane in zip(after, finish((wanted[0], wanted[1], wanted[2]), SIZE), strict=True):
+        assert float((found - plane).abs().max()) < 1e-3
+        assert float(found.min()) >= 0 and float(found.max()) <= 255
+    assert NO_FILTER.apply(before, SIZE) is before
+
+
+def test_sums_by_the_native_loop_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, (plane, _, _) = planes(4)[0], planes()
+    products, errors = loop_filter._sums(x, plane, SIZE)
+    monkeypatch.setattr(loop_filter, "is_native", lambda *_: False)
+    wanted, others = loop_filter._sums(x, plane, SIZE)
+    np.testing.assert_allclose(products, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(errors, others, rtol=1e-4, atol=1e-4 * np.abs(others).max())
+    assert np.array_equal(products, products.T)
+
+
+def test_native_input_is_checked() -> None:
+    plane, weights = np.zeros((8, 8), np.float32), np.zeros(12, np.float32)
+    for wrong, shape in ((weights, (8, 9)), (weights[:11], (8, 8))):
+        with pytest.raises(ValueError, match=r"differ|weights"):
+            loop.loop_filter(plane, 1.0, wrong, np.zeros(shape, np.float32))
+    for rows, columns in ((9, 8), (8, 0)):
+        with pytest.raises(ValueError, match="no part"):
+            loop.loop_sums(plane, plane, rows, columns, 1.0)
+
+
+def noisy(weight: float) -> tuple[Planes, Planes, loop_filter.ChosenFilter | None]:
+    """(original, reconstruction with noise, what is chosen for it)."""
+    y, u, v = (torch.from_numpy(p.astype(np.float32))[None, None] for p in frame().planes)
+    x = finish(_padded((y, u, v)), SIZE)
+    random = torch.Generator().manual_seed(5)
+    seen = finish(tuple(p + 4 * torch.randn(p.shape, generator=random) for p in x), SIZE)  # type: ignore[arg-type]
+    chosen = loop_filter.choose(x, seen, SIZE, (), TABLE_SET, weight, 1.0)
+    return x, seen, chosen
+
+
+def frame() -> Frame:
+    return clip(1, VideoFormat(width=70, height=45))[0]
+
+
+def _padded(found: Planes) -> Planes:
+    sides = ((64, 96), (32, 48), (32, 48))
+    y, u, v = (
+        F.pad(p, (0, c - p.shape[3], 0, r - p.shape[2]), mode="replicate")
+        for p, (r, c) in zip(found, sides, strict=True)
+    )
+    return y, u, v
+
+
+def error(x: Planes, seen: Planes) -> float:
+    return float(((x[0] - seen[0])[..., : SIZE[0], : SIZE[1]] ** 2).sum())
+
+
+def test_a_filter_is_chosen_that_takes_noise_away_and_pays() -> None:
+    x, seen, chosen = noisy(1.0)
+    assert chosen is not None and chosen.mode.luma and chosen.mode.source == 0
+    assert error(x, chosen.filter.apply(seen, SIZE)) < 0.7 * error(x, seen)
+    assert noisy(1e9)[2] is None  # bits that dear pay for nothing
+
+
+def test_a_filter_that_a_reference_has_costs_nothing() -> None:
+    x, seen, first = noisy(1.0)
+    assert first is not None
+    sources = (NO_FILTER, first.filter)
+    again = loop_filter.choose(x, seen, SIZE, sources, TABLE_SET, 30.0, 1.0)
+    assert again is not None and again.mode == FilterMode(source=2)
+    assert again.filter == first.filter and not again.changes
+
+
+def coded(chosen: loop_filter.ChosenFilter) -> bytes:
+    coder = EncodingCoder(TABLE_SET)
+    for changes, table in chosen.changes:
+        symbols = torch.tensor(changes)
+        coder.repeat([(symbols, torch.full_like(symbols, table))])
+    return coder.finish()
+
+
+def test_what_was_chosen_is_read_again() -> None:
+    chosen = noisy(1.0)[2]
+    assert chosen is not None and len(chosen.changes) == 2
+    reader = DecodingCoder(TABLE_SET, coded(chosen))
+    mode = FilterMode.unpack(chosen.mode.pack(), KEY)
+    assert mode == chosen.mode and loop_filter.read(mode, (), reader) == chosen.filter
+    source = LoopFilter((1,) * COUNT, (-2,) * COUNT)
+    moved = loop_filter.read(
+        replace(chosen.mode, source=1), (source,), DecodingCoder(TABLE_SET, coded(chosen))
+    )
+    assert moved.luma == tuple(a + 1 for a in chosen.filter.luma)
+    assert loop_filter.read(None, (source,), reader) == NO_FILTER
+
+
+def test_a_coefficient_that_is_too_large_is_refused() -> None:
+    coder = EncodingCoder(TABLE_SET)
+    symbols = torch.tensor([LIMIT + 1] + [0] * (COUNT - 1))
+    coder.repeat([(symbols, torch.full_like(symbols, TABLES[7]))])
+    with pytest.raises(BitstreamError, match="passes 127"):
+        loop_filter.read(FilterMode(luma=7), (), DecodingCoder(TABLE_SET, coder.finish()))
+
+
+def test_modes_of_filters_pack_into_a_byte_and_nothing_else_is_one() -> None:
+    for step, sources in ((KEY, 1), (replace(INTER, references=(-1,)), 2), (INTER, 3)):
+        found = set()
+        for bits in range(256):
+            try:
+                mode = FilterMode.unpack(bytes((bits,)), step)
+            except BitstreamError:
+                continue
+            assert mode is not None and mode.pack() == bytes((bits,))
+            found.add(mode)
+        assert len(found) == 64 * sources - 1  # without the one that says nothing
+    assert FilterMode.unpack(b"", KEY) is None
+    for data, step in ((b"\x04\x04", KEY), (b"\x80\x04\x04", INTER), (b"\x80\x03", INTER)):
+        with pytest.raises(BitstreamError, match="invalid"):
+            HierarchicalMode.unpack(data, step)
+    with_filter = HierarchicalMode(filter=FilterMode(source=2, chroma=5))
+    assert HierarchicalMode.unpack(with_filter.pack(), INTER) == with_filter
+    assert HierarchicalMode.unpack(with_filter.pack(key=True)[:0], KEY).filter is None
+
+
+@pytest.mark.parametrize("structure", ["random-access", "low-delay"])
+def test_filtered_streams_decode_to_what_the_encoder_saw(structure: str) -> None:
+    video_format = VideoFormat(width=112, height=80)
+    frames = clip(9, video_format, noise=3.0)
+    runtime = Runtime(threads=1)
+    options = EncoderOptions(qp=24, keyint=4, preset="fast", structure=structure)
+    encoder = Encoder(video_format, options, runtime=runtime)
+    packets = [p for f in frames for p in encoder.encode(f)] + encoder.encode(None)
+    modes = [record.header.mode for record in encoder.statistics.records]
+    assert any(len(mode) == 2 for mode in modes), "no inter frame has a filter"
+    assert any(
+        len(r.header.mode) == 1 for r in encoder.statistics.records if not r.header.step.number
+    )
+    decoder = Decoder(options=DecoderOptions(), runtime=runtime)
+    shown = [f for p in packets for f in decoder.decode(p)] + decoder.decode(None)
+    for found, wanted, record in zip(shown, frames, encoder.statistics.records, strict=True):
+        mse = [
+            ((a.astype(float) - b) ** 2).mean()
+            for a, b in zip(found.planes, wanted.planes, strict=True)
+        ]
+        psnr = sum(w * 10 * np.log10(255**2 / m) for w, m in zip((6, 1, 1), mse, strict=True)) / 8
+        assert abs(psnr - record.psnr) < 0.01
+
+
+def test_a_reference_carries_its_filter() -> None:
+    model = store.find(None, Runtime(device="cpu"))
+    frame_ = clip(1, VideoFormat(width=112, height=80), noise=3.0)[0]
+    own = VideoFormat(width=112, height=80)
+    done = model.encode(model.picture(frame_, own), replace(KEY, qp=20), (), own, "fast")
+    reference = done.reference
+    assert isinstance(reference, Reference) and reference.context.loop_filter != NO_FILTER
+    same = reference.each(lambda tensor: tensor + 0)
+    assert same.context.loop_filter == reference.context.loop_filter

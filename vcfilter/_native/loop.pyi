@@ -1,0 +1,9 @@
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float32]
+
+def loop_filter(plane: _Floats, clip: float, weights: _Floats, out: _Floats) -> None: ...
+def loop_sums(
+    plane: _Floats, target: _Floats, rows: int, columns: int, clip: float
+) -> npt.NDArray[np.float64]: ...
