@@ -75,17 +75,16 @@ static void features(const window *w, size_t columns, float clip, float *out)
     }
 }
 
+/* Adds both features of a pair, weighted, to a row. */
 VCF_CLONES
-static void add_weighted(const float *x, const float *found, const float *weights, size_t columns,
-                         float *restrict out)
+static void add_pair(const float *x, const float *a, const float *b, size_t columns, float clip,
+                     float cut, float whole, float *restrict out)
 {
-    for (size_t i = 0; i < columns; i++)
-        out[i] = x[i];
-    for (size_t k = 0; k < VCF_FEATURES; k++) {
-        const float *feature = found + k * columns;
-        float weight = weights[k];
-        for (size_t i = 0; weight != 0.0f && i < columns; i++)
-            out[i] += weight * feature[i];
+    for (size_t i = 0; i < columns; i++) {
+        float c = a[i] - x[i], d = b[i] - x[i], sum = c + d;
+        c = c < clip ? c : clip;
+        d = d < clip ? d : clip;
+        out[i] += cut * ((c > -clip ? c : -clip) + (d > -clip ? d : -clip)) + whole * sum;
     }
 }
 
@@ -109,18 +108,22 @@ int vcf_loop_filter(const float *plane, size_t rows, size_t columns, float clip,
                     const float *weights, float *out)
 {
     window w;
-    float *found = malloc(VCF_FEATURES * columns * sizeof(float));
-    if (!found || begin(&w, plane, rows, columns)) {
-        free(found);
+    if (begin(&w, plane, rows, columns))
         return -1;
-    }
     for (size_t row = 0; row < rows; row++) {
-        features(&w, columns, clip, found);
-        add_weighted(w.lines[REACH], found, weights, columns, out + row * columns);
+        const float *x = w.lines[REACH];
+        float *to = out + row * columns;
+        memcpy(to, x, columns * sizeof(float));
+        for (int k = 0; k < VCF_PAIRS; k++) {
+            int down = PAIRS[k][0], right = PAIRS[k][1];
+            float cut = weights[k], whole = weights[k + VCF_PAIRS];
+            if (cut != 0.0f || whole != 0.0f)
+                add_pair(x, w.lines[REACH + down] + right, w.lines[REACH - down] - right, columns,
+                         clip, cut, whole, to);
+        }
         advance(&w, row);
     }
     free(w.room);
-    free(found);
     return 0;
 }
 

@@ -72,7 +72,7 @@ def make_pairs(
     chosen = np.unique(((np.arange(count) + offset) * len(shots) / count).astype(np.int64))
     sizes = [_size(shots[n][0]) for n in chosen]
     side = min(min(size) for size in sizes)
-    about = f"2 {model.info.id.hex()} {' '.join(c.key for c in clips)} {chosen.tolist()} {side}"
+    about = f"3 {model.info.id.hex()} {' '.join(c.key for c in clips)} {chosen.tolist()} {side}"
     path = Path(cache) / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.pairs.npz"
     if path.exists():
         with np.load(path) as file:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vcfilter.frames import FrameStep, FrameType
 from vcfilter.models.hierarchical.conditions import Conditions
+from vcfilter.models.hierarchical.loop_filter import COUNT
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Reference
@@ -18,6 +19,8 @@ SIDE = 256
 # Interpolation is not counted: 20 MACs per bicubic and 4 per bilinear sample, two
 # references; the fields' upsampling and the blend add about 14 more per luma sample.
 WARP_MACS = 2 * (20 + 2 * 4 / 4) + 14
+# Two weights per pair of neighbours and its differences, of luma and of chroma at half the size.
+FILTER_MACS = 2 * COUNT * (1 + 2 / 4)
 PARTS = {
     "image.analysis_linear": "analysis",
     "image.analysis_branch": "analysis",
@@ -81,6 +84,7 @@ def _count(net: VideoNet, inter: bool) -> dict[str, float]:
         if part is not None and not list(module.children()):
             flops = sum(counts.get(f"_Decode.net.{name}", {}).values())
             found[part] += flops / 2 / SIDE**2 / 1000
+    found["loop filter"] = FILTER_MACS / 1000
     if inter:
         found["warping"] = WARP_MACS / 1000
     found["total"] = sum(found.values())
