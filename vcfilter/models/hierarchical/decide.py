@@ -13,10 +13,11 @@ from torch import Tensor
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical import loop_filter
-from vcfilter.models.hierarchical.blocks import picture_dct
+from vcfilter.models.hierarchical.blocks import Planes, picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
+from vcfilter.models.hierarchical.loop_filter import ChosenFilter
 from vcfilter.models.hierarchical.mode import (
     KEY_MODE,
     FilterMode,
@@ -80,30 +81,51 @@ def choose_keyframe(
     passes = effort.passes_of(0)
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale)
+    filters = FilterChoice(tables, x, min((step.qp, *levels)), ())
+    reference = net.code_keyframe(
+        conditions, x.planes, coder, earlier, above, scale, filters.filtered
+    )
     return coder, above, reference
 
 
-def add_filter(
-    tables: TableSet, x: Picture, qp: int, chosen: Chosen, references: Sequence[Reference]
-) -> tuple[FilterMode | None, Reference]:
-    """Choose a loop filter for what was chosen, append it to the base's symbols, and apply it.
+class FilterChoice:
+    """Chooses loop filters for reconstructions of a picture.
 
     Args:
         qp: of the best level. references: in their order; none of a keyframe.
     """
+
+    def __init__(
+        self, tables: TableSet, x: Picture, qp: int, references: Sequence[Reference]
+    ) -> None:
+        self._tables, self._x, self.size = tables, x, x.size
+        self._sources = [each.context.loop_filter for each in references[:2]]
+        self._weight = rd_weight(qp)
+        self._chroma = float(chroma_weight(quantiser_step(torch.tensor(qp))))
+
+    def of(self, planes: Planes) -> ChosenFilter | None:
+        """What pays most; None: no filter does."""
+        x = self._x
+        return loop_filter.choose(
+            x.planes, planes, x.size, self._sources, self._tables, self._weight, self._chroma
+        )
+
+    def filtered(self, planes: Planes) -> Planes:
+        """What it makes of planes."""
+        found = self.of(planes)
+        return planes if found is None else found.filter.apply(planes, self._x.size)
+
+
+def add_filter(choice: FilterChoice, chosen: Chosen) -> tuple[FilterMode | None, Reference]:
+    """Choose a loop filter for what was chosen, append it to the base's symbols, and apply it."""
     coder, _, reference = chosen
-    sources = [each.context.loop_filter for each in references[:2]]
-    weight, base = rd_weight(qp), quantiser_step(torch.tensor(qp))
-    found = loop_filter.choose(
-        x.planes, reference.planes, x.size, sources, tables, weight, float(chroma_weight(base))
-    )
+    found = choice.of(reference.planes)
     if found is None:
         return None, reference
     for changes, table in found.changes:
-        symbols = torch.tensor(changes, device=x.planes[0].device)
+        symbols = torch.tensor(changes, device=reference.planes[0].device)
         coder.repeat([(symbols, torch.full_like(symbols, table))])
-    return found.mode, reference.filtered(found.filter, x.size)
+    return found.mode, reference.filtered(found.filter, choice.size)
 
 
 def _level_coders(
@@ -160,8 +182,18 @@ def choose_inter(
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     above = _level_coders(tables, step, levels, passes)
+    filters = FilterChoice(tables, x, min((step.qp, *levels)), references)
     reference = net.code_inter(
-        mode.motion, mode.residual, conditions, x.planes, references, coder, motion, earlier, above
+        mode.motion,
+        mode.residual,
+        conditions,
+        x.planes,
+        references,
+        coder,
+        motion,
+        earlier,
+        above,
+        filters.filtered,
     )
     return coder, above, reference
 

@@ -23,7 +23,13 @@ from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
-from vcfilter.models.hierarchical.decide import ModeDecision, add_filter, choose_keyframe, payloads
+from vcfilter.models.hierarchical.decide import (
+    FilterChoice,
+    ModeDecision,
+    add_filter,
+    choose_keyframe,
+    payloads,
+)
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.refinement import with_own_tables
@@ -132,7 +138,8 @@ class HierarchicalModel:
             coded = not mode.repeats or any(level.used for level in above)
             if coded:
                 qp = min((step.qp, *levels))
-                found, reference = add_filter(self.tables, picture, qp, chosen, references)
+                choice = FilterChoice(self.tables, picture, qp, references)
+                found, reference = add_filter(choice, chosen)
                 mode = replace(mode, filter=found)
             sections = payloads(coder, above) if coded else []
             quality = psnr(picture, reference.planes, video_format)

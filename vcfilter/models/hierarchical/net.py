@@ -69,6 +69,8 @@ Synthesis = Callable[[Tensor, Tensor], Tensor]
 """A latent and the symbols that refined it, to samples in blocks."""
 Start = Callable[[Conditions], tuple[Tensor, Synthesis]]
 """What is expected of a latent, and what makes the frame of it, under a level's conditions."""
+Filtering = Callable[[Planes], Planes]
+"""What a loop filter chosen for planes makes of them."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -443,6 +445,7 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
         rd_scale: Tensor | float = 1.0,
+        filtering: Filtering | None = None,
     ) -> Reference:
         """Code keyframes.
 
@@ -453,10 +456,12 @@ class VideoNet(nn.Module):
             levels: quality levels above the base, by rising drop.
             rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
                 or a number.
+            filtering: passes aim at what it leaves; the reconstruction is not filtered yet.
         """
         wanted = to_blocks(*x)
+        start = self.from_nothing
         blocks, image = self._code_image(
-            conditions, wanted, None, self.from_nothing, coder, earlier, levels, rd_scale
+            conditions, wanted, None, start, coder, earlier, levels, rd_scale, filtering
         )
         assert blocks is not None
         integers = FrameContext.of(image, None, self.config.motion_channels)
@@ -499,11 +504,13 @@ class VideoNet(nn.Module):
         motion: CodedMotion | None = None,
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
+        filtering: Filtering | None = None,
     ) -> Reference:
         """Code inter frames.
 
         Args:
-            motion: what `code_motion` gave, for CODED. earlier, levels: see `code_keyframe`.
+            motion: what `code_motion` gave, for CODED.
+            earlier, levels, filtering: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
@@ -520,8 +527,9 @@ class VideoNet(nn.Module):
 
         # Nothing is to be coded outside the picture.
         wanted = to_blocks(*within(x, predicted.planes, conditions.size))
+        base = coder if residual else None
         blocks, image = self._code_image(
-            conditions, wanted, contexts, start, coder if residual else None, earlier, levels
+            conditions, wanted, contexts, start, base, earlier, levels, filtering=filtering
         )
         integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
         planes = predicted.planes if blocks is None else to_planes(blocks)
@@ -537,13 +545,14 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder],
         levels: Sequence[LevelCoder],
         rd_scale: Tensor | float = 1.0,
+        filtering: Filtering | None = None,
     ) -> tuple[Tensor | None, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers of the base).
 
         Args:
             coder: of the base; None: it holds no residual. Where no level holds one either there
                 is no reconstruction.
-            rd_scale: see `code_keyframe`.
+            rd_scale, filtering: see `code_keyframe`.
         """
         if isinstance(rd_scale, Tensor):
             rd_scale = rd_scale.expand(*wanted.shape[:2], -1, -1)
@@ -554,7 +563,7 @@ class VideoNet(nn.Module):
             passes = [*earlier, coder]
             scale = rd_scale * (REFINED if levels else 1.0)
             blocks, image = self._code_level(
-                conditions, wanted, context, start, passes, None, scale
+                conditions, wanted, context, start, passes, None, scale, filtering
             )
             stack.add(0, image.symbols)
             if levels:
@@ -564,7 +573,9 @@ class VideoNet(nn.Module):
             context = self.image_context(own, contexts, wanted.shape, level.drop)
             below = stack.below(level.drop)
             scale = rd_scale * (BEST if level is levels[-1] else REFINED)
-            found, finer = self._code_level(own, wanted, context, start, level.passes, below, scale)
+            found, finer = self._code_level(
+                own, wanted, context, start, level.passes, below, scale, filtering
+            )
             symbols = context.crop(finer.symbols)
             level.used = bool((symbols if below is None else symbols - below.scaled).any())
             if level.used:
@@ -582,6 +593,7 @@ class VideoNet(nn.Module):
         passes: Sequence[Coder],
         below: Below | None,
         scale: Tensor | float,
+        filtering: Filtering | None,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the base or a level of the image latent in passes; see `code_keyframe`.
 
@@ -596,6 +608,9 @@ class VideoNet(nn.Module):
             with torch.no_grad():
                 latent, image = coding.code(target, expected, steps, context, each, scale, below)
                 blocks = synthesis(latent, image.symbols)
+                if filtering is not None:
+                    planes = finish(to_planes(blocks), conditions.size)
+                    blocks = to_blocks(*filtering(planes))
                 target = latent + self.image.analysis_linear(wanted - blocks)
         latent, image = coding.code(target, expected, steps, context, passes[-1], scale, below)
         return synthesis(latent, image.symbols), image
