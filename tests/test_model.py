@@ -75,7 +75,7 @@ def code(
 ) -> tuple[bytes, Reference]:
     """One frame in one mode."""
     if step.type is FrameType.KEY:
-        effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 1)
+        effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 2)
         coder, above, reference = choose_keyframe(model.net, model.tables, x, step, effort)
         return payloads(coder, above)[0], reference
     both, field = pair(past), None

@@ -117,7 +117,7 @@ class Effort:
         least_gain: share of the cost that a residual must save by the estimate to be tried;
             deep_gain: the same of deep layers.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
-            pass before left; that of a keyframe once more, those of deep layers once less.
+            pass before left; that of a keyframe twice more, those of deep layers once less.
     """
 
     motion_levels: tuple[int, ...]
@@ -133,7 +133,7 @@ class Effort:
 
     def passes_of(self, layer: int) -> int:
         """Passes of a frame of a temporal layer."""
-        return max(1, self.passes + (layer == 0) - (layer >= DEEP_LAYER))
+        return max(1, self.passes + 2 * (layer == 0) - (layer >= DEEP_LAYER))
 
 
 DEEP_LAYER = 3
