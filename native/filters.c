@@ -1,38 +1,62 @@
 #include "filters.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clones.h"
 
-#define REACH 2 /* of the pairs, each way */
+#define REACH 2 /* of the pairs and of the means, each way */
 #define LINES (2 * REACH + 1)
+#define AREA 25.0f
 
 /* One of each pair; the other lies opposite. */
 static const int PAIRS[VCF_PAIRS][2] = {{0, 1}, {1, 0}, {1, 1}, {1, -1}, {0, 2}, {2, 0}};
 
+/* Rows around the current one, their ends repeated. */
 typedef struct {
     const float *plane;
     size_t rows, columns;
-    float *room, *lines[LINES]; /* rows around the current one, their ends repeated */
+    int sharp; /* the lines hold the second differences' magnitudes instead of samples */
+    float *room, *lines[LINES];
 } window;
 
-static void fill(const window *w, ptrdiff_t row, float *line)
+static size_t within(ptrdiff_t row, size_t rows)
 {
-    ptrdiff_t last = (ptrdiff_t)w->rows - 1;
-    const float *from = w->plane + (size_t)(row < 0 ? 0 : row > last ? last : row) * w->columns;
-    memcpy(line, from, w->columns * sizeof(float));
-    for (int k = 1; k <= REACH; k++) {
-        line[-k] = from[0];
-        line[w->columns + (size_t)k - 1] = from[w->columns - 1];
+    return row < 0 ? 0 : (size_t)row < rows ? (size_t)row : rows - 1;
+}
+
+VCF_CLONES
+static void second_differences(const float *above, const float *x, const float *below,
+                               size_t columns, float *restrict out)
+{
+    size_t last = columns - 1, next = last ? 1 : 0;
+    for (size_t i = 1; i < last; i++)
+        out[i] = fabsf(2.0f * x[i] - x[i - 1] - x[i + 1]) +
+                 fabsf(2.0f * x[i] - above[i] - below[i]);
+    out[0] = fabsf(x[0] - x[next]) + fabsf(2.0f * x[0] - above[0] - below[0]);
+    out[last] = fabsf(x[last] - x[last - next]) + fabsf(2.0f * x[last] - above[last] - below[last]);
+}
+
+static void fill(const window *w, ptrdiff_t at, float *line)
+{
+    size_t row = within(at, w->rows), columns = w->columns;
+    const float *x = w->plane + row * columns;
+    if (w->sharp)
+        second_differences(row ? x - columns : x, x, row + 1 < w->rows ? x + columns : x, columns,
+                           line);
+    else
+        memcpy(line, x, columns * sizeof(float));
+    for (size_t k = 1; k <= REACH; k++) {
+        *(line - k) = line[0];
+        line[columns + k - 1] = line[columns - 1];
     }
 }
 
-static int begin(window *w, const float *plane, size_t rows, size_t columns)
+static int begin(window *w, const float *plane, size_t rows, size_t columns, int sharp)
 {
     size_t pitch = columns + 2 * REACH;
-    w->plane = plane, w->rows = rows, w->columns = columns;
-    w->room = malloc(LINES * pitch * sizeof(float));
+    *w = (window){plane, rows, columns, sharp, malloc(LINES * pitch * sizeof(float)), {0}};
     if (!w->room)
         return -1;
     for (int k = 0; k < LINES; k++) {
@@ -51,6 +75,67 @@ static void advance(window *w, size_t row)
     fill(w, (ptrdiff_t)row + 1 + REACH, first);
 }
 
+/* Activity of a row, from a window over second differences. sums: room for a row and its ends. */
+VCF_CLONES
+static void activity(const window *w, size_t columns, float busy, float *sums, float *restrict out)
+{
+    for (size_t i = 0; i < columns + 2 * REACH; i++) {
+        ptrdiff_t at = (ptrdiff_t)i - REACH;
+        sums[i] = w->lines[0][at] + w->lines[1][at] + w->lines[2][at] + w->lines[3][at] +
+                  w->lines[4][at];
+    }
+    for (size_t i = 0; i < columns; i++) {
+        float m = (sums[i] + sums[i + 1] + sums[i + 2] + sums[i + 3] + sums[i + 4]) / AREA;
+        out[i] = m / (m + busy);
+    }
+}
+
+/* What a row's features are made of. */
+typedef struct {
+    window own, other; /* of the plane; of the guide, or over its second differences */
+    int guided;
+    float busy, *sums, *active;
+} neighbourhood;
+
+static int open_rows(neighbourhood *n, const float *plane, const float *guide, size_t rows,
+                     size_t columns, float busy)
+{
+    n->guided = guide != NULL;
+    n->busy = busy;
+    n->sums = malloc((2 * columns + 2 * REACH) * sizeof(float));
+    if (!n->sums)
+        return -1;
+    n->active = n->sums + columns + 2 * REACH;
+    if (begin(&n->own, plane, rows, columns, 0) ||
+        begin(&n->other, guide ? guide : plane, rows, columns, !guide)) {
+        free(n->own.room);
+        free(n->sums);
+        return -1;
+    }
+    return 0;
+}
+
+static void close_rows(neighbourhood *n)
+{
+    free(n->own.room);
+    free(n->other.room);
+    free(n->sums);
+}
+
+static void next_row(neighbourhood *n, size_t row)
+{
+    advance(&n->own, row);
+    advance(&n->other, row);
+}
+
+/* Both neighbours of a pair, of a window's row. */
+static void pair_of(const window *w, int k, const float **a, const float **b)
+{
+    int down = PAIRS[k][0], right = PAIRS[k][1];
+    *a = w->lines[REACH + down] + right;
+    *b = w->lines[REACH - down] - right;
+}
+
 VCF_CLONES
 static void pair_features(const float *x, const float *a, const float *b, size_t columns,
                           float clip, float *restrict cut, float *restrict whole)
@@ -64,28 +149,61 @@ static void pair_features(const float *x, const float *a, const float *b, size_t
     }
 }
 
-/* VCF_FEATURES rows of `columns` features of the window's row. */
-static void features(const window *w, size_t columns, float clip, float *out)
+VCF_CLONES
+static void guide_feature(const float *x, const float *a, const float *b, size_t columns,
+                          float *restrict out)
 {
-    const float *x = w->lines[REACH];
+    for (size_t i = 0; i < columns; i++)
+        out[i] = a[i] + b[i] - 2.0f * x[i];
+}
+
+VCF_CLONES
+static void multiply(const float *a, const float *b, size_t columns, float *restrict out)
+{
+    for (size_t i = 0; i < columns; i++)
+        out[i] = a[i] * b[i];
+}
+
+/* VCF_FEATURES rows of `columns` features of the current row. */
+static void features(const neighbourhood *n, size_t columns, float clip, float *out)
+{
+    const float *a, *b;
+    if (!n->guided)
+        activity(&n->other, columns, n->busy, n->sums, n->active);
     for (int k = 0; k < VCF_PAIRS; k++) {
-        int down = PAIRS[k][0], right = PAIRS[k][1];
-        pair_features(x, w->lines[REACH + down] + right, w->lines[REACH - down] - right, columns,
-                      clip, out + (size_t)k * columns, out + (size_t)(k + VCF_PAIRS) * columns);
+        float *cut = out + (size_t)k * columns, *whole = cut + VCF_PAIRS * columns;
+        float *third = whole + VCF_PAIRS * columns;
+        pair_of(&n->own, k, &a, &b);
+        pair_features(n->own.lines[REACH], a, b, columns, clip, cut, whole);
+        pair_of(&n->other, k, &a, &b);
+        if (n->guided)
+            guide_feature(n->other.lines[REACH], a, b, columns, third);
+        else
+            multiply(whole, n->active, columns, third);
     }
 }
 
-/* Adds both features of a pair, weighted, to a row. */
+/* Adds the first two features of a pair to a row; the second by a weight that rises with activity. */
 VCF_CLONES
-static void add_pair(const float *x, const float *a, const float *b, size_t columns, float clip,
-                     float cut, float whole, float *restrict out)
+static void add_pair(const float *x, const float *a, const float *b, const float *active,
+                     size_t columns, float clip, float cut, float whole, float rise,
+                     float *restrict out)
 {
     for (size_t i = 0; i < columns; i++) {
         float c = a[i] - x[i], d = b[i] - x[i], sum = c + d;
         c = c < clip ? c : clip;
         d = d < clip ? d : clip;
-        out[i] += cut * ((c > -clip ? c : -clip) + (d > -clip ? d : -clip)) + whole * sum;
+        out[i] += cut * ((c > -clip ? c : -clip) + (d > -clip ? d : -clip)) +
+                  (whole + rise * active[i]) * sum;
     }
+}
+
+VCF_CLONES
+static void add_guide(const float *x, const float *a, const float *b, size_t columns, float weight,
+                      float *restrict out)
+{
+    for (size_t i = 0; i < columns; i++)
+        out[i] += weight * (a[i] + b[i] - 2.0f * x[i]);
 }
 
 VCF_CLONES
@@ -104,54 +222,61 @@ static float product(const float *a, const float *b, size_t count)
     return sum;
 }
 
-int vcf_loop_filter(const float *plane, size_t rows, size_t columns, float clip,
-                    const float *weights, float *out)
+int vcf_loop_filter(const float *plane, const float *guide, size_t rows, size_t columns, float clip,
+                    float busy, const float *weights, float *out)
 {
-    window w;
-    if (begin(&w, plane, rows, columns))
+    neighbourhood n;
+    const float *a, *b, *third = weights + 2 * VCF_PAIRS;
+    if (open_rows(&n, plane, guide, rows, columns, busy))
         return -1;
     for (size_t row = 0; row < rows; row++) {
-        const float *x = w.lines[REACH];
+        const float *x = n.own.lines[REACH];
         float *to = out + row * columns;
         memcpy(to, x, columns * sizeof(float));
+        if (guide)
+            memset(n.active, 0, columns * sizeof(float));
+        else
+            activity(&n.other, columns, busy, n.sums, n.active);
         for (int k = 0; k < VCF_PAIRS; k++) {
-            int down = PAIRS[k][0], right = PAIRS[k][1];
-            float cut = weights[k], whole = weights[k + VCF_PAIRS];
-            if (cut != 0.0f || whole != 0.0f)
-                add_pair(x, w.lines[REACH + down] + right, w.lines[REACH - down] - right, columns,
-                         clip, cut, whole, to);
+            pair_of(&n.own, k, &a, &b);
+            add_pair(x, a, b, n.active, columns, clip, weights[k], weights[k + VCF_PAIRS], third[k],
+                     to);
+            pair_of(&n.other, k, &a, &b);
+            if (guide && third[k] != 0.0f)
+                add_guide(n.other.lines[REACH], a, b, columns, third[k], to);
         }
-        advance(&w, row);
+        next_row(&n, row);
     }
-    free(w.room);
+    close_rows(&n);
     return 0;
 }
 
-int vcf_loop_sums(const float *plane, const float *target, size_t rows, size_t columns,
-                  size_t inside_rows, size_t inside_columns, float clip, double *sums)
+int vcf_loop_sums(const float *plane, const float *guide, const float *target, size_t rows,
+                  size_t columns, size_t inside_rows, size_t inside_columns, float clip, float busy,
+                  double *sums)
 {
-    window w;
+    neighbourhood n;
     float *found = malloc((VCF_FEATURES + 1) * inside_columns * sizeof(float));
-    if (!found || begin(&w, plane, rows, columns)) {
+    if (!found || open_rows(&n, plane, guide, rows, columns, busy)) {
         free(found);
         return -1;
     }
     float *error = found + VCF_FEATURES * inside_columns;
     memset(sums, 0, VCF_LOOP_SUMS * sizeof(double));
     for (size_t row = 0; row < inside_rows; row++) {
-        features(&w, inside_columns, clip, found);
+        features(&n, inside_columns, clip, found);
         for (size_t i = 0; i < inside_columns; i++)
-            error[i] = target[row * columns + i] - w.lines[REACH][i];
+            error[i] = target[row * columns + i] - n.own.lines[REACH][i];
         double *sum = sums;
-        for (size_t a = 0; a < VCF_FEATURES; a++)
-            for (size_t b = a; b < VCF_FEATURES; b++)
-                *sum++ += product(found + a * inside_columns, found + b * inside_columns,
+        for (size_t i = 0; i < VCF_FEATURES; i++)
+            for (size_t j = i; j < VCF_FEATURES; j++)
+                *sum++ += product(found + i * inside_columns, found + j * inside_columns,
                                   inside_columns);
-        for (size_t a = 0; a < VCF_FEATURES; a++)
-            *sum++ += product(found + a * inside_columns, error, inside_columns);
-        advance(&w, row);
+        for (size_t i = 0; i < VCF_FEATURES; i++)
+            *sum++ += product(found + i * inside_columns, error, inside_columns);
+        next_row(&n, row);
     }
-    free(w.room);
+    close_rows(&n);
     free(found);
     return 0;
 }

@@ -10,10 +10,11 @@ import numpy as np
 
 cdef extern from "filters.h" nogil:
     int VCF_FEATURES, VCF_LOOP_SUMS
-    int vcf_loop_filter(const float *plane, size_t rows, size_t columns, float clip,
-                        const float *weights, float *out)
-    int vcf_loop_sums(const float *plane, const float *target, size_t rows, size_t columns,
-                      size_t inside_rows, size_t inside_columns, float clip, double *sums)
+    int vcf_loop_filter(const float *plane, const float *guide, size_t rows, size_t columns,
+                        float clip, float busy, const float *weights, float *out)
+    int vcf_loop_sums(const float *plane, const float *guide, const float *target, size_t rows,
+                      size_t columns, size_t inside_rows, size_t inside_columns, float clip,
+                      float busy, double *sums)
 
 
 cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
@@ -23,12 +24,23 @@ cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
     return 0
 
 
-def loop_filter(const float[:, ::1] plane, float clip, const float[::1] weights,
-                float[:, ::1] out):
+cdef const float *data_of(guide, const float[:, ::1] plane) except? NULL:
+    """The guide's samples; none where it is None."""
+    cdef const float[:, ::1] found
+    if guide is None:
+        return NULL
+    found = guide
+    alike(plane, found)
+    return &found[0, 0]
+
+
+def loop_filter(const float[:, ::1] plane, guide, float clip, float busy,
+                const float[::1] weights, float[:, ::1] out):
     """out = plane + weights * features.
 
     Args:
-        weights: (12,), of the pairs' sums cut off at +-clip and then as they are.
+        guide: a plane of the same size, or None: the third features are of activity.
+        weights: (18,), of the first features of all pairs, then the second, then the third.
 
     Raises:
         ValueError: sizes do not fit.
@@ -36,17 +48,21 @@ def loop_filter(const float[:, ::1] plane, float clip, const float[::1] weights,
     alike(plane, out)
     if weights.shape[0] != VCF_FEATURES:
         raise ValueError(f"{weights.shape[0]} weights, not {VCF_FEATURES}")
+    cdef const float *other = data_of(guide, plane)
     cdef int status
     with nogil:
-        status = vcf_loop_filter(&plane[0, 0], plane.shape[0], plane.shape[1], clip, &weights[0],
-                                 &out[0, 0])
+        status = vcf_loop_filter(&plane[0, 0], other, plane.shape[0], plane.shape[1], clip, busy,
+                                 &weights[0], &out[0, 0])
     if status:
         raise MemoryError
 
 
-def loop_sums(const float[:, ::1] plane, const float[:, ::1] target, size_t rows, size_t columns,
-              float clip):
-    """(90,) float64 sums of products over the first rows x columns samples, see filters.h.
+def loop_sums(const float[:, ::1] plane, guide, const float[:, ::1] target, size_t rows,
+              size_t columns, float clip, float busy):
+    """(189,) float64 sums of products over the first rows x columns samples, see filters.h.
+
+    Args:
+        guide: see `loop_filter`.
 
     Raises:
         ValueError: sizes do not fit.
@@ -54,12 +70,13 @@ def loop_sums(const float[:, ::1] plane, const float[:, ::1] target, size_t rows
     alike(plane, target)
     if not 0 < rows <= <size_t>plane.shape[0] or not 0 < columns <= <size_t>plane.shape[1]:
         raise ValueError(f"{rows}x{columns} is no part of {plane.shape[0]}x{plane.shape[1]}")
+    cdef const float *other = data_of(guide, plane)
     found = np.empty(VCF_LOOP_SUMS)
     cdef double[::1] sums = found
     cdef int status
     with nogil:
-        status = vcf_loop_sums(&plane[0, 0], &target[0, 0], plane.shape[0], plane.shape[1], rows,
-                               columns, clip, &sums[0])
+        status = vcf_loop_sums(&plane[0, 0], other, &target[0, 0], plane.shape[0],
+                               plane.shape[1], rows, columns, clip, busy, &sums[0])
     if status:
         raise MemoryError
     return found

@@ -21,9 +21,11 @@ from vcfilter.models import store
 from vcfilter.models.hierarchical import loop_filter
 from vcfilter.models.hierarchical.blocks import Planes, finish
 from vcfilter.models.hierarchical.loop_filter import (
+    BUSY,
+    CHROMA,
     CLIP,
-    COUNT,
     LIMIT,
+    LUMA,
     NO_FILTER,
     PAIRS,
     TABLES,
@@ -48,18 +50,24 @@ def planes(seed: int = 3) -> Planes:
     return finish((y, u, v), SIZE)
 
 
-def by_hand(plane: Tensor, coefficients: tuple[int, ...]) -> Tensor:
-    """The definition, sample by sample differences."""
+def moved(plane: Tensor, down: int, right: int) -> Tensor:
     rows, columns = plane.shape[2:]
-    p = F.pad(plane.double(), (2, 2, 2, 2), mode="replicate")
-    found = plane.double().clone()
+    p = F.pad(plane, (2, 2, 2, 2), mode="replicate")
+    return p[..., 2 + down : 2 + down + rows, 2 + right : 2 + right + columns]
+
+
+def by_hand(plane: Tensor, main: tuple[int, ...], third: Tensor) -> Tensor:
+    """The definition, pair by pair; third: (6, B, 1, H, W) what the last coefficients added."""
+    p, found = plane.double(), plane.double() + third.double().sum(0)
     for n, (down, right) in enumerate(PAIRS):
         for sign in (1, -1):
-            top, left = 2 + sign * down, 2 + sign * right
-            away = p[..., top : top + rows, left : left + columns] - plane.double()
-            found += away.clamp(-CLIP, CLIP) * coefficients[n] / 32
-            found += away * coefficients[n + 6] / 32
-    return found
+            away = moved(p, sign * down, sign * right) - p
+            found += away.clamp(-CLIP, CLIP) * main[n] / 32 + away * main[n + 6] / 32
+    return found.float()
+
+
+def sums_of_pairs(plane: Tensor) -> Tensor:
+    return torch.stack([moved(plane, *p) + moved(plane, -p[0], -p[1]) - 2 * plane for p in PAIRS])
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -67,35 +75,64 @@ def test_planes_are_filtered_by_the_definition(
     native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_filter, "is_native", lambda *_: native)
-    luma = (7, -3, 2, 1, 0, -1, 4, 2, -1, 0, 3, -2)
-    chroma = (0, 0, 5, 0, 0, 0, 0, -2, 0, 0, 0, 0)
+    luma = (7, -3, 2, 1, 0, -1, 4, 2, -1, 0, 3, -2, -5, 0, 2, 1, 0, 3)
+    chroma = (0, 0, 5, 0, 0, 0, 0, -2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, -3, 0, 0, 4)
     before = planes()
-    after = LoopFilter(luma, chroma).apply(before, SIZE)
-    wanted = [by_hand(p, c).float() for p, c in zip(before, (luma, chroma, chroma), strict=True)]
-    for found, plane in zip(after, finish((wanted[0], wanted[1], wanted[2]), SIZE), strict=True):
-        assert float((found - plane).abs().max()) < 1e-3
-        assert float(found.min()) >= 0 and float(found.max()) <= 255
+    y, u, v = before
+    pairs = sums_of_pairs(y)
+    sharp = F.pad(pairs[:2].abs().sum(0), (2, 2, 2, 2), mode="replicate")
+    mean = F.avg_pool2d(sharp, 5, stride=1)
+    busy = pairs * (mean / (mean + BUSY)) * torch.tensor(luma[12:]).view(6, 1, 1, 1, 1) / 8
+    guide = sums_of_pairs(F.avg_pool2d(y, 2)) / 32
+    cross = [guide * torch.tensor(chroma[k : k + 6]).view(6, 1, 1, 1, 1) for k in (12, 18)]
+    wanted = finish(
+        (
+            by_hand(y, luma[:12], busy),
+            by_hand(u, chroma[:12], cross[0]),
+            by_hand(v, chroma[:12], cross[1]),
+        ),
+        SIZE,
+    )
+    for found, plane in zip(LoopFilter(luma, chroma).apply(before, SIZE), wanted, strict=True):
+        assert float((found - plane).abs().max()) < 2e-3
     assert NO_FILTER.apply(before, SIZE) is before
 
 
-def test_sums_by_the_native_loop_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, (plane, _, _) = planes(4)[0], planes()
-    products, errors = loop_filter._sums(x, plane, SIZE)
+@pytest.mark.parametrize("guided", [True, False])
+def test_sums_by_the_native_loop_are_those_of_pytorch(
+    guided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, plane = planes(4)[0], planes()[0]
+    guide = planes(5)[0] if guided else None
+    products, errors = loop_filter._sums(x, plane, guide, SIZE)
     monkeypatch.setattr(loop_filter, "is_native", lambda *_: False)
-    wanted, others = loop_filter._sums(x, plane, SIZE)
+    wanted, others = loop_filter._sums(x, plane, guide, SIZE)
     np.testing.assert_allclose(products, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
     np.testing.assert_allclose(errors, others, rtol=1e-4, atol=1e-4 * np.abs(others).max())
     assert np.array_equal(products, products.T)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_narrow_planes(columns: int) -> None:
+    plane = np.arange(4 * columns, dtype=np.float32).reshape(4, columns)
+    out = np.full_like(plane, np.nan)
+    loop.loop_filter(plane, None, CLIP, BUSY, np.full(LUMA, 0.1, np.float32), out)
+    one = torch.from_numpy(plane)[None, None]
+    wanted = one + 0.1 * loop_filter._features(one, None).sum(0)
+    np.testing.assert_allclose(out, wanted[0, 0], rtol=1e-5, atol=1e-4)
+    assert np.isfinite(loop.loop_sums(plane, plane, plane, 4, columns, CLIP, BUSY)).all()
+
+
 def test_native_input_is_checked() -> None:
-    plane, weights = np.zeros((8, 8), np.float32), np.zeros(12, np.float32)
-    for wrong, shape in ((weights, (8, 9)), (weights[:11], (8, 8))):
+    plane, weights = np.zeros((8, 8), np.float32), np.zeros(LUMA, np.float32)
+    wide = np.zeros((8, 9), np.float32)
+    for guide, wrong, out in ((None, weights, wide), (None, weights[:11], plane.copy()),
+                              (wide, weights, plane.copy())):  # fmt: skip
         with pytest.raises(ValueError, match=r"differ|weights"):
-            loop.loop_filter(plane, 1.0, wrong, np.zeros(shape, np.float32))
+            loop.loop_filter(plane, guide, 1.0, 1.0, wrong, out)
     for rows, columns in ((9, 8), (8, 0)):
         with pytest.raises(ValueError, match="no part"):
-            loop.loop_sums(plane, plane, rows, columns, 1.0)
+            loop.loop_sums(plane, None, plane, rows, columns, 1.0, 1.0)
 
 
 def noisy(weight: float) -> tuple[Planes, Planes, loop_filter.ChosenFilter | None]:
@@ -151,11 +188,11 @@ def coded(chosen: loop_filter.ChosenFilter) -> bytes:
 
 def test_what_was_chosen_is_read_again() -> None:
     chosen = noisy(1.0)[2]
-    assert chosen is not None and len(chosen.changes) == 2
+    assert chosen is not None and len(chosen.changes) >= 2
     reader = DecodingCoder(TABLE_SET, coded(chosen))
     mode = FilterMode.unpack(chosen.mode.pack(), KEY)
     assert mode == chosen.mode and loop_filter.read(mode, (), reader) == chosen.filter
-    source = LoopFilter((1,) * COUNT, (-2,) * COUNT)
+    source = LoopFilter((1,) * LUMA, (-2,) * CHROMA)
     moved = loop_filter.read(
         replace(chosen.mode, source=1), (source,), DecodingCoder(TABLE_SET, coded(chosen))
     )
@@ -163,12 +200,21 @@ def test_what_was_chosen_is_read_again() -> None:
     assert loop_filter.read(None, (source,), reader) == NO_FILTER
 
 
+def test_every_kind_of_coefficient_is_read() -> None:
+    numbers = [list(range(k, k + n)) for k, n in ((1, 12), (20, 6), (-20, 12), (3, 12))]
+    tables = (TABLES[3], loop_filter.BUSY_TABLE, TABLES[1], loop_filter.CROSS_TABLE)
+    mode = FilterMode(luma=3, busy=True, chroma=1, cross=True)
+    chosen = loop_filter.ChosenFilter(mode, NO_FILTER, list(zip(numbers, tables, strict=True)))
+    found = loop_filter.read(mode, (), DecodingCoder(TABLE_SET, coded(chosen)))
+    assert found == LoopFilter((*numbers[0], *numbers[1]), (*numbers[2], *numbers[3]))
+
+
 def test_a_coefficient_that_is_too_large_is_refused() -> None:
     coder = EncodingCoder(TABLE_SET)
-    symbols = torch.tensor([LIMIT + 1] + [0] * (COUNT - 1))
-    coder.repeat([(symbols, torch.full_like(symbols, TABLES[7]))])
+    symbols = torch.tensor([LIMIT + 1] + [0] * 11)
+    coder.repeat([(symbols, torch.full_like(symbols, TABLES[3]))])
     with pytest.raises(BitstreamError, match="passes 127"):
-        loop_filter.read(FilterMode(luma=7), (), DecodingCoder(TABLE_SET, coder.finish()))
+        loop_filter.read(FilterMode(luma=3), (), DecodingCoder(TABLE_SET, coder.finish()))
 
 
 def test_modes_of_filters_pack_into_a_byte_and_nothing_else_is_one() -> None:
@@ -186,9 +232,10 @@ def test_modes_of_filters_pack_into_a_byte_and_nothing_else_is_one() -> None:
     for data, step in ((b"\x04\x04", KEY), (b"\x80\x04\x04", INTER), (b"\x80\x03", INTER)):
         with pytest.raises(BitstreamError, match="invalid"):
             HierarchicalMode.unpack(data, step)
-    with_filter = HierarchicalMode(filter=FilterMode(source=2, chroma=5))
-    assert HierarchicalMode.unpack(with_filter.pack(), INTER) == with_filter
-    assert HierarchicalMode.unpack(with_filter.pack(key=True)[:0], KEY).filter is None
+    mode = HierarchicalMode(filter=FilterMode(source=2, chroma=3))
+    assert HierarchicalMode.unpack(mode.pack(), INTER) == mode
+    key = HierarchicalMode(filter=FilterMode(luma=1))
+    assert HierarchicalMode.unpack(key.pack(key=True), KEY) == key
 
 
 @pytest.mark.parametrize("structure", ["random-access", "low-delay"])

@@ -264,7 +264,7 @@ def test_a_keyframe_keeps_less_where_its_bits_weigh_more(model: HierarchicalMode
         for coded in (plain, done)
     ]
     assert errors[1][64:].mean() > 1.03 * errors[0][64:].mean()
-    assert errors[1][:40].mean() < 1.02 * errors[0][:40].mean()
+    assert errors[1][:40].mean() < 1.05 * errors[0][:40].mean()
 
 
 def test_nothing_outside_the_picture_is_coded(model: HierarchicalModel) -> None:

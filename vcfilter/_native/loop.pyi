@@ -3,7 +3,15 @@ import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float32]
 
-def loop_filter(plane: _Floats, clip: float, weights: _Floats, out: _Floats) -> None: ...
+def loop_filter(
+    plane: _Floats, guide: _Floats | None, clip: float, busy: float, weights: _Floats, out: _Floats
+) -> None: ...
 def loop_sums(
-    plane: _Floats, target: _Floats, rows: int, columns: int, clip: float
+    plane: _Floats,
+    guide: _Floats | None,
+    target: _Floats,
+    rows: int,
+    columns: int,
+    clip: float,
+    busy: float,
 ) -> npt.NDArray[np.float64]: ...

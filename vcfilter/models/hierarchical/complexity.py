@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vcfilter.frames import FrameStep, FrameType
 from vcfilter.models.hierarchical.conditions import Conditions
-from vcfilter.models.hierarchical.loop_filter import COUNT
+from vcfilter.models.hierarchical.loop_filter import EACH
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Reference
@@ -19,8 +19,8 @@ SIDE = 256
 # Interpolation is not counted: 20 MACs per bicubic and 4 per bilinear sample, two
 # references; the fields' upsampling and the blend add about 14 more per luma sample.
 WARP_MACS = 2 * (20 + 2 * 4 / 4) + 14
-# Two weights per pair of neighbours and its differences, of luma and of chroma at half the size.
-FILTER_MACS = 2 * COUNT * (1 + 2 / 4)
+# Of luma 12 differences cut off, 6 sums and their 6 weights; of chroma as many, at half the size.
+FILTER_MACS = 4 * EACH * (1 + 2 / 4)
 PARTS = {
     "image.analysis_linear": "analysis",
     "image.analysis_branch": "analysis",

@@ -1,10 +1,11 @@
 """The loop filter: what quantisation left in a reconstruction, smoothed before others refer to it.
 
-A sample is moved towards its neighbours by twelve coefficients per kind of plane: of six pairs of
-opposite neighbours, the differences to the sample cut off at a few steps, which smooths and leaves
-edges, and the differences as they are. The encoder finds the coefficients by least squares against
-the original, as those of an adaptive loop filter; they are integers, stand in the base's bytes and
-are coded as differences to those of a reference. Only pixels follow from them.
+A sample is moved towards its neighbours. Of six pairs of opposite neighbours count the differences
+to the sample, cut off at a few steps, which smooths and leaves edges; the differences as they are;
+in luma these times the activity around the sample, and in chroma the differences of luma. The
+encoder finds a coefficient for each by least squares against the original, as for an adaptive loop
+filter. They are integers, stand in the base's bytes and are coded as differences to those of a
+reference. Only pixels follow from them.
 """
 
 from __future__ import annotations
@@ -26,35 +27,49 @@ from vcfilter.nn.native import is_native
 
 PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))  # down and right; the other lies opposite
 REACH = 2
-COUNT = 2 * len(PAIRS)
 CLIP = 6.0  # samples in 8-bit units, at which a difference is cut off
-UNIT = 32  # a coefficient of so much moves a sample by the whole difference
+BUSY = 20.0  # mean magnitude of second differences that is half of the highest activity
+EACH = len(PAIRS)
+MAIN = 2 * EACH  # coefficients of differences that are cut off, and of whole ones
+LUMA, CHROMA = MAIN + EACH, MAIN + 2 * EACH
+UNIT, BUSY_UNIT = 32, 8  # coefficients of so much move a sample by the whole difference
 LIMIT = 127  # of a coefficient's magnitude
-TABLES = (0, 13, 18, 23, 28, 33, 38, 43)  # of the coefficients' differences; 0: there are none
+TABLES = (0, 13, 22, 32)  # of the main coefficients' differences; 0: there are none
+BUSY_TABLE, CROSS_TABLE = 25, 18
 SWEEPS = 12  # through the coefficients, at most
 STIFF = 1e-5  # of the mean diagonal, keeps least squares away from coefficients that cost much
 PRICE = 1.0  # bits that a unit of a difference is taken to cost, until tables tell
 
 Coefficients = tuple[int, ...]
-Sums = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class LoopFilter:
-    """Coefficients in units of 1/32, twelve of luma and twelve of both chroma planes.
+    """Coefficients, in the order of `PAIRS` each.
 
-    Of each the first six are of differences that are cut off, see `PAIRS`.
+    Args:
+        luma: (18,) of differences that are cut off and of whole ones, in units of 1/32, and of
+            whole ones times activity, in units of 1/8.
+        chroma: (24,) of both planes' differences, likewise, and of luma's differences for U and for
+            V, in units of 1/32.
     """
 
-    luma: Coefficients = (0,) * COUNT
-    chroma: Coefficients = (0,) * COUNT
+    luma: Coefficients = (0,) * LUMA
+    chroma: Coefficients = (0,) * CHROMA
 
     def apply(self, planes: Planes, size: Size | None) -> Planes:
         """Filtered planes within 0 to 255; outside the picture its border repeats."""
-        kinds = self.luma, self.chroma, self.chroma
-        if not any(map(any, kinds)):
+        if not any(self.luma) and not any(self.chroma):
             return planes
-        y, u, v = (_filtered(p, k) if any(k) else p for p, k in zip(planes, kinds, strict=True))
+        y, u, v = planes
+        if any(self.luma):
+            y = _filtered(y, None, self.luma, BUSY_UNIT)
+        if any(self.chroma):
+            main, cross = self.chroma[:MAIN], self.chroma[MAIN:]
+            guide = F.avg_pool2d(planes[0], 2)
+            u = _filtered(u, guide, main + cross[:EACH], UNIT)
+            v = _filtered(v, guide, main + cross[EACH:], UNIT)
         return finish((y, u, v), size)
 
 
@@ -73,16 +88,20 @@ def read(mode: FilterMode | None, sources: Sequence[LoopFilter], reader: Reader)
     if mode is None:
         return NO_FILTER
     source = sources[mode.source - 1] if mode.source else NO_FILTER
-    found = []
-    for known, choice in ((source.luma, mode.luma), (source.chroma, mode.chroma)):
-        if choice:
-            index = torch.full((COUNT,), float(TABLES[choice]))
-            changes = reader.symbols(index).to(torch.int64).tolist()
-            known = tuple(a + b for a, b in zip(known, changes, strict=True))
-            if max(map(abs, known)) > LIMIT:
-                raise BitstreamError(f"a coefficient of the loop filter passes {LIMIT}")
-        found.append(known)
-    return LoopFilter(*found)
+
+    def changed(known: Coefficients, table: int) -> Coefficients:
+        if not table:
+            return known
+        symbols = reader.symbols(torch.full((len(known),), float(table)))
+        return tuple(a + b for a, b in zip(known, symbols.to(torch.int64).tolist(), strict=True))
+
+    luma = changed(source.luma[:MAIN], TABLES[mode.luma])
+    luma += changed(source.luma[MAIN:], BUSY_TABLE * mode.busy)
+    chroma = changed(source.chroma[:MAIN], TABLES[mode.chroma])
+    chroma += changed(source.chroma[MAIN:], CROSS_TABLE * mode.cross)
+    if max(map(abs, luma + chroma)) > LIMIT:
+        raise BitstreamError(f"a coefficient of the loop filter passes {LIMIT}")
+    return LoopFilter(luma, chroma)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +110,7 @@ class ChosenFilter:
 
     Args:
         mode: how it is coded. filter: what it is.
-        changes: (differences, their table) of each kind of planes that has any, in coding order.
+        changes: (differences, their table), in coding order.
     """
 
     mode: FilterMode
@@ -116,97 +135,147 @@ def choose(
         weight: squared error that a bit is worth. chroma: what an error of chroma counts.
     """
     half = (size[0] + 1) // 2, (size[1] + 1) // 2
-    y, u, v = (_sums(a, b, s) for a, b, s in zip(x, planes, (size, half, half), strict=True))
+    guide = F.avg_pool2d(planes[0], 2)
+    y = _sums(x[0], planes[0], None, size)
+    u, v = (_sums(x[i], planes[i], guide, half) for i in (1, 2))
     fits = (
-        _Fit(y[0], y[1], tables, weight),
-        _Fit(chroma * (u[0] + v[0]), chroma * (u[1] + v[1]), tables, weight),
+        _Fit(*y, BUSY_UNIT, BUSY_TABLE, tables, weight),
+        _Fit(*_both(u, v), UNIT, CROSS_TABLE, tables, weight / chroma),
     )
     best: ChosenFilter | None = None
     most = 8 * weight  # the mode's byte
     for number, source in enumerate((NO_FILTER, *sources)):
         if number and source in (NO_FILTER, *sources[: number - 1]):
             continue
-        known = source.luma, source.chroma
-        own = [fit.best(each) for fit, each in zip(fits, known, strict=True)]
-        gain = sum(found.gain for found in own)
-        if gain <= most:
-            continue
-        most = gain
-        changes = [
-            ([a - b for a, b in zip(found.coefficients, each, strict=True)], TABLES[found.choice])
-            for found, each in zip(own, known, strict=True)
-            if found.choice
-        ]
-        best = ChosenFilter(
-            FilterMode(source=number, luma=own[0].choice, chroma=own[1].choice),
-            LoopFilter(own[0].coefficients, own[1].coefficients),
-            changes,
-        )
+        luma, chrominance = fits[0].best(source.luma), fits[1].best(source.chroma)
+        gain = luma.gain + chroma * chrominance.gain
+        if gain > most:
+            most = gain
+            best = ChosenFilter(
+                FilterMode(
+                    source=number,
+                    luma=luma.choice,
+                    chroma=chrominance.choice,
+                    busy=luma.more,
+                    cross=chrominance.more,
+                ),
+                LoopFilter(luma.coefficients, chrominance.coefficients),
+                luma.changes + chrominance.changes,
+            )
     return best
+
+
+def _both(u: tuple[Array, Array], v: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Sums of both chroma planes, the last coefficients of each apart."""
+    products, errors = np.zeros((CHROMA, CHROMA)), np.zeros(CHROMA)
+    for number, (own, seen) in enumerate((u, v)):
+        at = [*range(MAIN), *range(MAIN + number * EACH, MAIN + (number + 1) * EACH)]
+        products[np.ix_(at, at)] += own
+        errors[at] += seen
+    return products, errors
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    gain: float  # squared error saved, less what the bits are worth
+    """Coefficients that were fitted.
+
+    Args:
+        gain: squared error saved, less what the bits are worth.
+        choice: of TABLES, for the main ones. more: whether others differ as well.
+        changes: see ChosenFilter.
+    """
+
+    gain: float
     coefficients: Coefficients
-    choice: int  # of TABLES
+    choice: int
+    more: bool
+    changes: list[tuple[list[int], int]]
 
 
 class _Fit:
     """Least squares over coefficients that are coded.
 
     Args:
-        products: (12, 12) of features. errors: (12,) of features and errors.
+        products: (N, N) of features. errors: (N,) of features and errors.
+        unit: of the coefficients after the main ones. table: of their differences.
         weight: squared error that a bit is worth.
     """
 
-    def __init__(self, products: Sums, errors: Sums, tables: TableSet, weight: float) -> None:
-        self._products, self._errors = products / UNIT**2, errors / UNIT
-        self._weight = weight
-        self._bits = tables.bits.numpy()[list(TABLES)]
-        stiff = STIFF * np.trace(self._products) / COUNT + 1e-9
-        exact = np.linalg.solve(self._products + stiff * np.eye(COUNT), self._errors)
+    def __init__(
+        self,
+        products: Array,
+        errors: Array,
+        unit: int,
+        table: int,
+        tables: TableSet,
+        weight: float,
+    ) -> None:
+        count = len(errors)
+        scale = np.full(count, 1.0 / unit)
+        scale[:MAIN] = 1.0 / UNIT
+        self._products, self._errors = products * np.outer(scale, scale), errors * scale
+        self._weight, self._table = weight, table
+        bits = tables.bits.numpy()
+        self._bits, self._more_bits = bits[list(TABLES[1:])], bits[table]
+        stiff = STIFF * np.trace(self._products) / count + 1e-9
+        exact = np.linalg.solve(self._products + stiff * np.eye(count), self._errors)
         self._start = np.clip(np.rint(exact), -LIMIT, LIMIT)
 
     def best(self, known: Coefficients) -> _Found:
         """What pays most where `known` costs nothing."""
         source = np.array(known, dtype=np.float64)
-        found = [_Found(self._gain(source), known, 0)]
-        for start in (source, self._start):
-            coefficients = self._descend(start, source)
-            changes = np.abs(coefficients - source).astype(np.int64)
-            if changes.any():
-                bits = self._bits[1:, changes].sum(axis=1)
-                choice = int(bits.argmin())
-                gain = self._gain(coefficients) - self._weight * float(bits[choice])
-                whole = tuple(int(c) for c in coefficients)
-                found.append(_Found(gain, whole, 1 + choice))
+        found = [_Found(self._gain(source), known, 0, False, [])]
+        for free in (MAIN, len(source)):
+            for start in (source, np.concatenate([self._start[:free], source[free:]])):
+                found.append(self._coded(self._descend(start, source, free), source))
         return max(found, key=lambda each: each.gain)
 
-    def _gain(self, coefficients: Sums) -> float:
+    def _coded(self, coefficients: Array, source: Array) -> _Found:
+        changes = (coefficients - source).astype(np.int64)
+        main, more = changes[:MAIN], changes[MAIN:]
+        choice, bits, coded = 0, 0.0, []
+        if main.any():
+            each = self._bits[:, np.abs(main)].sum(axis=1)
+            choice = 1 + int(each.argmin())
+            bits += float(each.min())
+            coded.append((main.tolist(), TABLES[choice]))
+        if more.any():
+            bits += float(self._more_bits[np.abs(more)].sum())
+            coded.append((more.tolist(), self._table))
+        return _Found(
+            self._gain(coefficients) - self._weight * bits,
+            tuple(int(c) for c in coefficients),
+            choice,
+            bool(more.any()),
+            coded,
+        )
+
+    def _gain(self, coefficients: Array) -> float:
         """Squared error that a filter saves."""
         products = self._products @ coefficients
         return float(2 * coefficients @ self._errors - coefficients @ products)
 
-    def _descend(self, start: Sums, source: Sums) -> Sums:
-        """One coefficient after the other put where it is best, its bits counted in."""
-        found = start.copy()
-        rest = self._errors - self._products @ found
+    def _descend(self, start: Array, source: Array, free: int) -> Array:
+        """The first ones, one after the other, put where they are best, their bits counted in."""
+        found, known = start.tolist(), source.tolist()
+        rest = self._errors - self._products @ start
         diagonal = np.maximum(np.diag(self._products), 1e-9)
-        dead = PRICE * self._weight / (2 * diagonal)
+        dead = (PRICE * self._weight / (2 * diagonal)).tolist()
+        steps = diagonal.tolist()
         for _ in range(SWEEPS):
             changed = False
-            for i in range(COUNT):
-                away = found[i] + rest[i] / diagonal[i] - source[i]
-                near = source[i] + np.sign(away) * max(0.0, abs(away) - dead[i])
-                new = min(max(round(float(near)), -LIMIT), LIMIT)
+            for i in range(free):
+                away = found[i] + float(rest[i]) / steps[i] - known[i]
+                near = max(0.0, abs(away) - dead[i])
+                new = round(known[i] + (near if away > 0 else -near))
+                new = min(max(new, -LIMIT), LIMIT)
                 if new != found[i]:
                     rest -= self._products[i] * (new - found[i])
                     found[i] = new
                     changed = True
             if not changed:
                 break
-        return found
+        return np.array(found, dtype=np.float64)
 
 
 def _pairs(plane: Tensor) -> Tensor:
@@ -222,44 +291,59 @@ def _pairs(plane: Tensor) -> Tensor:
     return torch.stack([torch.stack(side) for side in sides]) - plane
 
 
-def _filtered(plane: Tensor, coefficients: Coefficients) -> Tensor:
-    """plane plus its weighted features; on a CPU the native loop works, the same rule."""
+def _features(plane: Tensor, guide: Tensor | None) -> Tensor:
+    """(18, B, C, H, W) features, see native/filters.h."""
+    pairs = _pairs(plane)
+    whole = pairs.sum(0)
+    if guide is not None:
+        third = _pairs(guide).sum(0)
+    else:
+        # Second differences across and down: of the first two pairs.
+        sharp = F.pad(whole[:2].abs().sum(0), (REACH,) * 4, mode="replicate")
+        mean = F.avg_pool2d(sharp, 2 * REACH + 1, stride=1)
+        third = whole * (mean / (mean + BUSY))
+    return torch.cat([pairs.clamp(-CLIP, CLIP).sum(0), whole, third])
+
+
+def _filtered(plane: Tensor, guide: Tensor | None, coefficients: Coefficients, unit: int) -> Tensor:
+    """plane plus its weighted features; on a CPU the native loop works, the same rule.
+
+    Args:
+        unit: of the last six coefficients.
+    """
+    weights = np.array(coefficients, dtype=np.float32) / np.float32(UNIT)
+    weights[MAIN:] *= np.float32(UNIT / unit)
     if is_native(plane):
         from vcfilter._native import loop  # late: training needs none
 
-        weights = np.array(coefficients, dtype=np.float32) / np.float32(UNIT)
         found = torch.empty(plane.shape)
-        for source, target in zip(plane.contiguous().numpy(), found.numpy(), strict=True):
-            for one, out in zip(source, target, strict=True):
-                loop.loop_filter(one, CLIP, weights, out)
+        sources = plane.contiguous().numpy()[:, 0]
+        guides = [None] * len(sources) if guide is None else guide.contiguous().numpy()[:, 0]
+        for one, other, out in zip(sources, guides, found.numpy()[:, 0], strict=True):
+            loop.loop_filter(one, other, CLIP, BUSY, weights, out)
         return found
-    pairs = _pairs(plane)
-    cut, whole = (plane.new_tensor(c) / UNIT for c in (coefficients[:6], coefficients[6:]))
-    parts = pairs.clamp(-CLIP, CLIP) * cut.view(6, 1, 1, 1, 1) + pairs * whole.view(6, 1, 1, 1, 1)
-    return plane + parts.sum((0, 1))
+    parts = _features(plane, guide) * torch.from_numpy(weights).to(plane).view(-1, 1, 1, 1, 1)
+    return plane + parts.sum(0)
 
 
-def _sums(x: Tensor, plane: Tensor, size: Size) -> tuple[Sums, Sums]:
-    """((12, 12) products of features, (12,) products of features and errors) in the picture.
+def _sums(x: Tensor, plane: Tensor, guide: Tensor | None, size: Size) -> tuple[Array, Array]:
+    """((18, 18) products of features, (18,) products of features and errors) in the picture.
 
     Args:
-        x, plane: (1, 1, H, W).
+        x, plane, guide: (1, 1, H, W).
     """
     rows, columns = size
     if is_native(x, plane):
         from vcfilter._native import loop  # late: training needs none
 
-        sums = loop.loop_sums(
-            plane[0, 0].contiguous().numpy(), x[0, 0].contiguous().numpy(), rows, columns, CLIP
-        )
-        products = np.empty((COUNT, COUNT))
-        high = np.triu_indices(COUNT)
-        products[high] = products.T[high] = sums[:-COUNT]
-        return products, sums[-COUNT:]
-    pairs = _pairs(plane)
-    features = torch.cat([pairs.clamp(-CLIP, CLIP).sum(0), pairs.sum(0)])
-    inside = features[:, 0, 0, :rows, :columns].flatten(1)
+        one, target = plane[0, 0].contiguous().numpy(), x[0, 0].contiguous().numpy()
+        other = None if guide is None else guide[0, 0].contiguous().numpy()
+        sums = loop.loop_sums(one, other, target, rows, columns, CLIP, BUSY)
+        products = np.empty((LUMA, LUMA))
+        high = np.triu_indices(LUMA)
+        products[high] = products.T[high] = sums[:-LUMA]
+        return products, sums[-LUMA:]
+    inside = _features(plane, guide)[:, 0, 0, :rows, :columns].flatten(1)
     error = (x - plane)[0, 0, :rows, :columns].flatten()
-    both = inside @ torch.cat([inside, error[None]]).T  # (12, 13)
-    found = both.double().cpu().numpy()
-    return found[:, :COUNT], found[:, COUNT]
+    found = (inside @ torch.cat([inside, error[None]]).T).double().cpu().numpy()  # (18, 19)
+    return found[:, :LUMA], found[:, LUMA]

@@ -10,7 +10,6 @@ from vcfilter.frames import FrameStep, FrameType
 
 LEVEL_MAX = 7
 _MOTION_BITS, _LEVEL_BITS = 3, 3
-_SOURCE_BITS, _TABLE_BITS = 2, 3
 _REFINE, _RESIDUAL = 1 << 6, 1 << 7
 
 
@@ -28,22 +27,24 @@ class MotionMode(IntEnum):
 class FilterMode:
     """How a loop filter is coded, in one byte.
 
-    From its lowest bit: source (2 bits), luma (3), chroma (3).
+    From its lowest bit: source (2 bits), luma (2), chroma (2), busy (1), cross (1).
 
     Args:
         source: the reference whose filter it differs from, 1 or 2; 0: from none.
         luma, chroma: which table codes the differences, see `loop_filter.TABLES`; 0: there are
-            none.
+            none. busy, cross: whether there are any of these.
     """
 
     source: int = 0
     luma: int = 0
     chroma: int = 0
+    busy: bool = False
+    cross: bool = False
 
     def pack(self) -> bytes:
         """The byte."""
-        tables = self.luma | self.chroma << _TABLE_BITS
-        return bytes((self.source | tables << _SOURCE_BITS,))
+        numbers = self.source | self.luma << 2 | self.chroma << 4
+        return bytes((numbers | self.busy << 6 | self.cross << 7,))
 
     @classmethod
     def unpack(cls, data: bytes, step: FrameStep) -> FilterMode | None:
@@ -55,11 +56,15 @@ class FilterMode:
         if not data:
             return None
         bits = data[0]
-        source = bits & (1 << _SOURCE_BITS) - 1
-        if len(data) > 1 or not bits or source > min(2, len(step.references)):
+        if len(data) > 1 or not bits or bits & 3 > min(2, len(step.references)):
             raise BitstreamError(f"loop filter {data.hex()} is invalid")
-        luma = bits >> _SOURCE_BITS & (1 << _TABLE_BITS) - 1
-        return cls(source=source, luma=luma, chroma=bits >> _SOURCE_BITS + _TABLE_BITS)
+        return cls(
+            source=bits & 3,
+            luma=bits >> 2 & 3,
+            chroma=bits >> 4 & 3,
+            busy=bool(bits & 1 << 6),
+            cross=bool(bits & 1 << 7),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
