@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vcfilter.errors import ModelMismatchError
+from vcfilter.frames import LAYER_MAX
 from vcfilter.models.hierarchical.blocks import ALIGN, BLOCK, CHANNELS
 
 MOTION_CHANNELS = 80  # five components of 4x4 positions
@@ -118,6 +119,7 @@ class Effort:
             deep_gain: the same of deep layers.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
             pass before left; that of a keyframe twice more, those of deep layers once less.
+        filtered: frames of layers below have a loop filter where one pays.
     """
 
     motion_levels: tuple[int, ...]
@@ -130,6 +132,7 @@ class Effort:
     least_gain: float = 0.0
     deep_gain: float = 0.0
     passes: int
+    filtered: int = LAYER_MAX + 1
 
     def passes_of(self, layer: int) -> int:
         """Passes of a frame of a temporal layer."""
@@ -149,6 +152,7 @@ EFFORTS: dict[str, Effort] = {
         plain_motion=False,
         deep_gain=0.45,
         passes=1,
+        filtered=2,
     ),
     "veryfast": Effort(
         motion_levels=(4,),
@@ -159,9 +163,10 @@ EFFORTS: dict[str, Effort] = {
         plain_motion=False,
         deep_gain=0.25,
         passes=1,
+        filtered=DEEP_LAYER,
     ),
     "fast": Effort(motion_levels=(5,), flow_scale=2, fit_rounds=2, plain_motion=False, passes=1),
     "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
-    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),
+    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=5),
 }

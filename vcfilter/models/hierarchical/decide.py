@@ -81,10 +81,8 @@ def choose_keyframe(
     passes = effort.passes_of(0)
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    filters = FilterChoice(tables, x, min((step.qp, *levels)), ())
-    reference = net.code_keyframe(
-        conditions, x.planes, coder, earlier, above, scale, filters.filtered
-    )
+    filters = FilterChoice(tables, x, min((step.qp, *levels)), ()).filtered
+    reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale, filters)
     return coder, above, reference
 
 

@@ -136,7 +136,7 @@ class HierarchicalModel:
                     chosen = decision.with_levels(mode, levels)
             coder, above, reference = chosen
             coded = not mode.repeats or any(level.used for level in above)
-            if coded:
+            if coded and step.layer < EFFORTS[effort].filtered:
                 qp = min((step.qp, *levels))
                 choice = FilterChoice(self.tables, picture, qp, references)
                 found, reference = add_filter(choice, chosen)
