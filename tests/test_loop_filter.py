@@ -29,6 +29,7 @@ from vcfilter.models.hierarchical.loop_filter import (
     NO_FILTER,
     PAIRS,
     TABLES,
+    FilterFit,
     LoopFilter,
 )
 from vcfilter.models.hierarchical.mode import FilterMode, HierarchicalMode
@@ -141,7 +142,7 @@ def noisy(weight: float) -> tuple[Planes, Planes, loop_filter.ChosenFilter | Non
     x = finish(_padded((y, u, v)), SIZE)
     random = torch.Generator().manual_seed(5)
     seen = finish(tuple(p + 4 * torch.randn(p.shape, generator=random) for p in x), SIZE)  # type: ignore[arg-type]
-    chosen = loop_filter.choose(x, seen, SIZE, (), TABLE_SET, weight, 1.0)
+    chosen = FilterFit(x, seen, SIZE, TABLE_SET, weight, 1.0).choose(())
     return x, seen, chosen
 
 
@@ -173,7 +174,7 @@ def test_a_filter_that_a_reference_has_costs_nothing() -> None:
     x, seen, first = noisy(1.0)
     assert first is not None
     sources = (NO_FILTER, first.filter)
-    again = loop_filter.choose(x, seen, SIZE, sources, TABLE_SET, 30.0, 1.0)
+    again = FilterFit(x, seen, SIZE, TABLE_SET, 30.0, 1.0).choose(sources)
     assert again is not None and again.mode == FilterMode(source=2)
     assert again.filter == first.filter and not again.changes
 
@@ -227,9 +228,10 @@ def test_modes_of_filters_pack_into_a_byte_and_nothing_else_is_one() -> None:
                 continue
             assert mode is not None and mode.pack() == bytes((bits,))
             found.add(mode)
-        assert len(found) == 64 * sources - 1  # without the one that says nothing
+        # Without the one that says nothing, and with that of levels alone.
+        assert len(found) == 64 * sources
     assert FilterMode.unpack(b"", KEY) is None
-    for data, step in ((b"\x04\x04", KEY), (b"\x80\x04\x04", INTER), (b"\x80\x03", INTER)):
+    for data, step in ((b"\x04\x04", KEY), (b"\x80\x04\x04", INTER), (b"\x80\x07", INTER)):
         with pytest.raises(BitstreamError, match="invalid"):
             HierarchicalMode.unpack(data, step)
     mode = HierarchicalMode(filter=FilterMode(source=2, chroma=3))

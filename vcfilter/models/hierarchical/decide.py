@@ -10,16 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
+from vcfilter.entropy.coder import Coder, EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.hierarchical import loop_filter
 from vcfilter.models.hierarchical.blocks import Planes, picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
-from vcfilter.models.hierarchical.loop_filter import ChosenFilter
+from vcfilter.models.hierarchical.loop_filter import ChosenFilter, FilterFit
 from vcfilter.models.hierarchical.mode import (
     KEY_MODE,
+    LEVELS_ALONE,
     FilterMode,
     HierarchicalMode,
     MotionMode,
@@ -81,49 +82,55 @@ def choose_keyframe(
     passes = effort.passes_of(0)
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    filters = FilterChoice(tables, x, min((step.qp, *levels)), ()).filtered
+    filters = Filters(tables, x, step, ()).filtered
     reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale, filters)
     return coder, above, reference
 
 
-class FilterChoice:
+class Filters:
     """Chooses loop filters for reconstructions of a picture.
 
     Args:
-        qp: of the best level. references: in their order; none of a keyframe.
+        references: in their order; none of a keyframe.
     """
 
     def __init__(
-        self, tables: TableSet, x: Picture, qp: int, references: Sequence[Reference]
+        self, tables: TableSet, x: Picture, step: FrameStep, references: Sequence[Reference]
     ) -> None:
-        self._tables, self._x, self.size = tables, x, x.size
+        self._tables, self._x, self._step = tables, x, step
         self._sources = [each.context.loop_filter for each in references[:2]]
-        self._weight = rd_weight(qp)
-        self._chroma = float(chroma_weight(quantiser_step(torch.tensor(qp))))
 
-    def of(self, planes: Planes) -> ChosenFilter | None:
-        """What pays most; None: no filter does."""
+    def _fit(self, planes: Planes, qp: int) -> FilterFit:
+        chroma = float(chroma_weight(quantiser_step(torch.tensor(qp))))
         x = self._x
-        return loop_filter.choose(
-            x.planes, planes, x.size, self._sources, self._tables, self._weight, self._chroma
-        )
+        return FilterFit(x.planes, planes, x.size, self._tables, rd_weight(qp), chroma)
 
     def filtered(self, planes: Planes) -> Planes:
-        """What it makes of planes."""
-        found = self.of(planes)
+        """What the filter that pays most makes of planes."""
+        found = self._fit(planes, self._step.qp).choose(self._sources)
         return planes if found is None else found.filter.apply(planes, self._x.size)
 
-
-def add_filter(choice: FilterChoice, chosen: Chosen) -> tuple[FilterMode | None, Reference]:
-    """Choose a loop filter for what was chosen, append it to the base's symbols, and apply it."""
-    coder, _, reference = chosen
-    found = choice.of(reference.planes)
-    if found is None:
-        return None, reference
-    for changes, table in found.changes:
-        symbols = torch.tensor(changes, device=reference.planes[0].device)
-        coder.repeat([(symbols, torch.full_like(symbols, table))])
-    return found.mode, reference.filtered(found.filter, choice.size)
+    def add(self, chosen: Chosen) -> tuple[FilterMode | None, Reference]:
+        """Choose filters for what was chosen, append them to its symbols, and apply the best."""
+        coder, levels, reference = chosen
+        used = [level for level in levels if level.used]
+        stages = [*(level.below for level in used if level.below is not None), reference.planes]
+        found = self._fit(stages[0], self._step.qp).choose(self._sources)
+        base = shown = loop_filter.NO_FILTER if found is None else found.filter
+        above: list[tuple[Coder, ChosenFilter]] = []
+        for level, seen in zip(used, stages[1:], strict=True):
+            finer = self._fit(seen, self._step.qp - level.drop).choose_level(shown)
+            shown = finer.filter
+            above.append((level.passes[-1], finer))
+        if found is None and shown == loop_filter.NO_FILTER:
+            return None, reference
+        mode = FilterMode(source=LEVELS_ALONE) if found is None else found.mode
+        for own, each in [*([] if found is None else [(coder, found)]), *above]:
+            assert isinstance(own, EncodingCoder)
+            for changes, table in each.changes:
+                symbols = torch.tensor(changes, device=reference.planes[0].device)
+                own.repeat([(symbols, torch.full_like(symbols, table))])
+        return mode, reference.filtered(base, shown, self._x.size)
 
 
 def _level_coders(
@@ -180,7 +187,7 @@ def choose_inter(
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     above = _level_coders(tables, step, levels, passes)
-    filters = FilterChoice(tables, x, min((step.qp, *levels)), references)
+    filters = Filters(tables, x, step, references)
     reference = net.code_inter(
         mode.motion,
         mode.residual,

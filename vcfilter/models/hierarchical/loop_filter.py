@@ -11,7 +11,7 @@ reference. Only pixels follow from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from vcfilter.entropy.coder import Reader, TableSet
 from vcfilter.errors import BitstreamError
 from vcfilter.models.hierarchical.blocks import Planes, Size, finish
-from vcfilter.models.hierarchical.mode import FilterMode
+from vcfilter.models.hierarchical.mode import LEVELS_ALONE, FilterMode
 from vcfilter.nn.native import is_native
 
 PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))  # down and right; the other lies opposite
@@ -36,6 +36,8 @@ UNIT, BUSY_UNIT = 32, 8  # coefficients of so much move a sample by the whole di
 LIMIT = 127  # of a coefficient's magnitude
 TABLES = (0, 13, 22, 32)  # of the main coefficients' differences; 0: there are none
 BUSY_TABLE, CROSS_TABLE = 25, 18
+MODE_TABLE = 20  # of the numbers that say how a quality level's filter is coded
+MODE_RANGES = (len(TABLES), len(TABLES), 2, 2)  # luma, chroma, busy, cross
 SWEEPS = 12  # through the coefficients, at most
 STIFF = 1e-5  # of the mean diagonal, keeps least squares away from coefficients that cost much
 PRICE = 1.0  # bits that a unit of a difference is taken to cost, until tables tell
@@ -85,9 +87,30 @@ def read(mode: FilterMode | None, sources: Sequence[LoopFilter], reader: Reader)
     Raises:
         BitstreamError: a coefficient is too large.
     """
-    if mode is None:
+    if mode is None or mode.source == LEVELS_ALONE:
         return NO_FILTER
-    source = sources[mode.source - 1] if mode.source else NO_FILTER
+    return _changed(sources[mode.source - 1] if mode.source else NO_FILTER, mode, reader)
+
+
+def read_level(below: LoopFilter, reader: Reader) -> LoopFilter:
+    """A quality level's filter, which begins with how it is coded.
+
+    Args:
+        below: of the levels below.
+
+    Raises:
+        BitstreamError: it is not one that an encoder writes.
+    """
+    numbers = reader.symbols(torch.full((4,), float(MODE_TABLE))).to(torch.int64).tolist()
+    if min(numbers) < 0 or any(a >= b for a, b in zip(numbers, MODE_RANGES, strict=True)):
+        raise BitstreamError("a quality level's loop filter is invalid")
+    luma, chroma, busy, cross = numbers
+    mode = FilterMode(luma=luma, chroma=chroma, busy=bool(busy), cross=bool(cross))
+    return _changed(below, mode, reader)
+
+
+def _changed(source: LoopFilter, mode: FilterMode, reader: Reader) -> LoopFilter:
+    """A filter that differs from another by what a reader reads."""
 
     def changed(known: Coefficients, table: int) -> Coefficients:
         if not table:
@@ -118,51 +141,66 @@ class ChosenFilter:
     changes: list[tuple[list[int], int]]
 
 
-def choose(
-    x: Planes,
-    planes: Planes,
-    size: Size,
-    sources: Sequence[LoopFilter],
-    tables: TableSet,
-    weight: float,
-    chroma: float,
-) -> ChosenFilter | None:
-    """The filter that pays most; None: none does.
+class FilterFit:
+    """What filters of a reconstruction are worth.
 
     Args:
         x: the original. planes: its reconstruction. size: rows and columns of the picture.
-        sources: of the references, in their order.
         weight: squared error that a bit is worth. chroma: what an error of chroma counts.
     """
-    half = (size[0] + 1) // 2, (size[1] + 1) // 2
-    guide = F.avg_pool2d(planes[0], 2)
-    y = _sums(x[0], planes[0], None, size)
-    u, v = (_sums(x[i], planes[i], guide, half) for i in (1, 2))
-    fits = (
-        _Fit(*y, BUSY_UNIT, BUSY_TABLE, tables, weight),
-        _Fit(*_both(u, v), UNIT, CROSS_TABLE, tables, weight / chroma),
-    )
-    best: ChosenFilter | None = None
-    most = 8 * weight  # the mode's byte
-    for number, source in enumerate((NO_FILTER, *sources)):
-        if number and source in (NO_FILTER, *sources[: number - 1]):
-            continue
-        luma, chrominance = fits[0].best(source.luma), fits[1].best(source.chroma)
-        gain = luma.gain + chroma * chrominance.gain
-        if gain > most:
-            most = gain
-            best = ChosenFilter(
-                FilterMode(
-                    source=number,
-                    luma=luma.choice,
-                    chroma=chrominance.choice,
-                    busy=luma.more,
-                    cross=chrominance.more,
-                ),
-                LoopFilter(luma.coefficients, chrominance.coefficients),
-                luma.changes + chrominance.changes,
-            )
-    return best
+
+    def __init__(
+        self,
+        x: Planes,
+        planes: Planes,
+        size: Size,
+        tables: TableSet,
+        weight: float,
+        chroma: float,
+    ) -> None:
+        half = (size[0] + 1) // 2, (size[1] + 1) // 2
+        guide = F.avg_pool2d(planes[0], 2)
+        y = _sums(x[0], planes[0], None, size)
+        u, v = (_sums(x[i], planes[i], guide, half) for i in (1, 2))
+        self._luma = _Fit(*y, BUSY_UNIT, BUSY_TABLE, tables, weight)
+        self._chroma = _Fit(*_both(u, v), UNIT, CROSS_TABLE, tables, weight / chroma)
+        self._weight, self._share = weight, chroma
+
+    def choose(self, sources: Sequence[LoopFilter]) -> ChosenFilter | None:
+        """The filter that pays most; None: none does.
+
+        Args:
+            sources: of the references, in their order.
+        """
+        best, most = None, 8 * self._weight  # the mode's byte
+        for number, source in enumerate((NO_FILTER, *sources)):
+            if number and source in (NO_FILTER, *sources[: number - 1]):
+                continue
+            gain, found = self._from(source, number)
+            if gain > most:
+                best, most = found, gain
+        return best
+
+    def choose_level(self, below: LoopFilter) -> ChosenFilter:
+        """A quality level's: that of the levels below, or one that pays more."""
+        _, found = self._from(below, 0)
+        mode = found.mode
+        numbers = [mode.luma, mode.chroma, int(mode.busy), int(mode.cross)]
+        return replace(found, changes=[(numbers, MODE_TABLE), *found.changes])
+
+    def _from(self, source: LoopFilter, number: int) -> tuple[float, ChosenFilter]:
+        """(squared error saved less what the bits are worth, the filter) from a source."""
+        luma, chroma = self._luma.best(source.luma), self._chroma.best(source.chroma)
+        mode = FilterMode(
+            source=number,
+            luma=luma.choice,
+            chroma=chroma.choice,
+            busy=luma.more,
+            cross=chroma.more,
+        )
+        found = LoopFilter(luma.coefficients, chroma.coefficients)
+        gain = luma.gain + self._share * chroma.gain
+        return gain, ChosenFilter(mode, found, luma.changes + chroma.changes)
 
 
 def _both(u: tuple[Array, Array], v: tuple[Array, Array]) -> tuple[Array, Array]:

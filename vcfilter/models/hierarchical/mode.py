@@ -9,6 +9,7 @@ from vcfilter.errors import BitstreamError
 from vcfilter.frames import FrameStep, FrameType
 
 LEVEL_MAX = 7
+LEVELS_ALONE = 3  # source of a filter
 _MOTION_BITS, _LEVEL_BITS = 3, 3
 _REFINE, _RESIDUAL = 1 << 6, 1 << 7
 
@@ -30,7 +31,8 @@ class FilterMode:
     From its lowest bit: source (2 bits), luma (2), chroma (2), busy (1), cross (1).
 
     Args:
-        source: the reference whose filter it differs from, 1 or 2; 0: from none.
+        source: the reference whose filter it differs from, 1 or 2; 0: from none. 3: the base has
+            no filter, only quality levels do.
         luma, chroma: which table codes the differences, see `loop_filter.TABLES`; 0: there are
             none. busy, cross: whether there are any of these.
     """
@@ -56,10 +58,12 @@ class FilterMode:
         if not data:
             return None
         bits = data[0]
-        if len(data) > 1 or not bits or bits & 3 > min(2, len(step.references)):
+        source, rest = bits & 3, bits >> 2
+        known = not rest if source == LEVELS_ALONE else source <= min(2, len(step.references))
+        if len(data) > 1 or not bits or not known:
             raise BitstreamError(f"loop filter {data.hex()} is invalid")
         return cls(
-            source=bits & 3,
+            source=source,
             luma=bits >> 2 & 3,
             chroma=bits >> 4 & 3,
             busy=bool(bits & 1 << 6),

@@ -24,9 +24,8 @@ from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
 from vcfilter.models.hierarchical.decide import (
-    FilterChoice,
+    Filters,
     ModeDecision,
-    add_filter,
     choose_keyframe,
     payloads,
 )
@@ -137,9 +136,8 @@ class HierarchicalModel:
             coder, above, reference = chosen
             coded = not mode.repeats or any(level.used for level in above)
             if coded and step.layer < EFFORTS[effort].filtered:
-                qp = min((step.qp, *levels))
-                choice = FilterChoice(self.tables, picture, qp, references)
-                found, reference = add_filter(choice, chosen)
+                filters = Filters(self.tables, picture, step, references)
+                found, reference = filters.add(chosen)
                 mode = replace(mode, filter=found)
             sections = payloads(coder, above) if coded else []
             quality = psnr(picture, reference.planes, video_format)

@@ -82,11 +82,13 @@ class LevelCoder:
         passes: a coder for each pass; the last one counts.
         used: whether the level holds anything; known when it is coded. One that does not is left
             out, and levels above it refine what is below it.
+        below: the reconstruction from the levels below, not filtered; known when it is coded.
     """
 
     drop: int
     passes: Sequence[Coder]
     used: bool = False
+    below: Planes | None = None
 
 
 class _Stack:
@@ -262,18 +264,20 @@ class VideoNet(nn.Module):
         coded = contexts is None or residual
         image = self.image.coding.parse(context, reader) if coded else context.untouched()
         sources = [c.loop_filter for c in contexts or ()]
-        found_filter = loop_filter.read(filtered, sources, reader)
+        shown_filter = base_filter = loop_filter.read(filtered, sources, reader)
         stack = _Stack(context, image.symbols if coded else None)
         found = []
         for drop, each in levels:
             context = self.image_context(conditions.finer(drop), contexts, shape, drop)
             symbols = self.image.coding.parse(context, each, stack.below(drop)).symbols
-            found.append(LevelSymbols(drop, symbols))
+            if filtered is not None:
+                shown_filter = loop_filter.read_level(shown_filter, each)
+            found.append(LevelSymbols(drop, symbols, shown_filter))
             stack.add(drop, symbols)
         return FrameSymbols(
             image=image.symbols if coded else None,
             motion=None if motion is None else motion.symbols,
-            context=FrameContext.of(image, motion, self.config.motion_channels, found_filter),
+            context=FrameContext.of(image, motion, self.config.motion_channels, base_filter),
             levels=tuple(found),
         )
 
@@ -287,22 +291,28 @@ class VideoNet(nn.Module):
         references: Pair | None,
     ) -> Reference:
         """Pixels of a parsed frame; references None: a keyframe."""
+        size = conditions.size
+        base = symbols.context.loop_filter
+        shown = symbols.levels[-1].loop_filter if symbols.levels else base
         if references is None:
             blocks = self._decode_image(conditions, symbols, None, self.from_nothing)
-            return self.key_reference(conditions, blocks, symbols.context)
+            whole = self.key_reference(conditions, blocks, symbols.context)
+            return whole.filtered(base, shown, size)
         contexts = references[0].context, references[1].context
         field = None
         if symbols.motion is not None:
             field = self.decode_field(conditions, symbols.motion, references)
         predicted = self.predict(mode, conditions, references, field)
         if symbols.image is None and not symbols.levels:
-            return self.inter_reference(conditions, predicted, predicted.planes, symbols.context)
+            whole = self.inter_reference(conditions, predicted, predicted.planes, symbols.context)
+            return whole.filtered(base, shown, size)
 
         def start(own: Conditions) -> tuple[Tensor, Synthesis]:
             return self.expect(own, predicted)
 
         blocks = self._decode_image(conditions, symbols, contexts, start)
-        return self.inter_reference(conditions, predicted, to_planes(blocks), symbols.context)
+        whole = self.inter_reference(conditions, predicted, to_planes(blocks), symbols.context)
+        return whole.filtered(base, shown, size)
 
     def _decode_image(
         self,
@@ -410,10 +420,10 @@ class VideoNet(nn.Module):
     def key_reference(
         self, conditions: Conditions, blocks: Tensor, context: FrameContext
     ) -> Reference:
-        """A keyframe's reconstruction from samples in blocks."""
+        """A keyframe's reconstruction from samples in blocks, not filtered."""
         batch, _, rows, columns = blocks.shape
         return Reference(
-            planes=self._shown(conditions, to_planes(blocks), context),
+            planes=finish(to_planes(blocks), conditions.size),
             context=context,
             moves=blocks.new_zeros(batch, 4, rows, columns),
             distances=conditions.distances,
@@ -422,18 +432,13 @@ class VideoNet(nn.Module):
     def inter_reference(
         self, conditions: Conditions, predicted: Predicted, planes: Planes, context: FrameContext
     ) -> Reference:
-        """An inter frame's reconstruction from its planes."""
+        """An inter frame's reconstruction from its planes, not filtered."""
         return Reference(
-            planes=self._shown(conditions, planes, context),
+            planes=finish(planes, conditions.size),
             context=context,
             moves=predicted.moves,
             distances=conditions.distances,
         )
-
-    def _shown(self, conditions: Conditions, planes: Planes, context: FrameContext) -> Planes:
-        """Planes within 0 to 255, and filtered if the frame has a loop filter."""
-        size = conditions.size
-        return context.loop_filter.apply(finish(planes, size), size)
 
     # Encoding and training.
 
@@ -532,6 +537,9 @@ class VideoNet(nn.Module):
             conditions, wanted, contexts, start, base, earlier, levels, filtering=filtering
         )
         integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
+        for level in levels:
+            if level.below is None:
+                level.below = finish(predicted.planes, conditions.size)
         planes = predicted.planes if blocks is None else to_planes(blocks)
         return self.inter_reference(conditions, predicted, planes, integers)
 
@@ -569,6 +577,8 @@ class VideoNet(nn.Module):
             if levels:
                 stack.values = self._differences(conditions, image.symbols, context)
         for level in levels:
+            if blocks is not None:
+                level.below = finish(to_planes(blocks), conditions.size)
             own = conditions.finer(level.drop)
             context = self.image_context(own, contexts, wanted.shape, level.drop)
             below = stack.below(level.drop)

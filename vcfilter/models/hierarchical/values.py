@@ -96,10 +96,12 @@ class LevelSymbols:
     Args:
         drop: the base's qp less the level's, at least 1.
         symbols: (B, 96, h, w) of the image latent in the level's steps, levels below included.
+        loop_filter: of the frame up to this level.
     """
 
     drop: int
     symbols: Tensor
+    loop_filter: LoopFilter = NO_FILTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -134,14 +136,15 @@ class Reference:
     moves: Tensor
     distances: Tensor
 
-    def filtered(self, loop_filter: LoopFilter, size: Size | None) -> Reference:
+    def filtered(self, base: LoopFilter, shown: LoopFilter, size: Size | None) -> Reference:
         """What a loop filter makes of it.
 
         Args:
+            base: the base's, which later frames know. shown: of the best level.
             size: rows and columns of luma inside the picture; None: all of it.
         """
-        planes = loop_filter.apply(self.planes, size)
-        return replace(self, planes=planes, context=replace(self.context, loop_filter=loop_filter))
+        context = replace(self.context, loop_filter=base)
+        return replace(self, planes=shown.apply(self.planes, size), context=context)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""
