@@ -53,13 +53,16 @@ static void enlarged_row(const float *field, size_t rows, size_t columns, size_t
     }
 }
 
+/* rows, columns: of the plane, zoom times as many as those of dx, dy and out. */
 VCF_CLONES
-static void cubic_row(const float *plane, size_t rows, size_t columns, size_t row, const float *dx,
-                      const float *dy, float *out)
+static void cubic_row(const float *plane, size_t zoom, size_t rows, size_t columns, size_t row,
+                      const float *dx, const float *dy, float *out)
 {
-    float far_x = (float)columns + 4.0f, far_y = (float)rows + 4.0f;
-    for (size_t i = 0; i < columns; i++) {
-        float mx = dx[i] > -far_x ? dx[i] : -far_x, my = dy[i] > -far_y ? dy[i] : -far_y;
+    float far_x = (float)columns + 4.0f, far_y = (float)rows + 4.0f, times = (float)zoom;
+    for (size_t i = 0; i < columns / zoom; i++) {
+        float mx = times * dx[i], my = times * dy[i];
+        mx = mx > -far_x ? mx : -far_x;
+        my = my > -far_y ? my : -far_y;
         mx = mx < far_x ? mx : far_x;
         my = my < far_y ? my : far_y;
         int wx = (int)mx, wy = (int)my; /* towards zero; one less for what is below */
@@ -68,7 +71,7 @@ static void cubic_row(const float *plane, size_t rows, size_t columns, size_t ro
         float tx = mx - (float)wx, ty = my - (float)wy;
         v4 cx = ((CUBIC[3] * tx + CUBIC[2]) * tx + CUBIC[1]) * tx + CUBIC[0];
         v4 cy = ((CUBIC[3] * ty + CUBIC[2]) * ty + CUBIC[1]) * ty + CUBIC[0];
-        ptrdiff_t x = (ptrdiff_t)i + wx - 1, y = (ptrdiff_t)row + wy - 1;
+        ptrdiff_t x = (ptrdiff_t)(zoom * i) + wx - 1, y = (ptrdiff_t)(zoom * row) + wy - 1;
         v4 taps[4];
         if (x >= 0 && y >= 0 && (size_t)x + 4 <= columns && (size_t)y + 4 <= rows) {
             const float *at = plane + (size_t)y * columns + (size_t)x;
@@ -111,8 +114,8 @@ static void linear_row(const float *plane, size_t rows, size_t columns, size_t r
     }
 }
 
-int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, const float *dy,
-             size_t factor, float scale, int cubic, float *out)
+int vcf_warp(const float *plane, size_t zoom, size_t rows, size_t columns, const float *dx,
+             const float *dy, size_t factor, float scale, int cubic, float *out)
 {
     size_t h = rows / factor, w = columns / factor;
     float *room = malloc((w + 2 + 2 * columns) * sizeof(float));
@@ -122,9 +125,69 @@ int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, c
     for (size_t row = 0; row < rows; row++) {
         enlarged_row(dx, h, w, factor, row, scale, line, mx);
         enlarged_row(dy, h, w, factor, row, scale, line, my);
-        (cubic ? cubic_row : linear_row)(plane, rows, columns, row, mx, my, out + row * columns);
+        if (cubic)
+            cubic_row(plane, zoom, zoom * rows, zoom * columns, row, mx, my, out + row * columns);
+        else
+            linear_row(plane, rows, columns, row, mx, my, out + row * columns);
     }
     free(room);
+    return 0;
+}
+
+#define TAPS 8
+#define BEFORE 3 /* of the taps, before the first of the two samples in the middle */
+static const float HALFWAY[TAPS] = {-1.0f / 64.0f, 4.0f / 64.0f,   -11.0f / 64.0f, 40.0f / 64.0f,
+                                    40.0f / 64.0f, -11.0f / 64.0f, 4.0f / 64.0f,   -1.0f / 64.0f};
+
+/* What lies halfway between count samples of a row, whose ends are repeated around it, and the next. */
+VCF_CLONES
+static void halfway(const float *const *taps, size_t count, float *restrict out)
+{
+    for (size_t i = 0; i < count; i++) {
+        float sum = 0.0f;
+        for (size_t k = 0; k < TAPS; k++)
+            sum += HALFWAY[k] * taps[k][i];
+        out[i] = sum;
+    }
+}
+
+VCF_CLONES
+static void interleave(const float *even, const float *odd, size_t count, float *restrict out)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[2 * i] = even[i];
+        out[2 * i + 1] = odd[i];
+    }
+}
+
+int vcf_enlarge(const float *plane, size_t rows, size_t columns, float *out)
+{
+    float *line = malloc((columns + TAPS + 2 * columns) * sizeof(float));
+    if (!line)
+        return -1;
+    float *down = line + columns + TAPS, *right = down + columns;
+    const float *taps[TAPS];
+    for (size_t row = 0; row < 2 * rows; row++) {
+        const float *from = plane + row / 2 * columns;
+        if (row % 2) {
+            for (size_t k = 0; k < TAPS; k++) {
+                ptrdiff_t at = (ptrdiff_t)(row / 2 + k) - BEFORE;
+                taps[k] = plane + within(at, rows) * columns;
+            }
+            halfway(taps, columns, down);
+            from = down;
+        }
+        for (size_t k = 0; k < BEFORE; k++)
+            line[k] = from[0];
+        memcpy(line + BEFORE, from, columns * sizeof(float));
+        for (size_t k = BEFORE + columns; k < columns + TAPS; k++)
+            line[k] = from[columns - 1];
+        for (size_t k = 0; k < TAPS; k++)
+            taps[k] = line + k;
+        halfway(taps, columns, right);
+        interleave(from, right, columns, out + row * 2 * columns);
+    }
+    free(line);
     return 0;
 }
 

@@ -11,11 +11,19 @@
  */
 
 /*
- * out[p] = plane at p + scale * (dx, dy)(p), bicubic (a = -0.75) or bilinear; the plane's border
- * repeats.
+ * out[p] = plane at zoom * (p + scale * (dx, dy)(p)), bicubic (a = -0.75) or bilinear; the plane's
+ * border repeats. out has rows x columns samples, the plane zoom times as many each way; zoom is 1,
+ * or 2 with cubic.
  */
-int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, const float *dy,
-             size_t factor, float scale, int cubic, float *out);
+int vcf_warp(const float *plane, size_t zoom, size_t rows, size_t columns, const float *dx,
+             const float *dy, size_t factor, float scale, int cubic, float *out);
+
+/*
+ * A plane with the samples halfway between its own, 2 rows x 2 columns: out[2 i][2 j] is the plane's
+ * [i][j], the others follow from eight samples each way, weighted -1 4 -11 40 40 -11 4 -1 (the
+ * half-sample filter of HEVC). The border repeats.
+ */
+int vcf_enlarge(const float *plane, size_t rows, size_t columns, float *out);
 
 /*
  * The sums of `vcf_normal`, in this order: for i <= j of the five components, and five of each

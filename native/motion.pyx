@@ -10,8 +10,9 @@ import numpy as np
 
 cdef extern from "fields.h" nogil:
     int VCF_NORMAL_SUMS, VCF_AGREEMENT_SUMS
-    int vcf_warp(const float *plane, size_t rows, size_t columns, const float *dx, const float *dy,
-                 size_t factor, float scale, int cubic, float *out)
+    int vcf_warp(const float *plane, size_t zoom, size_t rows, size_t columns, const float *dx,
+                 const float *dy, size_t factor, float scale, int cubic, float *out)
+    int vcf_enlarge(const float *plane, size_t rows, size_t columns, float *out)
     int vcf_normal(const float *x, const float *a, const float *b, const float *blend, size_t rows,
                    size_t columns, size_t factor, float *sums)
     int vcf_agreement(const float *a, const float *b, float left, float right, size_t rows,
@@ -36,16 +37,39 @@ def warp(const float[:, ::1] plane, const float[:, ::1] dx, const float[:, ::1] 
          float scale, bint cubic, float[:, ::1] out):
     """A plane sampled at p + scale * (dx, dy)(p), the field interpolated; written to out.
 
+    Args:
+        plane: as large as out, or with cubic twice as large each way: then one of `enlarge`.
+
     Raises:
         ValueError: sizes do not fit.
     """
-    cdef size_t factor = checked(plane.shape[0], plane.shape[1], dx.shape[0], dx.shape[1])
+    cdef size_t rows = out.shape[0], columns = out.shape[1]
+    cdef size_t factor = checked(rows, columns, dx.shape[0], dx.shape[1])
+    cdef size_t zoom = 2 if cubic and <size_t>plane.shape[0] == 2 * rows else 1
     cdef int status
     alike(dx, dy)
-    alike(plane, out)
+    if <size_t>plane.shape[0] != zoom * rows or <size_t>plane.shape[1] != zoom * columns:
+        raise ValueError(f"{plane.shape[0]}x{plane.shape[1]} and {rows}x{columns} differ")
     with nogil:
-        status = vcf_warp(&plane[0, 0], plane.shape[0], plane.shape[1], &dx[0, 0], &dy[0, 0],
-                          factor, scale, cubic, &out[0, 0])
+        status = vcf_warp(&plane[0, 0], zoom, rows, columns, &dx[0, 0], &dy[0, 0], factor, scale,
+                          cubic, &out[0, 0])
+    if status:
+        raise MemoryError
+
+
+def enlarge(const float[:, ::1] plane, float[:, ::1] out):
+    """A plane with the samples halfway between its own, written to out, see fields.h.
+
+    Raises:
+        ValueError: out is not twice as large each way.
+    """
+    if (not plane.shape[0] or not plane.shape[1] or out.shape[0] != 2 * plane.shape[0]
+            or out.shape[1] != 2 * plane.shape[1]):
+        raise ValueError(f"{out.shape[0]}x{out.shape[1]} is not twice "
+                         f"{plane.shape[0]}x{plane.shape[1]}")
+    cdef int status
+    with nogil:
+        status = vcf_enlarge(&plane[0, 0], plane.shape[0], plane.shape[1], &out[0, 0])
     if status:
         raise MemoryError
 

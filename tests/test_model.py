@@ -311,18 +311,25 @@ def test_lattices_are_mirrored_at_their_borders() -> None:
 
 @pytest.mark.parametrize("motion", list(MotionMode))
 @pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("sharp", [True, False])
 @pytest.mark.parametrize("sides", list(REFERENCES))
 def test_every_mode_decodes(
     model: HierarchicalModel,
     coded: tuple[list[bytes], list[Reference]],
     motion: MotionMode,
     residual: bool,
+    sharp: bool,
     sides: str,
 ) -> None:
+    if sharp and motion < MotionMode.DIRECT:
+        return  # there is nothing to interpolate
     step = replace(INTER, references=REFERENCES[sides])
     past = coded[1][: len(step.references)]
     mode = HierarchicalMode(
-        motion=motion, level=3 if motion is MotionMode.CODED else 0, residual=residual
+        motion=motion,
+        level=3 if motion is MotionMode.CODED else 0,
+        sharp=sharp,
+        residual=residual,
     )
     if sides == "alone" and motion in (MotionMode.SECOND, MotionMode.DIRECT):
         with pytest.raises(BitstreamError, match="two references"):
@@ -343,8 +350,8 @@ def test_modes_pack_into_a_byte_and_nothing_else_is_one() -> None:
         except BitstreamError:
             continue
         assert found[bits].pack(levels=True) == bytes((bits,))
-    # NONE, FIRST and SECOND with and without residual; DIRECT in 4, CODED in 8 * 4 ways.
-    assert len(found) == len(set(found.values())) == 3 * 2 + 4 + 32
+    # NONE, FIRST and SECOND with and without residual; DIRECT in 8, CODED in 8 * 8 ways.
+    assert len(found) == len(set(found.values())) == 3 * 2 + 8 + 64
     repeats = HierarchicalMode.unpack(b"", INTER)
     assert repeats.repeats and repeats.pack() == b""
     assert HierarchicalMode.unpack(b"", KEY) == KEY_MODE
@@ -500,7 +507,7 @@ def test_the_tables_do_not_depend_on_the_batch(
 
 def test_a_batch_refines_as_a_whole_or_not_at_all() -> None:
     modes = [CODED, replace(CODED, refine=True)]
-    with pytest.raises(AssertionError, match="one batch"):
+    with pytest.raises(AssertionError, match="one kind of motion"):
         Conditions.of([INTER, INTER], modes, CPU)
 
 

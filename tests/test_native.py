@@ -52,6 +52,30 @@ def test_warp(size: tuple[int, int], mode: str, factor: int) -> None:
     assert float((found - plain).abs().max()) < 0.01
 
 
+def test_samples_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = torch.rand(2, 1, 24, 40) * 255
+    halves = warp.with_halves(plane)
+    assert torch.equal(halves[..., ::2, ::2], plane)
+    ramp = torch.arange(40.0).expand(1, 1, 24, 40)
+    between = warp.with_halves(ramp)[0, 0]
+    assert torch.allclose(between[:, 7:-8], torch.arange(80.0)[7:-8] / 2)  # away from its ends
+    field = torch.randn(2, 2, 3, 5) * 9
+    moved = warp.warp_halves(halves, field, 8)
+    monkeypatch.setattr(warp, "is_native", lambda *_: False)
+    assert torch.allclose(halves, warp.with_halves(plane), atol=1e-4)
+    assert torch.allclose(moved, warp.warp_halves(halves, field, 8), atol=2e-2)
+    still = warp.warp_halves(halves, torch.zeros(2, 2, 3, 5), 8)
+    assert torch.allclose(still, plane, atol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_samples_between_of_narrow_planes(columns: int) -> None:
+    plane = torch.full((1, 1, 3, columns), 9.0)
+    assert torch.allclose(warp.with_halves(plane), torch.full((1, 1, 6, 2 * columns), 9.0))
+    with pytest.raises(ValueError, match="not twice"):
+        motion.enlarge(plane[0, 0].numpy(), np.zeros((6, 2 * columns + 1), np.float32))
+
+
 def test_warp_far_outside_repeats_the_border() -> None:
     plane = smooth(16, 24)[:1, 0].numpy()[0]
     out = np.empty_like(plane)
@@ -156,7 +180,7 @@ def test_input_is_checked() -> None:
     for shape in ((3, 2), (0, 2), (8, 8)):
         with pytest.raises(ValueError, match="does not fit"):
             motion.warp(plane, np.zeros(shape, np.float32), moves, 1.0, True, plane.copy())
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match="fit|differ"):
         motion.warp(plane, moves, moves, 1.0, True, np.zeros((16, 8), np.float32))
     with pytest.raises(ValueError, match="differ"):
         motion.normal(plane, np.zeros((8, 16), np.float32), None, moves)

@@ -50,6 +50,59 @@ def warp_field(planes: Tensor, field: Tensor, factor: int, mode: str, scale: flo
     return moved
 
 
+HALFWAY = (-1, 4, -11, 40, 40, -11, 4, -1)
+"""Weights over 64 of the samples around a place halfway between two, as HEVC's."""
+
+
+def with_halves(plane: Tensor) -> Tensor:
+    """A plane (B, 1, H, W) with the samples halfway between its own, (B, 1, 2 H, 2 W).
+
+    Its own stand at even rows and columns; its border repeats. On a CPU the native loop works, the
+    same rule.
+    """
+    batch, _, rows, columns = plane.shape
+    if is_native(plane):
+        from vcfilter._native import motion  # late: training needs none
+
+        found = torch.empty(batch, 1, 2 * rows, 2 * columns)
+        for source, out in zip(plane.contiguous().numpy(), found.numpy(), strict=True):
+            motion.enlarge(source[0], out[0])
+        return found
+    kernel = plane.new_tensor(HALFWAY) / 64
+    down = F.conv2d(F.pad(plane, (0, 0, 3, 4), mode="replicate"), kernel.view(1, 1, 8, 1))
+    tall = torch.stack([plane, down], dim=3).flatten(2, 3)
+    right = F.conv2d(F.pad(tall, (3, 4, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 8))
+    return torch.stack([tall, right], dim=4).flatten(3, 4)
+
+
+def warp_luma(plane: Tensor, field: Tensor, factor: int) -> Tensor:
+    """A plane, or one of `with_halves`, moved bicubically by a field (B, 2, H/factor, W/factor)."""
+    if plane.shape[2] == factor * field.shape[2]:
+        return warp_field(plane, field, factor, "bicubic")
+    return warp_halves(plane, field, factor)
+
+
+def warp_halves(halves: Tensor, field: Tensor, factor: int) -> Tensor:
+    """A plane of `with_halves` (B, 1, 2 H, 2 W) moved bicubically by a field, (B, 1, H, W).
+
+    Args:
+        field: (B, 2, H/factor, W/factor) in the plane's own samples, see `warp_field`.
+    """
+    rows, columns = halves.shape[2] // 2, halves.shape[3] // 2
+    if is_native(halves, field):
+        from vcfilter._native import motion  # late: training needs none
+
+        moved = torch.empty(len(halves), 1, rows, columns)
+        each = halves.contiguous().numpy(), field.contiguous().numpy(), moved.numpy()
+        for source, one, out in zip(*each, strict=True):
+            motion.warp(source[0], one[0], one[1], 1.0, True, out[0])
+        return moved
+    # Of the coordinates of the plane's own samples; those of the halves begin half a step later.
+    grid = sampling_grid(enlarge(field, factor))
+    grid = grid - grid.new_tensor([0.5 / columns, 0.5 / rows])
+    return F.grid_sample(halves, grid, "bicubic", "border", align_corners=False)
+
+
 def gradients(plane: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences of (B, 1, H, W) along x and y; the border repeats."""
     p = F.pad(plane, (1, 1, 1, 1), mode="replicate")

@@ -33,7 +33,7 @@ class Conditions:
         qp: (B,) 0 to 63. layer: (B,) temporal layer.
         distances: (B, 2) signed display distances to the references, 0 = no reference.
         level: (B,) precision of coded motion.
-        refine: whether displacements are refined, the same for the whole batch.
+        refine, sharp: see `HierarchicalMode`, the same for the whole batch.
         size: rows and columns of luma inside the picture; None: all of it.
         drop: of a quality level, the base's qp less its own; 0: the base.
     """
@@ -43,6 +43,7 @@ class Conditions:
     distances: Tensor
     level: Tensor
     refine: bool = False
+    sharp: bool = False
     size: Size | None = None
     drop: int = 0
     _features: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
@@ -65,13 +66,13 @@ class Conditions:
         device: torch.device,
         size: Size | None = None,
     ) -> Conditions:
-        """Tensors on a device; all modes refine, or none does."""
-        assert len({mode.refine for mode in modes}) == 1, "one batch, one kind of refinement"
+        """Tensors on a device; modes refine alike, and are sharp alike."""
+        assert len({(mode.refine, mode.sharp) for mode in modes}) == 1, "one kind of motion"
         rows = tuple(
             (step.qp, step.layer, *signed_pair(step.references), mode.level)
             for step, mode in zip(steps, modes, strict=True)
         )
-        return _of_rows(rows, modes[0].refine, device, size)
+        return _of_rows(rows, modes[0].refine, modes[0].sharp, device, size)
 
     def finer(self, drop: int) -> Conditions:
         """Those of a quality level: the qp is smaller."""
@@ -80,12 +81,16 @@ class Conditions:
 
 @lru_cache(KEPT)
 def _of_rows(
-    rows: tuple[tuple[int, ...], ...], refine: bool, device: torch.device, size: Size | None
+    rows: tuple[tuple[int, ...], ...],
+    refine: bool,
+    sharp: bool,
+    device: torch.device,
+    size: Size | None,
 ) -> Conditions:
     """Conditions by (qp, layer, two distances, level) of each frame."""
     with torch.inference_mode(False):  # training may use them, too
         table = torch.tensor(rows, device=device)
-    return Conditions(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], refine, size)
+    return Conditions(table[:, 0], table[:, 1], table[:, 2:4], table[:, 4], refine, sharp, size)
 
 
 def signed_pair(distances: Sequence[int]) -> tuple[int, int]:

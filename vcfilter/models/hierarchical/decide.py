@@ -245,6 +245,9 @@ class ModeDecision:
         best = self._try(HierarchicalMode(residual=False))
         if best.cost <= self._weight * SMALLEST_BITS / 8:
             return best  # a still picture: nothing else can be cheaper
+        left, right = self._pair
+        first = left.with_halves()
+        self._pair = first, first if right is left else right.with_halves()
         trials = [best, *(self._try(mode) for mode in self._free())]
         if not self._settled(trials):
             step = replace(self._step, qp=self._step.qp - self._finer)
@@ -274,7 +277,9 @@ class ModeDecision:
         effort = self._effort
         refine = self._between and not effort.plain_motion
         modes = [
-            HierarchicalMode(motion=MotionMode.CODED, level=level, refine=refine, residual=False)
+            HierarchicalMode(
+                motion=MotionMode.CODED, level=level, refine=refine, sharp=True, residual=False
+            )
             for level in sorted(self._precise)
         ]
         trials = [self._try(mode, field) for mode in modes]
@@ -309,7 +314,9 @@ class ModeDecision:
                 HierarchicalMode(motion=MotionMode.SECOND, residual=False),
             ]
         if self._between and self._step.layer > 1:
-            modes.append(HierarchicalMode(motion=MotionMode.DIRECT, refine=True, residual=False))
+            modes.append(
+                HierarchicalMode(motion=MotionMode.DIRECT, refine=True, sharp=True, residual=False)
+            )
         return modes
 
     def _try(self, mode: HierarchicalMode, field: MotionField | None = None) -> Trial:

@@ -24,6 +24,10 @@ class MotionMode(IntEnum):
     CODED = 4  # coded displacement fields and blending map
 
 
+SHARP = 2
+"""Added to DIRECT and CODED in the mode's byte, where references are moved by the longer filter."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterMode:
     """How a loop filter is coded, in one byte.
@@ -77,12 +81,14 @@ class HierarchicalMode:
 
     In bytes: one for an inter frame, unless it has neither motion nor residual and no quality
     levels stand behind its base; then one if the frame has a loop filter.
-    From its lowest bit: motion (3 bits), level (3), refine (1), residual (1).
+    From its lowest bit: motion and sharp (3 bits), level (3), refine (1), residual (1).
 
     Args:
         motion: how references are moved.
         level: precision of coded motion, 0 (finest) to 7; 0 where none is coded.
         refine: displacements are corrected by comparing the references.
+        sharp: DIRECT, CODED: luma between samples is interpolated from more of them, see
+            `warp.with_halves`.
         residual: a latent residual is coded; without it the prediction is the reconstruction.
         filter: how the loop filter is coded; None: there is none.
     """
@@ -90,6 +96,7 @@ class HierarchicalMode:
     motion: MotionMode = MotionMode.NONE
     level: int = 0
     refine: bool = False
+    sharp: bool = False
     residual: bool = True
     filter: FilterMode | None = None
 
@@ -112,7 +119,8 @@ class HierarchicalMode:
         if self.repeats and not levels:
             return b""
         flags = self.refine * _REFINE | self.residual * _RESIDUAL
-        first = bytes((self.motion | self.level << _MOTION_BITS | flags,))
+        motion = self.motion + self.sharp * SHARP
+        first = bytes((motion | self.level << _MOTION_BITS | flags,))
         return first + last
 
     @classmethod
@@ -129,12 +137,15 @@ class HierarchicalMode:
         bits = data[0]
         motion = bits & (1 << _MOTION_BITS) - 1
         level = bits >> _MOTION_BITS & (1 << _LEVEL_BITS) - 1
+        sharp = motion in (MotionMode.DIRECT + SHARP, MotionMode.CODED + SHARP)
+        motion -= sharp * SHARP
         if motion > MotionMode.CODED or (level and motion != MotionMode.CODED):
             raise BitstreamError(f"mode {data.hex()} is invalid")
         found = cls(
             motion=MotionMode(motion),
             level=level,
             refine=bool(bits & _REFINE),
+            sharp=sharp,
             residual=bool(bits & _RESIDUAL),
             filter=FilterMode.unpack(data[1:], step),
         )

@@ -17,7 +17,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.latent import LatentModel, checkerboard, pyramid
 from vcfilter.models.hierarchical.values import Pair
 from vcfilter.nn.blocks import Branch
-from vcfilter.nn.warp import enlarge, warp, warp_field
+from vcfilter.nn.warp import enlarge, warp, warp_field, warp_luma
 
 COMPONENTS = 5
 GRID = 4  # field positions per latent position, each way
@@ -177,9 +177,12 @@ def warp_planes(planes: Planes, flow: Tensor) -> Planes:
     """Planes moved by a field (B, 2, h, w) on the 1/8 grid: bicubic luma, bilinear chroma.
 
     A sample at p takes the reference at p + flow(p); outside the picture its border repeats.
+
+    Args:
+        planes: luma as it is, or with the samples between, see `with_halves`.
     """
     y, u, v = planes
-    luma = warp_field(y, flow, BLOCK, "bicubic")
+    luma = warp_luma(y, flow, BLOCK)
     chroma = warp_field(torch.cat([u, v], dim=1), flow, BLOCK // 2, "bilinear", 0.5)
     return luma, chroma[:, :1], chroma[:, 1:]
 

@@ -387,11 +387,18 @@ class VideoNet(nn.Module):
             base, _ = self.features(conditions)
             step = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
             field = refine(field, first[0], second[0], distances, step)
-        first, second = warp_planes(first, field[:, :2]), warp_planes(second, field[:, 2:4])
+        both = zip(references, (field[:, :2], field[:, 2:4]), strict=True)
+        first, second = (self._moved(each, flow, conditions.sharp) for each, flow in both)
         alone = (distances[:, 1] == 0)[:, None, None, None]
         y, u, v = (torch.where(alone, a, b) for a, b in zip(first, second, strict=True))
         planes = blend(first, second, torch.where(alone, -1.0, field[:, 4:]))
         return Predicted(planes=planes, first=first, second=(y, u, v), moves=field[:, :4])
+
+    @staticmethod
+    def _moved(reference: Reference, flow: Tensor, sharp: bool) -> Planes:
+        """A reference's planes, moved."""
+        y, u, v = reference.planes
+        return warp_planes((reference.finest() if sharp else y, u, v), flow)
 
     def from_nothing(self, conditions: Conditions) -> tuple[Tensor, Synthesis]:
         """The same as `expect` of a keyframe, whose latent is expected to be zero."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.nn.native import is_native
-from vcfilter.nn.warp import enlarge, gradients, kernel_sums, neighbour_mean, warp_field
+from vcfilter.nn.warp import enlarge, gradients, kernel_sums, neighbour_mean, warp_field, warp_luma
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
@@ -81,15 +81,16 @@ def linearise(
     """The blend of the moved references as a linear function of the field, against the picture.
 
     Args:
-        x, left, right: (B, 1, H, W) luma; right is None where there is one reference only.
+        x, left, right: (B, 1, H, W) luma; right is None where there is one reference only. Both may
+            have the samples between, see `warp.with_halves`.
         field: (B, 5, h, w).
 
     Returns:
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    a = warp_field(left, field[:, :2], BLOCK, "bicubic")
-    b = None if right is None else warp_field(right, field[:, 2:4], BLOCK, "bicubic")
+    a = warp_luma(left, field[:, :2], BLOCK)
+    b = None if right is None else warp_luma(right, field[:, 2:4], BLOCK)
     pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
     sums = _products(x, a, b, field[:, 4:])
     hessian = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], FIELDS, FIELDS)

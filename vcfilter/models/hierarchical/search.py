@@ -8,6 +8,7 @@ as near to the picture as they come, and each position takes what is cheaper the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
 from vcfilter.models.hierarchical.refine import gauss_newton
 from vcfilter.models.hierarchical.values import MotionField, Pair
-from vcfilter.nn.warp import enlarge, median3, warp_field
+from vcfilter.nn.warp import enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
@@ -42,9 +43,10 @@ def estimate_motion(
     Outside the picture (conditions.size), motion goes on as at the border.
     """
     first, second = (reference.planes[0] for reference in references)
+    finer = [r.planes[0] if r.halves is None else r.halves for r in references]
     alone = not bool(conditions.distances[0, 1])
     base = quantiser_step(conditions.qp)
-    found = estimate_field(x[0], first, None if alone else second, base, scale, rounds)
+    found = estimate_field(x[0], first, None if alone else second, base, scale, rounds, finer)
     return MotionField(*found).within(conditions.size)
 
 
@@ -55,6 +57,7 @@ def estimate_field(
     base: Tensor,
     scale: int,
     rounds: int,
+    finer: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Motion from a picture to its references, and the blend that fits them best.
 
@@ -62,6 +65,7 @@ def estimate_field(
         x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
         rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
+        finer: what takes the references' place after the search, see `linearise`.
 
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
@@ -69,13 +73,11 @@ def estimate_field(
     flow = estimate_flow(x, left, scale)
     if right is None:
         field = torch.cat([flow, torch.zeros_like(flow), torch.zeros_like(flow[:, :1])], dim=1)
-        return gauss_newton(x, left, None, field, rounds)
+        return gauss_newton(x, finer[0] if finer else left, None, field, rounds)
     flow_right = estimate_flow(x, right, scale)
-    weight = estimate_blend(
-        x,
-        warp_field(left, flow, BLOCK, "bicubic"),
-        warp_field(right, flow_right, BLOCK, "bicubic"),
-    )
+    if finer:
+        left, right = finer
+    weight = estimate_blend(x, warp_luma(left, flow, BLOCK), warp_luma(right, flow_right, BLOCK))
     field = torch.cat([flow, flow_right, weight], dim=1)
     if rounds > 1:
         field, _ = gauss_newton(x, left, right, field, 1)
@@ -156,8 +158,7 @@ def with_global_motion(
 
 def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
-    a = warp_field(left, field[:, :2], BLOCK, "bicubic")
-    b = warp_field(right, field[:, 2:4], BLOCK, "bicubic")
+    a, b = warp_luma(left, field[:, :2], BLOCK), warp_luma(right, field[:, 2:4], BLOCK)
     alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
     return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
 

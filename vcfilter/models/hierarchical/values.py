@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vcfilter.errors import ConfigError
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size
 from vcfilter.models.hierarchical.loop_filter import NO_FILTER, LoopFilter
+from vcfilter.nn.warp import with_halves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,12 +130,14 @@ class Reference:
         context: of the symbols it was made from.
         moves: (B, 4, h, w) displacements to its own references, zero where it has none.
         distances: (B, 2) signed, to its own references, 0 where it has none.
+        halves: luma with the samples between, see `warp.with_halves`, where it is kept.
     """
 
     planes: Planes
     context: FrameContext
     moves: Tensor
     distances: Tensor
+    halves: Tensor | None = None
 
     def filtered(self, base: LoopFilter, shown: LoopFilter, size: Size | None) -> Reference:
         """What a loop filter makes of it.
@@ -144,7 +147,8 @@ class Reference:
             size: rows and columns of luma inside the picture; None: all of it.
         """
         context = replace(self.context, loop_filter=base)
-        return replace(self, planes=shown.apply(self.planes, size), context=context)
+        planes = shown.apply(self.planes, size)
+        return replace(self, planes=planes, context=context, halves=None)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""
@@ -155,6 +159,14 @@ class Reference:
             moves=change(self.moves),
             distances=change(self.distances),
         )
+
+    def finest(self) -> Tensor:
+        """Luma with the samples between."""
+        return with_halves(self.planes[0]) if self.halves is None else self.halves
+
+    def with_halves(self) -> Reference:
+        """The same with `halves`, which an encoder needs more than once."""
+        return replace(self, halves=self.finest())
 
     def rows(self, own: slice) -> Reference:
         """Some frames of a batch."""
