@@ -31,13 +31,14 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.config import EFFORTS, Effort
 from vcfilter.models.hierarchical.cost import distortion, psnr, rd_weight
-from vcfilter.models.hierarchical.decide import choose_inter, choose_keyframe, payloads
+from vcfilter.models.hierarchical.decide import choose_inter, choose_keyframe
 from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, mirror, positions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.refinement import with_own_tables
 from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.sections import finish_sections
 from vcfilter.models.hierarchical.values import MotionField, Picture, Reference, context_pair, pair
 from vcfilter.nn.exact import check_bound
 from vcfilter.nn.precision import full_precision
@@ -76,16 +77,16 @@ def code(
     """One frame in one mode."""
     if step.type is FrameType.KEY:
         effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 2)
-        coder, above, reference = choose_keyframe(model.net, model.tables, x, step, effort)
-        return payloads(coder, above)[0], reference
+        chosen = choose_keyframe(model.net, model.tables, x, step, effort)
+        _, sections, reference = finish_sections(chosen, None, x.size)
+        return sections[0], reference
     both, field = pair(past), None
     if mode.motion is MotionMode.CODED:
         conditions = Conditions.of([step], [mode], CPU, x.size)
         field = estimate_motion(conditions, x.planes, both)
-    coder, above, reference = choose_inter(
-        model.net, model.tables, x, step, mode, both, field, passes
-    )
-    return payloads(coder, above)[0], reference
+    chosen = choose_inter(model.net, model.tables, x, step, mode, both, field, passes)
+    _, sections, reference = finish_sections(chosen, None, x.size)
+    return sections[0], reference
 
 
 def decode(

@@ -180,7 +180,7 @@ def test_input_is_checked() -> None:
     for shape in ((3, 2), (0, 2), (8, 8)):
         with pytest.raises(ValueError, match="does not fit"):
             motion.warp(plane, np.zeros(shape, np.float32), moves, 1.0, True, plane.copy())
-    with pytest.raises(ValueError, match="fit|differ"):
+    with pytest.raises(ValueError, match=r"fit|differ"):
         motion.warp(plane, moves, moves, 1.0, True, np.zeros((16, 8), np.float32))
     with pytest.raises(ValueError, match="differ"):
         motion.normal(plane, np.zeros((8, 16), np.float32), None, moves)

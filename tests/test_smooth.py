@@ -44,7 +44,7 @@ def panned(number: float) -> Frame:
 @pytest.fixture(scope="module", params=["random-access", "low-delay"])
 def decoded(request: pytest.FixtureRequest) -> list[Frame]:
     """A pan, coded and decoded together with its motion."""
-    encoder = Encoder(FORMAT, EncoderOptions(qp=22, preset="fast", structure=request.param))
+    encoder = Encoder(FORMAT, EncoderOptions(qp=22, preset="medium", structure=request.param))
     packets = [p for n in range(COUNT) for p in encoder.encode(panned(n))]
     packets += encoder.encode(None)
     decoder = Decoder(encoder.extradata, motion=True)

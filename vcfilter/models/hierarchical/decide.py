@@ -10,23 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcfilter.entropy.coder import Coder, EncodingCoder, Entry, TableSet
+from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
-from vcfilter.models.hierarchical import loop_filter
-from vcfilter.models.hierarchical.blocks import Planes, picture_dct
+from vcfilter.models.hierarchical.blocks import picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
-from vcfilter.models.hierarchical.loop_filter import ChosenFilter, FilterFit
+from vcfilter.models.hierarchical.loop_filter import Filters
 from vcfilter.models.hierarchical.mode import (
     KEY_MODE,
-    LEVELS_ALONE,
-    FilterMode,
     HierarchicalMode,
     MotionMode,
 )
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
 from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.sections import Chosen
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
     MotionField,
@@ -40,9 +38,6 @@ HEADER_BYTES = 9  # of an inter packet besides mode and payload
 REPEAT_BYTES = 6  # of a packet with nothing coded
 QPS_PER_LEVEL = 3  # of the motion's precision: as many qps as change its step by as much
 SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
-
-Chosen = tuple[EncodingCoder, list[LevelCoder], Reference]
-"""A frame's symbols in the base and the levels above it, not yet in bytes; its reconstruction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,55 +77,20 @@ def choose_keyframe(
     passes = effort.passes_of(0)
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
-    filters = Filters(tables, x, step, ()).filtered
+    filters = filters_of(tables, x, step.qp, ())
     reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale, filters)
     return coder, above, reference
 
 
-class Filters:
-    """Chooses loop filters for reconstructions of a picture.
+def filters_of(tables: TableSet, x: Picture, qp: int, references: Sequence[Reference]) -> Filters:
+    """What chooses a picture's loop filters.
 
     Args:
-        references: in their order; none of a keyframe.
+        qp: of the base. references: in their order; none of a keyframe.
     """
-
-    def __init__(
-        self, tables: TableSet, x: Picture, step: FrameStep, references: Sequence[Reference]
-    ) -> None:
-        self._tables, self._x, self._step = tables, x, step
-        self._sources = [each.context.loop_filter for each in references[:2]]
-
-    def _fit(self, planes: Planes, qp: int) -> FilterFit:
-        chroma = float(chroma_weight(quantiser_step(torch.tensor(qp))))
-        x = self._x
-        return FilterFit(x.planes, planes, x.size, self._tables, rd_weight(qp), chroma)
-
-    def filtered(self, planes: Planes) -> Planes:
-        """What the filter that pays most makes of planes."""
-        found = self._fit(planes, self._step.qp).choose(self._sources)
-        return planes if found is None else found.filter.apply(planes, self._x.size)
-
-    def add(self, chosen: Chosen) -> tuple[FilterMode | None, Reference]:
-        """Choose filters for what was chosen, append them to its symbols, and apply the best."""
-        coder, levels, reference = chosen
-        used = [level for level in levels if level.used]
-        stages = [*(level.below for level in used if level.below is not None), reference.planes]
-        found = self._fit(stages[0], self._step.qp).choose(self._sources)
-        base = shown = loop_filter.NO_FILTER if found is None else found.filter
-        above: list[tuple[Coder, ChosenFilter]] = []
-        for level, seen in zip(used, stages[1:], strict=True):
-            finer = self._fit(seen, self._step.qp - level.drop).choose_level(shown)
-            shown = finer.filter
-            above.append((level.passes[-1], finer))
-        if found is None and shown == loop_filter.NO_FILTER:
-            return None, reference
-        mode = FilterMode(source=LEVELS_ALONE) if found is None else found.mode
-        for own, each in [*([] if found is None else [(coder, found)]), *above]:
-            assert isinstance(own, EncodingCoder)
-            for changes, table in each.changes:
-                symbols = torch.tensor(changes, device=reference.planes[0].device)
-                own.repeat([(symbols, torch.full_like(symbols, table))])
-        return mode, reference.filtered(base, shown, self._x.size)
+    sources = [each.context.loop_filter for each in references[:2]]
+    chroma = float(chroma_weight(quantiser_step(torch.tensor(qp))))
+    return Filters(x.planes, x.size, sources, tables, rd_weight(qp), chroma)
 
 
 def _level_coders(
@@ -141,16 +101,6 @@ def _level_coders(
         LevelCoder(drop=step.qp - qp, passes=[EncodingCoder(tables) for _ in range(passes)])
         for qp in levels
     ]
-
-
-def payloads(base: EncodingCoder, levels: Sequence[LevelCoder]) -> list[bytes]:
-    """What was coded of the base and each level; empty: nothing."""
-    found = [base.finish()]
-    for level in levels:
-        coder = level.passes[-1]
-        assert isinstance(coder, EncodingCoder)
-        found.append(coder.finish() if level.used else b"")
-    return found
 
 
 def choose_inter(
@@ -187,7 +137,7 @@ def choose_inter(
             coder.repeat(entries)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     above = _level_coders(tables, step, levels, passes)
-    filters = Filters(tables, x, step, references)
+    filters = filters_of(tables, x, step.qp, references)
     reference = net.code_inter(
         mode.motion,
         mode.residual,
@@ -198,7 +148,7 @@ def choose_inter(
         motion,
         earlier,
         above,
-        filters.filtered,
+        filters,
     )
     return coder, above, reference
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vcfilter.entropy.coder import Reader, TableSet
 from vcfilter.errors import BitstreamError
-from vcfilter.models.hierarchical.blocks import Planes, Size, finish
+from vcfilter.models.hierarchical.blocks import Planes, Size
 from vcfilter.models.hierarchical.mode import LEVELS_ALONE, FilterMode
 from vcfilter.nn.native import is_native
 
@@ -60,8 +60,8 @@ class LoopFilter:
     luma: Coefficients = (0,) * LUMA
     chroma: Coefficients = (0,) * CHROMA
 
-    def apply(self, planes: Planes, size: Size | None) -> Planes:
-        """Filtered planes within 0 to 255; outside the picture its border repeats."""
+    def apply(self, planes: Planes) -> Planes:
+        """Filtered planes, which may pass 0 and 255."""
         if not any(self.luma) and not any(self.chroma):
             return planes
         y, u, v = planes
@@ -72,7 +72,7 @@ class LoopFilter:
             guide = F.avg_pool2d(planes[0], 2)
             u = _filtered(u, guide, main + cross[:EACH], UNIT)
             v = _filtered(v, guide, main + cross[EACH:], UNIT)
-        return finish((y, u, v), size)
+        return y, u, v
 
 
 NO_FILTER = LoopFilter()
@@ -141,7 +141,7 @@ class ChosenFilter:
     changes: list[tuple[list[int], int]]
 
 
-class FilterFit:
+class FilterWorth:
     """What filters of a reconstruction are worth.
 
     Args:
@@ -162,8 +162,8 @@ class FilterFit:
         guide = F.avg_pool2d(planes[0], 2)
         y = _sums(x[0], planes[0], None, size)
         u, v = (_sums(x[i], planes[i], guide, half) for i in (1, 2))
-        self._luma = _Fit(*y, BUSY_UNIT, BUSY_TABLE, tables, weight)
-        self._chroma = _Fit(*_both(u, v), UNIT, CROSS_TABLE, tables, weight / chroma)
+        self._luma = _LeastSquares(*y, BUSY_UNIT, BUSY_TABLE, tables, weight)
+        self._chroma = _LeastSquares(*_both(u, v), UNIT, CROSS_TABLE, tables, weight / chroma)
         self._weight, self._share = weight, chroma
 
     def choose(self, sources: Sequence[LoopFilter]) -> ChosenFilter | None:
@@ -203,6 +203,50 @@ class FilterFit:
         return gain, ChosenFilter(mode, found, luma.changes + chroma.changes)
 
 
+class Filters:
+    """Chooses filters for reconstructions of a picture.
+
+    Args:
+        x: the original. size: rows and columns of the picture.
+        sources: filters of the references, in their order.
+        weight: squared error that a bit of the base is worth. chroma: what an error of chroma
+            counts.
+    """
+
+    def __init__(
+        self,
+        x: Planes,
+        size: Size,
+        sources: Sequence[LoopFilter],
+        tables: TableSet,
+        weight: float,
+        chroma: float,
+    ) -> None:
+        self._x, self._size, self._sources, self._tables = x, size, sources, tables
+        self._weight, self._chroma = weight, chroma
+
+    def choose(self, planes: Planes) -> ChosenFilter | None:
+        """The base's; None: no filter pays."""
+        return self._worth(planes, 0).choose(self._sources)
+
+    def choose_level(self, planes: Planes, drop: int, below: LoopFilter) -> ChosenFilter:
+        """A quality level's.
+
+        Args:
+            drop: the base's qp less the level's. below: of the levels below.
+        """
+        return self._worth(planes, drop).choose_level(below)
+
+    def filtered(self, planes: Planes) -> Planes:
+        """What the base's filter makes of planes."""
+        found = self.choose(planes)
+        return planes if found is None else found.filter.apply(planes)
+
+    def _worth(self, planes: Planes, drop: int) -> FilterWorth:
+        weight = self._weight * 2.0 ** (-drop / 3)
+        return FilterWorth(self._x, planes, self._size, self._tables, weight, self._chroma)
+
+
 def _both(u: tuple[Array, Array], v: tuple[Array, Array]) -> tuple[Array, Array]:
     """Sums of both chroma planes, the last coefficients of each apart."""
     products, errors = np.zeros((CHROMA, CHROMA)), np.zeros(CHROMA)
@@ -230,7 +274,7 @@ class _Found:
     changes: list[tuple[list[int], int]]
 
 
-class _Fit:
+class _LeastSquares:
     """Least squares over coefficients that are coded.
 
     Args:
@@ -259,13 +303,13 @@ class _Fit:
         exact = np.linalg.solve(self._products + stiff * np.eye(count), self._errors)
         self._start = np.clip(np.rint(exact), -LIMIT, LIMIT)
 
-    def best(self, known: Coefficients) -> _Found:
-        """What pays most where `known` costs nothing."""
-        source = np.array(known, dtype=np.float64)
-        found = [_Found(self._gain(source), known, 0, False, [])]
-        for free in (MAIN, len(source)):
-            for start in (source, np.concatenate([self._start[:free], source[free:]])):
-                found.append(self._coded(self._descend(start, source, free), source))
+    def best(self, source: Coefficients) -> _Found:
+        """What pays most where the source's coefficients cost nothing."""
+        begin = np.array(source, dtype=np.float64)
+        found = [_Found(self._gain(begin), source, 0, False, [])]
+        for free in (MAIN, len(begin)):
+            for start in (begin, np.concatenate([self._start[:free], begin[free:]])):
+                found.append(self._coded(self._descend(start, begin, free), begin))
         return max(found, key=lambda each: each.gain)
 
     def _coded(self, coefficients: Array, source: Array) -> _Found:
@@ -321,11 +365,11 @@ def _pairs(plane: Tensor) -> Tensor:
     rows, columns = plane.shape[2:]
     padded = F.pad(plane, (REACH, REACH, REACH, REACH), mode="replicate")
 
-    def moved(down: int, right: int) -> Tensor:
+    def shifted(down: int, right: int) -> Tensor:
         top, left = REACH + down, REACH + right
         return padded[..., top : top + rows, left : left + columns]
 
-    sides = [moved(*p) for p in PAIRS], [moved(-down, -right) for down, right in PAIRS]
+    sides = [shifted(*p) for p in PAIRS], [shifted(-down, -right) for down, right in PAIRS]
     return torch.stack([torch.stack(side) for side in sides]) - plane
 
 

@@ -23,15 +23,11 @@ from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
-from vcfilter.models.hierarchical.decide import (
-    Filters,
-    ModeDecision,
-    choose_keyframe,
-    payloads,
-)
+from vcfilter.models.hierarchical.decide import ModeDecision, choose_keyframe, filters_of
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.refinement import with_own_tables
+from vcfilter.models.hierarchical.sections import finish_sections
 from vcfilter.models.hierarchical.values import (
     FrameSymbols,
     Picture,
@@ -133,13 +129,14 @@ class HierarchicalModel:
                 mode, chosen = best.mode, (best.coder, [], best.reference)
                 if levels:
                     chosen = decision.with_levels(mode, levels)
-            coder, above, reference = chosen
-            coded = not mode.repeats or any(level.used for level in above)
-            if coded and step.layer < EFFORTS[effort].filtered:
-                filters = Filters(self.tables, picture, step, references)
-                found, reference = filters.add(chosen)
+            _, above, reference = chosen
+            sections: list[bytes] = []
+            if not mode.repeats or any(level.used for level in above):
+                filters = None
+                if step.layer < EFFORTS[effort].filtered:
+                    filters = filters_of(self.tables, picture, step.qp, references)
+                found, sections, reference = finish_sections(chosen, filters, picture.size)
                 mode = replace(mode, filter=found)
-            sections = payloads(coder, above) if coded else []
             quality = psnr(picture, reference.planes, video_format)
         return CodedFrame(
             mode=mode.pack(key=step.type is FrameType.KEY, levels=any(sections[1:])),

@@ -33,6 +33,7 @@ from vcfilter.models.hierarchical.conditions import (
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
 from vcfilter.models.hierarchical.latent import LatentContext, lowest_table
+from vcfilter.models.hierarchical.loop_filter import Filters
 from vcfilter.models.hierarchical.mode import FilterMode, MotionMode
 from vcfilter.models.hierarchical.motion import (
     MotionCodec,
@@ -69,8 +70,6 @@ Synthesis = Callable[[Tensor, Tensor], Tensor]
 """A latent and the symbols that refined it, to samples in blocks."""
 Start = Callable[[Conditions], tuple[Tensor, Synthesis]]
 """What is expected of a latent, and what makes the frame of it, under a level's conditions."""
-Filtering = Callable[[Planes], Planes]
-"""What a loop filter chosen for planes makes of them."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -388,15 +387,15 @@ class VideoNet(nn.Module):
             step = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
             field = refine(field, first[0], second[0], distances, step)
         both = zip(references, (field[:, :2], field[:, 2:4]), strict=True)
-        first, second = (self._moved(each, flow, conditions.sharp) for each, flow in both)
+        first, second = (self._warped(each, flow, conditions.sharp) for each, flow in both)
         alone = (distances[:, 1] == 0)[:, None, None, None]
         y, u, v = (torch.where(alone, a, b) for a, b in zip(first, second, strict=True))
         planes = blend(first, second, torch.where(alone, -1.0, field[:, 4:]))
         return Predicted(planes=planes, first=first, second=(y, u, v), moves=field[:, :4])
 
     @staticmethod
-    def _moved(reference: Reference, flow: Tensor, sharp: bool) -> Planes:
-        """A reference's planes, moved."""
+    def _warped(reference: Reference, flow: Tensor, sharp: bool) -> Planes:
+        """A reference's planes, warped."""
         y, u, v = reference.planes
         return warp_planes((reference.finest() if sharp else y, u, v), flow)
 
@@ -457,7 +456,7 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
         rd_scale: Tensor | float = 1.0,
-        filtering: Filtering | None = None,
+        filters: Filters | None = None,
     ) -> Reference:
         """Code keyframes.
 
@@ -468,12 +467,12 @@ class VideoNet(nn.Module):
             levels: quality levels above the base, by rising drop.
             rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
                 or a number.
-            filtering: passes aim at what it leaves; the reconstruction is not filtered yet.
+            filters: passes aim at what a filter leaves; the reconstruction is not filtered yet.
         """
         wanted = to_blocks(*x)
         start = self.from_nothing
         blocks, image = self._code_image(
-            conditions, wanted, None, start, coder, earlier, levels, rd_scale, filtering
+            conditions, wanted, None, start, coder, earlier, levels, rd_scale, filters
         )
         assert blocks is not None
         integers = FrameContext.of(image, None, self.config.motion_channels)
@@ -516,13 +515,13 @@ class VideoNet(nn.Module):
         motion: CodedMotion | None = None,
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
-        filtering: Filtering | None = None,
+        filters: Filters | None = None,
     ) -> Reference:
         """Code inter frames.
 
         Args:
             motion: what `code_motion` gave, for CODED.
-            earlier, levels, filtering: see `code_keyframe`.
+            earlier, levels, filters: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
@@ -541,7 +540,7 @@ class VideoNet(nn.Module):
         wanted = to_blocks(*within(x, predicted.planes, conditions.size))
         base = coder if residual else None
         blocks, image = self._code_image(
-            conditions, wanted, contexts, start, base, earlier, levels, filtering=filtering
+            conditions, wanted, contexts, start, base, earlier, levels, filters=filters
         )
         integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
         for level in levels:
@@ -560,14 +559,14 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder],
         levels: Sequence[LevelCoder],
         rd_scale: Tensor | float = 1.0,
-        filtering: Filtering | None = None,
+        filters: Filters | None = None,
     ) -> tuple[Tensor | None, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers of the base).
 
         Args:
             coder: of the base; None: it holds no residual. Where no level holds one either there
                 is no reconstruction.
-            rd_scale, filtering: see `code_keyframe`.
+            rd_scale, filters: see `code_keyframe`.
         """
         if isinstance(rd_scale, Tensor):
             rd_scale = rd_scale.expand(*wanted.shape[:2], -1, -1)
@@ -578,7 +577,7 @@ class VideoNet(nn.Module):
             passes = [*earlier, coder]
             scale = rd_scale * (REFINED if levels else 1.0)
             blocks, image = self._code_level(
-                conditions, wanted, context, start, passes, None, scale, filtering
+                conditions, wanted, context, start, passes, None, scale, filters
             )
             stack.add(0, image.symbols)
             if levels:
@@ -591,7 +590,7 @@ class VideoNet(nn.Module):
             below = stack.below(level.drop)
             scale = rd_scale * (BEST if level is levels[-1] else REFINED)
             found, finer = self._code_level(
-                own, wanted, context, start, level.passes, below, scale, filtering
+                own, wanted, context, start, level.passes, below, scale, filters
             )
             symbols = context.crop(finer.symbols)
             level.used = bool((symbols if below is None else symbols - below.scaled).any())
@@ -610,7 +609,7 @@ class VideoNet(nn.Module):
         passes: Sequence[Coder],
         below: Below | None,
         scale: Tensor | float,
-        filtering: Filtering | None,
+        filters: Filters | None,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the base or a level of the image latent in passes; see `code_keyframe`.
 
@@ -625,9 +624,10 @@ class VideoNet(nn.Module):
             with torch.no_grad():
                 latent, image = coding.code(target, expected, steps, context, each, scale, below)
                 blocks = synthesis(latent, image.symbols)
-                if filtering is not None:
-                    planes = finish(to_planes(blocks), conditions.size)
-                    blocks = to_blocks(*filtering(planes))
+                if filters is not None:
+                    size = conditions.size
+                    planes = filters.filtered(finish(to_planes(blocks), size))
+                    blocks = to_blocks(*finish(planes, size))
                 target = latent + self.image.analysis_linear(wanted - blocks)
         latent, image = coding.code(target, expected, steps, context, passes[-1], scale, below)
         return synthesis(latent, image.symbols), image

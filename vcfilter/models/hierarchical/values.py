@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.errors import ConfigError
-from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size
+from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size, finish
 from vcfilter.models.hierarchical.loop_filter import NO_FILTER, LoopFilter
 from vcfilter.nn.warp import with_halves
 
@@ -147,7 +147,7 @@ class Reference:
             size: rows and columns of luma inside the picture; None: all of it.
         """
         context = replace(self.context, loop_filter=base)
-        planes = shown.apply(self.planes, size)
+        planes = self.planes if shown == NO_FILTER else finish(shown.apply(self.planes), size)
         return replace(self, planes=planes, context=context, halves=None)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
