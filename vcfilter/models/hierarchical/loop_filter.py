@@ -112,11 +112,11 @@ def read_level(below: LoopFilter, reader: Reader) -> LoopFilter:
 def _changed(source: LoopFilter, mode: FilterMode, reader: Reader) -> LoopFilter:
     """A filter that differs from another by what a reader reads."""
 
-    def changed(known: Coefficients, table: int) -> Coefficients:
+    def changed(before: Coefficients, table: int) -> Coefficients:
         if not table:
-            return known
-        symbols = reader.symbols(torch.full((len(known),), float(table)))
-        return tuple(a + b for a, b in zip(known, symbols.to(torch.int64).tolist(), strict=True))
+            return before
+        symbols = reader.symbols(torch.full((len(before),), float(table)))
+        return tuple(a + b for a, b in zip(before, symbols.to(torch.int64).tolist(), strict=True))
 
     luma = changed(source.luma[:MAIN], TABLES[mode.luma])
     luma += changed(source.luma[MAIN:], BUSY_TABLE * mode.busy)
@@ -339,7 +339,7 @@ class _LeastSquares:
 
     def _descend(self, start: Array, source: Array, free: int) -> Array:
         """The first ones, one after the other, put where they are best, their bits counted in."""
-        found, known = start.tolist(), source.tolist()
+        found, before = start.tolist(), source.tolist()
         rest = self._errors - self._products @ start
         diagonal = np.maximum(np.diag(self._products), 1e-9)
         dead = (PRICE * self._weight / (2 * diagonal)).tolist()
@@ -347,9 +347,9 @@ class _LeastSquares:
         for _ in range(SWEEPS):
             changed = False
             for i in range(free):
-                away = found[i] + float(rest[i]) / steps[i] - known[i]
+                away = found[i] + float(rest[i]) / steps[i] - before[i]
                 near = max(0.0, abs(away) - dead[i])
-                new = round(known[i] + (near if away > 0 else -near))
+                new = round(before[i] + (near if away > 0 else -near))
                 new = min(max(new, -LIMIT), LIMIT)
                 if new != found[i]:
                     rest -= self._products[i] * (new - found[i])
