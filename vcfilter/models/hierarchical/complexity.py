@@ -16,9 +16,9 @@ from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Reference
 
 SIDE = 256
-# Interpolation is not counted: 20 MACs per bicubic and 4 per bilinear sample, two
-# references; the fields' upsampling and the blend add about 14 more per luma sample.
-WARP_MACS = 2 * (20 + 2 * 4 / 4) + 14
+# Interpolation is not counted: 24 MACs per sample for those halfway between, 20 per bicubic and 4
+# per bilinear sample, two references; the fields' upsampling and the blend add about 14 more.
+WARP_MACS = 2 * (24 + 20 + 2 * 4 / 4) + 14
 # Of luma 12 differences cut off, 6 sums and their 6 weights; of chroma as many, at half the size.
 FILTER_MACS = 4 * EACH * (1 + 2 / 4)
 PARTS = {
