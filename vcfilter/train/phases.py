@@ -264,13 +264,13 @@ FINISH = FinishPhase(
     rate=4e-4,
     stages=(
         # Energy is cheap to compare: it finds how much contrast is missing, and where.
-        Stage(until=0.3, error=0.6, texture=0.4, difference=0.25, grid=0.3),
+        Stage(until=0.3, error=0.6, texture=0.4, difference=0.4, grid=0.3),
         Stage(
             until=0.85,
             error=0.6,
             texture=0.2,
-            features=1.0,
-            difference=0.25,
+            features=1.6,
+            difference=0.4,
             grid=0.3,
             rate=0.5,
         ),
@@ -278,8 +278,8 @@ FINISH = FinishPhase(
             until=1.0,
             error=0.6,
             texture=0.2,
-            features=1.0,
-            difference=0.25,
+            features=1.6,
+            difference=0.4,
             adversarial=0.02,
             grid=0.3,
             rate=0.5,
