@@ -204,6 +204,27 @@ def test_what_was_chosen_is_read_again() -> None:
     assert loop_filter.read(None, (source,), reader) == NO_FILTER
 
 
+def test_a_levels_filter_differs_from_the_one_below() -> None:
+    x, seen, base = noisy(1.0)
+    assert base is not None
+    worth = FilterWorth(x, finish(base.filter.apply(seen), SIZE), SIZE, TABLE_SET, 0.2, 1.0)
+    level = worth.choose_level(base.filter)
+    reader = DecodingCoder(TABLE_SET, coded(level))
+    assert loop_filter.read_level(base.filter, reader) == level.filter != base.filter
+    same = FilterWorth(x, seen, SIZE, TABLE_SET, 1e9, 1.0).choose_level(base.filter)
+    assert same.filter == base.filter
+    assert loop_filter.read_level(base.filter, DecodingCoder(TABLE_SET, coded(same))) == base.filter
+
+
+@pytest.mark.parametrize("numbers", [[4, 0, 0, 0], [0, 0, 2, 0], [0, -1, 0, 0]])
+def test_a_levels_filter_that_no_encoder_writes_is_refused(numbers: list[int]) -> None:
+    coder = EncodingCoder(TABLE_SET)
+    symbols = torch.tensor(numbers)
+    coder.repeat([(symbols, torch.full_like(symbols, loop_filter.MODE_TABLE))])
+    with pytest.raises(BitstreamError, match="invalid"):
+        loop_filter.read_level(NO_FILTER, DecodingCoder(TABLE_SET, coder.finish()))
+
+
 def test_every_kind_of_coefficient_is_read() -> None:
     numbers = [list(range(k, k + n)) for k, n in ((1, 12), (20, 6), (-20, 12), (3, 12))]
     tables = (TABLES[3], loop_filter.BUSY_TABLE, TABLES[1], loop_filter.CROSS_TABLE)

@@ -1,7 +1,7 @@
 """The loop filter: what quantisation left in a reconstruction, smoothed before others refer to it.
 
 A sample is moved towards its neighbours. Of six pairs of opposite neighbours count the differences
-to the sample, cut off at a few steps, which smooths and leaves edges; the differences as they are;
+to the sample, cut off at `CLIP`, which smooths and leaves edges; the differences as they are;
 in luma these times the activity around the sample, and in chroma the differences of luma. The
 encoder finds a coefficient for each by least squares against the original, as for an adaptive loop
 filter. They are integers, stand in the base's bytes and are coded as differences to those of a
