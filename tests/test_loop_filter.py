@@ -122,7 +122,7 @@ def test_narrow_planes(columns: int) -> None:
     out = np.full_like(plane, np.nan)
     loop.loop_filter(plane, None, CLIP, BUSY, np.full(LUMA, 0.1, np.float32), out)
     one = torch.from_numpy(plane)[None, None]
-    wanted = one + 0.1 * loop_filter._features(one, None).sum(0)
+    wanted = one + 0.1 * loop_filter.features_of(one, None).sum(0)
     np.testing.assert_allclose(out, wanted[0, 0], rtol=1e-5, atol=1e-4)
     assert np.isfinite(loop.loop_sums(plane, plane, plane, 4, columns, CLIP, BUSY)).all()
 

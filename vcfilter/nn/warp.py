@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,11 +70,18 @@ def with_halves(plane: Tensor) -> Tensor:
         for source, out in zip(plane.contiguous().numpy(), found.numpy(), strict=True):
             motion.enlarge(source[0], out[0])
         return found
-    kernel = plane.new_tensor(HALFWAY) / 64
+    kernel = _halfway(plane.device, plane.dtype)
     down = F.conv2d(F.pad(plane, (0, 0, 3, 4), mode="replicate"), kernel.view(1, 1, 8, 1))
     tall = torch.stack([plane, down], dim=3).flatten(2, 3)
     right = F.conv2d(F.pad(tall, (3, 4, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 8))
     return torch.stack([tall, right], dim=4).flatten(3, 4)
+
+
+@cache
+def _halfway(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """HALFWAY on a device; kept, since a captured step may not bring numbers from the host."""
+    with torch.inference_mode(False):  # training may use it, too
+        return torch.tensor(HALFWAY, device=device, dtype=dtype) / 64
 
 
 def warp_luma(plane: Tensor, field: Tensor, factor: int) -> Tensor:
@@ -99,7 +108,8 @@ def warp_halves(halves: Tensor, field: Tensor, factor: int) -> Tensor:
         return moved
     # Of the coordinates of the plane's own samples; those of the halves begin half a step later.
     grid = sampling_grid(enlarge(field, factor))
-    grid = grid - grid.new_tensor([0.5 / columns, 0.5 / rows])
+    shift = torch.stack([torch.full_like(grid[0, 0, 0, 0], 0.5 / n) for n in (columns, rows)])
+    grid = grid - shift
     return F.grid_sample(halves, grid, "bicubic", "border", align_corners=False)
 
 

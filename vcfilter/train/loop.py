@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from vcfilter.codec.structure import GopStep
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
-from vcfilter.models.hierarchical.blocks import BLOCK
+from vcfilter.models.hierarchical.blocks import BLOCK, finish
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
@@ -34,6 +35,7 @@ from vcfilter.models.hierarchical.values import (
 )
 from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples, upload
+from vcfilter.train.filtering import Fitted
 from vcfilter.train.graph import StepGraphs
 from vcfilter.train.looks import CodecLooks, Remembering, Shown
 from vcfilter.train.loss import cost, log_cost
@@ -88,7 +90,8 @@ REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
 DELAY = 10  # captured steps between two looks at their figures
-TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
+PASSES_SHARE = 0.5  # of the frames; the analysis learns from the others only
+KEY_PASSES, INTER_PASSES = 2, 1  # of those, before the one that counts
 
 Recorded = dict[str, list[Tensor]]
 """Figures of a step, by their names in the log."""
@@ -200,9 +203,9 @@ class Trainer:
         whole = self.random.integers(QP_WHOLE[0], QP_WHOLE[1] + 1, batch)
         return np.where(self.random.random(batch) < QP_WHOLE_SHARE, whole, usual)
 
-    def draw_passes(self) -> int:
-        """Passes before the one that counts: one, as in the default preset, or none."""
-        return int(self.random.random() < TWO_PASS_SHARE)
+    def draw_passes(self, passes: int) -> int:
+        """So many passes before the one that counts, or none."""
+        return passes * int(self.random.random() < PASSES_SHARE)
 
     def draw_mode(self, step: GopStep) -> MotionMode:
         """How the frames of one place are moved."""
@@ -247,13 +250,13 @@ class Trainer:
                     back=back,
                     mode=self.draw_mode(step),
                     refine=bool(self.random.random() < REFINED_SHARE) and not back,
-                    passes=self.draw_passes(),
+                    passes=self.draw_passes(INTER_PASSES),
                 )
             )
         return StepPlan(
-            passes=self.draw_passes(),
+            passes=self.draw_passes(KEY_PASSES),
             outer=tuple(order.index(n) for n in outer),
-            outer_passes=self.draw_passes(),
+            outer_passes=self.draw_passes(KEY_PASSES),
             inter=tuple(inter),
         )
 
@@ -330,8 +333,11 @@ class Trainer:
         """(mean log cost, reconstruction, bits per sample) of keyframes."""
         batch = len(qp)
         coder = coder or self.coder(batch)
-        conditions = key_conditions(qp)
-        reference = self.net.code_keyframe(conditions, x, coder, self.earlier(passes, batch))
+        conditions, fitted = key_conditions(qp), Fitted(x)
+        reference = self.net.code_keyframe(
+            conditions, x, coder, self.earlier(passes, batch), filters=fitted
+        )
+        reference = filtered(reference, fitted)
         loss, bpp = self.judge(reference.planes, x, qp, 0, coder.total)
         return loss, reference, bpp
 
@@ -347,9 +353,11 @@ class Trainer:
         batch = len(inputs.qp)
         conditions = inter_conditions(plan, inputs)
         references = pair(held)
+        fitted = Fitted(x)
         coded: CodedMotion | None = None
         coder = coder or self.coder(batch)
         if plan.mode is MotionMode.CODED:
+            references = pair([reference.with_halves() for reference in held])
             estimate = self.estimate(conditions, x, references, len(held) == 1)
             coded = self.net.code_motion(conditions, estimate, references, coder)
         reference = self.net.code_inter(
@@ -361,7 +369,9 @@ class Trainer:
             coder,
             coded,
             self.earlier(plan.passes, batch),
+            filters=fitted,
         )
+        reference = filtered(reference, fitted)
         loss, bpp = self.judge(reference.planes, x, inputs.qp, plan.layer, coder.total)
         return loss, reference, bpp
 
@@ -566,7 +576,13 @@ def key_conditions(qp: Tensor) -> Conditions:
 def inter_conditions(plan: InterPlan, inputs: InterNumbers) -> Conditions:
     """Of inter frames of one place."""
     layer = torch.full_like(inputs.qp, plan.layer)
-    return Conditions(inputs.qp, layer, inputs.distances, inputs.level, plan.refine)
+    sharp = plan.mode is MotionMode.CODED
+    return Conditions(inputs.qp, layer, inputs.distances, inputs.level, plan.refine, sharp)
+
+
+def filtered(reference: Reference, fitted: Fitted) -> Reference:
+    """A reconstruction after the loop filter."""
+    return replace(reference, planes=finish(fitted.filtered(reference.planes), None))
 
 
 def original(x: Planes, config: HierarchicalConfig) -> Reference:

@@ -22,7 +22,7 @@ class InterPlan:
     Args:
         shown: which of the group's frames, in display order. references: those it is coded from.
         layer: its temporal layer. back: all references are past.
-        mode, refine: see `HierarchicalMode`. passes: before the one that counts, 0 or 1.
+        mode, refine: see `HierarchicalMode`. passes: before the one that counts.
     """
 
     shown: int

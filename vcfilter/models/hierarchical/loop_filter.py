@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +126,14 @@ def _changed(source: LoopFilter, mode: FilterMode, reader: Reader) -> LoopFilter
     if max(map(abs, luma + chroma)) > LIMIT:
         raise BitstreamError(f"a coefficient of the loop filter passes {LIMIT}")
     return LoopFilter(luma, chroma)
+
+
+class Filtering(Protocol):
+    """What passes over a latent need of a filter's choice."""
+
+    def filtered(self, planes: Planes) -> Planes:
+        """What the chosen filter makes of planes; it may pass 0 and 255."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -373,7 +382,7 @@ def _pairs(plane: Tensor) -> Tensor:
     return torch.stack([torch.stack(side) for side in sides]) - plane
 
 
-def _features(plane: Tensor, guide: Tensor | None) -> Tensor:
+def features_of(plane: Tensor, guide: Tensor | None) -> Tensor:
     """(18, B, C, H, W) features, see native/filters.h."""
     pairs = _pairs(plane)
     whole = pairs.sum(0)
@@ -404,7 +413,7 @@ def _filtered(plane: Tensor, guide: Tensor | None, coefficients: Coefficients, u
         for one, other, out in zip(sources, guides, found.numpy()[:, 0], strict=True):
             loop.loop_filter(one, other, CLIP, BUSY, weights, out)
         return found
-    parts = _features(plane, guide) * torch.from_numpy(weights).to(plane).view(-1, 1, 1, 1, 1)
+    parts = features_of(plane, guide) * torch.from_numpy(weights).to(plane).view(-1, 1, 1, 1, 1)
     return plane + parts.sum(0)
 
 
@@ -425,7 +434,7 @@ def _sums(x: Tensor, plane: Tensor, guide: Tensor | None, size: Size) -> tuple[A
         high = np.triu_indices(LUMA)
         products[high] = products.T[high] = sums[:-LUMA]
         return products, sums[-LUMA:]
-    inside = _features(plane, guide)[:, 0, 0, :rows, :columns].flatten(1)
+    inside = features_of(plane, guide)[:, 0, 0, :rows, :columns].flatten(1)
     error = (x - plane)[0, 0, :rows, :columns].flatten()
     found = (inside @ torch.cat([inside, error[None]]).T).double().cpu().numpy()  # (18, 19)
     return found[:, :LUMA], found[:, LUMA]

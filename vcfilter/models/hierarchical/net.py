@@ -33,7 +33,7 @@ from vcfilter.models.hierarchical.conditions import (
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
 from vcfilter.models.hierarchical.latent import LatentContext, lowest_table
-from vcfilter.models.hierarchical.loop_filter import Filters
+from vcfilter.models.hierarchical.loop_filter import Filtering
 from vcfilter.models.hierarchical.mode import FilterMode, MotionMode
 from vcfilter.models.hierarchical.motion import (
     MotionCodec,
@@ -456,7 +456,7 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
         rd_scale: Tensor | float = 1.0,
-        filters: Filters | None = None,
+        filters: Filtering | None = None,
     ) -> Reference:
         """Code keyframes.
 
@@ -515,7 +515,7 @@ class VideoNet(nn.Module):
         motion: CodedMotion | None = None,
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
-        filters: Filters | None = None,
+        filters: Filtering | None = None,
     ) -> Reference:
         """Code inter frames.
 
@@ -559,7 +559,7 @@ class VideoNet(nn.Module):
         earlier: Sequence[Coder],
         levels: Sequence[LevelCoder],
         rd_scale: Tensor | float = 1.0,
-        filters: Filters | None = None,
+        filters: Filtering | None = None,
     ) -> tuple[Tensor | None, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers of the base).
 
@@ -609,7 +609,7 @@ class VideoNet(nn.Module):
         passes: Sequence[Coder],
         below: Below | None,
         scale: Tensor | float,
-        filters: Filters | None,
+        filters: Filtering | None,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the base or a level of the image latent in passes; see `code_keyframe`.
 

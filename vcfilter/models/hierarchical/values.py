@@ -158,6 +158,7 @@ class Reference:
             context=self.context.each(change),
             moves=change(self.moves),
             distances=change(self.distances),
+            halves=None if self.halves is None else change(self.halves),
         )
 
     def finest(self) -> Tensor:

@@ -1,0 +1,107 @@
+"""The loop filter in training: fitted to each reconstruction of a batch, no bit counted."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcfilter.models.hierarchical.loop_filter import (
+    BUSY_UNIT,
+    CHROMA,
+    EACH,
+    LIMIT,
+    MAIN,
+    UNIT,
+    features_of,
+)
+from vcfilter.train.data import Planes
+
+STIFF = 1e-4  # beside features of unit size; keeps coefficients small that say the same
+
+
+class Fitted:
+    """What a loop filter makes of reconstructions of a batch, as an encoder's `Filters` does.
+
+    Coefficients come from least squares and have no gradient; samples have one through them.
+
+    Args:
+        x: the originals, (B, 1, H, W) luma and two (B, 1, H/2, W/2).
+    """
+
+    def __init__(self, x: Planes) -> None:
+        self._x = x
+
+    def filtered(self, planes: Planes) -> Planes:
+        """Filtered planes, which may pass 0 and 255."""
+        y = features_of(planes[0], None)[:, :, 0]
+        guide = F.avg_pool2d(planes[0], 2)
+        both = torch.cat([planes[1], planes[2]])
+        chroma = features_of(both, torch.cat([guide, guide]))[:, :, 0]  # (18, 2 B, h, w)
+        units = zip((MAIN, EACH), (UNIT, BUSY_UNIT), strict=True)
+        limit = torch.cat([y.new_full((count,), LIMIT / unit) for count, unit in units])
+        errors = [(x - p).detach()[:, 0] for x, p in zip(self._x, planes, strict=True)]
+        weights = fit(*sums(y.detach(), errors[0]), limit)
+        batch = len(planes[0])
+        products, wanted = sums(chroma.detach(), torch.cat(errors[1:]))
+        limit = y.new_full((CHROMA,), LIMIT / UNIT)
+        shared = fit(*both_planes(products, wanted, batch), limit)
+        main, cross = shared[:, :MAIN], shared[:, MAIN:]
+        own = [torch.cat([main, each], 1) for each in cross.chunk(2, 1)]
+        moved = weighted(chroma, torch.cat(own))
+        return (
+            planes[0] + weighted(y, weights)[:, None],
+            planes[1] + moved[:batch, None],
+            planes[2] + moved[batch:, None],
+        )
+
+
+def weighted(features: Tensor, weights: Tensor) -> Tensor:
+    """(B, H, W) sums of features (N, B, H, W) times weights (B, N)."""
+    return (features * weights.T[:, :, None, None]).sum(0)
+
+
+def sums(features: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """((B, N, N) products of features (N, B, H, W), (B, N) with the error (B, H, W))."""
+    flat = features.flatten(2).transpose(0, 1)  # (B, N, HW)
+    return flat @ flat.transpose(1, 2), (flat @ error.flatten(1)[:, :, None])[..., 0]
+
+
+def both_planes(products: Tensor, wanted: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Sums of both chroma planes, (2 B, ...) U first, the last coefficients of each apart."""
+    put_u, put_v = places(products.device)
+    (u, v), (seen_u, seen_v) = products.split(batch), wanted.split(batch)
+    found = put_u.T @ u @ put_u + put_v.T @ v @ put_v
+    return found, seen_u @ put_u + seen_v @ put_v
+
+
+@cache
+def places(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(18, 24) each: where the coefficients of U and of V stand among those of both.
+
+    Kept, since a captured step may not bring numbers from the host.
+    """
+    every = torch.eye(CHROMA)
+    main, u, v = every.split([MAIN, EACH, EACH])
+    return torch.cat([main, u]).to(device), torch.cat([main, v]).to(device)
+
+
+def fit(products: Tensor, wanted: Tensor, limit: Tensor) -> Tensor:
+    """(B, N) coefficients by least squares.
+
+    Args:
+        products: (B, N, N). wanted: (B, N). limit: (N,) of their magnitudes.
+    """
+    count = wanted.shape[1]
+    size = products.diagonal(dim1=1, dim2=2).clamp(min=1e-3).sqrt()  # (B, N)
+    system = products / (size[:, :, None] * size[:, None])
+    unit = torch.eye(count, device=system.device)
+    system = system + STIFF * unit
+    # Positive definite: elimination needs no pivots, and a captured step no library.
+    rows = torch.cat([system, (wanted / size)[:, :, None]], dim=2)
+    for i in range(count):
+        row = rows[:, i : i + 1] / rows[:, i : i + 1, i : i + 1]
+        rows = rows - (rows[:, :, i : i + 1] - unit[:, i : i + 1]) * row  # row i becomes `row`
+    return torch.maximum(torch.minimum(rows[:, :, count] / size, limit), -limit)
