@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.errors import BitstreamError
-from vcfilter.nn.fused import fused
+from vcfilter.fused import fused
 
 # Lagrangian of the quantiser in squared steps per bit: 2 ln 2 / 12 is the slope of a fine uniform
 # quantiser's rate-distortion curve.

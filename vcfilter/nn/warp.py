@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter.nn.fused import fused
+from vcfilter.fused import fused
 from vcfilter.nn.native import is_native
 
 

@@ -21,9 +21,8 @@ from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.model import save
-from vcfilter.models.hierarchical.motion import direct_motion
 from vcfilter.models.hierarchical.net import VideoNet
-from vcfilter.models.hierarchical.search import coarse_to_fine
+from vcfilter.models.hierarchical.search import fit_field
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
     FrameContext,
@@ -33,6 +32,7 @@ from vcfilter.models.hierarchical.values import (
     pair,
 )
 from vcfilter.nn.exact import project
+from vcfilter.train.ahead import Ahead, FlowSearch
 from vcfilter.train.data import Planes, Samples, upload
 from vcfilter.train.graph import StepGraphs
 from vcfilter.train.looks import CodecLooks, Remembering, Shown
@@ -87,6 +87,7 @@ JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more o
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
+FIT_ROUNDS = 2  # of coded motion at its end, as an encoder's
 DELAY = 10  # captured steps between two looks at their figures
 TWO_PASS_SHARE = 0.5  # of the frames; the analysis learns from the others only
 
@@ -103,7 +104,8 @@ class Trainer:
     """Straight-line training of one phase, with exact resume.
 
     On one CUDA device whole steps are captured as graphs, one for each of some plans drawn at the
-    start, and the motion search works there too.
+    start. While the device works on a step the host draws the next one and searches for its motion,
+    between originals.
 
     Args:
         net: the networks, in ordinary weights.
@@ -175,9 +177,12 @@ class Trainer:
         self.share = 0.0  # of the training that is done, for the schedule
         self.random = np.random.default_rng(1)
         self.graphs: StepGraphs | None = None
+        self.ahead: Ahead | None = None
         self.plans: list[StepPlan] = []
         if plans and not phase.stages:
             self.graphs = StepGraphs(self.learn)
+            self.ahead = Ahead(self.draw, self.random_states, device)
+            self.search = FlowSearch(flow_threads)
             self.plans = [self.draw_plan(n / plans) for n in range(plans)]
 
     @property
@@ -189,6 +194,15 @@ class Trainer:
     def delay(self) -> int:
         """Steps whose figures are read at once: reading makes the host wait for the device."""
         return DELAY if self.graphs else 1
+
+    @property
+    def generators(self) -> tuple[np.random.Generator, ...]:
+        """All that a step is drawn from."""
+        return self.random, self.samples.random, self.stills.random
+
+    def random_states(self) -> list[dict[str, Any]]:
+        """Of the generators, now."""
+        return [dict(g.bit_generator.state) for g in self.generators]
 
     def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
@@ -291,13 +305,14 @@ class Trainer:
             size = min(phase.group_size, self.samples.size)
             frames = self.samples.draw(positions(outer, steps), batch, size, own)
         qp = self.draw_qp(batch)
+        flows = self.flows(plan, frames)
         inter = []
-        for step in steps:
+        for step, found in zip(steps, flows, strict=True):
             jitter = self.random.integers(-JITTER, JITTER + 1, batch)
             level = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch)
             distances = np.tile(np.array([signed_distances(step)]), (batch, 1))
             lower = (qp + step.offset + jitter).clip(max=63)
-            inter.append(InterNumbers(*map(self.part, (lower, level, distances))))
+            inter.append(InterNumbers(*map(self.part, (lower, level, distances)), found))
         device = self.processes.device
         return plan, StepNumbers(
             alone=alone,
@@ -306,6 +321,18 @@ class Trainer:
             qp=self.part(qp),
             inter=tuple(inter),
         )
+
+    def flows(self, plan: StepPlan, frames: Sequence[Planes]) -> list[tuple[Tensor, ...]]:
+        """Dense flows of a captured step's inter frames, between originals."""
+        found: list[tuple[Tensor, ...]] = [()] * len(plan.inter)
+        if self.graphs is None:
+            return found
+        coded = [n for n, each in enumerate(plan.inter) if each.mode is MotionMode.CODED]
+        pairs = [(plan.inter[n].shown, r) for n in coded for r in plan.inter[n].references]
+        each = iter(self.search(frames, pairs, self.processes.device))
+        for n in coded:
+            found[n] = tuple(next(each) for _ in plan.inter[n].references)
+        return found
 
     def earlier(self, passes: int, batch: int) -> list[RateCoder]:
         """Coders of passes before the one that counts."""
@@ -350,7 +377,7 @@ class Trainer:
         coded: CodedMotion | None = None
         coder = coder or self.coder(batch)
         if plan.mode is MotionMode.CODED:
-            estimate = self.estimate(conditions, x, references, len(held) == 1)
+            estimate = self.estimate(conditions, x, references, inputs.flows)
             coded = self.net.code_motion(conditions, estimate, references, coder)
         reference = self.net.code_inter(
             plan.mode,
@@ -366,15 +393,15 @@ class Trainer:
         return loss, reference, bpp
 
     def estimate(
-        self, conditions: Conditions, x: Planes, references: Pair, alone: bool
+        self, conditions: Conditions, x: Planes, references: Pair, flows: Sequence[Tensor]
     ) -> MotionField:
-        """Motion between originals and reconstructions; alone: there is one reference only."""
-        if not self.graphs:
+        """Motion to reconstructions; flows: to their originals, where the step is captured."""
+        if not flows:
             return motion(conditions, x, references, self.flow_threads)
-        start = direct_motion(references, conditions.distances)
-        first, second = (reference.planes[0] for reference in references)
+        base = quantiser_step(conditions.qp)
         with torch.no_grad():
-            return MotionField(*coarse_to_fine(x[0], first, None if alone else second, start))
+            finer = [reference.finest() for reference in references[: len(flows)]]
+            return MotionField(*fit_field(x[0], flows, finer, base, FIT_ROUNDS, waits=False))
 
     def look(self, looks: CodecLooks, loss: Tensor, shown: Shown, recorded: Recorded) -> Tensor:
         """The loss of frames with those of the row's stage."""
@@ -405,7 +432,7 @@ class Trainer:
             TrainingError: a figure or the gradient is not finite; the weights are as before.
                 Of a captured step only `Figures.read` tells.
         """
-        plan, inputs = self.draw()
+        plan, inputs = self.ahead.take() if self.ahead else self.draw()
         self.set_rate()
         figures = self.graphs.run(plan, inputs) if self.graphs else self.learn(plan, inputs)
         decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
@@ -415,6 +442,8 @@ class Trainer:
             torch._foreach_lerp_(averages, [v for _, v in state], 1 - decay)
         self.step += 1
         self.share = min(1.0, self.step / self.steps)
+        if self.ahead:
+            self.ahead.prepare()
         return figures
 
     def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
@@ -513,10 +542,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "random": [
-                g.bit_generator.state
-                for g in (self.random, self.samples.random, self.stills.random)
-            ],
+            "random": self.ahead.states() if self.ahead else self.random_states(),
             "looks": self.looks.state() if self.looks else None,
             "notes": notes or {},
         }
@@ -543,10 +569,10 @@ class Trainer:
         self.average = state["average"]
         self.step = state["step"]
         self.share = min(1.0, self.step / self.steps)
-        for g, s in zip(
-            (self.random, self.samples.random, self.stills.random), state["random"], strict=True
-        ):
+        for g, s in zip(self.generators, state["random"], strict=True):
             g.bit_generator.state = s
+        if self.ahead:
+            self.ahead.forget()
         notes: dict[str, Any] = state["notes"]
         return notes
 

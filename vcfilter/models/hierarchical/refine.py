@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK
-from vcfilter.nn.fused import fused
 from vcfilter.nn.native import is_native
-from vcfilter.nn.warp import constant, enlarge, gradients, kernel_sums, neighbour_mean, warp_field, warp_luma
+from vcfilter.nn.warp import (
+    constant,
+    enlarge,
+    gradients,
+    kernel_sums,
+    neighbour_mean,
+    warp_field,
+    warp_luma,
+)
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
@@ -78,9 +86,7 @@ def _mismatch_products(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 @fused
-def _agreeing(
-    moves: Tensor, sums: Tensor, share: Tensor, doubt: Tensor, least: float
-) -> Tensor:
+def _agreeing(moves: Tensor, sums: Tensor, share: Tensor, doubt: Tensor, least: float) -> Tensor:
     """Displacements (B, 4, h, w) after a step of `refine`; least: damping where all agrees."""
     xx, xy, yy, ex, ey, ee = sums.unbind(1)
     damping = least + doubt * ee
