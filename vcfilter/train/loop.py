@@ -16,6 +16,7 @@ from vcfilter.codec.structure import GopStep
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
+from vcfilter.fused import compiled
 from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
@@ -35,6 +36,7 @@ from vcfilter.nn.exact import project
 from vcfilter.train.ahead import Ahead, FlowSearch
 from vcfilter.train.data import Planes, Samples, upload
 from vcfilter.train.graph import StepGraphs
+from vcfilter.train.held import weights_held
 from vcfilter.train.looks import CodecLooks, Remembering, Shown
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import Processes, halve_branches, motion
@@ -116,6 +118,7 @@ class Trainer:
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
         flow_threads: of the flow search on the host.
+        fused: elementwise functions are compiled, see `vcfilter.fused`.
         plans: of captured steps; 0 means that no step is captured, as none of a row with stages
             is: their losses read values.
 
@@ -136,11 +139,12 @@ class Trainer:
         rate: float = 1.0,
         half: bool = False,
         flow_threads: int = 1,
+        fused: bool = False,
         plans: int = 0,
     ) -> None:
         self.processes = processes or Processes()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
-        self.rate, self.flow_threads = rate, flow_threads
+        self.rate, self.flow_threads, self.fused = rate, flow_threads, fused
         self.batch = batch * self.processes.count  # of all processes, in rows of the table
         if not phase.learns or "image." in phase.learns:  # linear filters learn
             precondition(net, spread(samples).cpu())
@@ -450,10 +454,11 @@ class Trainer:
         """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
         recorded: Recorded = {}
-        if self.phase.keyframes:
-            self.keyframe_step(plan, inputs, recorded)
-        if self.phase.groups:
-            self.group_step(plan, inputs, recorded)
+        with compiled(self.fused), weights_held(self.net):
+            if self.phase.keyframes:
+                self.keyframe_step(plan, inputs, recorded)
+            if self.phase.groups:
+                self.group_step(plan, inputs, recorded)
         found = {name: torch.stack(values).mean() for name, values in recorded.items()}
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)

@@ -32,9 +32,12 @@ class Scaled(nn.Module):
         self.register_buffer("basis", basis, persistent=True)
         self.scale: Tensor
         self.basis: Tensor | None
+        self.held: Tensor | None = None  # the weight, where it is made for a whole step
 
     def forward(self, v: Tensor) -> Tensor:
         """V to the weight."""
+        if self.held is not None:
+            return self.held
         weight = v * self.scale
         return weight if self.basis is None else torch.einsum("ofrc,fi->oirc", weight, self.basis)
 
