@@ -67,6 +67,7 @@ def _compile(function: Callable[P, R]) -> Callable[P, R]:
     import torch._dynamo  # late: a second of CPU
 
     config: Any = torch._dynamo.config
+    config.specialize_float = True  # as constants in the kernel: they are the same in all calls
     config.recompile_limit = max(config.recompile_limit, VARIANTS)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
     made: Callable[P, R] = torch.compile(function, dynamic=True, fullgraph=True)

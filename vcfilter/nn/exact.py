@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.nn.native import linear
 
 ACTIVATION_MAX = 255
@@ -109,8 +110,13 @@ class ExactDepthwise(ExactLayer):
 def activate(sums: Tensor) -> Tensor:
     """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
     if sums.requires_grad and torch.is_grad_enabled():
-        return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+        return _activate_through(sums)
     return (sums * (1.0 / (1 << WEIGHT_SHIFT))).floor_().clamp_(0, ACTIVATION_MAX)
+
+
+@fused
+def _activate_through(sums: Tensor) -> Tensor:
+    return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
 
 
 def check_bound(module: nn.Module) -> float:

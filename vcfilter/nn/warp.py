@@ -147,6 +147,7 @@ def neighbour_mean(field: Tensor) -> Tensor:
     return F.conv2d(F.pad(field, (1, 1, 1, 1), mode="replicate"), kernel, groups=field.shape[1])
 
 
+@fused
 def median3(field: Tensor) -> Tensor:
     """(B, C, h, w): medians over 3x3 positions; the border repeats."""
     rows, columns = field.shape[2:]

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from vcfilter.nn.exact import WEIGHT_SHIFT, ExactLayer, integers_of
-from vcfilter.train.precondition import Scaled
+from vcfilter.train.precondition import natural_units
 
 
 @contextmanager
@@ -25,12 +24,7 @@ def weights_held(net: nn.Module) -> Iterator[None]:
         for layer in net.modules()
         if isinstance(layer, ExactLayer) and layer.weight.requires_grad and layer.bias.requires_grad
     ]
-    pairs = [
-        (module.parametrizations.weight.original, module.parametrizations.weight[0])
-        for module in net.modules()
-        if parametrize.is_parametrized(module, "weight")
-    ]
-    filters = [(v, scaled) for v, scaled in pairs if isinstance(scaled, Scaled) and v.requires_grad]
+    filters = [(v, scaled) for v, scaled in natural_units(net) if v.requires_grad]
     parameters: list[Tensor] = [p for layer in layers for p in (layer.weight, layer.bias)]
     integers = integers_of(parameters) if parameters else []
     made = [scaled(v) for v, scaled in filters]

@@ -316,7 +316,8 @@ class Trainer:
             level = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch)
             distances = np.tile(np.array([signed_distances(step)]), (batch, 1))
             lower = (qp + step.offset + jitter).clip(max=63)
-            inter.append(InterNumbers(*map(self.part, (lower, level, distances)), found))
+            part = self.part
+            inter.append(InterNumbers(part(lower), part(level), part(distances), found))
         device = self.processes.device
         return plan, StepNumbers(
             alone=alone,

@@ -77,6 +77,19 @@ def register(layer: nn.Module, scaled: Scaled) -> None:
     parametrize.register_parametrization(layer, "weight", scaled)
 
 
+def natural_units(net: nn.Module) -> list[tuple[nn.Parameter, Scaled]]:
+    """V of each filter that `register` was called for, and what makes its weight."""
+    found = []
+    for module in net.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            held = module.get_submodule("parametrizations.weight")
+            assert isinstance(held, parametrize.ParametrizationList)
+            scaled, v = held[0], held.original
+            assert isinstance(scaled, Scaled) and isinstance(v, nn.Parameter)
+            found.append((v, scaled))
+    return found
+
+
 @torch.no_grad()
 def plain(net: VideoNet) -> VideoNet:
     """A copy of the networks with ordinary weights."""

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical import maps as positioned
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.maps import gather
@@ -173,8 +174,7 @@ class StepModel(nn.Module):
         inputs = self._inputs(magnitudes, temporal, where)
         frame = self._of_frame(features)
         hidden = activate(self.hidden(inputs) + frame.hidden)
-        sums = self.index(hidden) + self.index_linear(inputs) + frame.index
-        return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
+        return _index(self.index(hidden), self.index_linear(inputs), frame.index)
 
     def _of_frame(self, features: Tensor) -> FrameParts:
         """What follows from the features alone; of weights that do not learn computed once."""
@@ -321,6 +321,19 @@ class LatentContext:
         return LatentSymbols(symbols=none, activations=none, activity=activity)
 
 
+@fused
+def _index(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Table indices (B, N, count) of the parts of their sums."""
+    sums = first + second + third
+    return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
+
+
+@fused
+def _activation(symbols: Tensor, levels: Tensor) -> Tensor:
+    """(257,) levels of symbols' magnitudes."""
+    return levels[symbols.abs().clamp(max=256).long()]
+
+
 NextSymbols = Callable[[Place, Tensor], Tensor]
 """Where a walk's symbols come from: of a step and its table indices, (B, N, count) both."""
 
@@ -358,7 +371,7 @@ class LatentModel(nn.Module):
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""
-        return self.levels[symbols.detach().abs().clamp(max=256).long()]
+        return _activation(symbols.detach(), self.levels)
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""

@@ -35,13 +35,17 @@ def write(maps: Tensor, low: int, chosen: Tensor, at: Tensor) -> None:
 
 def take(maps: Tensor, low: int, high: int, at: Tensor) -> Tensor:
     """(B, N, high - low) at (N,) flat positions and some channels."""
-    found: Tensor = _Take.apply(maps, low, high, at)
+    found: Tensor = _Take.apply(  # type: ignore[no-untyped-call]
+        maps, low, high, at
+    )
     return found
 
 
 def lattice(maps: Tensor, high: int, stride: int) -> Tensor:
     """The channels up to high, at every stride-th row and column; a view."""
-    found: Tensor = _Lattice.apply(maps, high, stride)
+    found: Tensor = _Lattice.apply(  # type: ignore[no-untyped-call]
+        maps, high, stride
+    )
     return found
 
 
@@ -51,7 +55,9 @@ def put(maps: Tensor, low: int, chosen: Tensor, at: Tensor) -> Tensor:
     Args:
         maps: what stands where it is written is constant: no gradient is taken from it.
     """
-    found: Tensor = _Put.apply(maps, low, chosen, at)
+    found: Tensor = _Put.apply(  # type: ignore[no-untyped-call]
+        maps, low, chosen, at
+    )
     return found
 
 

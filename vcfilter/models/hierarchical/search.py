@@ -8,6 +8,7 @@ as near to the picture as they come, and each position takes what is cheaper the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
@@ -119,7 +121,7 @@ def with_global_motion(
     price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
 
     def bits(field: Tensor, neighbours: Tensor) -> Tensor:
-        return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
+        return _field_bits(field, neighbours, unit, price)
 
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
@@ -143,6 +145,12 @@ def with_global_motion(
         parts = torch.where(costs[1] < costs[0], steady, field)
     better = gains(block_sse(x, left, right, parts) + bits(parts, median3(parts)), total)
     return torch.where(better[:, None, None, None], parts, field)
+
+
+@fused
+def _field_bits(field: Tensor, neighbours: Tensor, unit: Tensor, price: Tensor) -> Tensor:
+    """(B, 1, h, w) about what bits of differences from the neighbours are worth."""
+    return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
 
 def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
@@ -177,15 +185,25 @@ def global_motion(flow: Tensor, weight: Tensor, *, waits: bool = True) -> Tensor
     for _ in range(GLOBAL_ROUNDS):
         hessian = terms.T @ (own * terms) + ridge
         target = terms.T @ (own * wanted)
-        if waits:
-            affine = torch.linalg.solve(hessian, target)
-        else:
-            normal = [list(row.unbind(1)) for row in hessian[..., None].unbind(1)]
-            affine = torch.stack(solve(normal, list(target.unbind(1))), dim=1)
-        off = wanted - terms @ affine
-        own = trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
+        affine = torch.linalg.solve(hessian, target) if waits else _eliminated(hessian, target)
+        unit = constant((scale,), flow.dtype, flow.device)
+        own = _trust(trust, wanted, terms @ affine, unit)
         scale = max(0.25, scale / 2)
     return (terms @ affine).transpose(1, 2).unflatten(2, (rows, columns))
+
+
+@fused
+def _eliminated(normal: Tensor, target: Tensor) -> Tensor:
+    """(B, 3, n) solutions of small systems (B, 3, 3) with right sides (B, 3, n)."""
+    rows = [list(row.unbind(1)) for row in normal[..., None].unbind(1)]
+    return torch.stack(solve(rows, list(target.unbind(1))), dim=1)
+
+
+@fused
+def _trust(trust: Tensor, wanted: Tensor, fitted: Tensor, scale: Tensor) -> Tensor:
+    """(B, hw, 1) trust in positions, less where the fit is off by more than a scale (1,)."""
+    off = wanted - fitted
+    return trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
 
 
 def dense_flow(x: Tensor, reference: Tensor, scale: int = 1) -> Tensor:
@@ -205,9 +223,9 @@ def dense_flow(x: Tensor, reference: Tensor, scale: int = 1) -> Tensor:
 
 
 def pooled_flow(
-    x: npt.NDArray[np.uint8], reference: npt.NDArray[np.uint8], scale: int = 1
+    x: npt.NDArray[Any], reference: npt.NDArray[Any], scale: int = 1
 ) -> npt.NDArray[np.float32]:
-    """The same of one frame, (H, W) to (2, H/8, W/8); nearly all of it without Python's lock."""
+    """The same of one frame, uint8 (H, W) to (2, H/8, W/8); Python's lock is free meanwhile."""
     pooled = x.shape[1] // BLOCK, x.shape[0] // BLOCK
     if scale > 1:
         size = (x.shape[1] // scale, x.shape[0] // scale)
