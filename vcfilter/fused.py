@@ -65,7 +65,9 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
 
 def _compile(function: Callable[P, R]) -> Callable[P, R]:
     import torch._dynamo  # late: a second of CPU
+    import torch.fx.experimental._config as shapes
 
+    shapes.use_duck_shape = False  # sizes that happen to be equal are not taken for one
     config: Any = torch._dynamo.config
     config.specialize_float = True  # as constants in the kernel: they are the same in all calls
     config.recompile_limit = max(config.recompile_limit, VARIANTS)

@@ -371,7 +371,8 @@ class LatentModel(nn.Module):
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""
-        return _activation(symbols.detach(), self.levels)
+        with torch.no_grad():
+            return _activation(symbols, self.levels)
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""
