@@ -111,6 +111,11 @@ def activate(sums: Tensor) -> Tensor:
     """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
     if sums.requires_grad and torch.is_grad_enabled():
         return _activate_through(sums)
+    return _activate(sums)
+
+
+@fused
+def _activate(sums: Tensor) -> Tensor:
     return (sums * (1.0 / (1 << WEIGHT_SHIFT))).floor_().clamp_(0, ACTIVATION_MAX)
 
 
