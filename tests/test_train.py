@@ -512,9 +512,9 @@ def test_a_captured_step_reads_nothing(
     t.optimizer.step = lambda: None  # type: ignore[method-assign]  # AdamW's own counts its steps
     Reads.found.clear()
     kinds = set()
-    assert t.ahead is not None
+    assert t.prefetcher is not None
     for _ in range(2):
-        plan, numbers = t.ahead.take()
+        plan, numbers = t.prefetcher.take()
         assert plan in t.plans
         kinds.add(plan.inter[0].back)
         for place, each in zip(plan.inter, numbers.inter, strict=True):

@@ -48,9 +48,9 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
         nonlocal made
         if not _asked or name in _broken:
             return function(*args, **kwargs)
-        if made is None:
-            made = _compile(function)
         try:
+            if made is None:
+                made = _compile(function)
             return made(*args, **kwargs)
         except torch.cuda.OutOfMemoryError:
             raise

@@ -33,7 +33,6 @@ from vcfilter.models.hierarchical.values import (
     pair,
 )
 from vcfilter.nn.exact import project
-from vcfilter.train.ahead import Ahead, FlowSearch
 from vcfilter.train.data import Planes, Samples, upload
 from vcfilter.train.graph import StepGraphs
 from vcfilter.train.held import weights_held
@@ -60,6 +59,7 @@ from vcfilter.train.plan import (
     positions,
 )
 from vcfilter.train.precondition import plain, precondition, spread
+from vcfilter.train.prefetch import FlowSearch, Prefetcher
 from vcfilter.train.watch import Guard, Log, TrainingError, save_state, stopping
 
 __all__ = ["PHASES", "Phase", "Trainer", "train"]
@@ -181,11 +181,11 @@ class Trainer:
         self.share = 0.0  # of the training that is done, for the schedule
         self.random = np.random.default_rng(1)
         self.graphs: StepGraphs | None = None
-        self.ahead: Ahead | None = None
+        self.prefetcher: Prefetcher | None = None
         self.plans: list[StepPlan] = []
         if plans and not phase.stages:
             self.graphs = StepGraphs(self.learn)
-            self.ahead = Ahead(self.draw, self.random_states, device)
+            self.prefetcher = Prefetcher(self.draw, self.random_states, device)
             self.search = FlowSearch(flow_threads)
             self.plans = [self.draw_plan(n / plans) for n in range(plans)]
 
@@ -437,7 +437,7 @@ class Trainer:
             TrainingError: a figure or the gradient is not finite; the weights are as before.
                 Of a captured step only `Figures.read` tells.
         """
-        plan, inputs = self.ahead.take() if self.ahead else self.draw()
+        plan, inputs = self.prefetcher.take() if self.prefetcher else self.draw()
         self.set_rate()
         figures = self.graphs.run(plan, inputs) if self.graphs else self.learn(plan, inputs)
         decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
@@ -447,8 +447,8 @@ class Trainer:
             torch._foreach_lerp_(averages, [v for _, v in state], 1 - decay)
         self.step += 1
         self.share = min(1.0, self.step / self.steps)
-        if self.ahead:
-            self.ahead.prepare()
+        if self.prefetcher:
+            self.prefetcher.prepare()
         return figures
 
     def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
@@ -548,7 +548,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "random": self.ahead.states() if self.ahead else self.random_states(),
+            "random": self.prefetcher.states() if self.prefetcher else self.random_states(),
             "looks": self.looks.state() if self.looks else None,
             "notes": notes or {},
         }
@@ -577,8 +577,8 @@ class Trainer:
         self.share = min(1.0, self.step / self.steps)
         for g, s in zip(self.generators, state["random"], strict=True):
             g.bit_generator.state = s
-        if self.ahead:
-            self.ahead.forget()
+        if self.prefetcher:
+            self.prefetcher.forget()
         notes: dict[str, Any] = state["notes"]
         return notes
 

@@ -76,9 +76,9 @@ class _Take(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
-        maps = _zeros(ctx.shape, given)
-        write(maps, ctx.low, given, ctx.at)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        maps = _zeros(ctx.shape, gradient)
+        write(maps, ctx.low, gradient, ctx.at)
         return maps, None, None, None
 
 
@@ -90,9 +90,9 @@ class _Lattice(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
-        maps = _zeros(ctx.shape, given)
-        maps[:, : ctx.high, :: ctx.stride, :: ctx.stride] = given
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        maps = _zeros(ctx.shape, gradient)
+        maps[:, : ctx.high, :: ctx.stride, :: ctx.stride] = gradient
         return maps, None, None
 
 
@@ -106,6 +106,6 @@ class _Put(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
-        chosen = gather(given[:, ctx.low : ctx.low + ctx.count], ctx.at)
-        return given, None, chosen, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        chosen = gather(gradient[:, ctx.low : ctx.low + ctx.count], ctx.at)
+        return gradient, None, chosen, None

@@ -39,7 +39,7 @@ class FlowSearch:
     """
 
     def __init__(self, threads: int) -> None:
-        cv2.setNumThreads(1)  # of each search; it also decides how the search divides a picture
+        cv2.setNumThreads(1)  # of each search; stripes of a frame depend on it
         self._pool = ThreadPoolExecutor(threads)
 
     def __call__(
@@ -74,7 +74,7 @@ class FlowSearch:
         ]
 
 
-class Ahead:
+class Prefetcher:
     """Draws each step before it is asked for; on a GPU on a stream of its own.
 
     Args:
@@ -91,6 +91,7 @@ class Ahead:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-1)
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # of the clips there
         self._prepared: Prepared | None = None
 
     def prepare(self) -> None:

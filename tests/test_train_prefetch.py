@@ -22,12 +22,12 @@ from vcfilter.models.hierarchical.search import dense_flow
 from vcfilter.nn.exact import SUM_BOUND, ExactDepthwise, ExactLinear, project
 from vcfilter.nn.warp import median3
 from vcfilter.train import loop
-from vcfilter.train.ahead import Ahead, FlowSearch
 from vcfilter.train.data import Clip, Samples
 from vcfilter.train.held import weights_held
 from vcfilter.train.phases import Phase
 from vcfilter.train.plan import Figures, StepNumbers, StepPlan
 from vcfilter.train.precondition import precondition
+from vcfilter.train.prefetch import FlowSearch, Prefetcher
 
 TINY = Phase(
     name="tiny", keyframes=2, groups=1, size=64, group_size=64, rate=1e-3, forward=0.5, coded=1.0
@@ -81,16 +81,16 @@ def test_what_is_drawn_ahead_is_what_would_be_drawn() -> None:
         drawn.append(random.random())
         return drawn[-1], ()
 
-    ahead = Ahead(draw, lambda: [dict(random.bit_generator.state)], torch.device("cpu"))
-    begin = ahead.states()
-    assert [ahead.take()[0], ahead.take()[0]] == list(np.random.default_rng(3).random(2))
-    before = ahead.states()
-    ahead.prepare()
-    ahead.prepare()
-    assert len(drawn) == 3 and ahead.states() == before != begin
+    prefetcher = Prefetcher(draw, lambda: [dict(random.bit_generator.state)], torch.device("cpu"))
+    begin = prefetcher.states()
+    assert [prefetcher.take()[0], prefetcher.take()[0]] == list(np.random.default_rng(3).random(2))
+    before = prefetcher.states()
+    prefetcher.prepare()
+    prefetcher.prepare()
+    assert len(drawn) == 3 and prefetcher.states() == before != begin
     random.bit_generator.state = begin[0]
-    ahead.forget()
-    assert ahead.take()[0] == drawn[0]
+    prefetcher.forget()
+    assert prefetcher.take()[0] == drawn[0]
 
 
 def test_resuming_draws_again_what_was_ahead(
