@@ -20,7 +20,7 @@ from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.search import dense_flow
 from vcfilter.nn.exact import SUM_BOUND, ExactDepthwise, ExactLinear, project
-from vcfilter.nn.warp import median3
+from vcfilter.nn.warp import kernel_sums, median3
 from vcfilter.train import loop
 from vcfilter.train.data import Clip, Samples
 from vcfilter.train.held import weights_held
@@ -220,6 +220,14 @@ def test_bounds_of_all_layers_at_once() -> None:
         torch.testing.assert_close(layer.bias, bias * factor)
 
 
+def test_sums_by_matrices() -> None:
+    maps_ = torch.randn(2, 3, 64, 96)
+    for size in (4, 8):
+        usual = kernel_sums(maps_, size)
+        with compiled():
+            torch.testing.assert_close(kernel_sums(maps_, size), usual, rtol=1e-4, atol=1e-4)
+
+
 def test_medians_of_neighbours() -> None:
     field = torch.randn(2, 3, 5, 7).round(decimals=1)
     padded = torch.nn.functional.pad(field, (1, 1, 1, 1), mode="replicate")
@@ -279,11 +287,11 @@ def test_compiled_coders_estimate_the_same() -> None:
 def test_no_step_is_compiled_unless_asked(material: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     t = trainer(material, monkeypatch)
-    monkeypatch.setattr(t, "keyframe_step", lambda *_: seen.append(fusing._asked))
+    monkeypatch.setattr(t, "keyframe_step", lambda *_: seen.append(fusing.asked()))
     monkeypatch.setattr(t, "phase", replace(t.phase, groups=0))
     monkeypatch.setattr(loop, "project", lambda net: None)
     monkeypatch.setattr(torch, "stack", lambda tensors: torch.zeros(1))
     for fused_ in (False, True):
         t.fused = fused_
         t.learn(t.plans[0], ())  # type: ignore[arg-type]
-    assert seen == [False, True] and not fusing._asked
+    assert seen == [False, True] and not fusing.asked()

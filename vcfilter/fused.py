@@ -34,6 +34,11 @@ def compiled(on: bool = True) -> Iterator[None]:
         _asked = before
 
 
+def asked() -> bool:
+    """Whether the caller is within `compiled`, where speed counts for more than equal rounding."""
+    return _asked
+
+
 def fused(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of tensors, which is compiled at its first call within `compiled`.
 

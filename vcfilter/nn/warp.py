@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter.fused import fused
+from vcfilter.fused import asked, fused
 from vcfilter.nn.native import is_native
 
 
@@ -126,6 +126,9 @@ def kernel_sums(maps: Tensor, size: int) -> Tensor:
 
     Samples count with the weight that bilinear interpolation gives the position at them.
     """
+    if asked():  # as two matrix products, which are many times as fast on a GPU
+        down, across = (_interpolation_matrix(n, size, maps.device) for n in maps.shape[2:])
+        return down.T @ (maps @ across)
     kernel = _interpolation_kernel(size, maps.dtype, maps.device)
     sums = F.conv2d(maps.flatten(0, 1)[:, None], kernel, stride=size, padding=size // 2)
     return sums.unflatten(0, maps.shape[:2])[:, :, 0]
@@ -138,6 +141,16 @@ def _interpolation_kernel(size: int, dtype: torch.dtype, device: torch.device) -
         ramp = (torch.arange(size, dtype=dtype, device=device) + 0.5) / size
         kernel = torch.cat([ramp, ramp.flip(0)])
         return torch.outer(kernel, kernel)[None, None]
+
+
+@lru_cache(16)
+def _interpolation_matrix(count: int, size: int, device: torch.device) -> Tensor:
+    """(count, count/size) the same weights along one side, outside of it counts as zero."""
+    with torch.inference_mode(False):
+        ramp = (torch.arange(size, device=device) + 0.5) / size
+        kernel = torch.cat([ramp, ramp.flip(0)])[None, None]
+        impulses = torch.eye(count, device=device)[:, None]
+        return F.conv1d(impulses, kernel, stride=size, padding=size // 2)[:, 0]
 
 
 def neighbour_mean(field: Tensor) -> Tensor:
