@@ -509,10 +509,14 @@ class ValuePass:
         self._features, self._steps, self._below = context.features, steps[:, None], below
         self.maps = maps.contiguous(memory_format=torch.channels_last)
         self._mean: tuple[Place, Tensor] | None = None
+        self._parts: dict[tuple[int, int], Tensor] = {}
 
     def steps(self, place: Place) -> Tensor:
-        """(B, 1, count) quantiser steps."""
-        return self._steps[..., place.model.step.low : place.model.step.high]
+        """(B, 1, count) quantiser steps; places of the same channels share them."""
+        channels = place.model.step.low, place.model.step.high
+        if channels not in self._parts:
+            self._parts[channels] = self._steps[..., slice(*channels)]
+        return self._parts[channels]
 
     def mean(self, place: Place) -> Tensor:
         """(B, N, count) what is expected at a place from the values before it."""
