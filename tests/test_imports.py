@@ -22,7 +22,7 @@ FLOORS = (
     ("codec",),
     ("models",),
     ("nn", "entropy", "bitstream", "metrics"),
-    ("errors", "options", "frames", "_native", "_bridge"),
+    ("errors", "options", "frames", "fused", "_native", "_bridge"),
 )
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # The top floor is one piece: __main__ starts cli, cli carries the commands.

@@ -160,8 +160,11 @@ def test_the_camera_takes_the_place_of_a_flow_gone_wrong() -> None:
     field = true.clone()
     wrong = torch.from_numpy(np.random.default_rng(1).normal(0, 4, (1, 4, 4, 6))).float()
     field[:, :4, 6:10, 8:14] += wrong
-    mended = with_global_motion(x, left, right, field, torch.tensor([16.0]))
+    base = torch.tensor([16.0])
+    mended = with_global_motion(x, left, right, field, base)
     assert error(x, left, right, mended) < 0.1 * error(x, left, right, field)
+    unread = with_global_motion(x, left, right, field, base, waits=False)
+    torch.testing.assert_close(unread, mended, rtol=0, atol=1e-3)
 
 
 def test_a_field_that_fits_is_kept() -> None:

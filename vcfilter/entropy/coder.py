@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vcfilter.entropy import tables
 from vcfilter.errors import BitstreamError
+from vcfilter.fused import fused
 
 # Lagrangian of the quantiser in squared steps per bit: 2 ln 2 / 12 is the slope of a fine uniform
 # quantiser's rate-distortion curve.
@@ -278,14 +279,9 @@ class RateCoder:
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Quantise u as an `EncodingCoder` does; adds the symbols' bits to `total`."""
-        width = self.bits.shape[1]
-        whole = torch.floor(index + 0.5).long()
-        symbols = quantise(u, whole, self.bits, rd_scale)
-        level = symbols.abs().clamp(max=width - 1).long()
-        spent = self.bits.view(-1)[whole * width + level]
-        spent = torch.where(whole == tables.SKIP, 0.0, spent)
-        self.total = self.total + spent.flatten(1).sum(1)
-        return symbols
+        symbols, spent = _estimate(*_by_frame(u, index, rd_scale), self.bits)
+        self.total = self.total + spent
+        return symbols.view(u.shape)
 
 
 class TrainingCoder(RateCoder):
@@ -300,25 +296,53 @@ class TrainingCoder(RateCoder):
         shrinks); and what is left out under the first table counts as if it were coded, so that
         training learns to avoid it.
         """
-        width = self.bits.shape[1]
-        flat = self.bits.view(-1)
-        with torch.no_grad():
-            whole = torch.floor(index + 0.5).long()
-            symbols = quantise(u, whole, self.bits, rd_scale)
-            coded = whole.clamp(min=tables.SKIP + 1)
-            free = quantise(u, coded, self.bits, rd_scale).abs()
-            level = free.clamp(max=width - 3).long()  # the last column is the escape
-            low = index.detach().floor().clamp(0, tables.TABLES - 2).long()
-            base = low * width + level
-            below, above = flat[base], flat[base + width]
-            passing = torch.where(symbols != 0, 1.0, 0.5)
-            step = torch.where(level > 0, 1, 0)
-            slope = passing * (flat[base + 1] - flat[base - step]) / 2 * u.sign()
-        fraction = index - low
-        rate = below + fraction * (above - below)
-        rate = rate + slope * (u - u.detach())
-        self.total = self.total + rate.flatten(1).sum(1)
-        return symbols + passing * (u - u.detach())
+        symbols, spent = _estimate_through(*_by_frame(u, index, rd_scale), self.bits)
+        self.total = self.total + spent
+        return symbols.view(u.shape)
+
+
+def _by_frame(
+    u: Tensor, index: Tensor, rd_scale: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """What is coded of each frame in one row: compiled functions see one kind of shape."""
+    if isinstance(rd_scale, Tensor):
+        rd_scale = rd_scale.expand(u.shape).flatten(1)
+    return u.flatten(1), index.flatten(1), rd_scale
+
+
+@fused
+def _estimate(
+    u: Tensor, index: Tensor, rd_scale: Tensor | float, bits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Symbols of (B, count), and (B,) their bits; see `RateCoder`."""
+    width = bits.shape[1]
+    whole = torch.floor(index + 0.5).long()
+    symbols = quantise(u, whole, bits, rd_scale)
+    level = symbols.abs().clamp(max=width - 1).long()
+    spent = bits.view(-1)[whole * width + level] * (whole != tables.SKIP)
+    return symbols, spent.sum(1)
+
+
+@fused
+def _estimate_through(
+    u: Tensor, index: Tensor, rd_scale: Tensor | float, bits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same with gradients; see `TrainingCoder`."""
+    width = bits.shape[1]
+    flat = bits.view(-1)
+    with torch.no_grad():
+        whole = torch.floor(index + 0.5).long()
+        coded = quantise(u, whole.clamp(min=tables.SKIP + 1), bits, rd_scale)
+        symbols = coded * (whole != tables.SKIP)
+        level = coded.abs().clamp(max=width - 3).long()  # the last column is the escape
+        low = index.floor().clamp(0, tables.TABLES - 2).long()
+        base = low * width + level
+        below, above = flat[base], flat[base + width]
+        passing = 0.5 + 0.5 * (symbols != 0)
+        slope = passing * (flat[base + 1] - flat[base - (level > 0).long()]) / 2 * u.sign()
+    rate = below + (index - low) * (above - below)
+    through = u - u.detach()
+    return symbols + passing * through, (rate + slope * through).sum(1)
 
 
 def groups(index: npt.NDArray[np.uint8]) -> list[tuple[int, npt.NDArray[np.int64]]]:

@@ -183,7 +183,7 @@ def _sums(x: Tensor, reference: Tensor, flow: Tensor) -> tuple[Tensor, ...]:
     near = warp(reference, enlarge(flow, GRID), "bicubic")
     (gx, gy), error = gradients(near), x - near
     products = [gx * gx, gx * gy, gy * gy, gx * error, gy * error, error * error]
-    return kernel_sums(products, GRID).unbind(1)
+    return kernel_sums(torch.cat(products, dim=1), GRID).unbind(1)
 
 
 def _texture(x: Tensor) -> Tensor:

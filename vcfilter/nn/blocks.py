@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.nn.native import conv2d
 
 
@@ -69,6 +70,7 @@ class Branch(nn.Module):
         return self.last(self.blocks(self.first(x) * (1 + gain) + shift))
 
 
+@fused
 def compress(x: Tensor) -> Tensor:
     """x / (1 + |x| / 8): near x where it is small, within 8 everywhere."""
     return x / (1 + x.abs() / 8)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.nn.native import linear
 
 ACTIVATION_MAX = 255
@@ -44,10 +45,14 @@ class ExactLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     input_max: float = ACTIVATION_MAX
+    held: tuple[Tensor, Tensor] | None = None
+    """The integers, where training has made them for a whole step."""
     _fixed: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
     def integers(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """(weight, bias) as integer-valued tensors; of weights that do not learn computed once."""
+        if self.held is not None:
+            return self.held[0].to(dtype), self.held[1].to(dtype)
         key = dtype, version_of(self.weight), version_of(self.bias)
         if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
             return self._fixed[1]
@@ -105,8 +110,18 @@ class ExactDepthwise(ExactLayer):
 def activate(sums: Tensor) -> Tensor:
     """Integer sums in units of 2^-9 to integer activations in [0, 255]."""
     if sums.requires_grad and torch.is_grad_enabled():
-        return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
+        return _activate_through(sums)
+    return _activate(sums)
+
+
+@fused
+def _activate(sums: Tensor) -> Tensor:
     return (sums * (1.0 / (1 << WEIGHT_SHIFT))).floor_().clamp_(0, ACTIVATION_MAX)
+
+
+@fused
+def _activate_through(sums: Tensor) -> Tensor:
+    return floor_through(sums * (1.0 / (1 << WEIGHT_SHIFT))).clamp(0, ACTIVATION_MAX)
 
 
 def check_bound(module: nn.Module) -> float:
@@ -123,11 +138,32 @@ def check_bound(module: nn.Module) -> float:
     return math.nan if any(map(math.isnan, shares)) else max(shares, default=0.0)
 
 
+def integers_of(parameters: list[Tensor]) -> list[Tensor]:
+    """What `ExactLayer.integers` makes of them, without gradients and in few operators."""
+    with torch.no_grad():
+        found = torch._foreach_mul(parameters, float(1 << WEIGHT_SHIFT))
+        torch._foreach_add_(found, 0.5)
+        torch._foreach_floor_(found)
+    return list(found)
+
+
 @torch.no_grad()
 def project(module: nn.Module, share: float = 0.9) -> None:
     """Shrink the weights of each output whose sums could exceed share of the bound."""
-    for layer in module.modules():
-        if isinstance(layer, ExactLayer):
-            factor = (share * SUM_BOUND / layer.bound().clamp(min=1.0)).clamp(max=1.0)
-            layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
-            layer.bias.mul_(factor)
+    layers = [layer for layer in module.modules() if isinstance(layer, ExactLayer)]
+    if not layers:
+        return
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers]
+    whole = integers_of(weights + biases)
+    torch._foreach_abs_(whole)
+    bounds = [weight.flatten(1).sum(1) for weight in whole[: len(layers)]]
+    torch._foreach_mul_(bounds, [layer.input_max for layer in layers])
+    torch._foreach_add_(bounds, whole[len(layers) :])
+    torch._foreach_clamp_min_(bounds, 1.0)
+    torch._foreach_reciprocal_(bounds)
+    torch._foreach_mul_(bounds, share * SUM_BOUND)
+    torch._foreach_clamp_max_(bounds, 1.0)
+    torch._foreach_mul_(biases, bounds)
+    for weight, factor in zip(weights, bounds, strict=True):
+        weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))

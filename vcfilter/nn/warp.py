@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter.fused import asked, fused
 from vcfilter.nn.native import is_native
 
 
+@lru_cache(64)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on a device, (N,), made once: they are not sent there again, nor waited for."""
+    with torch.inference_mode(False):  # training may use them, too
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+@fused
 def sampling_grid(flow: Tensor) -> Tensor:
     """Displacements (B, 2, H, W) in samples to grid_sample's coordinates (B, H, W, 2)."""
     rows, columns = flow.shape[-2:]
@@ -70,18 +79,11 @@ def with_halves(plane: Tensor) -> Tensor:
         for source, out in zip(plane.contiguous().numpy(), found.numpy(), strict=True):
             motion.enlarge(source[0], out[0])
         return found
-    kernel = _halfway(plane.device, plane.dtype)
+    kernel = constant(tuple(n / 64 for n in HALFWAY), plane.dtype, plane.device)
     down = F.conv2d(F.pad(plane, (0, 0, 3, 4), mode="replicate"), kernel.view(1, 1, 8, 1))
     tall = torch.stack([plane, down], dim=3).flatten(2, 3)
     right = F.conv2d(F.pad(tall, (3, 4, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 8))
     return torch.stack([tall, right], dim=4).flatten(3, 4)
-
-
-@cache
-def _halfway(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """HALFWAY on a device; kept, since a captured step may not bring numbers from the host."""
-    with torch.inference_mode(False):  # training may use it, too
-        return torch.tensor(HALFWAY, device=device, dtype=dtype) / 64
 
 
 def warp_luma(plane: Tensor, field: Tensor, factor: int) -> Tensor:
@@ -108,8 +110,7 @@ def warp_halves(halves: Tensor, field: Tensor, factor: int) -> Tensor:
         return moved
     # Of the coordinates of the plane's own samples; those of the halves begin half a step later.
     grid = sampling_grid(enlarge(field, factor))
-    shift = torch.stack([torch.full_like(grid[0, 0, 0, 0], 0.5 / n) for n in (columns, rows)])
-    grid = grid - shift
+    grid = grid - constant((0.5 / columns, 0.5 / rows), grid.dtype, grid.device)
     return F.grid_sample(halves, grid, "bicubic", "border", align_corners=False)
 
 
@@ -120,30 +121,61 @@ def gradients(plane: Tensor) -> tuple[Tensor, Tensor]:
     return dx, (p[..., 2:, 1:-1] - p[..., :-2, 1:-1]) / 2
 
 
-def kernel_sums(maps: list[Tensor], size: int) -> Tensor:
-    """Maps (B, 1, H, W) summed per position of a grid 1/size as fine: (B, count, h, w).
+def kernel_sums(maps: Tensor, size: int) -> Tensor:
+    """Maps (B, count, H, W) summed per position of a grid 1/size as fine: (B, count, h, w).
 
     Samples count with the weight that bilinear interpolation gives the position at them.
     """
-    ramp = (torch.arange(size, dtype=maps[0].dtype, device=maps[0].device) + 0.5) / size
-    kernel = torch.cat([ramp, ramp.flip(0)])
-    kernel = torch.outer(kernel, kernel)[None, None]
-    stacked = torch.stack([m[:, 0] for m in maps], dim=1).flatten(0, 1)[:, None]
-    sums = F.conv2d(stacked, kernel, stride=size, padding=size // 2)
-    return sums.unflatten(0, (maps[0].shape[0], len(maps)))[:, :, 0]
+    if asked():  # as two matrix products, which are many times as fast on a GPU
+        down, across = (_interpolation_matrix(n, size, maps.device) for n in maps.shape[2:])
+        return down.T @ (maps @ across)
+    kernel = _interpolation_kernel(size, maps.dtype, maps.device)
+    sums = F.conv2d(maps.flatten(0, 1)[:, None], kernel, stride=size, padding=size // 2)
+    return sums.unflatten(0, maps.shape[:2])[:, :, 0]
+
+
+@lru_cache(8)
+def _interpolation_kernel(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, 1, 2 size, 2 size) weights of the samples around a position."""
+    with torch.inference_mode(False):
+        ramp = (torch.arange(size, dtype=dtype, device=device) + 0.5) / size
+        kernel = torch.cat([ramp, ramp.flip(0)])
+        return torch.outer(kernel, kernel)[None, None]
+
+
+@lru_cache(16)
+def _interpolation_matrix(count: int, size: int, device: torch.device) -> Tensor:
+    """(count, count/size) the same weights along one side, outside of it counts as zero."""
+    with torch.inference_mode(False):
+        ramp = (torch.arange(size, device=device) + 0.5) / size
+        kernel = torch.cat([ramp, ramp.flip(0)])[None, None]
+        impulses = torch.eye(count, device=device)[:, None]
+        return F.conv1d(impulses, kernel, stride=size, padding=size // 2)[:, 0]
 
 
 def neighbour_mean(field: Tensor) -> Tensor:
     """(B, C, h, w): the mean of each position's eight neighbours, nearer ones twice."""
-    off = (torch.arange(3, device=field.device, dtype=field.dtype) - 1).abs()
-    apart = off[:, None] + off
-    kernel = ((3 - apart) * (apart > 0) / 12).expand(field.shape[1], 1, 3, 3)
+    values = tuple((3 - n) / 12 if n else 0.0 for n in (2, 1, 2, 1, 0, 1, 2, 1, 2))
+    kernel = constant(values, field.dtype, field.device).view(3, 3).expand(field.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(field, (1, 1, 1, 1), mode="replicate"), kernel, groups=field.shape[1])
 
 
+@fused
 def median3(field: Tensor) -> Tensor:
     """(B, C, h, w): medians over 3x3 positions; the border repeats."""
     rows, columns = field.shape[2:]
     p = F.pad(field, (1, 1, 1, 1), mode="replicate")
-    shifts = [p[..., i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return torch.stack(shifts).median(0).values
+    low, middle, high = sorted3(*(p[..., i : i + rows, :] for i in range(3)))
+
+    def across(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return sorted3(*(t[..., j : j + columns] for j in range(3)))
+
+    # The largest of the columns' least, the median of their medians, the least of their largest.
+    return sorted3(across(low)[2], across(middle)[1], across(high)[0])[1]
+
+
+def sorted3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The least, the median and the largest of three."""
+    less, more = torch.minimum(a, b), torch.maximum(a, b)
+    median = torch.maximum(less, torch.minimum(more, c))
+    return torch.minimum(less, c), median, torch.maximum(more, c)

@@ -116,6 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the nonlinear branches; all else is float32 or exact (default: bfloat16 on CUDA)",
     )
     parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="on CUDA, do not compile elementwise functions: the first steps start sooner",
+    )
+    parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="N times the crops per step (default: 1)"
     )
     parser.add_argument(
@@ -454,6 +459,7 @@ def make_trainer(
         rate=args.rate,
         half=args.precision == "bfloat16" or (args.precision == "auto" and cuda),
         flow_threads=max(1, (os.cpu_count() or 1) // processes.count) if cuda else 1,
+        fused=cuda and not args.no_compile,
         plans=PLANS if cuda and processes.count == 1 else 0,
     )
 

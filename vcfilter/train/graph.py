@@ -59,9 +59,11 @@ class StepGraphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            done = self._learn(plan, inputs)
-            done = Figures(done.names, done.values.clone())
+            # Copies here as well: they may lie otherwise in memory, for which a compiled function
+            # has another variant.
             static: StepNumbers = cloned(inputs)
+            done = self._learn(plan, static)
+            done = Figures(done.names, done.values.clone())
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):

@@ -17,14 +17,14 @@ from vcfilter.codec.structure import GopStep
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
+from vcfilter.fused import compiled
 from vcfilter.models.hierarchical.blocks import BLOCK, finish
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.model import save
-from vcfilter.models.hierarchical.motion import direct_motion
 from vcfilter.models.hierarchical.net import VideoNet
-from vcfilter.models.hierarchical.search import coarse_to_fine
+from vcfilter.models.hierarchical.search import fit_field
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
     FrameContext,
@@ -37,6 +37,7 @@ from vcfilter.nn.exact import project
 from vcfilter.train.data import Planes, Samples, upload
 from vcfilter.train.filtering import Fitted
 from vcfilter.train.graph import StepGraphs
+from vcfilter.train.held import weights_held
 from vcfilter.train.looks import CodecLooks, Remembering, Shown
 from vcfilter.train.loss import cost, log_cost
 from vcfilter.train.machine import Processes, halve_branches, motion
@@ -60,6 +61,7 @@ from vcfilter.train.plan import (
     positions,
 )
 from vcfilter.train.precondition import plain, precondition, spread
+from vcfilter.train.prefetch import FlowSearch, Prefetcher
 from vcfilter.train.watch import Guard, Log, TrainingError, save_state, stopping
 
 __all__ = ["PHASES", "Phase", "Trainer", "train"]
@@ -89,6 +91,7 @@ JITTER = 1  # an inter frame's qp is its layer's usual one, up to so much more o
 REFINED_SHARE = 0.6  # of the moved inter frames; most coded ones are
 LEVELS = (2, 7)  # precisions of coded motion
 FORWARD_FRAMES = 4  # of a longer forward group's inter frames together weigh as so many
+FIT_ROUNDS = 2  # of coded motion at its end, as an encoder's
 DELAY = 10  # captured steps between two looks at their figures
 PASSES_SHARE = 0.5  # of the frames; the analysis learns from the others only
 KEY_PASSES, INTER_PASSES = 2, 1  # of those, before the one that counts
@@ -106,7 +109,8 @@ class Trainer:
     """Straight-line training of one phase, with exact resume.
 
     On one CUDA device whole steps are captured as graphs, one for each of some plans drawn at the
-    start, and the motion search works there too.
+    start. While the device works on a step the host draws the next one and searches for its motion,
+    between originals.
 
     Args:
         net: the networks, in ordinary weights.
@@ -117,6 +121,7 @@ class Trainer:
         rate: multiplies the row's learning rate.
         half: nonlinear branches in bfloat16.
         flow_threads: of the flow search on the host.
+        fused: elementwise functions are compiled, see `vcfilter.fused`.
         plans: of captured steps; 0 means that no step is captured, as none of a row with stages
             is: their losses read values.
 
@@ -137,11 +142,12 @@ class Trainer:
         rate: float = 1.0,
         half: bool = False,
         flow_threads: int = 1,
+        fused: bool = False,
         plans: int = 0,
     ) -> None:
         self.processes = processes or Processes()
         self.samples, self.stills, self.phase, self.steps = samples, stills, phase, steps
-        self.rate, self.flow_threads = rate, flow_threads
+        self.rate, self.flow_threads, self.fused = rate, flow_threads, fused
         self.batch = batch * self.processes.count  # of all processes, in rows of the table
         if not phase.learns or "image." in phase.learns:  # linear filters learn
             precondition(net, spread(samples).cpu())
@@ -178,9 +184,12 @@ class Trainer:
         self.share = 0.0  # of the training that is done, for the schedule
         self.random = np.random.default_rng(1)
         self.graphs: StepGraphs | None = None
+        self.prefetcher: Prefetcher | None = None
         self.plans: list[StepPlan] = []
         if plans and not phase.stages:
             self.graphs = StepGraphs(self.learn)
+            self.prefetcher = Prefetcher(self.draw, self.random_states, device)
+            self.search = FlowSearch(flow_threads)
             self.plans = [self.draw_plan(n / plans) for n in range(plans)]
 
     @property
@@ -192,6 +201,15 @@ class Trainer:
     def delay(self) -> int:
         """Steps whose figures are read at once: reading makes the host wait for the device."""
         return DELAY if self.graphs else 1
+
+    @property
+    def generators(self) -> tuple[np.random.Generator, ...]:
+        """All that a step is drawn from."""
+        return self.random, self.samples.random, self.stills.random
+
+    def random_states(self) -> list[dict[str, Any]]:
+        """Of the generators, now."""
+        return [dict(g.bit_generator.state) for g in self.generators]
 
     def part(self, values: np.ndarray[Any, Any]) -> Tensor:
         """This process's part of numbers drawn for the whole batch."""
@@ -294,13 +312,15 @@ class Trainer:
             size = min(phase.group_size, self.samples.size)
             frames = self.samples.draw(positions(outer, steps), batch, size, own)
         qp = self.draw_qp(batch)
+        flows = self.flows(plan, frames)
         inter = []
-        for step in steps:
+        for step, found in zip(steps, flows, strict=True):
             jitter = self.random.integers(-JITTER, JITTER + 1, batch)
             level = self.random.integers(LEVELS[0], LEVELS[1] + 1, batch)
             distances = np.tile(np.array([signed_distances(step)]), (batch, 1))
             lower = (qp + step.offset + jitter).clip(max=63)
-            inter.append(InterNumbers(*map(self.part, (lower, level, distances))))
+            part = self.part
+            inter.append(InterNumbers(part(lower), part(level), part(distances), found))
         device = self.processes.device
         return plan, StepNumbers(
             alone=alone,
@@ -309,6 +329,18 @@ class Trainer:
             qp=self.part(qp),
             inter=tuple(inter),
         )
+
+    def flows(self, plan: StepPlan, frames: Sequence[Planes]) -> list[tuple[Tensor, ...]]:
+        """Dense flows of a captured step's inter frames, between originals."""
+        found: list[tuple[Tensor, ...]] = [()] * len(plan.inter)
+        if self.graphs is None:
+            return found
+        coded = [n for n, each in enumerate(plan.inter) if each.mode is MotionMode.CODED]
+        pairs = [(plan.inter[n].shown, r) for n in coded for r in plan.inter[n].references]
+        each = iter(self.search(frames, pairs, self.processes.device))
+        for n in coded:
+            found[n] = tuple(next(each) for _ in plan.inter[n].references)
+        return found
 
     def earlier(self, passes: int, batch: int) -> list[RateCoder]:
         """Coders of passes before the one that counts."""
@@ -358,7 +390,7 @@ class Trainer:
         coder = coder or self.coder(batch)
         if plan.mode is MotionMode.CODED:
             references = pair([reference.with_halves() for reference in held])
-            estimate = self.estimate(conditions, x, references, len(held) == 1)
+            estimate = self.estimate(conditions, x, references, inputs.flows)
             coded = self.net.code_motion(conditions, estimate, references, coder)
         reference = self.net.code_inter(
             plan.mode,
@@ -376,15 +408,15 @@ class Trainer:
         return loss, reference, bpp
 
     def estimate(
-        self, conditions: Conditions, x: Planes, references: Pair, alone: bool
+        self, conditions: Conditions, x: Planes, references: Pair, flows: Sequence[Tensor]
     ) -> MotionField:
-        """Motion between originals and reconstructions; alone: there is one reference only."""
-        if not self.graphs:
+        """Motion to reconstructions; flows: to their originals, where the step is captured."""
+        if not flows:
             return motion(conditions, x, references, self.flow_threads)
-        start = direct_motion(references, conditions.distances)
-        first, second = (reference.planes[0] for reference in references)
+        base = quantiser_step(conditions.qp)
         with torch.no_grad():
-            return MotionField(*coarse_to_fine(x[0], first, None if alone else second, start))
+            finer = [reference.finest() for reference in references[: len(flows)]]
+            return MotionField(*fit_field(x[0], flows, finer, base, FIT_ROUNDS, waits=False))
 
     def look(self, looks: CodecLooks, loss: Tensor, shown: Shown, recorded: Recorded) -> Tensor:
         """The loss of frames with those of the row's stage."""
@@ -415,7 +447,7 @@ class Trainer:
             TrainingError: a figure or the gradient is not finite; the weights are as before.
                 Of a captured step only `Figures.read` tells.
         """
-        plan, inputs = self.draw()
+        plan, inputs = self.prefetcher.take() if self.prefetcher else self.draw()
         self.set_rate()
         figures = self.graphs.run(plan, inputs) if self.graphs else self.learn(plan, inputs)
         decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
@@ -425,16 +457,19 @@ class Trainer:
             torch._foreach_lerp_(averages, [v for _, v in state], 1 - decay)
         self.step += 1
         self.share = min(1.0, self.step / self.steps)
+        if self.prefetcher:
+            self.prefetcher.prepare()
         return figures
 
     def learn(self, plan: StepPlan, inputs: StepNumbers) -> Figures:
         """The device's part of a step; the host reads nothing of a captured one."""
         self.optimizer.zero_grad(set_to_none=True)
         recorded: Recorded = {}
-        if self.phase.keyframes:
-            self.keyframe_step(plan, inputs, recorded)
-        if self.phase.groups:
-            self.group_step(plan, inputs, recorded)
+        with compiled(self.fused), weights_held(self.net):
+            if self.phase.keyframes:
+                self.keyframe_step(plan, inputs, recorded)
+            if self.phase.groups:
+                self.group_step(plan, inputs, recorded)
         found = {name: torch.stack(values).mean() for name, values in recorded.items()}
         self.processes.average_gradients(self.learning)
         norm = torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
@@ -523,10 +558,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "random": [
-                g.bit_generator.state
-                for g in (self.random, self.samples.random, self.stills.random)
-            ],
+            "random": self.prefetcher.states() if self.prefetcher else self.random_states(),
             "looks": self.looks.state() if self.looks else None,
             "notes": notes or {},
         }
@@ -553,10 +585,10 @@ class Trainer:
         self.average = state["average"]
         self.step = state["step"]
         self.share = min(1.0, self.step / self.steps)
-        for g, s in zip(
-            (self.random, self.samples.random, self.stills.random), state["random"], strict=True
-        ):
+        for g, s in zip(self.generators, state["random"], strict=True):
             g.bit_generator.state = s
+        if self.prefetcher:
+            self.prefetcher.forget()
         notes: dict[str, Any] = state["notes"]
         return notes
 

@@ -56,11 +56,18 @@ class StepPlan:
 
 
 class InterNumbers(NamedTuple):
-    """Numbers of a batch of inter frames: qp and level (B,), signed distances (B, 2)."""
+    """Numbers of a batch of inter frames.
+
+    Args:
+        qp, level: (B,). distances: (B, 2), signed.
+        flows: (B, 2, h, w) to each reference, see `search.dense_flow`; none where motion is not
+            coded or is searched for in the step.
+    """
 
     qp: Tensor
     level: Tensor
     distances: Tensor
+    flows: tuple[Tensor, ...] = ()
 
 
 class StepNumbers(NamedTuple):

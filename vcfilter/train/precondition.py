@@ -32,9 +32,12 @@ class Scaled(nn.Module):
         self.register_buffer("basis", basis, persistent=True)
         self.scale: Tensor
         self.basis: Tensor | None
+        self.held: Tensor | None = None  # the weight, where it is made for a whole step
 
     def forward(self, v: Tensor) -> Tensor:
         """V to the weight."""
+        if self.held is not None:
+            return self.held
         weight = v * self.scale
         return weight if self.basis is None else torch.einsum("ofrc,fi->oirc", weight, self.basis)
 
@@ -72,6 +75,19 @@ def precondition(net: VideoNet, size: Tensor) -> None:
 def register(layer: nn.Module, scaled: Scaled) -> None:
     """Hold a layer's weight as V from now on."""
     parametrize.register_parametrization(layer, "weight", scaled)
+
+
+def natural_units(net: nn.Module) -> list[tuple[nn.Parameter, Scaled]]:
+    """V of each filter that `register` was called for, and what makes its weight."""
+    found = []
+    for module in net.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            held = module.get_submodule("parametrizations.weight")
+            assert isinstance(held, parametrize.ParametrizationList)
+            scaled, v = held[0], held.original
+            assert isinstance(scaled, Scaled) and isinstance(v, nn.Parameter)
+            found.append((v, scaled))
+    return found
 
 
 @torch.no_grad()

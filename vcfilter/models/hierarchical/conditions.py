@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vcfilter.frames import FrameStep
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import Size
 from vcfilter.models.hierarchical.mode import HierarchicalMode
 
@@ -108,6 +109,7 @@ def all_past(distances: Tensor) -> Tensor:
     return (distances < 0).any(1) & ~(distances > 0).any(1)
 
 
+@fused
 def context_features(qp: Tensor, layer: Tensor, distances: Tensor, drop: int = 0) -> Tensor:
     """(B, 16) integer-valued features of a frame, 0 to 32 each.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,10 @@ from torch.nn import functional as F
 
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
+from vcfilter.fused import fused
+from vcfilter.models.hierarchical import maps as positioned
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
+from vcfilter.models.hierarchical.maps import gather
 from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
 from vcfilter.nn.blocks import Conv2d
@@ -94,33 +98,37 @@ def mirror(lattice: Tensor, size: int) -> Tensor:
     return F.pad(F.pad(lattice, (size, size, 0, 0), mode=across), (0, 0, size, size), mode=down)
 
 
-def by_position(maps: Tensor) -> Tensor:
-    """(B, C, H, W) as (B, HW, C), channels last in memory; of such maps no copy is made."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def gather(maps: Tensor, where: Tensor) -> Tensor:
-    """(B, C, H, W) at (N,) flat positions: (B, N, C)."""
-    return by_position(maps).index_select(1, where)
-
-
 def by_channel(maps: Tensor) -> bool:
     """Whether the channels of (B, C, H, W) lie one after the other in memory."""
     return maps.stride(1) == 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class FrameParts:
-    """What a frame's features add to a step.
+    """What a frame's features add to a step, each made when it is asked for.
 
     Args:
-        hidden, index: (B, 1, units) and (B, 1, count), to the index network's sums; integers.
-        gain: (B, 1, count) factors of means; None where features are of another precision.
+        model: the step's. features: (B, 16).
     """
 
-    hidden: Tensor
-    index: Tensor
-    gain: Tensor | None
+    def __init__(self, model: StepModel, features: Tensor) -> None:
+        self._model, self._features = model, features
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(B, 1, units) of the index network's sums; integers."""
+        return self._model.hidden_context(self._features)[:, None]
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(B, 1, count) of its last sums; integers."""
+        return self._model.index_context(self._features)[:, None]
+
+    @cached_property
+    def gain(self) -> Tensor | None:
+        """(B, 1, count) factors of means; None where features are of another precision."""
+        if self._features.dtype != self._model.gain.weight.dtype:  # of indices on CUDA
+            return None
+        return (1 + self._model.gain(self._features / CONTEXT_MAX))[:, None]
 
 
 class StepModel(nn.Module):
@@ -166,14 +174,13 @@ class StepModel(nn.Module):
         inputs = self._inputs(magnitudes, temporal, where)
         frame = self._of_frame(features)
         hidden = activate(self.hidden(inputs) + frame.hidden)
-        sums = self.index(hidden) + self.index_linear(inputs) + frame.index
-        return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
+        return _index(self.index(hidden), self.index_linear(inputs), frame.index)
 
     def _of_frame(self, features: Tensor) -> FrameParts:
         """What follows from the features alone; of weights that do not learn computed once."""
         layers = self.hidden_context, self.index_context, self.gain
         if any(layer.weight.requires_grad for layer in layers):
-            return self._made_of(features)
+            return FrameParts(self, features)
         # The features are kept as well, so that no other tensor gets their id.
         key = id(features), *(version_of(layer.weight) for layer in layers)
         found = self._frames.get(key)
@@ -181,15 +188,10 @@ class StepModel(nn.Module):
             if len(self._frames) >= KEPT_FRAMES:
                 self._frames.clear()
             with torch.inference_mode(False):  # training may use them, too
-                found = self._frames[key] = features, self._made_of(features.clone())
+                made = FrameParts(self, features.clone())
+                _ = made.hidden, made.index, made.gain
+            found = self._frames[key] = features, made
         return found[1]
-
-    def _made_of(self, features: Tensor) -> FrameParts:
-        gain = None
-        if features.dtype == self.gain.weight.dtype:  # of indices on CUDA it is another
-            gain = (1 + self.gain(features / CONTEXT_MAX))[:, None]
-        hidden, index = self.hidden_context(features), self.index_context(features)
-        return FrameParts(hidden[:, None], index[:, None], gain)
 
     def _inputs(self, magnitudes: Tensor, temporal: Sequence[Tensor], where: Tensor) -> Tensor:
         """(B, N, inputs) what the index network sees: filtered neighbours, and what is known.
@@ -252,12 +254,17 @@ class Place:
 
     def lattice(self, maps: Tensor) -> Tensor:
         """The channels up to this step's highest, at its lattice's positions."""
-        stride = self.model.step.stride
-        return maps[:, : self.model.step.high, ::stride, ::stride]
+        step = self.model.step
+        if maps.requires_grad:
+            return positioned.lattice(maps, step.high, step.stride)
+        return maps[:, : step.high, :: step.stride, :: step.stride]
 
     def take(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) at this step's channels and positions: (B, N, count)."""
-        return gather(maps[:, self.model.step.low : self.model.step.high], self.at)
+        step = self.model.step
+        if maps.requires_grad:
+            return positioned.take(maps, step.low, step.high, self.at)
+        return gather(maps[:, step.low : step.high], self.at)
 
     def put(self, maps: Tensor, chosen: Tensor) -> Tensor:
         """The maps with (B, N, count) written at this step's place; differentiable.
@@ -265,18 +272,12 @@ class Place:
         In place, unless a gradient passes through the maps or what is written.
 
         Args:
-            maps: (B, C, H, W), channels last in memory.
+            maps: (B, C, H, W), channels last in memory; nothing is at the place yet.
         """
         step, chosen = self.model.step, chosen.to(maps.dtype)
         if maps.requires_grad or chosen.requires_grad:
-            maps = maps.clone()
-            part = by_position(maps[:, step.low : step.high]).index_copy(1, self.at, chosen)
-            part = part.unflatten(1, maps.shape[2:]).permute(0, 3, 1, 2)
-            maps[:, step.low : step.high] = part
-            return maps
-        batch, channels, rows, columns = maps.shape
-        every = maps.permute(0, 2, 3, 1).view(batch, rows * columns, channels)
-        every[..., step.low : step.high].index_copy_(1, self.at, chosen)
+            return positioned.put(maps, step.low, chosen, self.at)
+        positioned.write(maps, step.low, chosen, self.at)
         return maps
 
 
@@ -320,6 +321,19 @@ class LatentContext:
         return LatentSymbols(symbols=none, activations=none, activity=activity)
 
 
+@fused
+def _index(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Table indices (B, N, count) of the parts of their sums."""
+    sums = first + second + third
+    return (sums * (1.0 / (1 << INDEX_SHIFT))).clamp(0, tables.TABLES - 1)
+
+
+@fused
+def _activation(symbols: Tensor, levels: Tensor) -> Tensor:
+    """(257,) levels of symbols' magnitudes."""
+    return levels[symbols.abs().clamp(max=256).long()]
+
+
 NextSymbols = Callable[[Place, Tensor], Tensor]
 """Where a walk's symbols come from: of a step and its table indices, (B, N, count) both."""
 
@@ -357,7 +371,8 @@ class LatentModel(nn.Module):
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""
-        return self.levels[symbols.detach().abs().clamp(max=256).long()]
+        with torch.no_grad():
+            return _activation(symbols, self.levels)
 
     def places(self, maps: Tensor) -> Iterator[Place]:
         """The steps over maps (B, C, h, w), in coding order."""
@@ -494,10 +509,14 @@ class ValuePass:
         self._features, self._steps, self._below = context.features, steps[:, None], below
         self.maps = maps.contiguous(memory_format=torch.channels_last)
         self._mean: tuple[Place, Tensor] | None = None
+        self._parts: dict[tuple[int, int], Tensor] = {}
 
     def steps(self, place: Place) -> Tensor:
-        """(B, 1, count) quantiser steps."""
-        return self._steps[..., place.model.step.low : place.model.step.high]
+        """(B, 1, count) quantiser steps; places of the same channels share them."""
+        channels = place.model.step.low, place.model.step.high
+        if channels not in self._parts:
+            self._parts[channels] = self._steps[..., slice(*channels)]
+        return self._parts[channels]
 
     def mean(self, place: Place) -> Tensor:
         """(B, N, count) what is expected at a place from the values before it."""

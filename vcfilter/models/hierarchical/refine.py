@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.nn.native import is_native
-from vcfilter.nn.warp import enlarge, gradients, kernel_sums, neighbour_mean, warp_field, warp_luma
+from vcfilter.nn.warp import (
+    constant,
+    enlarge,
+    gradients,
+    kernel_sums,
+    neighbour_mean,
+    warp_field,
+    warp_luma,
+)
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
@@ -23,6 +32,8 @@ FIT_DAMPING = (30.0, 30.0, 30.0, 30.0, 500.0)
 # Pull towards the neighbours' mean, likewise: a field that runs smoothly costs fewer bits.
 FIT_PULL = (13.0, 13.0, 13.0, 13.0, 832.0)
 FIELDS = len(FIT_DAMPING)
+SQUARE = tuple((i, j) for i in range(FIELDS) for j in range(FIELDS))
+PAIRS = tuple((i, j) for i, j in SQUARE if i <= j)  # of components, in the order of their sums
 FIT_STEP = 1.5  # samples, the largest correction of one step
 
 
@@ -43,19 +54,12 @@ def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: 
     size = BLOCK // 2
     apart = (distances[:, 1:] - distances[:, :1]).to(field.dtype)
     share = (distances.to(field.dtype) / apart)[:, :, None, None]
-    to_left, to_right = share[:, :1], share[:, 1:]
     doubt = (DOUBT / (step / 2) ** 2)[:, None, None]
     moves, blend = field[:, :4], field[:, 4:]
     for _ in range(ROUNDS):
         a = warp_field(left, moves[:, :2], size, "bilinear", 0.5)
         b = warp_field(right, moves[:, 2:], size, "bilinear", 0.5)
-        xx, xy, yy, ex, ey, ee = _agreement(a, b, share, size).unbind(1)
-        damping = 2.0 * size * size + doubt * ee
-        xx, yy = xx + damping, yy + damping
-        scale = -2.0 / (xx * yy - xy * xy)  # -1, and from half the size to luma samples
-        move = torch.stack([(yy * ex - xy * ey) * scale, (xx * ey - xy * ex) * scale], dim=1)
-        move = move.clamp(-2, 2)
-        moves = moves + torch.cat([to_left * move, to_right * move], dim=1)
+        moves = _agreeing(moves, _agreement(a, b, share, size), share, doubt, 2.0 * size * size)
     return torch.cat([moves, blend], dim=1)
 
 
@@ -69,10 +73,28 @@ def _agreement(a: Tensor, b: Tensor, share: Tensor, size: int) -> Tensor:
             left, right = of.flatten().tolist()
             sums.append(motion.agreement(one.numpy(), other.numpy(), left, right, size))
         return torch.from_numpy(np.stack(sums))
+    return kernel_sums(_mismatch_products(a, b, share), size)
+
+
+@fused
+def _mismatch_products(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """The products (B, 6, H, W) that `_agreement` sums."""
     (ax, ay), (bx, by), error = gradients(a), gradients(b), a - b
     to_left, to_right = share[:, :1], share[:, 1:]
     jx, jy = to_left * ax - to_right * bx, to_left * ay - to_right * by
-    return kernel_sums([jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error], size)
+    return torch.cat([jx * jx, jx * jy, jy * jy, jx * error, jy * error, error * error], dim=1)
+
+
+@fused
+def _agreeing(moves: Tensor, sums: Tensor, share: Tensor, doubt: Tensor, least: float) -> Tensor:
+    """Displacements (B, 4, h, w) after a step of `refine`; least: damping where all agrees."""
+    xx, xy, yy, ex, ey, ee = sums.unbind(1)
+    damping = least + doubt * ee
+    xx, yy = xx + damping, yy + damping
+    scale = -2.0 / (xx * yy - xy * xy)  # -1, and from half the size to luma samples
+    move = torch.stack([(yy * ex - xy * ey) * scale, (xx * ey - xy * ex) * scale], dim=1)
+    move = move.clamp(-2, 2)
+    return moves + torch.cat([share[:, :1] * move, share[:, 1:] * move], dim=1)
 
 
 def linearise(
@@ -89,14 +111,26 @@ def linearise(
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
+    sums = _normal_sums(x, left, right, field)
+    return _hessian(sums), sums[:, len(PAIRS) :].permute(0, 2, 3, 1)
+
+
+def _hessian(sums: Tensor) -> Tensor:
+    """(B, h, w, 5, 5) of the sums (B, 20, h, w) of `_products`."""
+    order = constant(tuple(map(_pair, *zip(*SQUARE, strict=True))), torch.int64, sums.device)
+    return sums.index_select(1, order).unflatten(1, (FIELDS, FIELDS)).permute(0, 3, 4, 1, 2)
+
+
+def _pair(i: int, j: int) -> int:
+    """Which of the sums is that of two components' products."""
+    return PAIRS.index((min(i, j), max(i, j)))
+
+
+def _normal_sums(x: Tensor, left: Tensor, right: Tensor | None, field: Tensor) -> Tensor:
+    """`_products` of the references moved by a field, see `linearise`."""
     a = warp_luma(left, field[:, :2], BLOCK)
     b = None if right is None else warp_luma(right, field[:, 2:4], BLOCK)
-    pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
-    sums = _products(x, a, b, field[:, 4:])
-    hessian = sums.new_zeros(*sums.shape[:1], *sums.shape[2:], FIELDS, FIELDS)
-    for k, (i, j) in enumerate(pairs):
-        hessian[..., i, j] = hessian[..., j, i] = sums[:, k]
-    return hessian, sums[:, len(pairs) :].permute(0, 2, 3, 1)
+    return _products(x, a, b, field[:, 4:])
 
 
 def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
@@ -113,13 +147,17 @@ def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
         parts = zip(*planes, seconds, strict=True)
         return torch.from_numpy(np.stack([motion.normal(p, q, r, w) for p, q, w, r in parts]))
     alpha = torch.zeros_like(x) if b is None else enlarge((weight + 1) / 2, BLOCK)
-    b = a if b is None else b
+    return kernel_sums(_blend_products(x, a, a if b is None else b, alpha), BLOCK)
+
+
+@fused
+def _blend_products(x: Tensor, a: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
+    """The products (B, 20, H, W) that `_products` sums."""
     half = (b - a) / 2
     error = x - a - alpha * 2 * half
     columns = [(1 - alpha) * s for s in gradients(a)] + [alpha * s for s in gradients(b)] + [half]
-    pairs = [(i, j) for i in range(FIELDS) for j in range(i, FIELDS)]
-    products = [columns[i] * columns[j] for i, j in pairs] + [c * error for c in columns]
-    return kernel_sums(products, BLOCK)
+    products = [columns[i] * columns[j] for i, j in PAIRS] + [c * error for c in columns]
+    return torch.cat(products, dim=1)
 
 
 def solve(normal: list[list[Tensor]], target: list[Tensor]) -> list[Tensor]:
@@ -147,32 +185,32 @@ def solve(normal: list[list[Tensor]], target: list[Tensor]) -> list[Tensor]:
 
 
 def gauss_newton(
-    x: Tensor,
-    left: Tensor,
-    right: Tensor | None,
-    field: Tensor,
-    rounds: int,
-    stiffness: float = 1.0,
+    x: Tensor, left: Tensor, right: Tensor | None, field: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.
 
     Args:
-        rounds: at least 1. stiffness: factor on what holds the field back.
-        The rest: see `linearise`.
+        rounds: at least 1. The rest: see `linearise`.
 
     Returns:
         The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
-    area = BLOCK * BLOCK * stiffness
     for _ in range(rounds):
-        hessian, wanted = linearise(x, left, right, field)
-        drawn = neighbour_mean(field) - field
-        normal = [list(row.unbind(-1)) for row in hessian.unbind(-2)]
-        target = list(wanted.unbind(-1))
-        for i, (damping, pull) in enumerate(zip(FIT_DAMPING, FIT_PULL, strict=True)):
-            normal[i][i] = normal[i][i] + (damping + pull) * area
-            target[i] = target[i] + pull * area * drawn[:, i]
-        change = torch.stack(solve(normal, target), dim=1)
-        moves = field[:, :4] + change[:, :4].clamp(-FIT_STEP, FIT_STEP)
-        field = torch.cat([moves, (field[:, 4:] + change[:, 4:]).clamp(-1, 1)], dim=1)
-    return field, hessian
+        sums = _normal_sums(x, left, right, field)
+        field = _fitted(field, sums, neighbour_mean(field))
+    return field, _hessian(sums)
+
+
+@fused
+def _fitted(field: Tensor, sums: Tensor, near: Tensor) -> Tensor:
+    """The field (B, 5, h, w) after a step; sums: of `_products`. near: see `neighbour_mean`."""
+    area = float(BLOCK * BLOCK)
+    drawn = near - field
+    normal = [[sums[:, _pair(i, j)] for j in range(FIELDS)] for i in range(FIELDS)]
+    target = [sums[:, len(PAIRS) + i] for i in range(FIELDS)]
+    for i, (damping, pull) in enumerate(zip(FIT_DAMPING, FIT_PULL, strict=True)):
+        normal[i][i] = normal[i][i] + (damping + pull) * area
+        target[i] = target[i] + pull * area * drawn[:, i]
+    change = torch.stack(solve(normal, target), dim=1)
+    moves = field[:, :4] + change[:, :4].clamp(-FIT_STEP, FIT_STEP)
+    return torch.cat([moves, (field[:, 4:] + change[:, 4:]).clamp(-1, 1)], dim=1)

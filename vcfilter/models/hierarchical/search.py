@@ -7,29 +7,28 @@ as near to the picture as they come, and each position takes what is cheaper the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import gauss_newton
+from vcfilter.models.hierarchical.refine import gauss_newton, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
-from vcfilter.nn.warp import enlarge, median3, warp_luma
+from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
 GAIN = 0.97  # a field of two parts has to cost less than this share
-COARSE_SIZES = (8, 4, 2, 1)  # parts of the size, of which those are used that divide it
-COARSE_ROUNDS = 6  # Gauss-Newton steps at each, half as many at the last
-COARSE_STIFFNESS = 0.05  # of the fit, per halving of the size, which weakens gradients
 GLOBAL_ROUNDS = 6  # of the robust fit
 GLOBAL_FITS = 2
 CHOICE_ROUNDS = 3
@@ -70,78 +69,70 @@ def estimate_field(
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    flow = estimate_flow(x, left, scale)
-    if right is None:
+    references = [left] if right is None else [left, right]
+    flows = [dense_flow(x, reference, scale) for reference in references]
+    return fit_field(x, flows, [*finer[: len(flows)]] or references, base, rounds)
+
+
+def fit_field(
+    x: Tensor,
+    flows: Sequence[Tensor],
+    references: Sequence[Tensor],
+    base: Tensor,
+    rounds: int,
+    *,
+    waits: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The field that begins with dense flows to one or two references; see `estimate_field`.
+
+    Args:
+        flows: (B, 2, H/8, W/8) each, see `dense_flow`. references: luma, see `linearise`.
+        waits: whether the host may read values, see `with_global_motion`.
+    """
+    weight = texture(x)
+    flows = [smooth(flow, weight) for flow in flows]
+    if len(flows) == 1:
+        flow = flows[0]
         field = torch.cat([flow, torch.zeros_like(flow), torch.zeros_like(flow[:, :1])], dim=1)
-        return gauss_newton(x, finer[0] if finer else left, None, field, rounds)
-    flow_right = estimate_flow(x, right, scale)
-    if finer:
-        left, right = finer
-    weight = estimate_blend(x, warp_luma(left, flow, BLOCK), warp_luma(right, flow_right, BLOCK))
-    field = torch.cat([flow, flow_right, weight], dim=1)
+        return gauss_newton(x, references[0], None, field, rounds)
+    left, right = references
+    blend = estimate_blend(x, warp_luma(left, flows[0], BLOCK), warp_luma(right, flows[1], BLOCK))
+    field = torch.cat([*flows, blend], dim=1)
     if rounds > 1:
         field, _ = gauss_newton(x, left, right, field, 1)
-        field = with_global_motion(x, left, right, field, base)
+        field = with_global_motion(x, left, right, field, base, waits=waits)
     return gauss_newton(x, left, right, field, rounds)
 
 
-def coarse_to_fine(
-    x: Tensor, left: Tensor, right: Tensor | None, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Motion and blend by Gauss-Newton steps from an eighth of the size to all of it.
-
-    No value is read by the host: on a GPU this replaces the dense search.
-
-    Args:
-        start: (B, 5, H/8, W/8), where the steps begin. The rest, and what is returned: see
-            `estimate_field`.
-    """
-    rows, columns = x.shape[2:]
-    fits = [n for n in COARSE_SIZES if not (rows % (BLOCK * n) or columns % (BLOCK * n))]
-    before = fits[0]
-    field = scaled(F.avg_pool2d(start, before), 1 / before)
-    for size in fits:
-        if size < before:
-            field = scaled(enlarge(field, before // size), before / size)
-        now, first = (F.avg_pool2d(plane, size) for plane in (x, left))
-        second = None if right is None else F.avg_pool2d(right, size)
-        rounds = COARSE_ROUNDS if size > 1 else COARSE_ROUNDS // 2
-        stiffness = COARSE_STIFFNESS ** math.log2(size)
-        field, hessian = gauss_newton(now, first, second, field, rounds, stiffness)
-        before = size
-    return field, hessian
-
-
-def scaled(field: Tensor, factor: float) -> Tensor:
-    """A field (B, 5, h, w) whose displacements count in other units."""
-    return torch.cat([field[:, :4] * factor, field[:, 4:]], dim=1)
-
-
 def with_global_motion(
-    x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor
+    x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor, *, waits: bool = True
 ) -> Tensor:
     """A field (B, 5, h, w), replaced by global motion where that is cheaper.
 
     Cost is the squared error of the prediction plus, weighted as the picture's step asks, bits
     that grow with the distance from the median of the neighbours.
+
+    Args:
+        waits: whether the host may read values: it then ends where global motion cannot pay.
+            Without, no operator makes the host wait for a GPU.
     """
     step = field_step(base, torch.full_like(base, LEVEL))[:, None, None, None]
-    unit = torch.tensor([1.0, 1.0, 1.0, 1.0, BLEND_SHARE], device=x.device)[:, None, None] / step
+    unit = constant((1.0, 1.0, 1.0, 1.0, BLEND_SHARE), x.dtype, x.device)[:, None, None] / step
     price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
 
     def bits(field: Tensor, neighbours: Tensor) -> Tensor:
-        return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
+        return _field_bits(field, neighbours, unit, price)
 
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
 
     weight = texture(x)
-    moves = [global_motion(field[:, :2], weight), global_motion(field[:, 2:4], weight)]
+    moves = [global_motion(field[:, i : i + 2], weight, waits=waits) for i in (0, 2)]
     steady = torch.cat([*moves, torch.zeros_like(weight)], dim=1)
     error = block_sse(x, left, right, field)
     total = error + bits(field, median3(field))
     least = torch.minimum(over_window(total), over_window(block_sse(x, left, right, steady)))
-    if not bool(gains(least, total).any()):
+    if waits and not bool(gains(least, total).any()):
         return field
     steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS)
     errors = over_window(error), over_window(block_sse(x, left, right, steady))
@@ -156,6 +147,12 @@ def with_global_motion(
     return torch.where(better[:, None, None, None], parts, field)
 
 
+@fused
+def _field_bits(field: Tensor, neighbours: Tensor, unit: Tensor, price: Tensor) -> Tensor:
+    """(B, 1, h, w) about what bits of differences from the neighbours are worth."""
+    return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
+
+
 def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
     a, b = warp_luma(left, field[:, :2], BLOCK), warp_luma(right, field[:, 2:4], BLOCK)
@@ -168,13 +165,14 @@ def over_window(error: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(error, (WINDOW // 2,) * 4, mode="replicate"), WINDOW, 1)
 
 
-def global_motion(flow: Tensor, weight: Tensor) -> Tensor:
+def global_motion(flow: Tensor, weight: Tensor, *, waits: bool = True) -> Tensor:
     """The affine motion that most of a flow (B, 2, h, w) follows, at every position.
 
     A robust fit: positions that disagree lose their weight, more so from round to round.
 
     Args:
         weight: (B, 1, h, w) texture, see `texture`.
+        waits: the systems are solved by LAPACK, whose errors the host reads; else by elimination.
     """
     rows, columns = flow.shape[2:]
     y = torch.linspace(-1, 1, rows, device=flow.device)[:, None].expand(rows, columns)
@@ -186,40 +184,58 @@ def global_motion(flow: Tensor, weight: Tensor) -> Tensor:
     ridge = 1e-3 * torch.eye(3, device=flow.device)
     for _ in range(GLOBAL_ROUNDS):
         hessian = terms.T @ (own * terms) + ridge
-        affine = torch.linalg.solve(hessian, terms.T @ (own * wanted))
-        off = wanted - terms @ affine
-        own = trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
+        target = terms.T @ (own * wanted)
+        affine = torch.linalg.solve(hessian, target) if waits else _eliminated(hessian, target)
+        unit = constant((scale,), flow.dtype, flow.device)
+        own = _trust(trust, wanted, terms @ affine, unit)
         scale = max(0.25, scale / 2)
     return (terms @ affine).transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def estimate_flow(x: Tensor, reference: Tensor, scale: int) -> Tensor:
+@fused
+def _eliminated(normal: Tensor, target: Tensor) -> Tensor:
+    """(B, 3, n) solutions of small systems (B, 3, 3) with right sides (B, 3, n)."""
+    rows = [list(row.unbind(1)) for row in normal[..., None].unbind(1)]
+    return torch.stack(solve(rows, list(target.unbind(1))), dim=1)
+
+
+@fused
+def _trust(trust: Tensor, wanted: Tensor, fitted: Tensor, scale: Tensor) -> Tensor:
+    """(B, hw, 1) trust in positions, less where the fit is off by more than a scale (1,)."""
+    off = wanted - fitted
+    return trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
+
+
+def dense_flow(x: Tensor, reference: Tensor, scale: int = 1) -> Tensor:
     """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
 
     Args:
         x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
 
     Returns:
-        (B, 2, H/8, W/8): displacements in luma samples, smoothed where the picture is flat.
+        (B, 2, H/8, W/8): displacements in luma samples.
     """
-    fields = []
-    for a, b in zip(x[:, 0], reference[:, 0], strict=True):
-        now, past = (p.detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for p in (a, b))
-        if scale > 1:
-            size = (now.shape[1] // scale, now.shape[0] // scale)
-            now = cv2.resize(now, size, interpolation=cv2.INTER_AREA)
-            past = cv2.resize(past, size, interpolation=cv2.INTER_AREA)
-        if min(now.shape) < 32:  # the search needs a pyramid of some levels
-            fields.append(np.zeros((2, a.shape[0] // BLOCK, a.shape[1] // BLOCK), np.float32))
-            continue
-        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        flow = search.calc(now, past, None) * scale  # type: ignore[call-overload]
-        flow = cv2.resize(
-            flow, (a.shape[1] // BLOCK, a.shape[0] // BLOCK), interpolation=cv2.INTER_AREA
-        )
-        fields.append(np.ascontiguousarray(flow.transpose(2, 0, 1)))
-    flow_tensor = torch.from_numpy(np.stack(fields)).to(x.device)
-    return smooth(flow_tensor, texture(x))
+    now, past = (
+        t[:, 0].detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for t in (x, reference)
+    )
+    fields = [pooled_flow(a, b, scale) for a, b in zip(now, past, strict=True)]
+    return torch.from_numpy(np.stack(fields)).to(x.device)
+
+
+def pooled_flow(
+    x: npt.NDArray[Any], reference: npt.NDArray[Any], scale: int = 1
+) -> npt.NDArray[np.float32]:
+    """The same of one frame, uint8 (H, W) to (2, H/8, W/8); Python's lock is free meanwhile."""
+    pooled = x.shape[1] // BLOCK, x.shape[0] // BLOCK
+    if scale > 1:
+        size = (x.shape[1] // scale, x.shape[0] // scale)
+        x, reference = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (x, reference))
+    if min(x.shape) < 32:  # the search needs a pyramid of some levels
+        return np.zeros((2, *reversed(pooled)), np.float32)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = search.calc(x, reference, None) * scale  # type: ignore[call-overload]
+    flow = cv2.resize(flow, pooled, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
 def texture(x: Tensor) -> Tensor:
@@ -231,9 +247,9 @@ def texture(x: Tensor) -> Tensor:
 
 def smooth(flow: Tensor, weight: Tensor) -> Tensor:
     """Each position's flow pulled towards its neighbours' where they have more texture."""
-    kernel = torch.tensor([1.0, 2.0, 1.0], device=flow.device)
-    kernel = torch.outer(kernel, kernel) / 16
-    kernel[1, 1] = 0
+    # Twice as much from those beside it as from those across the corner.
+    values = (1 / 16, 1 / 8, 1 / 16, 1 / 8, 0.0, 1 / 8, 1 / 16, 1 / 8, 1 / 16)
+    kernel = constant(values, flow.dtype, flow.device).view(3, 3)
 
     def spread(t: Tensor) -> Tensor:
         weights = kernel.expand(t.shape[1], 1, 3, 3)
