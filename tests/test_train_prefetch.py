@@ -14,11 +14,11 @@ from vcfilter import fused as fusing
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.fused import compiled, fused
-from vcfilter.models.hierarchical import maps
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.mode import MotionMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.search import dense_flow
+from vcfilter.nn import maps
 from vcfilter.nn.exact import SUM_BOUND, ExactDepthwise, ExactLinear, project
 from vcfilter.nn.warp import kernel_sums, median3
 from vcfilter.train import loop

@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from vcfilter.entropy import tables
 from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.fused import fused
-from vcfilter.models.hierarchical import maps as positioned
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
-from vcfilter.models.hierarchical.maps import gather
 from vcfilter.models.hierarchical.refinement import Below
 from vcfilter.models.hierarchical.values import LatentSymbols
+from vcfilter.nn import maps as positioned
 from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
+from vcfilter.nn.maps import gather
 from vcfilter.nn.native import is_native, linear
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
