@@ -10,7 +10,11 @@ import numpy.typing as npt
 
 from vcfilter.frames import Frame, Plane
 
-DISTANCES = (32, 16, 8, 4)
+TOLERANCES = {32: 0.03, 16: 0.05, 8: 0.2, 4: 0.42}
+"""Largest share of the variation within blocks that motion compensation may leave at a distance of
+anchors; shorter ones between have that of the next. Measured on 32 training clips coded with each
+distance: from 4 to 8 frames apart -6 to +60 %, and never more than +1 % up to this share; 16 and 32
+pay by up to 3 % more, and cost up to 40 % where anything changes."""
 SHORTEST = 2
 SMALL, USUAL = 4, 288
 """Luma is analysed in means of 4x4 samples, and in larger ones as well where frames are larger than
@@ -22,10 +26,6 @@ fewer bytes; one distance of 16 among them: more bytes than before."""
 REACH = 8
 """Search range in such means: 32 samples, in the larger ones in proportion."""
 BLOCK = 8
-TOLERANCE, GROWTH = 0.28, 1.3
-"""Largest share of the variation within blocks that motion compensation may leave at an anchor's
-distance: this much, or with small means so many times what it leaves one frame away (whole shifts
-never match fine texture)."""
 FADE = 0.05
 """Largest share that the mean of two frames may leave of the one between, where it counts as a
 fade. Moving scenes leave more than a third, fades and dissolves less than a fiftieth."""
@@ -62,7 +62,7 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     Returns:
         1 to len(frames), at most 32.
     """
-    most = min(len(frames), DISTANCES[0])
+    most = min(len(frames), max(TOLERANCES))
     if most <= SHORTEST:
         return most
     known: dict[tuple[int, int], Means] = {}
@@ -76,13 +76,12 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     def left(distance: int, side: int) -> float:
         return remainder(at(0, side), at(distance, side))
 
-    tolerance = dict.fromkeys(sides, TOLERANCE)
-    tolerance[SMALL] = max(TOLERANCE, GROWTH * left(1, SMALL))
-    for distance in sorted({most, *DISTANCES}, reverse=True):
+    for distance in sorted({most, *TOLERANCES}, reverse=True):
         if distance > most:
             continue
+        tolerance = TOLERANCES[min(d for d in TOLERANCES if d >= distance)]
         trusted = sides if distance <= LARGE_MOST else {SMALL}
-        if any(left(distance, side) <= tolerance[side] for side in trusted):
+        if any(left(distance, side) <= tolerance for side in trusted):
             return distance
         if _fades([at(distance * n // 4) for n in range(5)]):
             return distance
