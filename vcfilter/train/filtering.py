@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter.fused import fused
 from vcfilter.models.hierarchical.loop_filter import (
     BUSY_UNIT,
     CHROMA,
@@ -102,6 +103,14 @@ def fit(products: Tensor, wanted: Tensor, limit: Tensor) -> Tensor:
     # Positive definite: elimination needs no pivots, and a captured step no library.
     rows = torch.cat([system, (wanted / size)[:, :, None]], dim=2)
     for i in range(count):
-        row = rows[:, i : i + 1] / rows[:, i : i + 1, i : i + 1]
-        rows = rows - (rows[:, :, i : i + 1] - unit[:, i : i + 1]) * row  # row i becomes `row`
+        rows = _eliminate(rows, rows[:, i : i + 1], unit[:, i])
     return torch.maximum(torch.minimum(rows[:, :, count] / size, limit), -limit)
+
+
+@fused
+def _eliminate(rows: Tensor, row: Tensor, own: Tensor) -> Tensor:
+    """One step of elimination: (B, N, N + 1) with a row (B, 1, N + 1) and which one it is (N,)."""
+    own = own[:, None]
+    pivot = (row[:, :, :-1] * own.T).sum(2, keepdim=True)
+    column = (rows[:, :, :-1] * own.T).sum(2, keepdim=True)
+    return rows - (column - own) * (row / pivot)  # that row becomes row / pivot
