@@ -19,10 +19,10 @@ SHORTEST = 2
 SMALL, USUAL = 4, 288
 """Luma is analysed in means of 4x4 samples, and in larger ones as well where frames are larger than
 so many rows or columns: in proportion, so that motion is found as far as in small frames."""
-LARGE_MOST = 8
-"""Largest distance that larger means alone allow: further apart too much of what they do not show
-has changed. 1024x750, global motion, anchors 8 instead of 2 and 4 apart: 8 to 19 %
-fewer bytes; one distance of 16 among them: more bytes than before."""
+LARGE_MOST, LARGE_TOLERANCE = 8, 0.28
+"""Largest distance that larger means alone allow, and their share at it: further apart too much of
+what they do not show has changed. 1024x750, global motion, anchors 8 instead of 2 and 4 apart: 8 to
+19 % fewer bytes; one distance of 16 among them: more bytes than before."""
 REACH = 8
 """Search range in such means: 32 samples, in the larger ones in proportion."""
 BLOCK = 8
@@ -66,7 +66,7 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     if most <= SHORTEST:
         return most
     known: dict[tuple[int, int], Means] = {}
-    sides = {SMALL, SMALL * max(1, round(min(anchor.y.shape) / USUAL))}
+    large = SMALL * max(1, round(min(anchor.y.shape) / USUAL))
 
     def at(distance: int, side: int = SMALL) -> Means:
         if (distance, side) not in known:
@@ -79,9 +79,10 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     for distance in sorted({most, *TOLERANCES}, reverse=True):
         if distance > most:
             continue
-        tolerance = TOLERANCES[min(d for d in TOLERANCES if d >= distance)]
-        trusted = sides if distance <= LARGE_MOST else {SMALL}
-        if any(left(distance, side) <= tolerance for side in trusted):
+        tolerances = {SMALL: TOLERANCES[min(d for d in TOLERANCES if d >= distance)]}
+        if distance <= LARGE_MOST:
+            tolerances = {large: max(LARGE_TOLERANCE, tolerances[SMALL])} | tolerances
+        if any(left(distance, side) <= share for side, share in tolerances.items()):
             return distance
         if _fades([at(distance * n // 4) for n in range(5)]):
             return distance
