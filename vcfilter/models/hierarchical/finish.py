@@ -27,6 +27,7 @@ from vcfilter.models.hierarchical.conditions import (
 from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
 from vcfilter.nn.blocks import Block, compress
+from vcfilter.nn.native import conv2d, is_native
 from vcfilter.nn.precision import full_precision
 
 NUMERICS = 1  # generation of the arithmetic
@@ -92,17 +93,21 @@ class FinishNet(nn.Module):
         scale = quantiser_step(qp).to(luma.dtype)[:, None, None, None]
         latent = F.conv2d(F.pixel_unshuffle(luma - GREY, BLOCK), self.dct)  # (B, 64, h, w)
         mean = latent[:, :1]
-        around = F.avg_pool2d(mean, 3, stride=1, padding=1, count_include_pad=False)
-        latent = torch.cat([mean - around, latent[:, 1:]], dim=1)
+        latent = torch.cat([mean - _around(mean), latent[:, 1:]], dim=1)
         x = self.first(compress(latent / scale))
-        context = features / CONTEXT_MAX
-        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        gain, shift, usual = self.conditions(features)
         change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
         new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
         fine = bands(luma)
-        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None] * self.faint(fine, scale)
+        gains = change[:, LUMA:] + usual * self.faint(fine, scale)
         gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
         return F.pixel_shuffle(new, BLOCK) + (gains * fine).sum(1, keepdim=True)
+
+    def conditions(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What hangs on the frame: gain and shift of features, usual gains; (B, C, 1, 1) each."""
+        context = features / CONTEXT_MAX
+        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        return gain, shift, self.usual(context)[:, :, None, None]
 
     def faint(self, fine: Tensor, scale: Tensor) -> Tensor:
         """(B, 4, h, w) 1 where a band has little energy, towards 0 where it was coded well.
@@ -111,7 +116,10 @@ class FinishNet(nn.Module):
             fine: (B, 4, H, W) bands. scale: (B, 1, 1, 1) quantiser steps.
         """
         energy = F.avg_pool2d(fine.square(), BLOCK)
-        energy = F.avg_pool2d(energy, 3, stride=1, padding=1, count_include_pad=False)
+        return self.share(_around(energy), scale)
+
+    def share(self, energy: Tensor, scale: Tensor) -> Tensor:
+        """The same from the bands' mean squares around each block (B, 4, h, w)."""
         usual = self.log_faint.exp()[:, None, None] * scale.square()
         return usual / (usual + energy)
 
@@ -124,6 +132,7 @@ class HierarchicalFinish:
         self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.id = finish_id
         self._device = device
+        self._last = _in_samples(net)
 
     def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
         """What is shown of a reconstruction: its luma corrected, everything else as it was."""
@@ -133,9 +142,50 @@ class HierarchicalFinish:
             layer = torch.tensor([step.layer], device=y.device)
             distances = torch.tensor([signed_pair(step.references)], device=y.device)
             features = context_features(qp, layer, distances)
-            y = (y + self.net(y, qp, features)).clamp(0, 255)
+            if is_native(y):
+                y = self._by_loops(y, qp, features)
+            else:
+                y = (y + self.net(y, qp, features)).clamp(0, 255)
         changed: Reference = replace(reference, planes=(y, u, v))
         return changed
+
+    def _by_loops(self, luma: Tensor, qp: Tensor, features: Tensor) -> Tensor:
+        """Luma (1, 1, H, W) corrected: what `net` is by definition, in fewer passes."""
+        from vcfilter._native import finish  # late: training needs none
+
+        net, plane = self.net, luma[0, 0].contiguous()
+        rows, columns = plane.shape
+        h, w = rows // BLOCK, columns // BLOCK
+        scale = quantiser_step(qp)
+        blocks = torch.empty(1, h, w, LUMA)
+        finish.blocks(plane.numpy(), 1 / float(scale), blocks[0].numpy())
+        latent = conv2d(blocks.permute(0, 3, 1, 2), net.dct, None, (0, 0), 1)
+        gain, shift, usual = net.conditions(features)
+        x = torch.addcmul(shift, net.first(compress(latent)), 1 + gain)
+        change = conv2d(net.blocks(x), *self._last, (1, 1), 1)  # (1, 68, h, w), 64 in samples
+        soft, energy = torch.empty(rows, columns), torch.empty(BANDS, h, w)
+        finish.bands(plane.numpy(), soft.numpy(), energy.numpy())
+        gains = change[:, LUMA:] + usual * net.share(energy[None], scale)
+        added = change[0].permute(1, 2, 0).contiguous()
+        found = torch.empty(1, 1, rows, columns)
+        finish.add_bands(
+            plane.numpy(),
+            soft.numpy(),
+            gains[0].contiguous().numpy(),
+            added.numpy(),
+            NEW * float(scale),
+            found[0, 0].numpy(),
+        )
+        return found
+
+
+def _in_samples(net: FinishNet) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the last layer with samples of a block in place of its coefficients."""
+    basis = net.dct[:, :, 0, 0].T
+    weight, bias = net.last.weight.clone(), net.last.bias.clone()
+    weight[:LUMA] = torch.einsum("sf,fikl->sikl", basis, weight[:LUMA])
+    bias[:LUMA] = basis @ bias[:LUMA]
+    return weight.contiguous(memory_format=torch.channels_last), bias
 
 
 def save_finish(
@@ -189,6 +239,11 @@ def bands(luma: Tensor) -> Tensor:
         found += [luma - across, luma - down]
         luma = smooth(across, distance, 2)
     return torch.cat(found, dim=1)
+
+
+def _around(x: Tensor) -> Tensor:
+    """Means of each value and those around it inside."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def smooth(x: Tensor, distance: int, dimension: int) -> Tensor:
