@@ -28,6 +28,7 @@ from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
 from vcfilter.nn.blocks import Block, compress
 from vcfilter.nn.native import conv2d, is_native
+from vcfilter.nn.winograd import Winograd
 from vcfilter.nn.precision import full_precision
 
 NUMERICS = 1  # generation of the arithmetic
@@ -132,7 +133,9 @@ class HierarchicalFinish:
         self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.id = finish_id
         self._device = device
-        self._last = _in_samples(net)
+        weight, self._bias = _in_samples(net)
+        self._first, self._last = Winograd(net.first.weight), Winograd(weight)
+        self._ones = torch.ones_like(self._bias)
 
     def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
         """What is shown of a reconstruction: its luma corrected, everything else as it was."""
@@ -161,18 +164,18 @@ class HierarchicalFinish:
         finish.blocks(plane.numpy(), 1 / float(scale), blocks[0].numpy())
         latent = conv2d(blocks.permute(0, 3, 1, 2), net.dct, None, (0, 0), 1)
         gain, shift, usual = net.conditions(features)
-        x = torch.addcmul(shift, net.first(compress(latent)), 1 + gain)
-        change = conv2d(net.blocks(x), *self._last, (1, 1), 1)  # (1, 68, h, w), 64 in samples
+        gain, shift = 1 + gain.flatten(), shift.flatten()
+        x = self._first(compress(latent), gain, net.first.bias * gain + shift)
+        change = self._last(net.blocks(x), self._ones, self._bias)  # (1, 68, h, w), 64 in samples
         soft, energy = torch.empty(rows, columns), torch.empty(BANDS, h, w)
         finish.bands(plane.numpy(), soft.numpy(), energy.numpy())
         gains = change[:, LUMA:] + usual * net.share(energy[None], scale)
-        added = change[0].permute(1, 2, 0).contiguous()
         found = torch.empty(1, 1, rows, columns)
         finish.add_bands(
             plane.numpy(),
             soft.numpy(),
             gains[0].contiguous().numpy(),
-            added.numpy(),
+            change[0].permute(1, 2, 0).numpy(),
             NEW * float(scale),
             found[0, 0].numpy(),
         )
@@ -185,7 +188,7 @@ def _in_samples(net: FinishNet) -> tuple[Tensor, Tensor]:
     weight, bias = net.last.weight.clone(), net.last.bias.clone()
     weight[:LUMA] = torch.einsum("sf,fikl->sikl", basis, weight[:LUMA])
     bias[:LUMA] = basis @ bias[:LUMA]
-    return weight.contiguous(memory_format=torch.channels_last), bias
+    return weight, bias
 
 
 def save_finish(
