@@ -1,5 +1,6 @@
 #include "bands.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,9 @@
 #define REACH (2 * FAR)      /* samples before and after a line that repeat its ends */
 #define HALF (VCF_BLOCK / 2) /* samples from a block's border to its middle */
 #define HIGHEST 255.0f
+#define CHANGE (VCF_BLOCK_SAMPLES + VCF_BANDS)
+
+typedef float lanes __attribute__((vector_size(VCF_BLOCK * sizeof(float))));
 
 static float low(float a, float b, float c, float d, float e)
 {
@@ -114,64 +118,85 @@ static void around(const float *grid, size_t rows, size_t columns, float *line, 
     }
 }
 
+/* The basis downwards, of a row of blocks. */
 VCF_CLONES
-static void write_blocks(const float *x, const float *levels, size_t blocks, float factor,
-                         float *restrict out)
+static void basis_down(const float *x, const float *basis, size_t columns, float *restrict out)
 {
-    for (size_t n = 0; n < blocks; n++)
-        for (size_t k = 0; k < VCF_BLOCK; k++)
-            out[n * VCF_BLOCK_SAMPLES + k] = (x[n * VCF_BLOCK + k] - levels[n]) * factor;
+    for (size_t k = 0; k < VCF_BLOCK; k++, out += columns) {
+        const float *b = basis + k * VCF_BLOCK;
+        for (size_t i = 0; i < columns; i++) {
+            float sum = 0.0f;
+            for (size_t n = 0; n < VCF_BLOCK; n++)
+                sum += b[n] * x[n * columns + i];
+            out[i] = sum;
+        }
+    }
 }
 
-int vcf_blocks(const float *luma, size_t rows, size_t columns, float factor, float *blocks)
+/* The transposed basis across, of each block of such rows; blocks one after the other. */
+VCF_CLONES
+static void basis_across(const float *x, const float *basis, size_t columns, float *restrict out)
 {
-    size_t h = rows / VCF_BLOCK, w = columns / VCF_BLOCK;
-    float *grid = malloc((2 * h * w + columns + 2) * sizeof(float));
+    lanes turned[VCF_BLOCK];
+    for (size_t n = 0; n < VCF_BLOCK; n++)
+        for (size_t i = 0; i < VCF_BLOCK; i++)
+            turned[n][i] = basis[i * VCF_BLOCK + n];
+    for (size_t c = 0; c < columns; c += VCF_BLOCK)
+        for (size_t k = 0; k < VCF_BLOCK; k++, out += VCF_BLOCK) {
+            const float *from = x + k * columns + c;
+            lanes sums = from[0] * turned[0];
+            for (size_t n = 1; n < VCF_BLOCK; n++)
+                sums += from[n] * turned[n];
+            memcpy(out, &sums, sizeof(sums));
+        }
+}
+
+VCF_CLONES
+static void compress(float *x, size_t count, float factor)
+{
+    for (size_t i = 0; i < count; i++) {
+        float y = x[i] * factor;
+        x[i] = y / (1.0f + fabsf(y) * (1.0f / VCF_LIMIT));
+    }
+}
+
+int vcf_coefficients(const float *luma, size_t rows, size_t columns, const float *basis,
+                     float factor, float *out)
+{
+    size_t h = rows / VCF_BLOCK, w = columns / VCF_BLOCK, block = VCF_BLOCK * columns;
+    float *grid = calloc(2 * h * w + block + columns + 2, sizeof(float));
     if (!grid)
         return -1;
-    float *levels = grid + h * w, *line = levels + h * w;
+    float *levels = grid + h * w, *lines = levels + h * w, *line = lines + block;
     for (size_t n = 0; n < h; n++) {
         memset(line, 0, columns * sizeof(float));
         for (size_t k = 0; k < VCF_BLOCK; k++)
-            add(luma + (n * VCF_BLOCK + k) * columns, columns, line);
+            add(luma + n * block + k * columns, columns, line);
         means(line, w, grid + n * w);
     }
     around(grid, h, w, line, levels);
-    for (size_t row = 0; row < rows; row++)
-        write_blocks(luma + row * columns, levels + row / VCF_BLOCK * w, w, factor,
-                     blocks + row / VCF_BLOCK * w * VCF_BLOCK_SAMPLES + row % VCF_BLOCK * VCF_BLOCK);
+    for (size_t n = 0; n < h; n++) {
+        float *to = out + n * w * VCF_BLOCK_SAMPLES;
+        basis_down(luma + n * block, basis, columns, lines);
+        basis_across(lines, basis, columns, to);
+        for (size_t i = 0; i < w; i++)
+            to[i * VCF_BLOCK_SAMPLES] = (grid[n * w + i] - levels[n * w + i]) * VCF_BLOCK;
+        compress(to, w * VCF_BLOCK_SAMPLES, factor);
+    }
     free(grid);
     return 0;
 }
 
-int vcf_bands(const float *luma, size_t rows, size_t columns, float *soft, float *energy)
+/* Luma after a low-pass both ways. line: room for a row between REACH floats each way. */
+static void soften(const float *luma, size_t rows, size_t columns, float *line, float *out)
 {
-    size_t h = rows / VCF_BLOCK, w = columns / VCF_BLOCK;
-    float *grids = malloc((VCF_BANDS * (h * w + 2 * columns) + columns + 2 * REACH) * sizeof(float));
-    if (!grids)
-        return -1;
-    float *found = grids + VCF_BANDS * h * w, *sums = found + VCF_BANDS * columns;
-    float *line = sums + VCF_BANDS * columns + REACH;
     const float *taps[5];
-    for (size_t row = 0; row < rows; row++) {
+    for (size_t row = 0; row < rows; row++, out += columns) {
         down(luma, rows, columns, row, 1, taps);
         low_pass(taps, columns, line);
         across(line, columns, 1, taps);
-        low_pass(taps, columns, soft + row * columns);
+        low_pass(taps, columns, out);
     }
-    for (size_t n = 0; n < h; n++) {
-        memset(sums, 0, VCF_BANDS * columns * sizeof(float));
-        for (size_t k = 0; k < VCF_BLOCK; k++) {
-            bands_of(luma, soft, rows, columns, n * VCF_BLOCK + k, line, found);
-            add_squares(found, VCF_BANDS * columns, sums);
-        }
-        for (size_t b = 0; b < VCF_BANDS; b++)
-            means(sums + b * columns, w, grids + (b * h + n) * w);
-    }
-    for (size_t b = 0; b < VCF_BANDS; b++)
-        around(grids + b * h * w, h, w, line, energy + b * h * w);
-    free(grids);
-    return 0;
 }
 
 /* A grid's row bilinearly between the middles of its blocks. */
@@ -204,34 +229,74 @@ static void add_row(const float *x, const float *bands, const float *above, cons
     }
 }
 
-int vcf_add_bands(const float *luma, const float *soft, size_t rows, size_t columns,
-                  const float *gains, const float *added, size_t pitch, float factor,
-                  float *out)
+/* What vcf_add_bands works with. */
+typedef struct {
+    const float *luma;
+    float *soft; /* luma after a low-pass both ways */
+    size_t rows, columns;
+    float *gains; /* a grid of each band */
+    float *found; /* VCF_BANDS lines of bands */
+    float *above, *below; /* VCF_BANDS lines of gains each */
+    float *line; /* room for a row between REACH floats each way */
+} room;
+
+/* Mean squares of bands in the blocks, then those around each, then gains. */
+static void find_gains(const room *r, const float *change, const float *usual, const float *faint)
+{
+    size_t h = r->rows / VCF_BLOCK, w = r->columns / VCF_BLOCK, lines = VCF_BANDS * r->columns;
+    float *sums = r->above, *grids = r->gains + VCF_BANDS * h * w;
+    for (size_t n = 0; n < h; n++) {
+        memset(sums, 0, lines * sizeof(float));
+        for (size_t k = 0; k < VCF_BLOCK; k++) {
+            bands_of(r->luma, r->soft, r->rows, r->columns, n * VCF_BLOCK + k, r->line, r->found);
+            add_squares(r->found, lines, sums);
+        }
+        for (size_t b = 0; b < VCF_BANDS; b++)
+            means(sums + b * r->columns, w, grids + (b * h + n) * w);
+    }
+    for (size_t b = 0; b < VCF_BANDS; b++) {
+        float *gains = r->gains + b * h * w;
+        const float *learned = change + VCF_BLOCK_SAMPLES + b;
+        around(grids + b * h * w, h, w, r->line, gains);
+        for (size_t n = 0; n < h * w; n++)
+            gains[n] = learned[n * CHANGE] + usual[b] * (faint[b] / (faint[b] + gains[n]));
+    }
+}
+
+int vcf_add_bands(const float *luma, size_t rows, size_t columns, const float *change, float factor,
+                  const float *usual, const float *faint, float *out)
 {
     size_t h = rows / VCF_BLOCK, w = columns / VCF_BLOCK, lines = VCF_BANDS * columns;
-    float *found = malloc((3 * lines + columns + 2 * REACH) * sizeof(float));
-    if (!found)
+    size_t grids = 2 * VCF_BANDS * h * w;
+    room r = {.luma = luma, .rows = rows, .columns = columns};
+    r.soft = malloc((rows * columns + grids + 3 * lines + columns + 2 * REACH) * sizeof(float));
+    if (!r.soft)
         return -1;
-    float *above = found + lines, *below = above + lines, *line = below + lines + REACH;
-    for (size_t row = 0; row < rows; row++) {
+    r.gains = r.soft + rows * columns;
+    r.found = r.gains + grids;
+    r.above = r.found + lines;
+    r.below = r.above + lines;
+    r.line = r.below + lines + REACH;
+    soften(luma, rows, columns, r.line, r.soft);
+    find_gains(&r, change, usual, faint);
+    for (size_t row = 0; row < rows; row++, out += columns) {
         size_t phase = (row + HALF) % VCF_BLOCK, next = (row + HALF) / VCF_BLOCK;
         if (!row || !phase) { /* the middle of a block's rows is passed */
-            float *last = above;
-            above = below;
-            below = last;
+            float *last = r.above;
+            r.above = r.below;
+            r.below = last;
             for (size_t b = 0; b < VCF_BANDS; b++)
-                spread(gains + (b * h + (next < h ? next : h - 1)) * w, w, below + b * columns);
+                spread(r.gains + (b * h + (next < h ? next : h - 1)) * w, w, r.below + b * columns);
             if (!row)
-                memcpy(above, below, lines * sizeof(float));
+                memcpy(r.above, r.below, lines * sizeof(float));
         }
-        float *to = out + row * columns;
-        const float *from = added + row / VCF_BLOCK * w * pitch + row % VCF_BLOCK * VCF_BLOCK;
+        const float *added = change + row / VCF_BLOCK * w * CHANGE + row % VCF_BLOCK * VCF_BLOCK;
         for (size_t n = 0; n < w; n++)
-            memcpy(to + n * VCF_BLOCK, from + n * pitch, VCF_BLOCK * sizeof(float));
-        bands_of(luma, soft, rows, columns, row, line, found);
-        add_row(luma + row * columns, found, above, below, ((float)phase + 0.5f) / VCF_BLOCK,
-                columns, factor, to);
+            memcpy(out + n * VCF_BLOCK, added + n * CHANGE, VCF_BLOCK * sizeof(float));
+        bands_of(luma, r.soft, rows, columns, row, r.line, r.found);
+        add_row(luma + row * columns, r.found, r.above, r.below, ((float)phase + 0.5f) / VCF_BLOCK,
+                columns, factor, out);
     }
-    free(found);
+    free(r.soft);
     return 0;
 }

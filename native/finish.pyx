@@ -8,89 +8,67 @@ from libc.stddef cimport size_t
 
 cdef extern from "bands.h" nogil:
     int VCF_BLOCK, VCF_BLOCK_SAMPLES, VCF_BANDS
-    int vcf_blocks(const float *luma, size_t rows, size_t columns, float factor, float *blocks)
-    int vcf_bands(const float *luma, size_t rows, size_t columns, float *soft, float *energy)
-    int vcf_add_bands(const float *luma, const float *soft, size_t rows, size_t columns,
-                      const float *gains, const float *added, size_t pitch, float factor,
-                      float *out)
-
-
-cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
-    if a.shape[0] != b.shape[0] or a.shape[1] != b.shape[1]:
-        raise ValueError(f"{a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]} differ")
-    return 0
+    int vcf_coefficients(const float *luma, size_t rows, size_t columns, const float *basis,
+                         float factor, float *out)
+    int vcf_add_bands(const float *luma, size_t rows, size_t columns, const float *change,
+                      float factor, const float *usual, const float *faint, float *out)
 
 
 cdef int check(const float[:, ::1] luma, Py_ssize_t h, Py_ssize_t w) except -1:
-    """A grid of h x w is that of the blocks of luma."""
+    """A grid of h x w is that of luma's blocks."""
     if not h or not w or h * VCF_BLOCK != luma.shape[0] or w * VCF_BLOCK != luma.shape[1]:
         raise ValueError(f"a grid of {h}x{w} does not fit {luma.shape[0]}x{luma.shape[1]}")
     return 0
 
 
-def blocks(const float[:, ::1] luma, float factor, float[:, :, ::1] out):
-    """Each block's samples less the mean of the nine blocks around, times a factor.
+def coefficients(const float[:, ::1] luma, const float[:, ::1] basis, float factor,
+                 float[:, :, ::1] out):
+    """Compressed coefficients of each block, less the mean of the nine blocks around.
 
     Args:
-        out: (rows / 8, columns / 8, 64).
+        basis: (8, 8) of an orthonormal DCT, a row of it a frequency.
+        out: (rows / 8, columns / 8, 64), rows of frequencies one after the other.
 
     Raises:
         ValueError: sizes do not fit.
     """
     cdef int status
     check(luma, out.shape[0], out.shape[1])
-    if out.shape[2] != VCF_BLOCK_SAMPLES:
-        raise ValueError(f"blocks of {out.shape[2]} samples, not {VCF_BLOCK_SAMPLES}")
+    if out.shape[2] != VCF_BLOCK_SAMPLES or basis.shape[0] != VCF_BLOCK \
+            or basis.shape[1] != VCF_BLOCK:
+        raise ValueError(f"{out.shape[2]} coefficients of a basis of {basis.shape[0]}x"
+                         f"{basis.shape[1]}, not {VCF_BLOCK_SAMPLES} of {VCF_BLOCK}x{VCF_BLOCK}")
     with nogil:
-        status = vcf_blocks(&luma[0, 0], luma.shape[0], luma.shape[1], factor, &out[0, 0, 0])
+        status = vcf_coefficients(&luma[0, 0], luma.shape[0], luma.shape[1], &basis[0, 0], factor,
+                                  &out[0, 0, 0])
     if status:
         raise MemoryError
 
 
-def bands(const float[:, ::1] luma, float[:, ::1] soft, float[:, :, ::1] energy):
-    """The mean squares of luma's finest bands.
+def add_bands(const float[:, ::1] luma, const float[:, :, ::1] change, float factor,
+              const float[::1] usual, const float[::1] faint, float[:, ::1] out):
+    """out = luma + factor * added + gains * bands, within 0 to 255.
 
     Args:
-        soft: as large as luma: luma after a low-pass both ways is written there.
-        energy: (4, rows / 8, columns / 8) of the nine blocks around each are written there.
+        change: (rows / 8, columns / 8, 68) samples of a block that are added, and gains of four
+            bands, to which usual * faint / (faint + energy) comes.
+        usual, faint: (4,).
 
     Raises:
         ValueError: sizes do not fit.
     """
     cdef int status
-    alike(luma, soft)
-    check(luma, energy.shape[1], energy.shape[2])
-    if energy.shape[0] != VCF_BANDS:
-        raise ValueError(f"{energy.shape[0]} bands, not {VCF_BANDS}")
+    check(luma, change.shape[0], change.shape[1])
+    if out.shape[0] != luma.shape[0] or out.shape[1] != luma.shape[1]:
+        raise ValueError(f"{luma.shape[0]}x{luma.shape[1]} and {out.shape[0]}x{out.shape[1]} "
+                         "differ")
+    if (change.shape[2] != VCF_BLOCK_SAMPLES + VCF_BANDS or usual.shape[0] != VCF_BANDS
+            or faint.shape[0] != VCF_BANDS):
+        raise ValueError(f"{change.shape[2]} values of a block, {usual.shape[0]} and "
+                         f"{faint.shape[0]} of bands, not {VCF_BLOCK_SAMPLES + VCF_BANDS} and "
+                         f"{VCF_BANDS}")
     with nogil:
-        status = vcf_bands(&luma[0, 0], luma.shape[0], luma.shape[1], &soft[0, 0],
-                           &energy[0, 0, 0])
-    if status:
-        raise MemoryError
-
-
-def add_bands(const float[:, ::1] luma, const float[:, ::1] soft, const float[:, :, ::1] gains,
-              const float[:, :, ::1] added, float factor, float[:, ::1] out):
-    """out = luma + gains * bands + factor * added, within 0 to 255.
-
-    Args:
-        soft: see `bands`. gains: (4, rows / 8, columns / 8), spread bilinearly.
-        added: (rows / 8, columns / 8, 64 or more), the first 64 are a block's samples.
-
-    Raises:
-        ValueError: sizes do not fit.
-    """
-    cdef int status
-    alike(luma, soft)
-    alike(luma, out)
-    check(luma, gains.shape[1], gains.shape[2])
-    check(luma, added.shape[0], added.shape[1])
-    if gains.shape[0] != VCF_BANDS or added.shape[2] < VCF_BLOCK_SAMPLES:
-        raise ValueError(f"{gains.shape[0]} bands of {VCF_BANDS}, {added.shape[2]} samples of "
-                         f"{VCF_BLOCK_SAMPLES}")
-    with nogil:
-        status = vcf_add_bands(&luma[0, 0], &soft[0, 0], luma.shape[0], luma.shape[1],
-                               &gains[0, 0, 0], &added[0, 0, 0], added.shape[2], factor,
-                               &out[0, 0])
+        status = vcf_add_bands(&luma[0, 0], luma.shape[0], luma.shape[1], &change[0, 0, 0], factor,
+                               &usual[0], &faint[0], &out[0, 0])
     if status:
         raise MemoryError

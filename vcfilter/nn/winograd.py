@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vcfilter.nn.native import conv2d
+from vcfilter.nn.native import PackedConv2d
 
 TILE, SIDE = 4, 6
 """Positions of a tile and values that stand for them, each way."""
@@ -33,9 +33,7 @@ class Winograd:
         filters = torch.tensor(FILTERS, dtype=torch.float64)
         both = torch.einsum("ak,bl,oikl->aboi", filters, filters, weight.double())
         self._outputs = weight.shape[0]
-        self._weight = both.flatten(0, 2).float()[:, :, None, None].contiguous(
-            memory_format=torch.channels_last
-        )
+        self._products = PackedConv2d(both.flatten(0, 2).float()[:, :, None, None], None, SIDE**2)
 
     def __call__(self, x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         """gain * convolution + shift: (1, outputs, h, w) of x (1, inputs, h, w), both (outputs,).
@@ -46,10 +44,9 @@ class Winograd:
 
         x = x.permute(0, 2, 3, 1).contiguous()
         _, h, w, inputs = x.shape
-        products = SIDE * SIDE
-        tiles = torch.empty(1, -(-h // TILE), -(-w // TILE), products * inputs)
+        tiles = torch.empty(1, -(-h // TILE), -(-w // TILE), SIDE**2 * inputs)
         winograd.tile(x[0].numpy(), tiles[0].numpy())
-        maps = conv2d(tiles.permute(0, 3, 1, 2), self._weight, None, (0, 0), products)
+        maps = self._products(tiles.permute(0, 3, 1, 2))
         tiles, found = maps.permute(0, 2, 3, 1).contiguous(), torch.empty(1, h, w, self._outputs)
         winograd.untile(tiles[0].numpy(), gain.numpy(), shift.numpy(), found[0].numpy())
         return found.permute(0, 3, 1, 2)

@@ -6,9 +6,10 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
 from vcfilter.frames import FrameStep, VideoFormat
-from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct
+from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct, dct_matrix, zigzag
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
@@ -26,10 +27,10 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
-from vcfilter.nn.blocks import Block, compress
-from vcfilter.nn.native import conv2d, is_native
-from vcfilter.nn.winograd import Winograd
+from vcfilter.nn.blocks import Block, FusedBlock, compress
+from vcfilter.nn.native import has_onednn, is_native
 from vcfilter.nn.precision import full_precision
+from vcfilter.nn.winograd import Winograd
 
 NUMERICS = 1  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
@@ -116,13 +117,85 @@ class FinishNet(nn.Module):
         Args:
             fine: (B, 4, H, W) bands. scale: (B, 1, 1, 1) quantiser steps.
         """
-        energy = F.avg_pool2d(fine.square(), BLOCK)
-        return self.share(_around(energy), scale)
-
-    def share(self, energy: Tensor, scale: Tensor) -> Tensor:
-        """The same from the bands' mean squares around each block (B, 4, h, w)."""
-        usual = self.log_faint.exp()[:, None, None] * scale.square()
+        energy = _around(F.avg_pool2d(fine.square(), BLOCK))
+        usual = self.faint_energy(scale)
         return usual / (usual + energy)
+
+    def faint_energy(self, scale: Tensor) -> Tensor:
+        """(B, 4, 1, 1) mean squares of bands that halve the usual gains."""
+        return self.log_faint.exp()[:, None, None] * scale.square()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FrameValues:
+    """What hangs on the frame alone, see `FinishNet`; all but scale (C,)."""
+
+    scale: float
+    gain: Tensor
+    shift: Tensor
+    usual: Tensor
+    faint: Tensor
+
+
+class _FinishLoops:
+    """What `FinishNet` does to luma on a CPU, by native loops and oneDNN.
+
+    The same rule in fewer passes: the bands, their gains and all sums in one loop, the DCT in
+    another; the inverse DCT is a part of the last layer.
+    """
+
+    def __init__(self, net: FinishNet) -> None:
+        self._net = net
+        first_bias, last_bias = net.first.bias, net.last.bias
+        assert first_bias is not None and last_bias is not None
+        natural = [row * BLOCK + column for row, column in zigzag(BLOCK)]
+        first = torch.empty_like(net.first.weight)
+        first[:, natural] = net.first.weight
+        basis = net.dct[:, :, 0, 0].T
+        last, bias = net.last.weight.clone(), last_bias.clone()
+        last[:LUMA] = torch.einsum("sf,fikl->sikl", basis, last[:LUMA])
+        bias[:LUMA] = basis @ bias[:LUMA]
+        self._first, self._last = Winograd(first), Winograd(last)
+        self._first_bias, self._last_bias = first_bias, bias
+        self._blocks = [FusedBlock(block) for block in cast("Iterable[Block]", net.blocks)]
+        self._basis = dct_matrix(BLOCK).float().numpy()
+        self._ones = torch.ones(LUMA + BANDS)
+        self._values = lru_cache(maxsize=256)(self._values_of)
+
+    def apply(self, luma: Tensor, qp: int, layer: int, pair: tuple[int, int]) -> Tensor:
+        """Luma (1, 1, H, W) corrected, within 0 to 255."""
+        from vcfilter._native import finish  # late: training needs none
+
+        frame = self._values(qp, layer, pair)
+        plane, found = luma[0, 0].contiguous().numpy(), torch.empty(luma.shape)
+        x = torch.empty(1, plane.shape[0] // BLOCK, plane.shape[1] // BLOCK, LUMA)
+        finish.coefficients(plane, self._basis, 1 / frame.scale, x[0].numpy())
+        x = self._first(x.permute(0, 3, 1, 2), frame.gain, frame.shift)
+        for block in self._blocks:
+            x = block(x)
+        change = self._last(x, self._ones, self._last_bias)  # (1, 68, h, w), 64 in samples
+        finish.add_bands(
+            plane,
+            change[0].permute(1, 2, 0).numpy(),
+            NEW * frame.scale,
+            frame.usual.numpy(),
+            frame.faint.numpy(),
+            found[0, 0].numpy(),
+        )
+        return found
+
+    def _values_of(self, qp: int, layer: int, pair: tuple[int, int]) -> _FrameValues:
+        net, qps = self._net, torch.tensor([qp])
+        features = context_features(qps, torch.tensor([layer]), torch.tensor([pair]))
+        gain, shift, usual = (x.flatten() for x in net.conditions(features))
+        scale = quantiser_step(qps)
+        return _FrameValues(
+            scale=float(scale),
+            gain=1 + gain,
+            shift=self._first_bias * (1 + gain) + shift,
+            usual=usual,
+            faint=net.faint_energy(scale).flatten(),
+        )
 
 
 class HierarchicalFinish:
@@ -133,62 +206,23 @@ class HierarchicalFinish:
         self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.id = finish_id
         self._device = device
-        weight, self._bias = _in_samples(net)
-        self._first, self._last = Winograd(net.first.weight), Winograd(weight)
-        self._ones = torch.ones_like(self._bias)
+        with torch.inference_mode():
+            self._loops = _FinishLoops(net) if is_native(net.dct) and has_onednn() else None
 
     def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
         """What is shown of a reconstruction: its luma corrected, everything else as it was."""
         with torch.inference_mode(), full_precision(self._device):
             y, u, v = reference.planes
-            qp = torch.tensor([step.qp], device=y.device)
-            layer = torch.tensor([step.layer], device=y.device)
-            distances = torch.tensor([signed_pair(step.references)], device=y.device)
-            features = context_features(qp, layer, distances)
-            if is_native(y):
-                y = self._by_loops(y, qp, features)
+            pair = signed_pair(step.references)
+            if self._loops is not None and has_onednn():
+                y = self._loops.apply(y, step.qp, step.layer, pair)
             else:
+                qp = torch.tensor([step.qp], device=y.device)
+                layer = torch.tensor([step.layer], device=y.device)
+                features = context_features(qp, layer, torch.tensor([pair], device=y.device))
                 y = (y + self.net(y, qp, features)).clamp(0, 255)
         changed: Reference = replace(reference, planes=(y, u, v))
         return changed
-
-    def _by_loops(self, luma: Tensor, qp: Tensor, features: Tensor) -> Tensor:
-        """Luma (1, 1, H, W) corrected: what `net` is by definition, in fewer passes."""
-        from vcfilter._native import finish  # late: training needs none
-
-        net, plane = self.net, luma[0, 0].contiguous()
-        rows, columns = plane.shape
-        h, w = rows // BLOCK, columns // BLOCK
-        scale = quantiser_step(qp)
-        blocks = torch.empty(1, h, w, LUMA)
-        finish.blocks(plane.numpy(), 1 / float(scale), blocks[0].numpy())
-        latent = conv2d(blocks.permute(0, 3, 1, 2), net.dct, None, (0, 0), 1)
-        gain, shift, usual = net.conditions(features)
-        gain, shift = 1 + gain.flatten(), shift.flatten()
-        x = self._first(compress(latent), gain, net.first.bias * gain + shift)
-        change = self._last(net.blocks(x), self._ones, self._bias)  # (1, 68, h, w), 64 in samples
-        soft, energy = torch.empty(rows, columns), torch.empty(BANDS, h, w)
-        finish.bands(plane.numpy(), soft.numpy(), energy.numpy())
-        gains = change[:, LUMA:] + usual * net.share(energy[None], scale)
-        found = torch.empty(1, 1, rows, columns)
-        finish.add_bands(
-            plane.numpy(),
-            soft.numpy(),
-            gains[0].contiguous().numpy(),
-            change[0].permute(1, 2, 0).numpy(),
-            NEW * float(scale),
-            found[0, 0].numpy(),
-        )
-        return found
-
-
-def _in_samples(net: FinishNet) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the last layer with samples of a block in place of its coefficients."""
-    basis = net.dct[:, :, 0, 0].T
-    weight, bias = net.last.weight.clone(), net.last.bias.clone()
-    weight[:LUMA] = torch.einsum("sf,fikl->sikl", basis, weight[:LUMA])
-    bias[:LUMA] = basis @ bias[:LUMA]
-    return weight, bias
 
 
 def save_finish(
