@@ -95,7 +95,7 @@ class FinishNet(nn.Module):
         scale = quantiser_step(qp).to(luma.dtype)[:, None, None, None]
         latent = F.conv2d(F.pixel_unshuffle(luma - GREY, BLOCK), self.dct)  # (B, 64, h, w)
         mean = latent[:, :1]
-        latent = torch.cat([mean - _around(mean), latent[:, 1:]], dim=1)
+        latent = torch.cat([mean - _mean_of_nine(mean), latent[:, 1:]], dim=1)
         x = self.first(compress(latent / scale))
         gain, shift, usual = self.conditions(features)
         change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
@@ -117,7 +117,7 @@ class FinishNet(nn.Module):
         Args:
             fine: (B, 4, H, W) bands. scale: (B, 1, 1, 1) quantiser steps.
         """
-        energy = _around(F.avg_pool2d(fine.square(), BLOCK))
+        energy = _mean_of_nine(F.avg_pool2d(fine.square(), BLOCK))
         usual = self.faint_energy(scale)
         return usual / (usual + energy)
 
@@ -278,7 +278,7 @@ def bands(luma: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def _around(x: Tensor) -> Tensor:
+def _mean_of_nine(x: Tensor) -> Tensor:
     """Means of each value and those around it inside."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
