@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _keep_freed_memory() -> None:
     """Leave freed blocks up to 32 MiB with the process, 64 MiB in all; glibc would return them.
 
-    What a frame frees the next one needs: to map it anew, page by page, takes a seventh of a
-    decoder's CPU time. What the environment sets for glibc holds.
+    What a frame frees the next one needs: to map it anew, page by page, takes up to a seventh of
+    a decoder's CPU time. What the environment sets for glibc holds.
     """
     if "malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
         name.startswith("MALLOC_") for name in os.environ
