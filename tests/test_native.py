@@ -18,7 +18,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.nn import native, warp
-from vcfilter.nn.blocks import Block, FusedBlock
+from vcfilter.nn.blocks import Block, PackedBlock
 from vcfilter.nn.winograd import Winograd
 
 SIZES = [(8, 8), (16, 40), (72, 24)]
@@ -195,11 +195,11 @@ def test_winograd(size: tuple[int, int], channels: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 24)])
-def test_fused_residual_block(size: tuple[int, int]) -> None:
+def test_packed_residual_block(size: tuple[int, int]) -> None:
     torch.manual_seed(2)
     block, x = Block(24), torch.randn(1, 24, *size).to(memory_format=torch.channels_last)
     plain = block(x)
-    assert torch.allclose(FusedBlock(block)(x.clone()), plain, atol=1e-5)
+    assert torch.allclose(PackedBlock(block)(x.clone()), plain, atol=1e-5)
     assert not torch.allclose(plain, x, atol=1e-2)
 
 

@@ -33,7 +33,7 @@ class Block(nn.Module):
         return narrow.add_(x)
 
 
-class FusedBlock:
+class PackedBlock:
     """A residual block whose weights are known beforehand, on a CPU; it changes its input."""
 
     def __init__(self, block: Block) -> None:

@@ -27,7 +27,7 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
-from vcfilter.nn.blocks import Block, FusedBlock, compress
+from vcfilter.nn.blocks import Block, PackedBlock, compress
 from vcfilter.nn.native import has_onednn, is_native
 from vcfilter.nn.precision import full_precision
 from vcfilter.nn.winograd import Winograd
@@ -157,7 +157,7 @@ class _FinishLoops:
         bias[:LUMA] = basis @ bias[:LUMA]
         self._first, self._last = Winograd(first), Winograd(last)
         self._first_bias, self._last_bias = first_bias, bias
-        self._blocks = [FusedBlock(block) for block in cast("Iterable[Block]", net.blocks)]
+        self._blocks = [PackedBlock(block) for block in cast("Iterable[Block]", net.blocks)]
         self._basis = dct_matrix(BLOCK).float().numpy()
         self._ones = torch.ones(LUMA + BANDS)
         self._values = lru_cache(maxsize=256)(self._values_of)
