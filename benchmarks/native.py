@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from vcfilter.models import store
 from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical.conditions import context_features
+from vcfilter.models.hierarchical.finish import HierarchicalFinish
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.nn import native, warp
 from vcfilter.options import Runtime
@@ -41,9 +43,12 @@ def median(run: Callable[[], Tensor]) -> float:
     return 1e6 * statistics.median(seconds)
 
 
-def compare(name: str, run: Callable[[], Tensor]) -> None:
-    """One row."""
+def compare(
+    name: str, run: Callable[[], Tensor], plainly: Callable[[], Tensor] | None = None
+) -> None:
+    """One row; plainly: the plain operators, where they are called in another way."""
     found, fast = run(), median(run)
+    run = plainly or run
     with (
         patch.object(latent, "is_native", no_loops),
         patch.object(native, "is_native", no_loops),
@@ -80,6 +85,15 @@ def main() -> None:
     block = net.image.synthesis_branch.blocks[0]
     compare("residual block", lambda: block(wide[:, :96].contiguous(
         memory_format=torch.channels_last)))  # fmt: skip
+    shipped = store.find_finish(model.info.id, Runtime(device="cpu", threads=1))
+    assert isinstance(shipped, HierarchicalFinish) and shipped._loops is not None
+    loops, qp, pair = shipped._loops, 36, (-2, 2)
+    frame = context_features(torch.tensor([qp]), torch.tensor([1]), torch.tensor([pair]))
+    compare(
+        "luma of the look sharp",
+        lambda: loops.apply(x, qp, 1, pair),
+        lambda: (x + shipped.net(x, torch.tensor([qp]), frame)).clamp(0, 255),
+    )
     maps = wide[:, :96].mul(20).abs().floor().contiguous(memory_format=torch.channels_last)
     features = torch.ones(1, 16)
     for place in net.image.coding.places(maps):

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -587,3 +588,26 @@ def test_limits_of_commands() -> None:
     args = parsed("play", "x.mkv", "--layers", "2", "--max-pixels", "9M", "--max-seconds", "60")
     words = play._decoder_options(args)
     assert words == ("--layers", "2", "--max-pixels", "9000000", "--max-seconds", "60.0")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_used_again(kept: bool) -> None:
+    """Without it each of the blocks comes anew from the kernel, 500 pages of it."""
+    code = (
+        "import contextlib, io, resource, numpy as np\n"
+        "from vcfilter.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(['models'])\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def use(): blocks = [np.full(1 << 18, n, np.float64) for n in range(6)]\n"
+        "use(); before = faults()\n"
+        "for _ in range(5): use()\n"
+        "print(faults() - before)\n"
+    )
+    settings = {name: value for name, value in os.environ.items() if "MALLOC_" not in name}
+    if not kept:
+        settings["MALLOC_TRIM_THRESHOLD_"] = "131072"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=settings, check=True, capture_output=True
+    )
+    assert (int(run.stdout) < 500) == kept

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter._native import latents, motion
+from vcfilter._native import finish, latents, motion, winograd
 from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical.blocks import dct_matrix
+from vcfilter.models.hierarchical.conditions import context_features
 from vcfilter.models.hierarchical.config import HierarchicalConfig
+from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.nn import native, warp
+from vcfilter.nn.blocks import Block, PackedBlock
+from vcfilter.nn.winograd import Winograd
 
 SIZES = [(8, 8), (16, 40), (72, 24)]
 
@@ -175,6 +180,52 @@ def test_convolutions_by_onednn_are_those_of_pytorch() -> None:
     assert torch.equal(native.linear(rows, weight, bias), F.linear(rows, weight, bias))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (4, 8), (13, 6)])
+@pytest.mark.parametrize("channels", [(1, 1), (20, 17), (64, 68)])
+def test_winograd(size: tuple[int, int], channels: tuple[int, int]) -> None:
+    inputs, outputs = channels
+    x, weight = torch.randn(1, inputs, *size), torch.randn(outputs, inputs, 3, 3)
+    gain, shift = torch.randn(outputs), torch.randn(outputs)
+    found = Winograd(weight)(x, gain, shift)
+    plain = F.conv2d(x.double(), weight.double(), padding=1)
+    plain = plain * gain[:, None, None] + shift[:, None, None]
+    assert found.shape == plain.shape
+    # Sums of values up to eight times as large, which cancel each other.
+    assert float((found - plain).abs().max()) < 1e-5 * float(plain.abs().max().clamp(min=10))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 24)])
+def test_packed_residual_block(size: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    block, x = Block(24), torch.randn(1, 24, *size).to(memory_format=torch.channels_last)
+    plain = block(x)
+    assert torch.allclose(PackedBlock(block)(x.clone()), plain, atol=1e-5)
+    assert not torch.allclose(plain, x, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 40), (72, 16), (96, 120)])
+@pytest.mark.parametrize("qp", [4, 37])
+def test_finish(size: tuple[int, int], qp: int) -> None:
+    torch.manual_seed(size[0])
+    net = FinishNet(FinishConfig(width=24, blocks=2))
+    for parameter in (*net.modulate.parameters(), *net.usual.parameters()):
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    net.last.weight.data = torch.randn(net.last.weight.shape) * 0.1
+    net.last.bias.data = torch.randn(68) * 0.2  # type: ignore[union-attr]
+    net.log_faint.data += torch.randn(4)
+    luma = F.interpolate(torch.rand(1, 1, size[0] // 8 + 1, size[1] // 8 + 1), size) * 300 - 20
+    luma = (luma + torch.randn(luma.shape) * 5).clamp(0, 255)
+    features = context_features(torch.tensor([qp]), torch.tensor([1]), torch.tensor([[-1, 2]]))
+    correction = net(luma, torch.tensor([qp]), features)
+    assert 0.3 < float(correction.abs().mean()) < 100
+    loaded = HierarchicalFinish(net, bytes(8), torch.device("cpu"))
+    assert loaded._loops is not None
+    found = loaded._loops.apply(luma, qp, 1, (-1, 2))
+    # The same sums in another order, Winograd's of larger values: both miss those in float64.
+    limit = 1e-4 + 2e-5 * float(correction.abs().max())
+    assert float((found - (luma + correction).clamp(0, 255)).abs().max()) < limit
+
+
 def test_input_is_checked() -> None:
     plane, moves = np.zeros((16, 16), np.float32), np.zeros((2, 2), np.float32)
     for shape in ((3, 2), (0, 2), (8, 8)):
@@ -200,3 +251,36 @@ def test_input_is_checked() -> None:
             latents.filtered(*arguments)
     with pytest.raises(ValueError, match="no place"):
         latents.neighbours(maps, 3, inside, out, 0)
+
+
+def test_input_of_the_finish_is_checked() -> None:
+    plane, basis = np.zeros((16, 24), np.float32), dct_matrix(8).float().numpy()
+    blocks, change = np.zeros((2, 3, 64), np.float32), np.zeros((2, 3, 68), np.float32)
+    four = np.zeros(4, np.float32)
+    for arguments in (
+        (plane[:15], basis, 1.0, blocks),
+        (plane, basis[:7], 1.0, blocks),
+        (plane, basis, 1.0, blocks[:1]),
+        (plane, basis, 1.0, change),
+        (plane[:0], basis, 1.0, blocks[:0]),
+    ):
+        with pytest.raises(ValueError, match=r"does not fit|coefficients"):
+            finish.coefficients(*arguments)
+    for wrong in (
+        (plane, blocks, 1.0, four, four, plane.copy()),
+        (plane, change[:1], 1.0, four, four, plane.copy()),
+        (plane, change, 1.0, four[:3], four, plane.copy()),
+        (plane, change, 1.0, four, np.zeros(5, np.float32), plane.copy()),
+        (plane, change, 1.0, four, four, plane[:8].copy()),
+    ):
+        with pytest.raises(ValueError, match=r"does not fit|values|differ"):
+            finish.add_bands(*wrong)
+    maps, tiles = np.zeros((5, 4, 3), np.float32), np.zeros((2, 1, 108), np.float32)
+    winograd.tile(maps, tiles)
+    for wrong_tiles in (tiles[:1], tiles[:, :0], np.zeros((2, 1, 36), np.float32)):
+        with pytest.raises(ValueError, match="are no tiles of 5x4x3"):
+            winograd.tile(maps, wrong_tiles)
+        with pytest.raises(ValueError, match="are no tiles of 5x4x3"):
+            winograd.untile(wrong_tiles, four[:3], four[:3], maps)
+    with pytest.raises(ValueError, match="3 gains and 4 shifts of 3 channels"):
+        winograd.untile(tiles, four[:3], four, maps)

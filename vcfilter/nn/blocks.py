@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcfilter.fused import fused
-from vcfilter.nn.native import conv2d
+from vcfilter.nn.native import PackedConv2d, conv2d
 
 
 class Conv2d(nn.Conv2d):
@@ -32,6 +32,19 @@ class Block(nn.Module):
         wide: Tensor = self.widen(self.spatial(x))
         narrow: Tensor = self.narrow(F.leaky_relu_(wide, 0.1))
         return narrow.add_(x)
+
+
+class PackedBlock:
+    """A residual block whose weights are known beforehand, on a CPU; it changes its input."""
+
+    def __init__(self, block: Block) -> None:
+        self._spatial, self._widen, self._narrow = (
+            PackedConv2d(layer.weight, layer.bias, layer.groups)
+            for layer in (block.spatial, block.widen, block.narrow)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._narrow.add_to(x, self._widen(self._spatial(x), leaky=0.1))
 
 
 class Branch(nn.Module):

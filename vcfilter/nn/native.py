@@ -32,14 +32,14 @@ def conv2d(
 
     It does so for filters of one sample on one thread, where oneDNN needs half the time.
     """
-    if x.numel() > SMALL and _has_onednn() and is_native(x, weight):
+    if x.numel() > SMALL and has_onednn() and is_native(x, weight):
         return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), groups)
     return F.conv2d(x, weight, bias, padding=padding, groups=groups)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear of (B, N, inputs), by oneDNN where `conv2d` would be."""
-    if x.dim() != 3 or x.numel() <= SMALL or not _has_onednn() or not is_native(x, weight):
+    if x.dim() != 3 or x.numel() <= SMALL or not has_onednn() or not is_native(x, weight):
         return F.linear(x, weight, bias)
     maps = x.contiguous()[:, :, None].permute(0, 3, 1, 2)
     sums = torch.mkldnn_convolution(maps, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
@@ -51,5 +51,36 @@ def _has_loops() -> bool:
     return find_spec("vcfilter._native.latents") is not None
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether convolutions may go to oneDNN."""
     return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+
+
+class PackedConv2d:
+    """A convolution of stride 1 with zeros around its input and weights in oneDNN's own layout.
+
+    What follows it happens in the same pass, as in code of PyTorch's compiler. Inputs are float32
+    on a CPU, best with their channels one after the other; so are results.
+
+    Args:
+        weight: (outputs, inputs / groups, side, side).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int = 1) -> None:
+        padding, ones = [weight.shape[2] // 2] * 2, [1, 1]
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        self._weight = pack(weight.contiguous(), padding, ones, ones, groups, None)
+        self._rest = bias, padding, ones, ones, groups
+
+    def __call__(self, x: Tensor, leaky: float | None = None) -> Tensor:
+        """Convolution of x, after it a leaky ReLU of that slope."""
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        after = ("none", [], "") if leaky is None else ("leaky_relu", [leaky], "")
+        found: Tensor = convolve(x, self._weight, *self._rest, *after)
+        return found
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """The convolution of x added to `total`, in place."""
+        add = torch.ops.mkldnn._convolution_pointwise_.binary
+        found: Tensor = add(total, x, self._weight, *self._rest, "add", None, None, [], None)
+        return found

@@ -6,9 +6,10 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
 from vcfilter.frames import FrameStep, VideoFormat
-from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct
+from vcfilter.models.hierarchical.blocks import BLOCK, GREY, block_dct, dct_matrix, zigzag
 from vcfilter.models.hierarchical.conditions import (
     CONTEXT,
     CONTEXT_MAX,
@@ -26,8 +27,10 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
-from vcfilter.nn.blocks import Block, compress
+from vcfilter.nn.blocks import Block, PackedBlock, compress
+from vcfilter.nn.native import has_onednn, is_native
 from vcfilter.nn.precision import full_precision
+from vcfilter.nn.winograd import Winograd
 
 NUMERICS = 1  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
@@ -92,17 +95,21 @@ class FinishNet(nn.Module):
         scale = quantiser_step(qp).to(luma.dtype)[:, None, None, None]
         latent = F.conv2d(F.pixel_unshuffle(luma - GREY, BLOCK), self.dct)  # (B, 64, h, w)
         mean = latent[:, :1]
-        around = F.avg_pool2d(mean, 3, stride=1, padding=1, count_include_pad=False)
-        latent = torch.cat([mean - around, latent[:, 1:]], dim=1)
+        latent = torch.cat([mean - _mean_of_nine(mean), latent[:, 1:]], dim=1)
         x = self.first(compress(latent / scale))
-        context = features / CONTEXT_MAX
-        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        gain, shift, usual = self.conditions(features)
         change = self.last(self.blocks(x * (1 + gain) + shift))  # (B, 68, h, w)
         new = F.conv2d(change[:, :LUMA] * (NEW * scale), self.dct.transpose(0, 1))
         fine = bands(luma)
-        gains = change[:, LUMA:] + self.usual(context)[:, :, None, None] * self.faint(fine, scale)
+        gains = change[:, LUMA:] + usual * self.faint(fine, scale)
         gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
         return F.pixel_shuffle(new, BLOCK) + (gains * fine).sum(1, keepdim=True)
+
+    def conditions(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What hangs on the frame: gain and shift of features, usual gains; (B, C, 1, 1) each."""
+        context = features / CONTEXT_MAX
+        gain, shift = self.modulate(context)[:, :, None, None].chunk(2, dim=1)
+        return gain, shift, self.usual(context)[:, :, None, None]
 
     def faint(self, fine: Tensor, scale: Tensor) -> Tensor:
         """(B, 4, h, w) 1 where a band has little energy, towards 0 where it was coded well.
@@ -110,10 +117,85 @@ class FinishNet(nn.Module):
         Args:
             fine: (B, 4, H, W) bands. scale: (B, 1, 1, 1) quantiser steps.
         """
-        energy = F.avg_pool2d(fine.square(), BLOCK)
-        energy = F.avg_pool2d(energy, 3, stride=1, padding=1, count_include_pad=False)
-        usual = self.log_faint.exp()[:, None, None] * scale.square()
+        energy = _mean_of_nine(F.avg_pool2d(fine.square(), BLOCK))
+        usual = self.faint_energy(scale)
         return usual / (usual + energy)
+
+    def faint_energy(self, scale: Tensor) -> Tensor:
+        """(B, 4, 1, 1) mean squares of bands that halve the usual gains."""
+        return self.log_faint.exp()[:, None, None] * scale.square()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FrameValues:
+    """What hangs on the frame alone, see `FinishNet`; all but scale (C,)."""
+
+    scale: float
+    gain: Tensor
+    shift: Tensor
+    usual: Tensor
+    faint: Tensor
+
+
+class _FinishLoops:
+    """What `FinishNet` does to luma on a CPU, by native loops and oneDNN.
+
+    The same rule in fewer passes: the bands, their gains and all sums in one loop, the DCT in
+    another; the inverse DCT is a part of the last layer.
+    """
+
+    def __init__(self, net: FinishNet) -> None:
+        self._net = net
+        first_bias, last_bias = net.first.bias, net.last.bias
+        assert first_bias is not None and last_bias is not None
+        natural = [row * BLOCK + column for row, column in zigzag(BLOCK)]
+        first = torch.empty_like(net.first.weight)
+        first[:, natural] = net.first.weight
+        basis = net.dct[:, :, 0, 0].T
+        last, bias = net.last.weight.clone(), last_bias.clone()
+        last[:LUMA] = torch.einsum("sf,fikl->sikl", basis, last[:LUMA])
+        bias[:LUMA] = basis @ bias[:LUMA]
+        self._first, self._last = Winograd(first), Winograd(last)
+        self._first_bias, self._last_bias = first_bias, bias
+        self._blocks = [PackedBlock(block) for block in cast("Iterable[Block]", net.blocks)]
+        self._basis = dct_matrix(BLOCK).float().numpy()
+        self._ones = torch.ones(LUMA + BANDS)
+        self._values = lru_cache(maxsize=256)(self._values_of)
+
+    def apply(self, luma: Tensor, qp: int, layer: int, pair: tuple[int, int]) -> Tensor:
+        """Luma (1, 1, H, W) corrected, within 0 to 255."""
+        from vcfilter._native import finish  # late: training needs none
+
+        frame = self._values(qp, layer, pair)
+        plane, found = luma[0, 0].contiguous().numpy(), torch.empty(luma.shape)
+        x = torch.empty(1, plane.shape[0] // BLOCK, plane.shape[1] // BLOCK, LUMA)
+        finish.coefficients(plane, self._basis, 1 / frame.scale, x[0].numpy())
+        x = self._first(x.permute(0, 3, 1, 2), frame.gain, frame.shift)
+        for block in self._blocks:
+            x = block(x)
+        change = self._last(x, self._ones, self._last_bias)  # (1, 68, h, w), 64 in samples
+        finish.add_bands(
+            plane,
+            change[0].permute(1, 2, 0).numpy(),
+            NEW * frame.scale,
+            frame.usual.numpy(),
+            frame.faint.numpy(),
+            found[0, 0].numpy(),
+        )
+        return found
+
+    def _values_of(self, qp: int, layer: int, pair: tuple[int, int]) -> _FrameValues:
+        net, qps = self._net, torch.tensor([qp])
+        features = context_features(qps, torch.tensor([layer]), torch.tensor([pair]))
+        gain, shift, usual = (x.flatten() for x in net.conditions(features))
+        scale = quantiser_step(qps)
+        return _FrameValues(
+            scale=float(scale),
+            gain=1 + gain,
+            shift=self._first_bias * (1 + gain) + shift,
+            usual=usual,
+            faint=net.faint_energy(scale).flatten(),
+        )
 
 
 class HierarchicalFinish:
@@ -124,16 +206,21 @@ class HierarchicalFinish:
         self.net: FinishNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.id = finish_id
         self._device = device
+        with torch.inference_mode():
+            self._loops = _FinishLoops(net) if is_native(net.dct) and has_onednn() else None
 
     def apply(self, reference: Any, step: FrameStep, video_format: VideoFormat) -> Reference:
         """What is shown of a reconstruction: its luma corrected, everything else as it was."""
         with torch.inference_mode(), full_precision(self._device):
             y, u, v = reference.planes
-            qp = torch.tensor([step.qp], device=y.device)
-            layer = torch.tensor([step.layer], device=y.device)
-            distances = torch.tensor([signed_pair(step.references)], device=y.device)
-            features = context_features(qp, layer, distances)
-            y = (y + self.net(y, qp, features)).clamp(0, 255)
+            pair = signed_pair(step.references)
+            if self._loops is not None and has_onednn():
+                y = self._loops.apply(y, step.qp, step.layer, pair)
+            else:
+                qp = torch.tensor([step.qp], device=y.device)
+                layer = torch.tensor([step.layer], device=y.device)
+                features = context_features(qp, layer, torch.tensor([pair], device=y.device))
+                y = (y + self.net(y, qp, features)).clamp(0, 255)
         changed: Reference = replace(reference, planes=(y, u, v))
         return changed
 
@@ -189,6 +276,11 @@ def bands(luma: Tensor) -> Tensor:
         found += [luma - across, luma - down]
         luma = smooth(across, distance, 2)
     return torch.cat(found, dim=1)
+
+
+def _mean_of_nine(x: Tensor) -> Tensor:
+    """Means of each value and those around it inside."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def smooth(x: Tensor, distance: int, dimension: int) -> Tensor:

@@ -1,0 +1,7 @@
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float32]
+
+def tile(maps: _Floats, tiles: _Floats) -> None: ...
+def untile(tiles: _Floats, gain: _Floats, shift: _Floats, maps: _Floats) -> None: ...
