@@ -44,11 +44,11 @@ class Fitted:
         units = zip((MAIN, EACH), (UNIT, BUSY_UNIT), strict=True)
         limit = torch.cat([y.new_full((count,), LIMIT / unit) for count, unit in units])
         errors = [(x - p).detach()[:, 0] for x, p in zip(self._x, planes, strict=True)]
-        weights = fit(*sums(y.detach(), errors[0]), limit)
+        weights = least_squares(*sums(y.detach(), errors[0]), limit)
         batch = len(planes[0])
         products, wanted = sums(chroma.detach(), torch.cat(errors[1:]))
         limit = y.new_full((CHROMA,), LIMIT / UNIT)
-        shared = fit(*both_planes(products, wanted, batch), limit)
+        shared = least_squares(*both_planes(products, wanted, batch), limit)
         main, cross = shared[:, :MAIN], shared[:, MAIN:]
         own = [torch.cat([main, each], 1) for each in cross.chunk(2, 1)]
         moved = weighted(chroma, torch.cat(own))
@@ -89,7 +89,7 @@ def places(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.cat([main, u]).to(device), torch.cat([main, v]).to(device)
 
 
-def fit(products: Tensor, wanted: Tensor, limit: Tensor) -> Tensor:
+def least_squares(products: Tensor, wanted: Tensor, limit: Tensor) -> Tensor:
     """(B, N) coefficients by least squares.
 
     Args:

@@ -356,6 +356,8 @@ def train_finish(
     book = Log(log, trainer.phase.name, 0, every, False, trainer.step)
     book.sums = past.get("sums", {})
     begun = time.monotonic() - past.get("seconds", 0.0)
+    if minutes is not None and past:  # more than before, or fewer
+        trainer.share = min(1.0, past["seconds"] / (60 * minutes))
 
     def save() -> None:
         seconds = time.monotonic() - begun
