@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.models.hierarchical.loop_filter import EACH, MAIN, features_of
-from vcfilter.train.filtering import Fitted
+from vcfilter.train import filtering
+from vcfilter.train.filtering import Fitted, least_squares
 
 SIDE = 48
 
@@ -54,10 +55,18 @@ def test_coefficients_are_those_of_least_squares(pictures):
         assert float(own) < 0.7 * float((x[1] - planes[1])[i].square().mean())
 
 
-def test_gradients_pass_through_the_samples(pictures):
+def test_gradients_pass_through_the_samples(pictures, monkeypatch):
     """And only through them: coefficients count as given."""
     x, planes = pictures
+    given = []
+
+    def fitted(*args):
+        given.append(least_squares(*args))
+        return given[-1]
+
+    monkeypatch.setattr(filtering, "least_squares", fitted)
     y, u, v = (plane.clone().requires_grad_() for plane in planes)
     sum(p.sum() for p in Fitted(x).filtered((y, u, v))).backward()
+    assert [weights.requires_grad for weights in given] == [False, False]
     # Smoothing takes from a sample what it gives its neighbours; U and V lean on luma as well.
     assert all(float(p.grad.abs().mean()) > 0.1 for p in (y, u, v))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from vcfilter.models.hierarchical.finish import (
 from vcfilter.models.weights import write_weights
 from vcfilter.nn import perceptual
 from vcfilter.options import LOOKS, DecoderOptions, EncoderOptions, Runtime
+from vcfilter.train import finishing
 from vcfilter.train.finishing import (
     START_GAINS,
     FinishTrainer,
@@ -356,6 +359,23 @@ def test_training_goes_on_exactly(tmp_path: Path) -> None:
         assert torch.equal(value, second.weights().state_dict()[name]), name
     with pytest.raises(ConfigError, match="belongs to a training with model 'x'"):
         train_finish(trainer(), state, log, **{**settings, "about": {"model": "y"}})
+
+
+def test_more_minutes_than_before_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schedule of a training that was at its end goes back by what was added."""
+    seconds = itertools.count()
+    monkeypatch.setattr(finishing, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    torch.manual_seed(0)
+    trainer, state = FinishTrainer(pairs(), CHEAP, 0, FinishNet(SMALL)), tmp_path / "state"
+    trainer.share = 1.0
+    trainer.save(state, {"about": {}, "sums": {}, "seconds": 50.0})
+    settings: dict[str, Any] = {"every": 2, "keep": 60.0, "about": {}}
+    train_finish(trainer, state, tmp_path / "log", minutes=50 / 60, **settings)
+    assert trainer.step == 0
+    train_finish(trainer, state, tmp_path / "log", minutes=1, **settings)
+    assert trainer.step > 0 and trainer.share == 1
 
 
 def test_training_mends_what_is_blurred() -> None:

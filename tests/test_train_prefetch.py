@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,6 +266,18 @@ def test_functions_are_compiled_where_it_is_asked_for(
     assert run(one) == 2 and len(made) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "twice is not compiled: RuntimeError: no compiler" in said
+
+
+def test_the_compiler_of_the_oldest_pytorch_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"cache_size_limit": 8, "accumulated_cache_size_limit": 2048, "specialize_float": False}
+    config = SimpleNamespace(**names)  # of 2.6, which has no other names for them
+    monkeypatch.setattr(importlib.import_module("torch._dynamo"), "config", config)
+    shapes = importlib.import_module("torch.fx.experimental._config")
+    monkeypatch.setattr(shapes, "use_duck_shape", True)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert fusing._compile(abs) is abs
+    assert (config.cache_size_limit, config.accumulated_cache_size_limit) == (64, 2048)
+    assert vars(config).keys() == names.keys() and not shapes.use_duck_shape
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def _compile(function: Callable[P, R]) -> Callable[P, R]:
     shapes.use_duck_shape = False  # sizes that happen to be equal are not taken for one
     config: Any = torch._dynamo.config
     config.specialize_float = True  # as constants in the kernel: they are the same in all calls
-    config.recompile_limit = max(config.recompile_limit, VARIANTS)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+    # Their names in PyTorch 2.6, which later versions know as well.
+    config.cache_size_limit = max(config.cache_size_limit, VARIANTS)
+    config.accumulated_cache_size_limit = max(config.accumulated_cache_size_limit, 1024)
     made: Callable[P, R] = torch.compile(function, dynamic=True, fullgraph=True)
     return made
