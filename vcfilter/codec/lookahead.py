@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from math import log2
 
 import numpy as np
@@ -76,17 +77,19 @@ def anchor_distance(anchor: Frame, frames: Sequence[Frame], bit_depth: int) -> i
     def left(distance: int, side: int) -> float:
         return remainder(at(0, side), at(distance, side))
 
-    for distance in sorted({most, *TOLERANCES}, reverse=True):
-        if distance > most:
-            continue
+    def near(distance: int) -> bool:
         tolerances = {SMALL: TOLERANCES[min(d for d in TOLERANCES if d >= distance)]}
         if distance <= LARGE_MOST:
             tolerances = {large: max(LARGE_TOLERANCE, tolerances[SMALL])} | tolerances
-        if any(left(distance, side) <= share for side, share in tolerances.items()):
+        return any(left(distance, side) <= share for side, share in tolerances.items())
+
+    distances = sorted(d for d in {most, *TOLERANCES} if d <= most)
+    # What is left grows with the distance: most anchors are found by the first two.
+    found = [SHORTEST, *takewhile(near, distances)][-1]
+    for distance in reversed(distances):
+        if distance > found and _fades([at(distance * n // 4) for n in range(5)]):
             return distance
-        if _fades([at(distance * n // 4) for n in range(5)]):
-            return distance
-    return SHORTEST
+    return found
 
 
 def _fades(five: Sequence[Means]) -> bool:
