@@ -25,6 +25,7 @@ from vcfilter.nn import perceptual
 from vcfilter.options import Runtime
 from vcfilter.train import plot
 from vcfilter.train.data import Clip, Samples
+from vcfilter.train.filtering import Fitted
 from vcfilter.train.looks import (
     ADVERSARIAL_QP,
     Adversary,
@@ -34,7 +35,7 @@ from vcfilter.train.looks import (
     mean,
     ratio,
 )
-from vcfilter.train.loop import Trainer, inter_conditions, key_conditions
+from vcfilter.train.loop import Trainer, filtered, inter_conditions, key_conditions
 from vcfilter.train.machine import Processes
 from vcfilter.train.phases import PHASES, Phase, Stage, stage_at
 from vcfilter.train.plan import InterNumbers, InterPlan
@@ -233,7 +234,7 @@ def test_features_fall_where_the_first_networks_blurred(material: Clip) -> None:
     net, qp, x = looks.begin, torch.tensor([40, 40]), Samples([material], 64, 1).draw([0], 2)[0]
     bits = trainer(material).bits
     coder = Remembering(bits, 2)
-    new = net.code_keyframe(key_conditions(qp), x, coder)
+    new = filtered(net.code_keyframe(key_conditions(qp), x, coder), Fitted(x))
     original = x[0]
     stage = Stage(until=1.0, features=1.0)
     seen = []

@@ -37,26 +37,31 @@ class Fitted:
 
     def filtered(self, planes: Planes) -> Planes:
         """Filtered planes, which may pass 0 and 255."""
-        y = features_of(planes[0], None)[:, :, 0]
         guide = F.avg_pool2d(planes[0], 2)
         both = torch.cat([planes[1], planes[2]])
         chroma = features_of(both, torch.cat([guide, guide]))[:, :, 0]  # (18, 2 B, h, w)
-        units = zip((MAIN, EACH), (UNIT, BUSY_UNIT), strict=True)
-        limit = torch.cat([y.new_full((count,), LIMIT / unit) for count, unit in units])
-        errors = [(x - p).detach()[:, 0] for x, p in zip(self._x, planes, strict=True)]
-        weights = least_squares(*sums(y.detach(), errors[0]), limit)
+        errors = [(self._x[i] - planes[i]).detach()[:, 0] for i in (1, 2)]
         batch = len(planes[0])
-        products, wanted = sums(chroma.detach(), torch.cat(errors[1:]))
-        limit = y.new_full((CHROMA,), LIMIT / UNIT)
+        products, wanted = sums(chroma.detach(), torch.cat(errors))
+        limit = chroma.new_full((CHROMA,), LIMIT / UNIT)
         shared = least_squares(*both_planes(products, wanted, batch), limit)
         main, cross = shared[:, :MAIN], shared[:, MAIN:]
         own = [torch.cat([main, each], 1) for each in cross.chunk(2, 1)]
         moved = weighted(chroma, torch.cat(own))
         return (
-            planes[0] + weighted(y, weights)[:, None],
+            filtered_luma(self._x[0], planes[0]),
             planes[1] + moved[:batch, None],
             planes[2] + moved[batch:, None],
         )
+
+
+def filtered_luma(x: Tensor, luma: Tensor) -> Tensor:
+    """(B, 1, H, W) what `Fitted` makes of luma, whose original is x."""
+    features = features_of(luma, None)[:, :, 0]
+    units = zip((MAIN, EACH), (UNIT, BUSY_UNIT), strict=True)
+    limit = torch.cat([luma.new_full((count,), LIMIT / unit) for count, unit in units])
+    weights = least_squares(*sums(features.detach(), (x - luma).detach()[:, 0]), limit)
+    return luma + weighted(features, weights)[:, None]
 
 
 def weighted(features: Tensor, weights: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Pair, Reference
 from vcfilter.nn.perceptual import StLpips
 from vcfilter.nn.warp import warp_field
+from vcfilter.train.filtering import filtered_luma
 from vcfilter.train.machine import Processes
 from vcfilter.train.phases import Stage
 from vcfilter.train.precondition import plain
@@ -173,7 +174,7 @@ class CodecLooks:
 
     @torch.no_grad()
     def decoded(self, shown: Shown) -> Tensor:
-        """(B, 1, H, W) luma that the first networks make of the same symbols."""
+        """(B, 1, H, W) luma that the first networks make of the same symbols, filtered."""
         references, conditions = shown.references, shown.conditions
         contexts = None
         if references is not None:
@@ -188,7 +189,8 @@ class CodecLooks:
             self.begin.latent_shape(batch, rows, columns),
             Replay(shown.coder.chosen),
         )
-        return self.begin.reconstruct(shown.mode, conditions, symbols, references).planes[0]
+        luma = self.begin.reconstruct(shown.mode, conditions, symbols, references).planes[0]
+        return filtered_luma(shown.original, luma).clamp(0, 255)
 
     def measure(self, stage: Stage, shown: Shown, at: tuple[int, int]) -> dict[str, Tensor]:
         """The losses of a stage, and figures for the log.
