@@ -12,11 +12,11 @@ import numpy.typing as npt
 from vcfilter.frames import Frame, Plane
 
 TOLERANCES = {32: 0.03, 16: 0.05, 8: 0.2, 4: 0.42}
-"""Largest share of the variation within blocks that motion compensation may leave at a distance of
-anchors; shorter ones between have that of the next. Those of 4 and 8 are fitted to 32 training
-clips coded with each distance (8 instead of 4 frames apart: -7 to +60 %, at most +1 % up to this share
-in the mean of a clip) and three parts of the demo clip. Those of 16 and 32 are set low by hand:
-they pay by up to 5 % more, and cost up to 80 % where anything changes."""
+"""Largest share of the variation within blocks that motion compensation may leave at a distance
+of anchors; shorter ones between have that of the next. Those of 4 and 8 are fitted to 32 training
+clips coded with each distance (8 instead of 4 frames apart: -7 to +60 %, at most +1 % up to this
+share in the mean of a clip) and three parts of the demo clip. Those of 16 and 32 are set low by
+hand: they pay by up to 5 % more, and cost up to 80 % where anything changes."""
 SHORTEST = 2
 SMALL, USUAL = 4, 288
 """Luma is analysed in means of 4x4 samples, and in larger ones as well where frames are larger than
