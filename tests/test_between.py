@@ -194,6 +194,9 @@ def test_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--out", str(out), "--steps", "2"]) == 0
     assert between.load(str(out)).config == SMALL
     assert not Path(f"{out}.average").exists()
+    timed = tmp_path / "timed.safetensors"
+    assert main([*command, "--out", str(timed), "--minutes", "0.01"]) == 0
+    assert between.load(str(timed)).config == SMALL
     assert "change" in Path(f"{out}.jsonl").read_text()
     capfd.readouterr()
     for words, text in (

@@ -133,8 +133,12 @@ def test_the_command_goes_on_and_writes_a_verified_model(
     write_small_model(tmp_path / "small.safetensors")
     out, small = tmp_path / "out.safetensors", str(tmp_path / "small.safetensors")
     words = ["train", "--phase", "layers", "--data", str(tmp_path / "films"), "--out", str(out)]
-    words = [*words, "--cache", str(tmp_path / "cache"), "--steps", "4", "--log-every", "2"]
-    words += ["--rate", "40"]
+    words = [*words, "--cache", str(tmp_path / "cache"), "--log-every", "2", "--rate", "40"]
+    timed = [*words, "--minutes", "0.01", "--state", str(tmp_path / "timed.state")]
+    assert main([*timed, "--model", small]) == 0
+    out.unlink()
+    Path(f"{out}.jsonl").unlink()
+    words += ["--steps", "4"]
     assert main([*words, "--model", small]) == 0
     assert "verified on" in capfd.readouterr().err
     rows = [json.loads(row) for row in Path(f"{out}.jsonl").read_text().splitlines()]

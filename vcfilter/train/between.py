@@ -35,7 +35,7 @@ from vcfilter.nn.perceptual import StLpips
 from vcfilter.options import Runtime
 from vcfilter.train.data import Clip, Samples, crop_side
 from vcfilter.train.looks import STAGES, as_images
-from vcfilter.train.loop import train
+from vcfilter.train.loop import share_done, train
 from vcfilter.train.machine import Processes
 from vcfilter.train.material import gather
 from vcfilter.train.plan import Figures
@@ -186,7 +186,7 @@ class BetweenTrainer:
             for name, value in self.net.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
         self.step += 1
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         values = [loss.detach(), loss.detach() - plain, norm]
         if seen is None:
             return Figures(("loss", "change"), torch.stack(values))
@@ -267,7 +267,7 @@ class BetweenTrainer:
             notes: dict[str, Any] = state["notes"]
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         return notes
 
 

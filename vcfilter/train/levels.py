@@ -39,7 +39,7 @@ from vcfilter.models.hierarchical.values import FrameContext, Reference, pair
 from vcfilter.models.weights import read_weights
 from vcfilter.nn.exact import SUM_BOUND, WEIGHT_SHIFT, ExactLinear
 from vcfilter.train.data import Clip, Planes, Samples, crop_side, stills_of
-from vcfilter.train.loop import train
+from vcfilter.train.loop import share_done, train
 from vcfilter.train.machine import Processes
 from vcfilter.train.material import gather
 from vcfilter.train.phases import (
@@ -365,7 +365,7 @@ class LevelsTrainer:
             for name, value in self.net.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
         self.step += 1
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         return Figures(("length",), torch.stack([total, norm]))
 
     def weights(self) -> VideoNet:
@@ -408,7 +408,7 @@ class LevelsTrainer:
             notes: dict[str, Any] = state["notes"]
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         return notes
 
 

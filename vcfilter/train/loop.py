@@ -456,7 +456,7 @@ class Trainer:
             averages = [self.average[k] for k, _ in state]
             torch._foreach_lerp_(averages, [v for _, v in state], 1 - decay)
         self.step += 1
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         if self.prefetcher:
             self.prefetcher.prepare()
         return figures
@@ -584,7 +584,7 @@ class Trainer:
             raise ConfigError(f"{str(path)!r} is no state of this training: {error}") from error
         self.average = state["average"]
         self.step = state["step"]
-        self.share = min(1.0, self.step / self.steps)
+        self.share = share_done(self.step, self.steps)
         for g, s in zip(self.generators, state["random"], strict=True):
             g.bit_generator.state = s
         if self.prefetcher:
@@ -630,6 +630,11 @@ def original(x: Planes, config: HierarchicalConfig) -> Reference:
         moves=x[0].new_zeros(batch, 4, height, width),
         distances=torch.zeros(batch, 2, dtype=torch.int64, device=none.device),
     )
+
+
+def share_done(step: int, steps: int) -> float:
+    """The part of a training that is done; steps 0: none are set, the loop counts minutes."""
+    return min(1.0, step / steps) if steps else 0.0
 
 
 class Trains(Protocol):
