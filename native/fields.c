@@ -8,14 +8,6 @@
 
 typedef float v4 __attribute__((vector_size(16)));
 
-/* Weights of bicubic taps at -1, 0, 1, 2 as polynomials of the fraction, a = -0.75. */
-static const v4 CUBIC[4] = {
-    {0.0f, 1.0f, 0.0f, 0.0f},
-    {-0.75f, 0.0f, 0.75f, 0.0f},
-    {1.5f, -2.25f, 1.5f, -0.75f},
-    {-0.75f, 1.25f, -1.25f, 0.75f},
-};
-
 static size_t within(ptrdiff_t i, size_t count)
 {
     return i < 0 ? 0 : (size_t)i < count ? (size_t)i : count - 1;
@@ -53,13 +45,33 @@ static void enlarged_row(const float *field, size_t rows, size_t columns, size_t
     }
 }
 
-/* rows, columns: of the plane, zoom times as many as those of dx, dy and out. */
+#define MOVED 32 /* samples whose places are found together */
+
+/* Of samples: their first taps, and weights of taps at -1, 0, 1, 2 across, then down. */
+typedef struct {
+    int x[MOVED], y[MOVED];
+    float weights[8][MOVED];
+} places;
+
+/* Bicubic weights of a share of the way from tap 0 to tap 1, a = -0.75; tap n's in at[n * MOVED]. */
+static inline void cubic_weights(float t, float *at)
+{
+    float rest = 1.0f - t;
+    at[0] = -0.75f * t * rest * rest;
+    at[MOVED] = (1.25f * t - 2.25f) * t * t + 1.0f;
+    at[2 * MOVED] = (1.25f * rest - 2.25f) * rest * rest + 1.0f;
+    at[3 * MOVED] = -0.75f * rest * t * t;
+}
+
+/* first: of the samples in their row. rows, columns, zoom: as of cubic_row. */
 VCF_CLONES
-static void cubic_row(const float *plane, size_t zoom, size_t rows, size_t columns, size_t row,
-                      const float *dx, const float *dy, float *out)
+static void find_places(size_t zoom, size_t rows, size_t columns, size_t row, size_t first,
+                        size_t count, const float *restrict dx, const float *restrict dy,
+                        places *restrict found)
 {
     float far_x = (float)columns + 4.0f, far_y = (float)rows + 4.0f, times = (float)zoom;
-    for (size_t i = 0; i < columns / zoom; i++) {
+    int x = (int)(zoom * first) - 1, y = (int)(zoom * row) - 1, step = (int)zoom;
+    for (size_t i = 0; i < count; i++) {
         float mx = times * dx[i], my = times * dy[i];
         mx = mx > -far_x ? mx : -far_x;
         my = my > -far_y ? my : -far_y;
@@ -68,25 +80,71 @@ static void cubic_row(const float *plane, size_t zoom, size_t rows, size_t colum
         int wx = (int)mx, wy = (int)my; /* towards zero; one less for what is below */
         wx -= mx < (float)wx;
         wy -= my < (float)wy;
-        float tx = mx - (float)wx, ty = my - (float)wy;
-        v4 cx = ((CUBIC[3] * tx + CUBIC[2]) * tx + CUBIC[1]) * tx + CUBIC[0];
-        v4 cy = ((CUBIC[3] * ty + CUBIC[2]) * ty + CUBIC[1]) * ty + CUBIC[0];
-        ptrdiff_t x = (ptrdiff_t)(zoom * i) + wx - 1, y = (ptrdiff_t)(zoom * row) + wy - 1;
-        v4 taps[4];
-        if (x >= 0 && y >= 0 && (size_t)x + 4 <= columns && (size_t)y + 4 <= rows) {
-            const float *at = plane + (size_t)y * columns + (size_t)x;
-            for (int k = 0; k < 4; k++)
-                memcpy(&taps[k], at + (size_t)k * columns, sizeof(v4));
-        } else {
-            for (int k = 0; k < 4; k++) {
-                const float *at = plane + within(y + k, rows) * columns;
-                for (int n = 0; n < 4; n++)
-                    taps[k][n] = at[within(x + n, columns)];
+        cubic_weights(mx - (float)wx, found->weights[0] + i);
+        cubic_weights(my - (float)wy, found->weights[4] + i);
+        found->x[i] = x + step * (int)i + wx;
+        found->y[i] = y + wy;
+    }
+}
+
+/* A sample whose taps may lie outside, where the border repeats. */
+static float cubic_at_border(const float *plane, size_t rows, size_t columns, const places *at,
+                             size_t i)
+{
+    float sum = 0.0f;
+    for (int n = 0; n < 4; n++) {
+        float line = 0.0f;
+        size_t x = within((ptrdiff_t)at->x[i] + n, columns);
+        for (int k = 0; k < 4; k++)
+            line += plane[within((ptrdiff_t)at->y[i] + k, rows) * columns + x] *
+                    at->weights[4 + k][i];
+        sum += line * at->weights[n][i];
+    }
+    return sum;
+}
+
+/* The four columns of a sample's taps, each summed up. */
+static inline v4 columns_at(const float *plane, size_t columns, const places *at, size_t i)
+{
+    const float *from = plane + (size_t)at->y[i] * columns + (size_t)at->x[i];
+    v4 taps[4];
+    for (size_t k = 0; k < 4; k++)
+        memcpy(&taps[k], from + k * columns, sizeof(v4));
+    return taps[0] * at->weights[4][i] + taps[1] * at->weights[5][i] +
+           taps[2] * at->weights[6][i] + taps[3] * at->weights[7][i];
+}
+
+/* rows, columns: of the plane, zoom times as many as those of dx, dy and out. */
+VCF_CLONES
+static void cubic_row(const float *plane, size_t zoom, size_t rows, size_t columns, size_t row,
+                      const float *dx, const float *dy, float *out)
+{
+    int last_x = (int)columns - 4, last_y = (int)rows - 4;
+    size_t count = columns / zoom;
+    places at;
+    for (size_t first = 0; first < count; first += MOVED) {
+        size_t some = count - first < MOVED ? count - first : MOVED;
+        find_places(zoom, rows, columns, row, first, some, dx + first, dy + first, &at);
+        for (size_t i = 0; i < some; i += 4) {
+            size_t end = some - i < 4 ? some - i : 4;
+            int inside = end == 4;
+            for (size_t k = i; k < i + end; k++)
+                inside &= at.x[k] >= 0 && at.x[k] <= last_x && at.y[k] >= 0 && at.y[k] <= last_y;
+            if (!inside) {
+                for (size_t k = i; k < i + end; k++)
+                    out[first + k] = cubic_at_border(plane, rows, columns, &at, k);
+                continue;
             }
+            v4 a = columns_at(plane, columns, &at, i), b = columns_at(plane, columns, &at, i + 1);
+            v4 c = columns_at(plane, columns, &at, i + 2);
+            v4 d = columns_at(plane, columns, &at, i + 3), sum = {0.0f, 0.0f, 0.0f, 0.0f};
+            for (size_t n = 0; n < 4; n++) {
+                v4 line = {a[n], b[n], c[n], d[n]}, weight;
+                memcpy(&weight, at.weights[n] + i, sizeof(v4));
+                sum += line * weight;
+            }
+            memcpy(out + first + i, &sum, sizeof(v4));
         }
-        v4 sum = taps[0] * cy[0] + taps[1] * cy[1] + taps[2] * cy[2] + taps[3] * cy[3];
-        sum *= cx;
-        out[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 }
 
@@ -94,23 +152,36 @@ VCF_CLONES
 static void linear_row(const float *plane, size_t rows, size_t columns, size_t row, const float *dx,
                        const float *dy, float *out)
 {
-    float last_x = (float)(columns - 1), last_y = (float)(rows - 1);
-    for (size_t i = 0; i < columns; i++) {
-        /* Clipped as displacements: their fractions are more exact than a place's. */
-        float low_x = -(float)i, low_y = -(float)row;
-        float mx = dx[i] > low_x ? dx[i] : low_x, my = dy[i] > low_y ? dy[i] : low_y;
-        mx = mx < last_x + low_x ? mx : last_x + low_x;
-        my = my < last_y + low_y ? my : last_y + low_y;
-        int wx = (int)mx, wy = (int)my;
-        wx -= mx < (float)wx;
-        wy -= my < (float)wy;
-        float tx = mx - (float)wx, ty = my - (float)wy;
-        size_t x = (size_t)((ptrdiff_t)i + wx), y = (size_t)((ptrdiff_t)row + wy);
-        size_t right = x + 1 < columns, below = y + 1 < rows ? columns : 0;
-        const float *at = plane + y * columns + x;
-        float top = at[0] + tx * (at[right] - at[0]);
-        float bottom = at[below] + tx * (at[below + right] - at[below]);
-        out[i] = top + ty * (bottom - top);
+    float last_x = (float)(columns - 1), last_y = (float)(rows - 1), low_y = -(float)row;
+    float high_y = last_y + low_y;
+    int at[MOVED], right[MOVED], below[MOVED], width = (int)columns, height = (int)rows;
+    float across[MOVED], down[MOVED];
+    for (size_t first = 0; first < columns; first += MOVED) {
+        size_t some = columns - first < MOVED ? columns - first : MOVED;
+        for (size_t i = 0; i < some; i++) {
+            /* Clipped as displacements: their fractions are more exact than a place's. */
+            float low_x = -(float)(int)(first + i), high_x = last_x + low_x;
+            float mx = dx[first + i], my = dy[first + i];
+            mx = mx > low_x ? mx : low_x;
+            my = my > low_y ? my : low_y;
+            mx = mx < high_x ? mx : high_x;
+            my = my < high_y ? my : high_y;
+            int wx = (int)mx, wy = (int)my;
+            wx -= mx < (float)wx;
+            wy -= my < (float)wy;
+            int x = (int)(first + i) + wx, y = (int)row + wy;
+            across[i] = mx - (float)wx;
+            down[i] = my - (float)wy;
+            at[i] = y * width + x;
+            right[i] = x + 1 < width;
+            below[i] = y + 1 < height ? width : 0;
+        }
+        for (size_t i = 0; i < some; i++) {
+            float a = plane[at[i]], b = plane[at[i] + right[i]];
+            float c = plane[at[i] + below[i]], d = plane[at[i] + below[i] + right[i]];
+            float top = a + across[i] * (b - a), bottom = c + across[i] * (d - c);
+            out[first + i] = top + down[i] * (bottom - top);
+        }
     }
 }
 
