@@ -46,16 +46,17 @@ static void scale(const float *x, const float *gain, const float *shift, size_t 
         out[i] = x[i] * gain[i] + shift[i];
 }
 
-int vcf_tiles(const float *maps, size_t rows, size_t columns, size_t channels, float *tiles)
+int vcf_tiles(const float *maps, size_t rows, size_t columns, size_t channels, size_t first,
+              size_t last, float *tiles)
 {
-    size_t high = (rows + VCF_TILE - 1) / VCF_TILE, wide = (columns + VCF_TILE - 1) / VCF_TILE;
+    size_t wide = (columns + VCF_TILE - 1) / VCF_TILE;
     size_t row = columns * channels, line = (wide * VCF_TILE + 2) * channels;
     /* Lines that are already transformed downwards, zeros before and after; a row of zeros. */
     float *lines = calloc(SIDE * line + row, sizeof(float));
     if (!lines)
         return -1;
     const float *x[SIDE];
-    for (size_t r = 0; r < high; r++) {
+    for (size_t r = first; r < last; r++) {
         for (size_t k = 0; k < SIDE; k++) {
             size_t at = r * VCF_TILE + k; /* one more than the row */
             x[k] = at >= 1 && at <= rows ? maps + (at - 1) * row : lines + SIDE * line;
@@ -72,15 +73,15 @@ int vcf_tiles(const float *maps, size_t rows, size_t columns, size_t channels, f
     return 0;
 }
 
-int vcf_untile(const float *tiles, size_t rows, size_t columns, size_t channels, const float *gain,
-               const float *shift, float *maps)
+int vcf_untile(const float *tiles, size_t rows, size_t columns, size_t channels, size_t first,
+               size_t last, const float *gain, const float *shift, float *maps)
 {
     size_t line = SIDE * channels;
     float *lines = malloc((VCF_TILE * line + VCF_TILE * channels) * sizeof(float));
     if (!lines)
         return -1;
     float *found = lines + VCF_TILE * line;
-    for (size_t r = 0; r < rows; r += VCF_TILE)
+    for (size_t r = first * VCF_TILE; r < last * VCF_TILE; r += VCF_TILE)
         for (size_t c = 0; c < columns; c += VCF_TILE, tiles += VCF_TILE_VALUES * channels) {
             backward(tiles, line, line, lines);
             for (size_t n = 0; n < VCF_TILE && r + n < rows; n++) {

@@ -18,7 +18,8 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.nn import native, warp
-from vcfilter.nn.blocks import Block, PackedBlock
+from vcfilter.nn.blocks import Block, Conv2d
+from vcfilter.nn.native import PackedConv2d
 from vcfilter.nn.winograd import Winograd
 
 SIZES = [(8, 8), (16, 40), (72, 24)]
@@ -194,13 +195,61 @@ def test_winograd(size: tuple[int, int], channels: tuple[int, int]) -> None:
     assert float((found - plain).abs().max()) < 1e-5 * float(plain.abs().max().clamp(min=10))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_winograd_of_lines_and_batches(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = torch.randn(batch, 8, 21, 10), torch.randn(9, 8, 3, 3), torch.randn(9)
+    monkeypatch.setattr("vcfilter.nn.winograd.TILES", 7)
+    found = Winograd(weight, bias)(x)
+    plain = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert float((found - plain).abs().max()) < 1e-4
+
+
+def test_tiles_that_do_not_fit_are_refused() -> None:
+    maps = np.zeros((9, 8, 3), np.float32)
+    for first, lines, wide in ((0, 4, 2), (2, 2, 2), (-1, 1, 2), (0, 3, 3)):
+        tiles = np.zeros((lines, wide, 108), np.float32)
+        with pytest.raises(ValueError, match="no tiles of"):
+            winograd.tile(maps, first, tiles)
+        with pytest.raises(ValueError, match="no tiles of"):
+            winograd.untile(tiles, first, maps[0, 0], maps[0, 0], maps)
+    tiles, four = np.zeros((3, 2, 108), np.float32), np.zeros(4, np.float32)
+    winograd.tile(maps, 0, tiles)
+    with pytest.raises(ValueError, match="3 gains and 4 shifts of 3 channels"):
+        winograd.untile(tiles, 0, four[:3], four, maps)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 24)])
-def test_packed_residual_block(size: tuple[int, int]) -> None:
+def test_kept_weights(size: tuple[int, int]) -> None:
     torch.manual_seed(2)
-    block, x = Block(24), torch.randn(1, 24, *size).to(memory_format=torch.channels_last)
-    plain = block(x)
-    assert torch.allclose(PackedBlock(block)(x.clone()), plain, atol=1e-5)
-    assert not torch.allclose(plain, x, atol=1e-2)
+    x = torch.randn(1, 24, *size).to(memory_format=torch.channels_last)
+    block, wide = Block(24), Conv2d(24, 24, 3, padding=1)
+    for layer in (block, wide):
+        plain, before = layer(x).detach(), x.clone()
+        layer.requires_grad_(False)
+        assert torch.allclose(layer(x), plain, atol=1e-5)
+        assert torch.equal(x, before)
+        assert not torch.allclose(plain, x, atol=1e-2)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(2)
+        assert not torch.allclose(layer(x), plain, atol=1e-2)
+        with torch.enable_grad():
+            layer.requires_grad_(True)
+            assert layer(x).requires_grad
+
+
+def test_wide_3x3_convolutions_go_by_winograd() -> None:
+    x = torch.randn(1, 64, 9, 13)
+    for kind, layer in (
+        (Winograd, Conv2d(64, 70, 3, padding=1)),
+        (PackedConv2d, Conv2d(64, 64, 3, padding=1, groups=64)),
+        (PackedConv2d, Conv2d(64, 5, 3, padding=1)),
+        (PackedConv2d, Conv2d(64, 70, 1)),
+    ):
+        plain = layer(x).detach()
+        layer.requires_grad_(False)
+        assert isinstance(layer.kept(x), kind)
+        assert torch.allclose(layer(x), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 40), (72, 16), (96, 120)])
@@ -275,12 +324,3 @@ def test_input_of_the_finish_is_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"does not fit|values|differ"):
             finish.add_bands(*wrong)
-    maps, tiles = np.zeros((5, 4, 3), np.float32), np.zeros((2, 1, 108), np.float32)
-    winograd.tile(maps, tiles)
-    for wrong_tiles in (tiles[:1], tiles[:, :0], np.zeros((2, 1, 36), np.float32)):
-        with pytest.raises(ValueError, match="are no tiles of 5x4x3"):
-            winograd.tile(maps, wrong_tiles)
-        with pytest.raises(ValueError, match="are no tiles of 5x4x3"):
-            winograd.untile(wrong_tiles, four[:3], four[:3], maps)
-    with pytest.raises(ValueError, match="3 gains and 4 shifts of 3 channels"):
-        winograd.untile(tiles, four[:3], four, maps)

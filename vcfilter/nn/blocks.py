@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcfilter.fused import fused
-from vcfilter.nn.native import PackedConv2d, conv2d
+from vcfilter.nn.exact import version_of
+from vcfilter.nn.native import PackedConv2d, conv2d, has_onednn, is_native
+from vcfilter.nn.winograd import Winograd
+
+SLOPE = 0.1
+"""Of the leaky ReLU."""
+WIDE = 64
+"""Channels from which on 3x3 convolutions go by `Winograd`."""
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of stride 1 with zeros around its input, see `native.conv2d`."""
+    """A convolution of stride 1 with zeros around its input.
+
+    Where weights do not learn, on a CPU, they are kept as oneDNN or `Winograd` take them: sums
+    differ from the plain convolution's by rounding.
+    """
+
+    _kept: tuple[tuple[Any, ...], PackedConv2d | Winograd] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
-        assert not isinstance(padding, str)
-        return conv2d(input, self.weight, self.bias, (padding[0], padding[1]), self.groups)
+        kept = self.kept(input)
+        if kept is not None:
+            return kept(input)
+        return conv2d(input, self.weight, self.bias, self._zeros, self.groups)
+
+    @property
+    def _zeros(self) -> tuple[int, int]:
+        """Lines of zeros around the input, each way."""
+        assert not isinstance(self.padding, str)
+        return self.padding[0], self.padding[1]
+
+    def kept(self, input: Tensor) -> PackedConv2d | Winograd | None:
+        """What convolves this input with weights that are known; None: they are not."""
+        learns = self.weight.requires_grad
+        if learns or not has_onednn() or not is_native(input, self.weight):
+            return None
+        key = version_of(self.weight), None if self.bias is None else version_of(self.bias)
+        if self._kept is None or self._kept[0] != key:
+            wide = min(self.in_channels, self.out_channels) >= WIDE and self.groups == 1
+            if wide and self.kernel_size == (3, 3) and self._zeros == (1, 1):
+                made: PackedConv2d | Winograd = Winograd(self.weight, self.bias)
+            else:
+                made = PackedConv2d(self.weight, self.bias, self.groups, self._zeros)
+            self._kept = key, made
+        return self._kept[1]
 
 
 class Block(nn.Module):
@@ -29,22 +66,13 @@ class Block(nn.Module):
         self.narrow = Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide: Tensor = self.widen(self.spatial(x))
-        narrow: Tensor = self.narrow(F.leaky_relu_(wide, 0.1))
-        return narrow.add_(x)
-
-
-class PackedBlock:
-    """A residual block whose weights are known beforehand, on a CPU; it changes its input."""
-
-    def __init__(self, block: Block) -> None:
-        self._spatial, self._widen, self._narrow = (
-            PackedConv2d(layer.weight, layer.bias, layer.groups)
-            for layer in (block.spatial, block.widen, block.narrow)
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._narrow.add_to(x, self._widen(self._spatial(x), leaky=0.1))
+        spatial = self.spatial(x)
+        widen, narrow = self.widen.kept(x), self.narrow.kept(x)
+        if isinstance(widen, PackedConv2d) and isinstance(narrow, PackedConv2d):
+            return narrow.plus(widen(spatial, leaky=SLOPE), x)
+        wide: Tensor = self.widen(spatial)
+        changed: Tensor = self.narrow(F.leaky_relu_(wide, SLOPE))
+        return changed.add_(x)
 
 
 class Branch(nn.Module):
@@ -80,7 +108,7 @@ class Branch(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """The correction; context is (B, length)."""
         gain, shift = self.modulate(context / self.context_max)[:, :, None, None].chunk(2, dim=1)
-        return self.last(self.blocks(self.first(x) * (1 + gain) + shift))
+        return self.last(self.blocks(torch.addcmul(shift, self.first(x), 1 + gain)))
 
 
 @fused

@@ -60,17 +60,28 @@ class PackedConv2d:
     """A convolution of stride 1 with zeros around its input and weights in oneDNN's own layout.
 
     What follows it happens in the same pass, as in code of PyTorch's compiler. Inputs are float32
-    on a CPU, best with their channels one after the other; so are results.
+    on a CPU, best with their channels one after the other; so are results. It never changes, so
+    that a copy is the same.
 
     Args:
-        weight: (outputs, inputs / groups, side, side).
+        weight: (outputs, inputs / groups, rows, columns).
+        padding: lines of zeros each way; None: as many as keep the size.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int = 1) -> None:
-        padding, ones = [weight.shape[2] // 2] * 2, [1, 1]
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        groups: int = 1,
+        padding: tuple[int, int] | None = None,
+    ) -> None:
+        zeros, ones = list(padding or (n // 2 for n in weight.shape[2:])), [1, 1]
         pack = torch.ops.mkldnn._reorder_convolution_weight
-        self._weight = pack(weight.contiguous(), padding, ones, ones, groups, None)
-        self._rest = bias, padding, ones, ones, groups
+        self._weight = pack(weight.contiguous(), zeros, ones, ones, groups, None)
+        self._rest = bias, zeros, ones, ones, groups
+
+    def __deepcopy__(self, memo: object) -> PackedConv2d:
+        return self
 
     def __call__(self, x: Tensor, leaky: float | None = None) -> Tensor:
         """Convolution of x, after it a leaky ReLU of that slope."""
@@ -79,8 +90,8 @@ class PackedConv2d:
         found: Tensor = convolve(x, self._weight, *self._rest, *after)
         return found
 
-    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """The convolution of x added to `total`, in place."""
-        add = torch.ops.mkldnn._convolution_pointwise_.binary
-        found: Tensor = add(total, x, self._weight, *self._rest, "add", None, None, [], None)
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The convolution of x, and `other` added."""
+        add = torch.ops.mkldnn._convolution_pointwise.binary
+        found: Tensor = add(x, other, self._weight, *self._rest, "add", None, None, [], None)
         return found

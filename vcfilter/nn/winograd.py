@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ FILTERS = (
     (0, 0, 1),
 )
 """What a filter becomes, each way."""
+TILES = 128
+"""So many are transformed and multiplied at a time, for the cache's sake."""
+
+Floats = npt.NDArray[np.float32]
 
 
 class Winograd:
@@ -26,27 +32,42 @@ class Winograd:
     Results differ from those of the sum by rounding, by some 1e-6 of the largest.
 
     Args:
-        weight: (outputs, inputs, 3, 3) float32.
+        weight: (outputs, inputs, 3, 3) float32. bias: (outputs,); None: zeros.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         filters = torch.tensor(FILTERS, dtype=torch.float64)
         both = torch.einsum("ak,bl,oikl->aboi", filters, filters, weight.double())
-        self._outputs = weight.shape[0]
+        outputs = weight.shape[0]
         self._products = PackedConv2d(both.flatten(0, 2).float()[:, :, None, None], None, SIDE**2)
+        self._gain = torch.ones(outputs)
+        self._shift = torch.zeros(outputs) if bias is None else bias
 
-    def __call__(self, x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        """gain * convolution + shift: (1, outputs, h, w) of x (1, inputs, h, w), both (outputs,).
+    def __call__(
+        self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """(B, outputs, h, w) of x (B, inputs, h, w): the convolution.
 
-        Channels are the innermost dimension of what comes, and of what is quickly taken.
+        With gain and shift, both (outputs,): gain * convolution without bias + shift. Channels are
+        the innermost dimension of what comes, and of what is quickly taken.
         """
+        factors = (self._gain if gain is None else gain).numpy()
+        offsets = (self._shift if shift is None else shift).numpy()
+        maps = x.permute(0, 2, 3, 1).contiguous()
+        found = torch.empty(*maps.shape[:3], len(self._gain))
+        for one, out in zip(maps.numpy(), found.numpy(), strict=True):
+            self._convolve(one, factors, offsets, out)
+        return found.permute(0, 3, 1, 2)
+
+    def _convolve(self, maps: Floats, gain: Floats, shift: Floats, out: Floats) -> None:
+        """One picture's maps (h, w, channels), a few lines of tiles at a time."""
         from vcfilter._native import winograd  # late: training needs none
 
-        x = x.permute(0, 2, 3, 1).contiguous()
-        _, h, w, inputs = x.shape
-        tiles = torch.empty(1, -(-h // TILE), -(-w // TILE), SIDE**2 * inputs)
-        winograd.tile(x[0].numpy(), tiles[0].numpy())
-        maps = self._products(tiles.permute(0, 3, 1, 2))
-        tiles, found = maps.permute(0, 2, 3, 1).contiguous(), torch.empty(1, h, w, self._outputs)
-        winograd.untile(tiles[0].numpy(), gain.numpy(), shift.numpy(), found[0].numpy())
-        return found.permute(0, 3, 1, 2)
+        rows, columns, inputs = maps.shape
+        high, wide = -(-rows // TILE), -(-columns // TILE)
+        lines = max(1, round(TILES / wide))
+        for first in range(0, high, lines):
+            tiles = torch.empty(1, min(lines, high - first), wide, SIDE**2 * inputs)
+            winograd.tile(maps, first, tiles[0].numpy())
+            products = self._products(tiles.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            winograd.untile(products[0].contiguous().numpy(), first, gain, shift, out)

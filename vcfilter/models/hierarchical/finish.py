@@ -6,10 +6,10 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.values import Reference
 from vcfilter.models.weights import BELONGS, FINISH, read_weights, write_weights
-from vcfilter.nn.blocks import Block, PackedBlock, compress
+from vcfilter.nn.blocks import Block, compress
 from vcfilter.nn.native import has_onednn, is_native
 from vcfilter.nn.precision import full_precision
 from vcfilter.nn.winograd import Winograd
@@ -155,11 +155,9 @@ class _FinishLoops:
         last, bias = net.last.weight.clone(), last_bias.clone()
         last[:LUMA] = torch.einsum("sf,fikl->sikl", basis, last[:LUMA])
         bias[:LUMA] = basis @ bias[:LUMA]
-        self._first, self._last = Winograd(first), Winograd(last)
-        self._first_bias, self._last_bias = first_bias, bias
-        self._blocks = [PackedBlock(block) for block in cast("Iterable[Block]", net.blocks)]
+        self._first, self._last = Winograd(first), Winograd(last, bias)
+        self._first_bias = first_bias
         self._basis = dct_matrix(BLOCK).float().numpy()
-        self._ones = torch.ones(LUMA + BANDS)
         self._values = lru_cache(maxsize=256)(self._values_of)
 
     def apply(self, luma: Tensor, qp: int, layer: int, pair: tuple[int, int]) -> Tensor:
@@ -171,9 +169,7 @@ class _FinishLoops:
         x = torch.empty(1, plane.shape[0] // BLOCK, plane.shape[1] // BLOCK, LUMA)
         finish.coefficients(plane, self._basis, 1 / frame.scale, x[0].numpy())
         x = self._first(x.permute(0, 3, 1, 2), frame.gain, frame.shift)
-        for block in self._blocks:
-            x = block(x)
-        change = self._last(x, self._ones, self._last_bias)  # (1, 68, h, w), 64 in samples
+        change = self._last(self._net.blocks(x))  # (1, 68, h, w), 64 in samples
         finish.add_bands(
             plane,
             change[0].permute(1, 2, 0).numpy(),
