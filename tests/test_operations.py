@@ -76,5 +76,5 @@ def test_operators_of_a_decoded_inter_frame(model: Model, no_inference: None) ->
         references[number] = found
         if step.type is FrameType.INTER and counted.counts.total() > most.total():
             most = counted.counts
-    assert most["convolution"] > 20
-    assert most.total() <= 830
+    assert sum(count for name, count in most.items() if "convolution" in name) > 20
+    assert most.total() <= 790
