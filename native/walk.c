@@ -8,6 +8,7 @@
 #define LANES 16 /* channels that are summed at a time */
 #define UNIT (1.0f / 512.0f)
 #define HIGHEST 255.0f
+#define LARGEST 256.0f /* magnitude that has a level of its own */
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 
@@ -72,30 +73,129 @@ static void filter_one(const float *const *taps, size_t count, size_t channels, 
     }
 }
 
-int vcf_filter(const vcf_maps *maps, const float *weight, const float *bias, size_t side,
-               const int64_t *where, size_t count, float *out, size_t pitch)
+/* What a step works with, for ROWS positions at a time. */
+typedef struct {
+    ptrdiff_t *places[3]; /* down, then across, of each map */
+    const float **near;   /* taps of one position */
+    float *zeros, *line;  /* a position's inputs */
+    int16_t *inputs, *hidden;
+    int32_t *first, *second;
+    size_t pitch, hidden_pitch; /* of inputs and hidden, both even */
+} room;
+
+static void *part(char **from, size_t bytes)
 {
-    size_t taps = side * side, channels = maps->channels, places = maps->rows + maps->columns;
-    ptrdiff_t *down = malloc((places + 2 * side) * sizeof(*down));
-    const float **near = malloc(taps * sizeof(*near));
-    float *by_tap = calloc((taps + 1) * channels, sizeof(*by_tap));
-    int status = down && near && by_tap ? 0 : -1;
-    if (!status) {
-        ptrdiff_t *across = down + maps->rows + side;
-        mirrored(maps->rows, side / 2, down);
-        mirrored(maps->columns, side / 2, across);
-        for (size_t c = 0; c < channels; c++)
-            for (size_t k = 0; k < taps; k++)
-                by_tap[k * channels + c] = weight[c * taps + k];
-        for (size_t n = 0; n < count; n++) {
-            around(maps, side, down, across, (size_t)where[n], by_tap + taps * channels, near);
-            filter_one(near, taps, channels, by_tap, bias, out + n * pitch);
-        }
+    void *found = *from;
+    *from += (bytes + 63) / 64 * 64;
+    return found;
+}
+
+/* Divides memory, or counts the bytes where there is none. */
+static size_t divide(const vcf_step *step, const vcf_maps *const *maps, const vcf_taps *const *taps,
+                     char *memory, room *r)
+{
+    char *at = memory;
+    size_t channels = maps[0]->channels, most = 0;
+    for (size_t n = 0; n < 3; n++) {
+        size_t places = maps[n]->rows + maps[n]->columns + 2 * taps[n]->side;
+        r->places[n] = part(&at, places * sizeof(ptrdiff_t));
+        most = taps[n]->side > most ? taps[n]->side : most;
     }
-    free(by_tap);
-    free(near);
-    free(down);
-    return status;
+    r->pitch = (step->first.inputs + 1) / 2 * 2;
+    r->hidden_pitch = (step->hidden + 1) / 2 * 2;
+    r->near = part(&at, most * most * sizeof(*r->near));
+    r->zeros = part(&at, channels * sizeof(float));
+    r->line = part(&at, r->pitch * sizeof(float));
+    r->inputs = part(&at, VCF_DENSE_ROWS * r->pitch * sizeof(int16_t));
+    r->hidden = part(&at, VCF_DENSE_ROWS * r->hidden_pitch * sizeof(int16_t));
+    size_t first = vcf_dense_padded(step->first.outputs);
+    size_t second = vcf_dense_padded(step->second.outputs);
+    r->first = part(&at, VCF_DENSE_ROWS * first * sizeof(int32_t));
+    r->second = part(&at, VCF_DENSE_ROWS * second * sizeof(int32_t));
+    return (size_t)(at - memory);
+}
+
+VCF_CLONES
+static void narrow(const float *from, size_t count, int16_t *restrict to)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (int16_t)from[i];
+}
+
+VCF_CLONES
+static void activate(const int32_t *sums, size_t count, int16_t *restrict out)
+{
+    for (size_t i = 0; i < count; i++) {
+        int32_t value = sums[i] >> 9;
+        value = value > 0 ? value : 0;
+        out[i] = (int16_t)(value < 255 ? value : 255);
+    }
+}
+
+/* In floating point, in the order of the plain rule: sums that pass 2^24 are rounded alike. */
+VCF_CLONES
+static void index_of(const int32_t *second, const int32_t *first, const float *last, size_t count,
+                     float lowest, float highest, float *restrict out)
+{
+    for (size_t i = 0; i < count; i++) {
+        float sum = ((float)second[i] + (float)first[i]) + last[i];
+        sum *= 1.0f / 2048.0f;
+        sum = sum > 0.0f ? sum : 0.0f;
+        sum = sum < highest ? sum : highest;
+        out[i] = sum > lowest ? sum : lowest;
+    }
+}
+
+int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symbols,
+                const vcf_maps *activity, const int64_t *where, size_t count,
+                const vcf_step_frame *frame, float highest, float *out)
+{
+    const vcf_maps *maps[] = {seen, symbols, activity};
+    const vcf_taps *taps[] = {&step->seen, &step->symbols, &step->activity};
+    room r;
+    size_t bytes = divide(step, maps, taps, NULL, &r);
+    char *memory = calloc(bytes, 1);
+    if (!memory)
+        return -1;
+    divide(step, maps, taps, memory, &r);
+    for (size_t n = 0; n < 3; n++) {
+        size_t reach = taps[n]->side / 2;
+        mirrored(maps[n]->rows, reach, r.places[n]);
+        mirrored(maps[n]->columns, reach, r.places[n] + maps[n]->rows + 2 * reach);
+    }
+    size_t coded = step->second.outputs;
+    int way = vcf_dense_ways() - 1;
+    for (size_t begin = 0; begin < count; begin += VCF_DENSE_ROWS) {
+        size_t rows = count - begin < VCF_DENSE_ROWS ? count - begin : VCF_DENSE_ROWS;
+        for (size_t k = 0; k < rows; k++) {
+            size_t place = (size_t)where[begin + k];
+            float *line = r.line;
+            for (size_t n = 0; n < 3; n++) {
+                size_t side = taps[n]->side;
+                const ptrdiff_t *across = r.places[n] + maps[n]->rows + side / 2 * 2;
+                around(maps[n], side, r.places[n], across, place, r.zeros, r.near);
+                filter_one(r.near, side * side, maps[n]->channels, taps[n]->weight, taps[n]->bias,
+                           line);
+                line += maps[n]->channels;
+            }
+            memcpy(line,
+                   seen->data + (ptrdiff_t)(place / seen->columns) * seen->row +
+                       (ptrdiff_t)(place % seen->columns) * seen->column,
+                   step->known * sizeof(float));
+            narrow(r.line, r.pitch, r.inputs + k * r.pitch);
+        }
+        vcf_dense_sums(&step->first, r.inputs, r.pitch, rows, frame->first, way, r.first);
+        size_t wide = vcf_dense_padded(step->first.outputs);
+        for (size_t k = 0; k < rows; k++)
+            activate(r.first + k * wide, step->hidden, r.hidden + k * r.hidden_pitch);
+        vcf_dense_sums(&step->second, r.hidden, r.hidden_pitch, rows, frame->second, way,
+                       r.second);
+        for (size_t k = 0; k < rows; k++)
+            index_of(r.second + k * vcf_dense_padded(coded), r.first + k * wide + step->hidden,
+                     frame->last, coded, frame->lowest, highest, out + (begin + k) * coded);
+    }
+    free(memory);
+    return 0;
 }
 
 int vcf_neighbours(const vcf_maps *maps, size_t side, const int64_t *where, size_t count, float *out,
@@ -124,4 +224,28 @@ int vcf_neighbours(const vcf_maps *maps, size_t side, const int64_t *where, size
     free(near);
     free(down);
     return status;
+}
+
+void vcf_store(const float *symbols, const float *levels, const int64_t *at, size_t count,
+               size_t channels, size_t low, size_t pitch, float *maps, float *seen)
+{
+    for (size_t n = 0; n < count; n++, symbols += channels) {
+        size_t place = (size_t)at[n] * pitch + low;
+        memcpy(maps + place, symbols, channels * sizeof(float));
+        for (size_t c = 0; c < channels; c++) {
+            float size = symbols[c] < 0.0f ? -symbols[c] : symbols[c];
+            seen[place + c] = levels[size < LARGEST ? (size_t)size : (size_t)LARGEST];
+        }
+    }
+}
+
+VCF_CLONES
+void vcf_values(const float *mean, const float *symbols, const float *steps, const int64_t *at,
+                size_t count, size_t channels, size_t low, size_t pitch, float *maps)
+{
+    for (size_t n = 0; n < count; n++, mean += channels, symbols += channels) {
+        float *out = maps + (size_t)at[n] * pitch + low;
+        for (size_t c = 0; c < channels; c++)
+            out[c] = mean[c] + symbols[c] * steps[c];
+    }
 }

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dense.h"
+
 /* Maps of rows x columns positions, their channels one after the other. */
 typedef struct {
     const float *data;
@@ -13,14 +15,38 @@ typedef struct {
 } vcf_maps;
 
 /*
- * out[n * pitch + c] = floor(sum / 512) within 0 to 255, where sum is that of a side x side filter
- * per channel around position where[n], plus bias[c]. weight: channels x side x side. All are
- * integers whose sums stay below 2^24. Maps are mirrored at their outermost positions, or
- * surrounded by zeros along a side that is too short for it.
- * Returns 0, or -1 without memory. Positions must lie in the maps; the caller checks.
+ * What the table indices of one step follow from. All numbers are integers; sums of products stay
+ * below 2^24. Filters have one of side x side per channel, the channels of each tap one after the
+ * other, and a bias; they give activations: floor(sum / 512) within 0 to 255.
  */
-int vcf_filter(const vcf_maps *maps, const float *weight, const float *bias, size_t side,
-               const int64_t *where, size_t count, float *out, size_t pitch);
+typedef struct {
+    size_t side;
+    const float *weight, *bias;
+} vcf_taps;
+
+typedef struct {
+    vcf_taps seen, symbols, activity; /* filters of the three maps */
+    size_t known;  /* channels of what is seen that are taken as they are */
+    size_t hidden; /* outputs of the first layer that go through the second; the others are added */
+    vcf_dense first, second;
+} vcf_step;
+
+/* What a frame adds: sums that both layers begin with, padded, and what is added at the end. */
+typedef struct {
+    const int32_t *first, *second;
+    const float *last;
+    float lowest;
+} vcf_step_frame;
+
+/*
+ * out[n * channels + c]: the table index of channel c at position where[n], not rounded, from
+ * lowest to highest. seen: maps of all channels that the step sees; symbols, activity: of those that
+ * it codes. Maps are mirrored at their outermost positions, or surrounded by zeros along a side
+ * that is too short for it. Returns 0, or -1 without memory. Positions must lie in the maps.
+ */
+int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symbols,
+                const vcf_maps *activity, const int64_t *where, size_t count,
+                const vcf_step_frame *frame, float highest, float *out);
 
 /*
  * The side x side neighbours of each position, one after the other with all their channels, each
@@ -28,5 +54,16 @@ int vcf_filter(const vcf_maps *maps, const float *weight, const float *bias, siz
  */
 int vcf_neighbours(const vcf_maps *maps, size_t side, const int64_t *where, size_t count, float *out,
                    size_t pitch);
+
+/*
+ * Symbols of a step, count rows of channels: written to maps of `pitch` channels at positions
+ * at[n], from channel `low` on, and levels[magnitude up to 256] of each to `seen` alike.
+ */
+void vcf_store(const float *symbols, const float *levels, const int64_t *at, size_t count,
+               size_t channels, size_t low, size_t pitch, float *maps, float *seen);
+
+/* maps at such places = mean + symbols * steps (one per channel). */
+void vcf_values(const float *mean, const float *symbols, const float *steps, const int64_t *at,
+                size_t count, size_t channels, size_t low, size_t pitch, float *maps);
 
 #endif

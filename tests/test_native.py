@@ -131,6 +131,9 @@ def net() -> VideoNet:
             for layer in (step.spatial, step.temporal):
                 layer.weight.data = torch.randn(layer.weight.shape).clamp(-3, 3) * 0.5
                 layer.bias.data = torch.randn(layer.bias.shape)
+            for layer in (step.hidden_context, step.index, step.index_linear, step.index_context):
+                layer.weight.data = torch.randn(layer.weight.shape) * 0.2
+                layer.bias.data = torch.randn(layer.bias.shape) * 30
             step.mean.weight.data = torch.randn(step.mean.weight.shape) * 0.1
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -147,24 +150,31 @@ def test_what_a_step_sees(
         )
         for _ in range(3)
     ]  # fmt: skip
-    features = torch.randint(0, 33, (2, 16)).float()
+    features, lowest = torch.randint(0, 33, (2, 16)).float(), torch.tensor([0.0, 1.0])
 
-    def all_steps() -> list[tuple[Tensor, Tensor, Tensor]]:
+    def all_steps() -> list[tuple[Tensor, Tensor]]:
         found = []
         for place in coding.places(maps[0]):
             step, low = place.model, place.model.step.low
             seen, *past = (place.lattice(each) for each in maps)
             past = [each[:, low:] for each in past]
-            inputs = step._inputs(seen, past, place.where)
-            index = step.indices(seen, past, features, place.where)
-            found.append((inputs, index, step.means(seen - 100, features, place.where)))
+            index = step.indices(seen, past, features, lowest, place.where)
+            found.append((index, step.means(seen - 100, features, place.where)))
         return found
 
     fast = all_steps()
+    for parameter in net.parameters():
+        parameter.requires_grad_(True)  # of weights that learn all is plain
+    learning = all_steps()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
     monkeypatch.setattr(latent, "is_native", lambda *tensors: False)
     monkeypatch.setattr(native, "SMALL", 1 << 40)
-    for (inputs, index, mean), (plain, same, expected) in zip(fast, all_steps(), strict=True):
-        assert torch.equal(inputs, plain) and torch.equal(index, same)  # integers: exactly
+    for (index, mean), (same, expected), (third, _) in zip(
+        fast, all_steps(), learning, strict=True
+    ):
+        assert torch.equal(index, same) and torch.equal(index, third)  # integers: exactly
+        assert index.numel() < 100 or index.unique().numel() > 10
         assert torch.allclose(mean, expected, rtol=1e-4, atol=1e-2)
 
 
@@ -287,19 +297,89 @@ def test_input_is_checked() -> None:
     with pytest.raises(ValueError, match="no blocks"):
         motion.agreement(plane, plane, 1.0, 1.0, 12)
     maps, out = np.zeros((4, 4, 3), np.float32), np.zeros((2, 3), np.float32)
-    weight, bias = np.zeros((3, 3, 3), np.float32), np.zeros(3, np.float32)
-    inside, outside = np.array([0, 15]), np.array([0, 16])
-    latents.filtered(maps, weight, bias, inside, out, 0)
-    for arguments, text in (
-        ((maps, weight, bias, outside, out, 0), "position 16"),
-        ((maps, weight, bias, inside, out, 1), "no place"),
-        ((maps, weight[:2], bias, inside, out, 0), "do not fit"),
-        ((maps.transpose(2, 1, 0), weight, bias, inside, out, 0), "one after the other"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            latents.filtered(*arguments)
+    inside = np.array([0, 15])
     with pytest.raises(ValueError, match="no place"):
         latents.neighbours(maps, 3, inside, out, 0)
+
+
+def step_tables(known: int = 3) -> latents.StepTables:
+    """Of a step of 2 channels after `known` others, 5 units."""
+    filters = np.zeros((known + 2, 5, 5), np.float32), np.zeros(known + 2, np.float32)
+    past = np.zeros((4, 3, 3), np.float32), np.zeros(4, np.float32)
+    inputs = 2 * known + 6
+    dense = (np.ones((n, m), np.float32) for n, m in ((5, inputs), (2, inputs), (2, 5)))
+    return latents.StepTables(*filters, *past, *dense, known)
+
+
+def test_input_of_a_step_is_checked() -> None:
+    with pytest.raises(ValueError, match="do not fit each other"):
+        step_tables(0).__init__(*[np.zeros((2, 2, 2), np.float32)] * 7, 0)  # type: ignore[misc]
+    step, maps = step_tables(), np.zeros((4, 4, 5), np.float32)
+    two, out = maps[..., :2], np.zeros((2, 2), np.float32)
+    places = np.array([0, 15])
+    sums = np.zeros(16, np.int32), np.zeros(16, np.int32), np.zeros(2, np.float32)
+    step.indices(maps, two, two, places, *sums, 1.0, 63.0, out)
+    assert (out == 1).all()
+    for wrong, text in (
+        ((maps, two, two, np.array([0, 16]), *sums), "position 16"),
+        ((maps, two, two, np.array([-1, 2]), *sums), "position -1"),
+        ((two, two, two, places, *sums), "channels of maps"),
+        ((maps, maps, two, places, *sums), "channels of maps"),
+        ((maps.transpose(2, 1, 0), two, two, places, *sums), "one after the other"),
+        ((maps, two, two, places, sums[0][:15], *sums[1:]), "sums do not fit"),
+        ((maps, two, two, places, *sums[:2], np.zeros(3, np.float32)), "sums do not fit"),
+        ((maps, two, two, places[:1], *sums), "no place"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            step.indices(*wrong, 1.0, 63.0, out)
+    large = np.full((2, 5), 40000, np.float32)
+    filters = np.zeros((2, 5, 5), np.float32), np.zeros(2, np.float32)
+    past = np.zeros((4, 3, 3), np.float32), np.zeros(4, np.float32)
+    with pytest.raises(ValueError, match="16 bits"):
+        latents.StepTables(*filters, *past, np.ones((5, 6), np.float32), large[:, :1] * np.ones(
+            (2, 6), np.float32), np.ones((2, 5), np.float32), 0)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8])
+@pytest.mark.parametrize("size", [(1, 1), (17, 7), (63, 192), (255, 96)])
+def test_dense_layers_of_integers(size: tuple[int, int], rows: int) -> None:
+    outputs, inputs = size
+    random = np.random.default_rng(inputs)
+    weight = random.integers(-900, 900, (outputs, inputs)).astype(np.float32)
+    weight[0, 0] = -32767
+    x = np.zeros((rows, (inputs + 1) // 2 * 2), np.int16)
+    x[:, :inputs] = random.integers(0, 256, (rows, inputs))
+    start = latents.padded(random.integers(-(2**24), 2**24, outputs))
+    plain = x[:, :inputs].astype(np.int64) @ weight.T.astype(np.int64) + start[:outputs]
+    for way in range(latents.dense_ways()):
+        assert np.array_equal(latents.dense(weight, x, start, way)[:, :outputs], plain)
+    for wrong in ((weight, x, start, 3), (weight, x[:, 1:].copy(), start, 0)):
+        with pytest.raises(ValueError, match="do not fit"):
+            latents.dense(*wrong)
+
+
+def test_symbols_and_values_are_written_to_their_places() -> None:
+    symbols = np.array([[3, -300], [0, 256]], np.float32)
+    levels, at = np.arange(257, dtype=np.float32) / 2, np.array([5, 1])
+    maps, seen = np.full((6, 4), 9, np.float32), np.full((6, 4), 9, np.float32)
+    latents.store(symbols, levels, at, 1, maps, seen)
+    assert np.array_equal(maps[at, 1:3], symbols)
+    assert seen[at, 1:3].tolist() == [[1.5, 128], [0, 128]]
+    assert (maps[:, [0, 3]] == 9).all() and (maps[[0, 2, 3, 4]] == 9).all()
+    steps = np.array([2, 0.5], np.float32)
+    latents.values(symbols + 1, symbols, steps, at, 2, maps)
+    assert maps[at, 2:].tolist() == [[10, -449], [1, 385]]
+    for wrong, text in (
+        ((symbols, levels, np.array([0, 6]), 1, maps, seen), "position 6"),
+        ((symbols, levels, at, 3, maps, seen), "do not fit the maps"),
+        ((symbols, levels, at, -1, maps, seen), "do not fit the maps"),
+        ((symbols, levels[:-1], at, 1, maps, seen), "levels or maps"),
+        ((symbols, levels, at, 1, maps, seen[:5]), "levels or maps"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            latents.store(*wrong)
+    with pytest.raises(ValueError, match="means or steps"):
+        latents.values(symbols, symbols, steps[:1], at, 2, maps)
 
 
 def test_input_of_the_finish_is_checked() -> None:

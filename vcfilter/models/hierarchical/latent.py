@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,11 +31,18 @@ from vcfilter.models.hierarchical.values import LatentSymbols
 from vcfilter.nn import maps as positioned
 from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
-from vcfilter.nn.maps import gather
+from vcfilter.nn.maps import by_position, gather
 from vcfilter.nn.native import is_native, linear
+
+if TYPE_CHECKING:
+    from vcfilter._native.latents import StepTables
+
+Sums = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 INDEX_SHIFT = 11  # sums of the last exact layer per table index
 ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would bound the quality
+DENSE_MAX = 32767  # largest weight of a dense layer that the native loops take
 KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
@@ -124,6 +133,24 @@ class FrameParts:
         return self._model.index_context(self._features)[:, None]
 
     @cached_property
+    def sums(self) -> list[tuple[Sums, Sums, Floats]]:
+        """What the native loops begin with and add at the end, of each frame."""
+        from vcfilter._native import latents  # late: training needs none
+
+        model = self._model
+        biases = [layer.integers()[1] for layer in (model.hidden, model.index_linear, model.index)]
+        hidden, linear, index = (bias.detach().numpy() for bias in biases)
+        frames = zip(self.hidden[:, 0].numpy(), self.index[:, 0].numpy(), strict=True)
+        return [
+            (
+                latents.padded(np.concatenate([hidden + frame_hidden, linear])),
+                latents.padded(index),
+                np.ascontiguousarray(last),
+            )
+            for frame_hidden, last in frames
+        ]
+
+    @cached_property
     def gain(self) -> Tensor | None:
         """(B, 1, count) factors of means; None where features are of another precision."""
         if self._features.dtype != self._model.gain.weight.dtype:  # of indices on CUDA
@@ -160,25 +187,65 @@ class StepModel(nn.Module):
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
         self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
+        self._made: tuple[tuple[Any, ...], StepTables | None] | None = None
 
     def indices(
-        self, magnitudes: Tensor, temporal: Sequence[Tensor], features: Tensor, where: Tensor
+        self,
+        magnitudes: Tensor,
+        temporal: Sequence[Tensor],
+        features: Tensor,
+        lowest: Tensor,
+        where: Tensor,
     ) -> Tensor:
-        """(B, N, count) table indices: integers over 2^11, within [0, 63], before rounding.
+        """(B, N, count) table indices: integers over 2^11, from lowest to 63, before rounding.
+
+        On a CPU the native loop works where the weights do not learn, at the positions alone.
 
         Args:
             magnitudes: (B, high, h, w) of this frame's symbols so far, 0 where unknown.
             temporal: (B, count, h, w) of the references' symbols, and of their activity.
-            features: (B, 16). where: (N,) positions.
+            features: (B, 16). lowest: (B,) smallest index. where: (N,) positions.
         """
-        inputs = self._inputs(magnitudes, temporal, where)
-        frame = self._of_frame(features)
-        hidden = activate(self.hidden(inputs) + frame.hidden)
-        return _index(self.index(hidden), self.index_linear(inputs), frame.index)
+        frame, maps = self._of_frame(features), (magnitudes, *temporal)
+        loops = self._loops() if is_native(*maps, features) and all(map(by_channel, maps)) else None
+        if loops is None:
+            inputs = self._inputs(magnitudes, temporal, where)
+            hidden = activate(self.hidden(inputs) + frame.hidden)
+            index = _index(self.index(hidden), self.index_linear(inputs), frame.index)
+            return torch.maximum(index, lowest[:, None, None])
+        found = torch.empty(len(magnitudes), len(where), self.step.high - self.step.low)
+        seen, symbols, activity = (m.permute(0, 2, 3, 1).numpy() for m in maps)
+        places, highest = where.numpy(), tables.TABLES - 1
+        each = zip(seen, symbols, activity, frame.sums, lowest.tolist(), found.numpy(), strict=True)
+        for now, coded, active, (first, second, last), least, out in each:
+            loops.indices(now, coded, active, places, first, second, last, least, highest, out)
+        return found
+
+    def _loops(self) -> StepTables | None:
+        """The native loops with these weights; None where they learn or do not fit."""
+        layers = self.spatial, self.temporal, self.hidden, self.index_linear, self.index
+        if any(layer.weight.requires_grad for layer in layers):
+            return None
+        key = tuple(version_of(layer.weight) for layer in layers)
+        if self._made is None or self._made[0] != key:
+            from vcfilter._native import latents  # late: training needs none
+
+            (near, near_bias), (past, past_bias), (hidden, _), (linear, _), (index, _) = (
+                [t.detach().numpy() for t in layer.integers()] for layer in layers
+            )
+            made = None
+            if max(float(np.abs(weight).max()) for weight in (hidden, linear, index)) <= DENSE_MAX:
+                near, past = near[:, 0], past[:, 0]
+                made = latents.StepTables(
+                    near, near_bias, past, past_bias, hidden, linear, index, self.known
+                )
+            self._made = key, made
+        return self._made[1]
 
     def _of_frame(self, features: Tensor) -> FrameParts:
         """What follows from the features alone; of weights that do not learn computed once."""
-        layers = self.hidden_context, self.index_context, self.gain
+        sums = self.hidden, self.index_linear, self.index
+        layers = self.hidden_context, self.index_context, self.gain, *sums
         if any(layer.weight.requires_grad for layer in layers):
             return FrameParts(self, features)
         # The features are kept as well, so that no other tensor gets their id.
@@ -194,34 +261,13 @@ class StepModel(nn.Module):
         return found[1]
 
     def _inputs(self, magnitudes: Tensor, temporal: Sequence[Tensor], where: Tensor) -> Tensor:
-        """(B, N, inputs) what the index network sees: filtered neighbours, and what is known.
-
-        On a CPU the native loop works, at the positions alone.
-        """
-        tensors = magnitudes, *temporal
-        if not is_native(*tensors, self.spatial.weight) or not all(map(by_channel, tensors)):
-            around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
-            before = self.temporal(mirror(torch.cat([*temporal], dim=1), self.temporal.size // 2))
-            parts = [gather(around, where), gather(before, where)]
-            if self.known:
-                parts.append(gather(magnitudes[:, : self.known], where))
-            return torch.cat(parts, dim=2)
-        from vcfilter._native import latents  # late: training needs none
-
-        (near, near_bias), (past, past_bias) = (
-            [t.detach().numpy() for t in layer.integers()]
-            for layer in (self.spatial, self.temporal)
-        )
-        high, count, at = self.step.high, self.step.high - self.step.low, where.numpy()
-        inputs = torch.empty(len(magnitudes), len(where), high + 2 * count + self.known)
-        maps = [t.detach().permute(0, 2, 3, 1).numpy() for t in tensors]
-        for out, seen, symbols, activity in zip(inputs.numpy(), *maps, strict=True):
-            latents.filtered(seen, near[:, 0], near_bias, at, out, 0)
-            latents.filtered(symbols, past[:count, 0], past_bias[:count], at, out, high)
-            latents.filtered(activity, past[count:, 0], past_bias[count:], at, out, high + count)
-            if self.known:
-                latents.neighbours(seen[..., : self.known], 1, at, out, high + 2 * count)
-        return inputs
+        """(B, N, inputs) what the index network sees: filtered neighbours, and what is known."""
+        around = self.spatial(mirror(magnitudes, self.spatial.size // 2))
+        before = self.temporal(mirror(torch.cat([*temporal], dim=1), self.temporal.size // 2))
+        parts = [gather(around, where), gather(before, where)]
+        if self.known:
+            parts.append(gather(magnitudes[:, : self.known], where))
+        return torch.cat(parts, dim=2)
 
     def means(self, values: Tensor, features: Tensor, where: Tensor) -> Tensor:
         """(B, N, count) means from (B, high, h, w) differences to the prediction so far."""
@@ -422,8 +468,7 @@ class LatentModel(nn.Module):
             else:
                 index = below.narrow(index, place.take(below.symbols), context.lowest)
                 coded = next_symbols(place, index) + place.take(below.scaled)
-            symbols = place.put(symbols, coded)
-            indices.learn(coded, place)
+            symbols = indices.learn(coded, place, symbols)
         activations, activity = indices.seen()
         return LatentSymbols(
             symbols=context.fill(symbols), activations=activations, activity=activity
@@ -531,8 +576,16 @@ class ValuePass:
 
     def add(self, place: Place, symbols: Tensor) -> None:
         """Take in the symbols (B, N, count) of a place."""
-        value = torch.addcmul(self.mean(place), symbols, self.steps(place))
-        self.maps = place.put(self.maps, value)
+        mean, steps = self.mean(place), self.steps(place)
+        if not is_native(mean, symbols, steps, self.maps):
+            self.maps = place.put(self.maps, torch.addcmul(mean, symbols, steps))
+            return
+        from vcfilter._native import latents  # late: training needs none
+
+        means, coded, sizes = (t.contiguous().numpy() for t in (mean, symbols, steps[:, 0]))
+        at, low, maps = place.at.numpy(), place.model.step.low, by_position(self.maps).numpy()
+        for expected, one, size, out in zip(means, coded, sizes, maps, strict=True):
+            latents.values(expected, one, size, at, low, out)
 
 
 class _Indices:
@@ -556,15 +609,26 @@ class _Indices:
             place.lattice(self._magnitudes),
             [place.lattice(p)[:, low:] for p in self._past],
             self._features,
+            self._context.lowest,
             place.where,
         )
-        lowest = self._context.lowest[:, None, None]
-        return torch.maximum(index, lowest).to(self._context.features.dtype)
+        return index.to(self._context.features.dtype)
 
-    def learn(self, coded: Tensor, place: Place) -> None:
-        """Take in the symbols (B, N, count) of a step."""
+    def learn(self, coded: Tensor, place: Place, symbols: Tensor) -> Tensor:
+        """Take in the symbols (B, N, count) of a step; the maps `symbols` with them."""
+        maps = self._magnitudes, symbols
+        if is_native(coded, *maps) and all(map(by_channel, maps)):
+            from vcfilter._native import latents  # late: training needs none
+
+            at, low, levels = place.at.numpy(), place.model.step.low, self._latent.levels.numpy()
+            magnitudes, all_symbols = (by_position(each).numpy() for each in maps)
+            each_coded = coded.contiguous().numpy()
+            for one, seen, out in zip(each_coded, magnitudes, all_symbols, strict=True):
+                latents.store(one, levels, at, low, out, seen)
+            return symbols
         seen = self._latent.activation(coded).to(self._features.dtype)
         self._magnitudes = place.put(self._magnitudes, seen)
+        return place.put(symbols, coded)
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """(activations, activity) (B, C, h, w), for the frames that refer to this one."""
