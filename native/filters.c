@@ -9,6 +9,7 @@
 #define REACH 2 /* of the pairs and of the means, each way */
 #define LINES (2 * REACH + 1)
 #define AREA 25.0f
+#define LEAST 1e-9 /* of a diagonal that is divided by */
 
 /* One of each pair; the other lies opposite. */
 static const int PAIRS[VCF_PAIRS][2] = {{0, 1}, {1, 0}, {1, 1}, {1, -1}, {0, 2}, {2, 0}};
@@ -279,4 +280,28 @@ int vcf_loop_sums(const float *plane, const float *guide, const float *target, s
     close_rows(&n);
     free(found);
     return 0;
+}
+
+void vcf_descend(const double *products, size_t count, size_t free_, double price, double limit,
+                 size_t sweeps, const double *source, double *rest, double *found)
+{
+    for (int changed = 1; sweeps && changed; sweeps--) {
+        changed = 0;
+        for (size_t i = 0; i < free_; i++) {
+            const double *row = products + i * count; /* as its column: products are symmetric */
+            double steep = row[i] > LEAST ? row[i] : LEAST;
+            double away = found[i] + rest[i] / steep - source[i];
+            double near = fabs(away) - price / (2.0 * steep);
+            double best = source[i] + copysign(near > 0.0 ? near : 0.0, away);
+            best = rint(best);
+            best = best > limit ? limit : best < -limit ? -limit : best;
+            double change = best - found[i];
+            if (change == 0.0)
+                continue;
+            for (size_t k = 0; k < count; k++)
+                rest[k] -= row[k] * change;
+            found[i] = best;
+            changed = 1;
+        }
+    }
 }

@@ -28,4 +28,15 @@ int vcf_loop_sums(const float *plane, const float *guide, const float *target, s
                   size_t columns, size_t inside_rows, size_t inside_columns, float clip, float busy,
                   double *sums);
 
+/*
+ * Whole coefficients of least squares, found one after the other where the squared error and a price
+ * per unit that each differs from `source` are least, until none changes or `sweeps` times through
+ * the first `free_` of them.
+ *
+ * products: count x count. rest: what is left of the products with the error, changed. price: in
+ * squared error. found: where to begin, changed; within +-limit.
+ */
+void vcf_descend(const double *products, size_t count, size_t free_, double price, double limit,
+                 size_t sweeps, const double *source, double *rest, double *found);
+
 #endif

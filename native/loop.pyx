@@ -15,6 +15,8 @@ cdef extern from "filters.h" nogil:
     int vcf_loop_sums(const float *plane, const float *guide, const float *target, size_t rows,
                       size_t columns, size_t inside_rows, size_t inside_columns, float clip,
                       float busy, double *sums)
+    void vcf_descend(const double *products, size_t count, size_t free_, double price, double limit,
+                     size_t sweeps, const double *source, double *rest, double *found)
 
 
 cdef int alike(const float[:, ::1] a, const float[:, ::1] b) except -1:
@@ -79,4 +81,33 @@ def loop_sums(const float[:, ::1] plane, guide, const float[:, ::1] target, size
                                plane.shape[1], rows, columns, clip, busy, &sums[0])
     if status:
         raise MemoryError
+    return found
+
+
+def descend(const double[:, ::1] products, const double[::1] errors, const double[::1] start,
+            const double[::1] source, size_t first, double price, double limit, size_t sweeps):
+    """Whole coefficients of least squares, their differences to a source paid for, see filters.h.
+
+    Args:
+        products: (N, N) of features. errors: (N,) of features and errors. start: (N,) where the
+            descent begins. source: (N,). first: so many may change.
+        price: squared error of a unit's difference. limit: largest magnitude.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: sizes do not fit.
+    """
+    cdef size_t count = products.shape[0]
+    if (not count or <size_t>products.shape[1] != count or <size_t>errors.shape[0] != count
+            or <size_t>start.shape[0] != count or <size_t>source.shape[0] != count
+            or first > count):
+        raise ValueError("sums and coefficients do not fit each other")
+    found = np.array(start)
+    left = np.asarray(errors) - np.asarray(products) @ found
+    cdef double[::1] out = found, rest = left
+    with nogil:
+        vcf_descend(&products[0, 0], count, first, price, limit, sweeps, &source[0], &rest[0],
+                    &out[0])
     return found

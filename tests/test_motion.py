@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.motion import MotionCodec
 from vcfilter.models.hierarchical.refine import gauss_newton, linearise, refine
 from vcfilter.models.hierarchical.search import global_motion, with_global_motion
+from vcfilter.nn.flow import MEDIUM, inverse_search
 from vcfilter.nn.warp import enlarge, warp
 
 NOISE = torch.from_numpy(np.random.default_rng(5).normal(128, 400, (1, 1, 264, 264))).float()
@@ -198,3 +202,22 @@ def test_what_errors_along_the_line_cost_on_one_side() -> None:
     cost = MotionCodec(HierarchicalConfig(motion_width=16)).cost(hessian, torch.tensor([[-1, -2]]))
     inside = cost[:, :, 1:-1, 1:-1].unflatten(1, (16, 5)).mean((0, 1, 3, 4))
     assert (inside[:2] > 2 * inside[2:4]).all()
+
+
+def test_the_search_does_not_depend_on_threads() -> None:
+    before = cv2.getNumThreads()
+    random = np.random.default_rng(3)
+    plane = cv2.GaussianBlur(random.integers(0, 256, (136, 200), dtype=np.uint8), (9, 9), 2)
+    other = np.roll(plane, (3, -5), (0, 1))
+    found = []
+    try:
+        for threads in (1, 4):
+            cv2.setNumThreads(threads)
+            with ThreadPoolExecutor(3) as pool:
+                found += pool.map(inverse_search, [plane] * 3, [other] * 3, [MEDIUM] * 3)
+            assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before)
+    assert all(np.array_equal(each, found[0]) for each in found)
+    middle = found[0][40:-40, 40:-40].reshape(-1, 2)
+    assert np.abs(np.median(middle, axis=0) - (-5, 3)).max() < 0.2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter._native import finish, latents, motion, winograd
+from vcfilter._native import finish, latents, loop, motion, winograd
 from vcfilter.models.hierarchical import latent, refine
 from vcfilter.models.hierarchical.blocks import dct_matrix
 from vcfilter.models.hierarchical.conditions import context_features
@@ -404,3 +404,23 @@ def test_input_of_the_finish_is_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"does not fit|values|differ"):
             finish.add_bands(*wrong)
+
+
+def test_the_descent_finds_what_least_squares_finds() -> None:
+    random = np.random.default_rng(5)
+    features = random.standard_normal((200, 6))
+    products, wanted = features.T @ features, np.array([3, -7, 0, 12, 1, -200.0])
+    errors, zeros = products @ wanted, np.zeros(6)
+    for first in (6, 3):
+        found = loop.descend(products, errors, zeros, zeros, first, 0.0, 127, 100)
+        assert (found[first:] == 0).all() and np.abs(found).max() <= 127
+        rest = errors - products @ found
+        for i in range(first):  # no single step is better
+            for step in (-1, 1):
+                gain = 2 * step * rest[i] - products[i, i]
+                assert gain <= 1e-6 or abs(found[i] + step) > 127
+    dear = loop.descend(products, errors, zeros, np.ones(6), 6, 1e9, 127, 100)
+    assert (dear == 1).all()  # nothing is worth a difference to the source
+    for wrong in ((products[:5], errors, zeros, zeros, 6), (products, errors, zeros, zeros, 7)):
+        with pytest.raises(ValueError, match="do not fit"):
+            loop.descend(*wrong, 0.0, 127, 1)

@@ -15,3 +15,13 @@ def loop_sums(
     clip: float,
     busy: float,
 ) -> npt.NDArray[np.float64]: ...
+def descend(
+    products: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
+    source: npt.NDArray[np.float64],
+    first: int,
+    price: float,
+    limit: float,
+    sweeps: int,
+) -> npt.NDArray[np.float64]: ...

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vcfilter.codec.structure import GopStep
 from vcfilter.frames import Plane
+from vcfilter.nn.flow import ULTRAFAST, inverse_search
 
 BLOCK = 8
 NOISE = 1.0
@@ -68,7 +69,6 @@ def _worth(lumas: Mapping[int, Plane], steps: Sequence[GopStep], bit_depth: int)
     )
     worth = {n: np.ones((height // BLOCK, width // BLOCK), np.float32) for n in planes}
     still = np.zeros((height, width, 2), np.float32)
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     for step in reversed(steps):
         now = planes[step.number]
         mean = _block_means(now).repeat(BLOCK, 0).repeat(BLOCK, 1)
@@ -76,7 +76,7 @@ def _worth(lumas: Mapping[int, Plane], steps: Sequence[GopStep], bit_depth: int)
         for number in step.references:
             if number not in planes:  # it was coded with an earlier segment
                 continue
-            flow = np.asarray(search.calc(now, planes[number], still.copy()), np.float32)
+            flow = inverse_search(now, planes[number], ULTRAFAST, still.copy())
             moved = cv2.remap(
                 planes[number],
                 across + flow[..., 0],

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-import cv2
 import torch
 from torch import Tensor, distributed, nn
 
@@ -103,7 +102,6 @@ def join(device: str) -> Processes:
         # `halve_branches`). Crops keep their size, so the search for fast kernels pays.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
-        cv2.setNumThreads(1)  # `motion` has its own threads
     if count == 1:
         return Processes(device=found)
     if found.type == "cuda":

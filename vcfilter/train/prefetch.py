@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,7 +38,6 @@ class FlowSearch:
     """
 
     def __init__(self, threads: int) -> None:
-        cv2.setNumThreads(1)  # of each search; stripes of a frame depend on it
         self._pool = ThreadPoolExecutor(threads)
 
     def __call__(

@@ -348,25 +348,10 @@ class _LeastSquares:
 
     def _descend(self, start: Array, source: Array, free: int) -> Array:
         """The first ones, one after the other, put where they are best, their bits counted in."""
-        found, before = start.tolist(), source.tolist()
-        rest = self._errors - self._products @ start
-        diagonal = np.maximum(np.diag(self._products), 1e-9)
-        dead = (PRICE * self._weight / (2 * diagonal)).tolist()
-        steps = diagonal.tolist()
-        for _ in range(SWEEPS):
-            changed = False
-            for i in range(free):
-                away = found[i] + float(rest[i]) / steps[i] - before[i]
-                near = max(0.0, abs(away) - dead[i])
-                new = round(before[i] + (near if away > 0 else -near))
-                new = min(max(new, -LIMIT), LIMIT)
-                if new != found[i]:
-                    rest -= self._products[i] * (new - found[i])
-                    found[i] = new
-                    changed = True
-            if not changed:
-                break
-        return np.array(found, dtype=np.float64)
+        from vcfilter._native import loop  # late: training needs none
+
+        price = PRICE * self._weight
+        return loop.descend(self._products, self._errors, start, source, free, price, LIMIT, SWEEPS)
 
 
 def _pairs(plane: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ as near to the picture as they come, and each position takes what is cheaper the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import cv2
@@ -24,6 +26,7 @@ from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
 from vcfilter.models.hierarchical.refine import gauss_newton, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
+from vcfilter.nn.flow import MEDIUM, inverse_search
 from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
@@ -70,7 +73,11 @@ def estimate_field(
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
     references = [left] if right is None else [left, right]
-    flows = [dense_flow(x, reference, scale) for reference in references]
+    if len(references) > 1 and torch.get_num_threads() > 1:
+        with ThreadPoolExecutor(len(references)) as pool:
+            flows = [*pool.map(dense_flow, [x] * len(references), references, repeat(scale))]
+    else:
+        flows = [dense_flow(x, reference, scale) for reference in references]
     return fit_field(x, flows, [*finer[: len(flows)]] or references, base, rounds)
 
 
@@ -232,10 +239,9 @@ def pooled_flow(
         x, reference = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (x, reference))
     if min(x.shape) < 32:  # the search needs a pyramid of some levels
         return np.zeros((2, *reversed(pooled)), np.float32)
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flow = search.calc(x, reference, None) * scale  # type: ignore[call-overload]
-    flow = cv2.resize(flow, pooled, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(flow.transpose(2, 0, 1))
+    flow = inverse_search(x, reference, MEDIUM) * scale
+    found = np.asarray(cv2.resize(flow, pooled, interpolation=cv2.INTER_AREA), np.float32)
+    return np.ascontiguousarray(found.transpose(2, 0, 1))
 
 
 def texture(x: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""Dense inverse search (OpenCV), the same however many threads a machine has."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+MEDIUM = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+ULTRAFAST = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
+
+Luma = npt.NDArray[np.uint8]
+Flow = npt.NDArray[np.float32]
+
+
+class _OneThread:
+    """OpenCV works in one thread meanwhile: it searches a frame in as many parts as it has.
+
+    Their number is the whole process's; it is put back when no thread is within.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._before = Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                cv2.setNumThreads(self._before)
+
+
+_one_thread = _OneThread()
+
+
+def inverse_search(x: Luma, reference: Luma, preset: int, start: Flow | None = None) -> Flow:
+    """Displacements (H, W, 2) from x to reference, both (H, W); Python's lock is free meanwhile.
+
+    Args:
+        preset: OpenCV's. start: (H, W, 2) where the search begins, changed.
+    """
+    search = cv2.DISOpticalFlow.create(preset)
+    with _one_thread:
+        found = search.calc(x, reference, start)  # type: ignore[arg-type]
+    return np.asarray(found, np.float32)
