@@ -42,7 +42,7 @@ SMALL = VideoFormat(width=48, height=32)
 def reading_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Every test holds whether or not symbols are read ahead in a thread."""
     ahead: bool = request.param
-    monkeypatch.setattr(decoder_module, "spare_core", lambda *_: ahead)
+    monkeypatch.setattr(decoder_module, "reads_ahead", lambda *_: ahead)
     return ahead
 
 

@@ -107,7 +107,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
 
 def ways(model: Model, structure: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Way, Way]:
     """Of encoding and of decoding five frames behind a keyframe, so fine that all are coded."""
-    monkeypatch.setattr(decoder_module, "spare_core", lambda *_: False)  # all in this thread
+    monkeypatch.setattr(decoder_module, "reads_ahead", lambda *_: False)  # all in this thread
     key, *frames = clip(6, SMALL)
     options = EncoderOptions(qp=24, structure=structure, preset="ultrafast", scenecut=False)
     encoder = Encoder(SMALL, options, model=model)

@@ -30,7 +30,7 @@ LEVELS = 3
 @pytest.fixture(autouse=True, params=[False, True], ids=["plain", "ahead"])
 def reading_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     ahead: bool = request.param
-    monkeypatch.setattr(decoder, "spare_core", lambda *_: ahead)
+    monkeypatch.setattr(decoder, "reads_ahead", lambda *_: ahead)
     return ahead
 
 

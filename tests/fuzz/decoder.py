@@ -29,7 +29,7 @@ KEY, HIDDEN, RESET, END, ABANDON = 1, 2, 4, 8, 16
 LIMITS = Limits(pixels=48 * 48, frames=200, seconds=10, memory=1 << 24)
 PACKETS_MAX = 200
 
-module.spare_core = lambda *_: False  # one thread: equal inputs take equal ways
+module.reads_ahead = lambda *_: False  # one thread: equal inputs take equal ways
 
 
 class BoundsError(Exception):

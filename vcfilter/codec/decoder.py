@@ -20,7 +20,7 @@ from vcfilter.bitstream import (
 )
 from vcfilter.codec.budget import Budget
 from vcfilter.codec.gop import Coded, Entry, Gop
-from vcfilter.codec.runtime import find_finish, find_model, load_model, spare_core, threads_of
+from vcfilter.codec.runtime import find_finish, find_model, load_model, reads_ahead, threads_of
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
 from vcfilter.frames import LEVELS_MAX, SLOTS, CodedMotion, Frame, Packet, VideoFormat
 from vcfilter.models.base import Context, Finish, Model, Reference, Symbols
@@ -38,8 +38,8 @@ class Decoder:
 
     A frame comes out as soon as what it needs is there: a keyframe at once, an inter frame when
     the newest of its references has come. At most the packets that the sequence header states
-    and 24 decoded frames are held. Where the networks leave a core, a thread parses the next
-    inter frame while they reconstruct one.
+    and 24 decoded frames are held. On a GPU a thread parses the next inter frame while one is
+    reconstructed.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
     and counted; decoding goes on with the frames that do not depend on them. Every frame
@@ -222,7 +222,7 @@ class Decoder:
         self._budget.check_memory(fmt, self._model)
         self.video_format = fmt
         self._sequence = sequence
-        if self._parser is None and spare_core(self._model, self._runtime):
+        if self._parser is None and reads_ahead(self._model):
             self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
 
     def _accept(self, packet: Packet, show: bool) -> Iterator[Frame]:
