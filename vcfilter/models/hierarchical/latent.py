@@ -186,6 +186,11 @@ class StepModel(nn.Module):
         nn.init.zeros_(self.mean.weight)
         self.gain = nn.Linear(CONTEXT, count, bias=False)
         nn.init.zeros_(self.gain.weight)
+        # Asked for at each step of a frame, so they are not looked up by name.
+        sums = self.hidden, self.index_linear, self.index
+        self._of_symbols = tuple(e.weight for e in (self.spatial, self.temporal, *sums))
+        context = self.hidden_context, self.index_context, self.gain
+        self._of_features = tuple(e.weight for e in (*context, *sums))
         self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
         self._made: tuple[tuple[Any, ...], StepTables | None] | None = None
 
@@ -223,13 +228,13 @@ class StepModel(nn.Module):
 
     def _loops(self) -> StepTables | None:
         """The native loops with these weights; None where they learn or do not fit."""
-        layers = self.spatial, self.temporal, self.hidden, self.index_linear, self.index
-        if any(layer.weight.requires_grad for layer in layers):
+        if any(weight.requires_grad for weight in (*self._of_symbols, *self._of_features)):
             return None
-        key = tuple(version_of(layer.weight) for layer in layers)
+        key = tuple(map(version_of, self._of_symbols))
         if self._made is None or self._made[0] != key:
             from vcfilter._native import latents  # late: training needs none
 
+            layers = self.spatial, self.temporal, self.hidden, self.index_linear, self.index
             (near, near_bias), (past, past_bias), (hidden, _), (linear, _), (index, _) = (
                 [t.detach().numpy() for t in layer.integers()] for layer in layers
             )
@@ -244,12 +249,10 @@ class StepModel(nn.Module):
 
     def _of_frame(self, features: Tensor) -> FrameParts:
         """What follows from the features alone; of weights that do not learn computed once."""
-        sums = self.hidden, self.index_linear, self.index
-        layers = self.hidden_context, self.index_context, self.gain, *sums
-        if any(layer.weight.requires_grad for layer in layers):
+        if any(weight.requires_grad for weight in self._of_features):
             return FrameParts(self, features)
         # The features are kept as well, so that no other tensor gets their id.
-        key = id(features), *(version_of(layer.weight) for layer in layers)
+        key = id(features), *map(version_of, self._of_features)
         found = self._frames.get(key)
         if found is None:
             if len(self._frames) >= KEPT_FRAMES:
