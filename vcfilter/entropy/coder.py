@@ -234,18 +234,22 @@ class DecodingCoder:
     def decode(self, index: npt.NDArray[np.uint8]) -> Integers:
         """(N,) int32 symbols for (N,) tables."""
         symbols = np.zeros(index.shape, dtype=np.int32)
-        outside: list[Integers] = []
+        found = groups(index)
+        if not found:
+            return symbols
         try:
-            for table, chosen in groups(index):
-                length = self._tables.lengths[table]
-                codes = self._decoder.decode(self._tables.models[table], len(chosen))
-                values = codes.astype(np.int32) - length
-                symbols[chosen] = values
-                if (values > length).any():
-                    outside.append(chosen[values > length].astype(np.int32))
-            for positions in outside:
-                for position in positions:
-                    symbols[position] = self._decode_escape()
+            parts = [
+                self._decoder.decode(self._tables.models[table], len(chosen))
+                for table, chosen in found
+            ]
+            positions = np.concatenate([chosen for _, chosen in found])
+            length = np.repeat(
+                [self._tables.lengths[table] for table, _ in found], [len(p) for p in parts]
+            )
+            values = np.concatenate(parts) - length
+            symbols[positions] = values
+            for position in positions[values > length]:
+                symbols[position] = self._decode_escape()
         except (AssertionError, ValueError) as error:
             raise BitstreamError(f"coded symbols are damaged: {error}") from error
         except BaseException as error:
