@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -14,7 +17,14 @@ from fake_model import FakeModel
 from synthetic import clip
 
 from vcfilter.bitstream import read_packet
-from vcfilter.codec import Decoder, Encoder, Executor, ProcessExecutor, ThreadExecutor
+from vcfilter.codec import (
+    Decoder,
+    Encoder,
+    Executor,
+    FrameRecord,
+    ProcessExecutor,
+    ThreadExecutor,
+)
 from vcfilter.codec.executor import GopTask, run_task
 from vcfilter.codec.segment import SegmentResult
 from vcfilter.errors import BitstreamError, ConfigError
@@ -126,7 +136,7 @@ def test_tasks_can_be_pickled() -> None:
     class Noting:
         workers = 2
 
-        def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
+        def submit(self, task: GopTask, _: Any = None) -> Future[list[SegmentResult]]:
             tasks.append(pickle.loads(pickle.dumps(task)))
             future: Future[list[SegmentResult]] = Future()
             future.set_result(run_task(FakeModel(), tasks[-1]))
@@ -138,32 +148,73 @@ def test_tasks_can_be_pickled() -> None:
     assert all(task.jobs[0].first == 0 for task in tasks)
 
 
-def test_few_gops_are_held() -> None:
-    class Slow:
-        workers = 2
+class Uneven(ThreadExecutor):
+    """Its first task takes until the others are coded."""
 
-        def __init__(self) -> None:
-            self.given: list[tuple[GopTask, Future[list[SegmentResult]]]] = []
+    def __init__(self, workers: int) -> None:
+        super().__init__(FakeModel(), workers)
+        self.held: list[int] = []
+        self.coded = 0
+        self._later = threading.Event()
+        self._given: list[Future[list[SegmentResult]]] = []
 
-        def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
-            future: Future[list[SegmentResult]] = Lazy(task)
-            self.given.append((task, future))
-            assert sum(not f.done() for _, f in self.given) <= self.workers + 1
-            return future
+    def submit(
+        self, task: GopTask, coded_frame: Callable[[FrameRecord], None] | None = None
+    ) -> Future[list[SegmentResult]]:
+        self.held.append(sum(not future.done() for future in self._given) + 1)
+        first = not self._given
+        self._given.append(self._pool.submit(self._run, task, first))
+        return self._given[-1]
 
-    class Lazy(Future[list[SegmentResult]]):
-        """Codes when it is waited for."""
+    def _run(self, task: GopTask, first: bool) -> list[SegmentResult]:
+        if first:
+            assert self._later.wait(20)
+        self.coded += 1
+        if self.coded == 6:
+            self._later.set()
+        return run_task(FakeModel(), task)
 
-        def __init__(self, task: GopTask) -> None:
-            super().__init__()
-            self.task = task
 
-        def result(self, timeout: float | None = None) -> list[SegmentResult]:
-            if not self.done():
-                self.set_result(run_task(FakeModel(), self.task))
-            return super().result(timeout)
+def test_few_gops_are_held_and_no_worker_waits_for_the_slowest() -> None:
+    with Uneven(2) as executor:
+        assert data_of(encode(executor, keyint=4)) == data_of(encode(None, keyint=4))
+    assert max(executor.held) == 3
+    assert executor.coded == len(executor.held) > 6
 
-    assert data_of(encode(Slow(), keyint=4)) == data_of(encode(None, keyint=4))
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("processes", OPTIONS[0]), *(("threads", each) for each in OPTIONS)],
+    ids=str,
+)
+def test_each_coded_frame_is_reported_once(kind: str, options: dict[str, object]) -> None:
+    reported: list[int] = []
+    waiting: list[int] = []
+    make = partial(SlowModel, 0.01 if kind == "processes" else 0.002)
+    executor = ThreadExecutor(make(), 2) if kind == "threads" else ProcessExecutor(make, 2)
+    with executor:
+        encoder = Encoder(
+            SMALL, EncoderOptions(**options), model=FakeModel(), executor=executor,
+            coded_frame=lambda record: reported.append(record.pts),
+        )  # fmt: skip
+        packets: list[Packet] = []
+        for frame in [*clip(45, SMALL, cuts=(17,)), None]:
+            packets += encoder.encode(frame)
+            waiting.append(len(reported) - len(packets))
+    assert sorted(reported) == [packet.pts for packet in packets]
+    assert waiting[-1] == 0
+    if options in OPTIONS[:3]:
+        assert max(waiting) > 0  # frames are reported before their GOP is finished
+
+
+class SlowModel(FakeModel):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def encode(self, *args: Any) -> CodedFrame:
+        time.sleep(self._seconds)
+        return super().encode(*args)
 
 
 class Noting(FakeModel):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vcfilter.codec.capacity import usable_cores
 from vcfilter.errors import ConfigError
 from vcfilter.models.base import Finish, Model
 from vcfilter.options import Runtime
@@ -65,8 +66,7 @@ def spare_core(model: Model, runtime: Runtime) -> bool:
         return True
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (runtime.threads or torch.get_num_threads()) < (cores or 1)
+    return (runtime.threads or torch.get_num_threads()) < usable_cores()
 
 
 def load_model(name: str | None, runtime: Runtime) -> Model:

@@ -312,7 +312,8 @@ class NeuralEncoder:
         runtime: where the networks run.
         pass_log: of a first pass.
         metadata: tags of the track.
-        executor: codes GOPs beside each other.
+        executor: gives, for frames of a format, what codes GOPs beside each other, each on one
+            thread; None: this process alone, on the runtime's threads.
         earlier: a run over the same frames that is gone on with.
 
     Attributes:
@@ -327,7 +328,7 @@ class NeuralEncoder:
         runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
-        executor: Executor | None = None,
+        executor: Callable[[VideoFormat], Executor | None] = lambda _: None,
         earlier: EarlierRun | None = None,
     ) -> None:
         self._options = options
@@ -372,12 +373,15 @@ class NeuralEncoder:
         options = self._options
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
+        runtime, executor = self._runtime, self._executor(video_format)
+        if executor is not None:
+            runtime = replace(runtime or Runtime(), threads=1)
         self.encoder = Encoder(
             video_format,
             options,
-            runtime=self._runtime,
+            runtime=runtime,
             pass_log=self._pass_log,
-            executor=self._executor,
+            executor=executor,
             finished=self._earlier.packets if self._earlier else (),
             coded_frame=self.coded_frame,
         )
