@@ -109,9 +109,9 @@ class ThreadExecutor:
 class ProcessExecutor:
     """Processes of this machine, each with a model of its own.
 
-    A process starts with a task for which none is free. Ctrl-C reaches this process alone; the
-    others end with the executor, at once where they are coding, and with this process, however it
-    ends. The result of a task raises VcfilterError where a process was killed.
+    A process starts when a task comes for which none is free, or before, by `start`. Ctrl-C reaches
+    this process alone; the others end with the executor, at once where they are coding, and with
+    this process, however it ends. A task's result is a VcfilterError where one was killed.
 
     Args:
         load: makes the model in each process; importable, since it is pickled.
@@ -131,6 +131,12 @@ class ProcessExecutor:
         self._unfinished: dict[int, Callable[[FrameRecord], None] | None] = {}
         self._listener = threading.Thread(target=self._listen, name="vcfilter-records", daemon=True)
         self._listener.start()
+
+    def start(self, count: int) -> None:
+        """Start so many processes, at most all, before there are tasks for them."""
+        with _interrupts_held():
+            for _ in range(min(count, self.workers)):
+                self._pool.submit(os.getpid)
 
     def submit(
         self, task: GopTask, coded_frame: Callable[[FrameRecord], None] | None = None

@@ -180,8 +180,8 @@ def _processes(
     video_format: VideoFormat,
 ) -> Executor | None:
     """Processes that code GOPs of frames of a format; None: better this one alone."""
+    frames, keyint = job.total_frames, GopStructure.of(options).keyint
     if workers == "auto":
-        frames, keyint = job.total_frames, GopStructure.of(options).keyint
         workers = 1
         if frames is None or frames > keyint:
             workers = fitting_processes(video_format, min(keyint, frames or keyint))
@@ -192,7 +192,9 @@ def _processes(
             return None
         logger.info("GOPs are coded in %d processes", workers)
     load = partial(load_model, options.model, replace(runtime, threads=1))
-    return job.closing(ProcessExecutor(load, workers))
+    executor = job.closing(ProcessExecutor(load, workers))
+    executor.start(-(-frames // keyint) if frames else 1)  # while this process loads its model
+    return executor
 
 
 def _check_workers(
