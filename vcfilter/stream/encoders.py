@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import accumulate
 
 import av.error
 from av.codec import Codec, CodecContext
@@ -334,6 +335,8 @@ class NeuralEncoder:
         self._options = options
         self._executor = executor
         self._earlier = earlier
+        sizes = (len(packet.data) for packet in earlier.packets) if earlier else ()
+        self._finished_bytes = [0, *accumulate(sizes)]  # of the first frames
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
@@ -351,6 +354,11 @@ class NeuralEncoder:
     def finished(self) -> int:
         """Frames that are taken from the earlier run."""
         return self._earlier.finished if self._earlier else 0
+
+    def finished_of(self, frames: int) -> tuple[int, int]:
+        """How many of the first so many frames are taken from the earlier run, and their bytes."""
+        frames = min(frames, self.finished)
+        return frames, self._finished_bytes[frames]
 
     @property
     def is_skipping(self) -> bool:

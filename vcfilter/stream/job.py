@@ -463,7 +463,7 @@ class Job:
                     if not isinstance(coder, NeuralEncoder):
                         self._meter.done(count)
                     elif coder.is_skipping:
-                        self._meter.done(min(count, coder.finished), "finished before")
+                        self._meter.done(*coder.finished_of(count), stage="finished before")
             if first is None:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):

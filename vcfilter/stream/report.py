@@ -128,9 +128,13 @@ class ProgressMeter:
             share = min(1.0, self.seconds / self.total_seconds)
             self.total_frames = max(self._read, round(self._read / share))
 
-    def done(self, frames: int, stage: str = "") -> None:
-        """So many frames are done, none of them coded neurally here."""
-        self._frames, self._bytes = frames, self._size()
+    def done(self, frames: int, size: int = 0, *, stage: str = "") -> None:
+        """So many frames are done, none of them coded neurally here.
+
+        Args:
+            size: bytes of their packets, where neural ones follow.
+        """
+        self._frames, self._bytes = frames, size
         self._report(stage or self._stage)
 
     def coded(self, record: FrameRecord) -> None:
