@@ -193,7 +193,7 @@ def test_a_killed_worker_is_an_error_and_stops_the_others(tmp_path: Path) -> Non
 
 def test_closing_does_not_wait_for_what_is_coded(tmp_path: Path) -> None:
     with ProcessExecutor(partial(Stuck, tmp_path), 2) as executor:
-        executor.start(1)
+        executor.start()
         encoder = Encoder(SMALL, EncoderOptions(keyint=6), model=FakeModel(), executor=executor)
         for frame in clip(14, SMALL):
             encoder.encode(frame)

@@ -132,10 +132,10 @@ class ProcessExecutor:
         self._listener = threading.Thread(target=self._listen, name="vcfilter-records", daemon=True)
         self._listener.start()
 
-    def start(self, count: int) -> None:
-        """Start so many processes, at most all, before there are tasks for them."""
+    def start(self) -> None:
+        """Start all processes before there are tasks for them."""
         with _interrupts_held():
-            for _ in range(min(count, self.workers)):
+            for _ in range(self.workers):
                 self._pool.submit(os.getpid)
 
     def submit(

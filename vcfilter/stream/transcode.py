@@ -193,7 +193,8 @@ def _processes(
         logger.info("GOPs are coded in %d processes", workers)
     load = partial(load_model, options.model, replace(runtime, threads=1))
     executor = job.closing(ProcessExecutor(load, workers))
-    executor.start(-(-frames // keyint) if frames else 1)  # while this process loads its model
+    if frames is not None and frames > (workers - 1) * keyint:
+        executor.start()  # all are needed: they load their models while this process loads its own
     return executor
 
 
