@@ -220,7 +220,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_processes_end_with_their_owner(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C goes to all processes of a terminal; they say nothing of their own."""
     script, told = tmp_path / "owner.py", tmp_path / "told"
