@@ -252,10 +252,10 @@ class Encoder:
         return packets
 
     def _submit(self) -> list[Packet]:
-        """Submit the collected GOP to the executor when there is room; return ready packets.
+        """Submit the collected GOP to the executor, and return the packets that are ready.
 
-        Frames of as many GOPs as there are workers, and of one more, are held; of a GOP that is
-        finished before an earlier one only its packets are.
+        Returns when no more GOPs are unfinished than there are workers. Of a GOP that is finished
+        before an earlier one only packets are held.
         """
         assert self._executor is not None
         if self._jobs:
