@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +22,17 @@ from fake_model import FakeModel
 from synthetic import clip
 
 from vcfilter.bitstream import read_packet
-from vcfilter.codec import Decoder, Encoder, Executor, ProcessExecutor, ThreadExecutor
+from vcfilter.codec import (
+    Decoder,
+    Encoder,
+    Executor,
+    FrameRecord,
+    ProcessExecutor,
+    ThreadExecutor,
+)
 from vcfilter.codec.executor import GopTask, run_task
 from vcfilter.codec.segment import SegmentResult
-from vcfilter.errors import BitstreamError, ConfigError
+from vcfilter.errors import BitstreamError, ConfigError, VcfilterError
 from vcfilter.frames import Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import CodedFrame
@@ -104,6 +119,137 @@ def test_a_fault_in_a_worker_is_raised() -> None:
         encode(executor, keyint=6)
 
 
+class SlowModel(FakeModel):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def encode(self, *args: Any) -> CodedFrame:
+        time.sleep(self._seconds)
+        return super().encode(*args)
+
+
+class Stuck(SlowModel):
+    """Takes for ever from its fourth frame on, after it has told its process in a file."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__(0.0)
+        self._told, self._frames = told, 0
+
+    def encode(self, *args: Any) -> CodedFrame:
+        self._frames += 1
+        if self._frames == 4:
+            (self._told / str(os.getpid())).touch()
+            time.sleep(3600)
+        return super().encode(*args)
+
+
+def processes_in(told: Path, count: int) -> list[int]:
+    """Wait until so many processes are stuck."""
+    end = time.monotonic() + 30
+    while len(found := [int(path.name) for path in told.iterdir()]) < count:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0]
+
+
+def gone(process: int) -> bool:
+    """Whether a process ends within a few seconds."""
+    end = time.monotonic() + 10
+    while running := is_running(process):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    return not running
+
+
+def test_a_killed_worker_is_an_error_and_stops_the_others(tmp_path: Path) -> None:
+    def kill() -> None:
+        os.kill(processes_in(tmp_path, 2)[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    reported: list[FrameRecord] = []
+    with ProcessExecutor(partial(Stuck, tmp_path), 2) as executor:
+        encoder = Encoder(
+            SMALL, EncoderOptions(keyint=6), model=FakeModel(), executor=executor,
+            coded_frame=reported.append,
+        )  # fmt: skip
+        with pytest.raises(VcfilterError, match="a worker process was killed"):
+            for frame in [*clip(45, SMALL), None]:
+                encoder.encode(frame)
+    killer.join()
+    assert all(gone(process) for process in processes_in(tmp_path, 2))
+    assert len(reported) >= 5  # three of each; the first keyframe of the second is the first GOP's
+
+
+def test_closing_does_not_wait_for_what_is_coded(tmp_path: Path) -> None:
+    with ProcessExecutor(partial(Stuck, tmp_path), 2) as executor:
+        executor.start()
+        encoder = Encoder(SMALL, EncoderOptions(keyint=6), model=FakeModel(), executor=executor)
+        for frame in clip(14, SMALL):
+            encoder.encode(frame)
+        processes = processes_in(tmp_path, 2)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert all(gone(process) for process in processes)
+
+
+OWNER = """
+import sys
+from functools import partial
+from pathlib import Path
+from synthetic import clip
+from test_executor import SMALL, FakeModel, Stuck
+from vcfilter.codec import Encoder, ProcessExecutor
+from vcfilter.options import EncoderOptions
+
+if __name__ == "__main__":
+    with ProcessExecutor(partial(Stuck, Path(sys.argv[1])), 2) as executor:
+        encoder = Encoder(SMALL, EncoderOptions(keyint=6), model=FakeModel(), executor=executor)
+        for frame in [*clip(45, SMALL), None]:
+            encoder.encode(frame)
+"""
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_processes_end_with_their_owner(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal; they say nothing of their own."""
+    script, told = tmp_path / "owner.py", tmp_path / "told"
+    script.write_text(OWNER)
+    told.mkdir()
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    owner = subprocess.Popen(
+        [sys.executable, str(script), str(told)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
+        },
+    )
+    processes = processes_in(told, 2)
+    if number == signal.SIGINT:
+        os.killpg(owner.pid, number)
+    else:
+        owner.kill()
+    _, said = owner.communicate(timeout=20)
+    assert owner.returncode == -number
+    assert all(gone(process) for process in processes)
+    assert said.count("Traceback") == (number == signal.SIGINT)  # the owner's
+
+
 def test_only_a_constant_qp_can_be_coded_beside_each_other() -> None:
     with ThreadExecutor(FakeModel(), 1) as executor:
         for options in ({"bitrate": 50_000}, {"quality": 35.0}):
@@ -126,7 +272,7 @@ def test_tasks_can_be_pickled() -> None:
     class Noting:
         workers = 2
 
-        def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
+        def submit(self, task: GopTask, _: Any = None) -> Future[list[SegmentResult]]:
             tasks.append(pickle.loads(pickle.dumps(task)))
             future: Future[list[SegmentResult]] = Future()
             future.set_result(run_task(FakeModel(), tasks[-1]))
@@ -138,32 +284,63 @@ def test_tasks_can_be_pickled() -> None:
     assert all(task.jobs[0].first == 0 for task in tasks)
 
 
-def test_few_gops_are_held() -> None:
-    class Slow:
-        workers = 2
+class Uneven(ThreadExecutor):
+    """Its first task takes until the others are coded."""
 
-        def __init__(self) -> None:
-            self.given: list[tuple[GopTask, Future[list[SegmentResult]]]] = []
+    def __init__(self, workers: int) -> None:
+        super().__init__(FakeModel(), workers)
+        self.held: list[int] = []
+        self.coded = 0
+        self._later = threading.Event()
+        self._given: list[Future[list[SegmentResult]]] = []
 
-        def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
-            future: Future[list[SegmentResult]] = Lazy(task)
-            self.given.append((task, future))
-            assert sum(not f.done() for _, f in self.given) <= self.workers + 1
-            return future
+    def submit(
+        self, task: GopTask, coded_frame: Callable[[FrameRecord], None] | None = None
+    ) -> Future[list[SegmentResult]]:
+        self.held.append(sum(not future.done() for future in self._given) + 1)
+        first = not self._given
+        self._given.append(self._pool.submit(self._run, task, first))
+        return self._given[-1]
 
-    class Lazy(Future[list[SegmentResult]]):
-        """Codes when it is waited for."""
+    def _run(self, task: GopTask, first: bool) -> list[SegmentResult]:
+        if first:
+            assert self._later.wait(20)
+        self.coded += 1
+        if self.coded == 6:
+            self._later.set()
+        return run_task(FakeModel(), task)
 
-        def __init__(self, task: GopTask) -> None:
-            super().__init__()
-            self.task = task
 
-        def result(self, timeout: float | None = None) -> list[SegmentResult]:
-            if not self.done():
-                self.set_result(run_task(FakeModel(), self.task))
-            return super().result(timeout)
+def test_few_gops_are_held_and_no_worker_waits_for_the_slowest() -> None:
+    with Uneven(2) as executor:
+        assert data_of(encode(executor, keyint=4)) == data_of(encode(None, keyint=4))
+    assert max(executor.held) == 3
+    assert executor.coded == len(executor.held) > 6
 
-    assert data_of(encode(Slow(), keyint=4)) == data_of(encode(None, keyint=4))
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("processes", OPTIONS[0]), *(("threads", each) for each in OPTIONS)],
+    ids=str,
+)
+def test_each_coded_frame_is_reported_once(kind: str, options: dict[str, object]) -> None:
+    reported: list[int] = []
+    waiting: list[int] = []
+    make = partial(SlowModel, 0.01 if kind == "processes" else 0.002)
+    executor = ThreadExecutor(make(), 2) if kind == "threads" else ProcessExecutor(make, 2)
+    with executor:
+        encoder = Encoder(
+            SMALL, EncoderOptions(**options), model=FakeModel(), executor=executor,
+            coded_frame=lambda record: reported.append(record.pts),
+        )  # fmt: skip
+        packets: list[Packet] = []
+        for frame in [*clip(45, SMALL, cuts=(17,)), None]:
+            packets += encoder.encode(frame)
+            waiting.append(len(reported) - len(packets))
+    assert sorted(reported) == [packet.pts for packet in packets]
+    assert waiting[-1] == 0
+    if options in OPTIONS[:3]:
+        assert max(waiting) > 0  # frames are reported before their GOP is finished
 
 
 class Noting(FakeModel):

@@ -95,9 +95,16 @@ def test_a_run_that_ctrl_c_stopped_goes_on(film: Path, tmp_path: Path) -> None:
         patch.setattr(vcfilter.stream.report, "_PROGRESS_SECONDS", 0.0)
         with pytest.raises(Interrupted):
             encode_file(film, target, OPTIONS, progress=stop)
-    assert names(tmp_path) == ["o.partial.nut"]
-    report = encode_file(film, target, OPTIONS, resume=True)
+        assert names(tmp_path) == ["o.partial.nut"]
+        seen: list[Progress] = []
+        report = encode_file(film, target, OPTIONS, resume=True, progress=seen.append)
     assert report.resumed > 0
+    frames = [now.frames for now in seen]
+    assert sorted({*frames}) == [*range(1, 31)]
+    assert frames == sorted(frames)
+    sizes = [now.video_bytes for now in seen]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == report.video_bytes
     assert names(tmp_path) == ["o.nut"]
     encode_file(film, tmp_path / "whole.nut", OPTIONS)
     assert packets(target) == packets(tmp_path / "whole.nut")

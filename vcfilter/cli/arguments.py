@@ -179,6 +179,29 @@ def add_rate(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def add_parallel(group: argparse._ActionsContainer) -> None:
+    """--workers and --cluster: GOPs that are coded beside each other."""
+    group.add_argument(
+        "--workers", type=_workers, metavar="N",
+        help="code N GOPs beside each other, in processes of one thread each; auto: as many as "
+        "there are cores and memory for (constant qp; the bytes do not depend on N)",
+    )  # fmt: skip
+    group.add_argument(
+        "--cluster", metavar="ADDRESS",
+        help="code GOPs on the workers of the Dask scheduler there, as tcp://host:8786 (constant "
+        "qp; only in a network you trust)",
+    )  # fmt: skip
+
+
+def _workers(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, and not auto") from None
+
+
 def encoder_options(args: argparse.Namespace) -> EncoderOptions:
     """Options of the neural encoder.
 

@@ -53,7 +53,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             options,
             two_pass=args.two_pass,
             bit_depth=bit_depth(args),
-            workers=getattr(args, "workers", None),  # transcode has neither
+            workers=getattr(args, "workers", None),  # interpolate has neither
             cluster=getattr(args, "cluster", None),
             resume=getattr(args, "resume", False),
             **_common(args, terminal),

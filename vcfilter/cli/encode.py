@@ -9,6 +9,7 @@ from vcfilter.cli.arguments import (
     add_depth,
     add_files,
     add_image_rate,
+    add_parallel,
     add_rate,
     encoder_options,
 )
@@ -22,6 +23,7 @@ examples:
   vcfilter encode in.mp4 out.mkv                           qp 32
   vcfilter encode in.mp4 out.mkv --quality 38              about 38 dB in every segment
   vcfilter encode in.mp4 out.mkv --bitrate 800k --two-pass
+  vcfilter encode in.mp4 out.mkv --workers auto            on all cores: several GOPs at a time
   vcfilter encode in.mp4 out.mkv --qp 26 --layers 3        three qualities in one file, see thin
   vcfilter encode in.mp4 out.mkv -ss 1:30 -to 1:50 -map v -map a:0
   vcfilter encode *.mp4 folder/                            all of them, in one process
@@ -34,18 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of encode to a parser."""
     add_files(parser, "any video that FFmpeg reads")
     group = add_rate(parser)
-    group.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="code N GOPs beside each other, one thread each (constant qp; bytes as with 1)",
-    )
-    group.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="code GOPs on the workers of the Dask scheduler there, as tcp://host:8786 (constant "
-        "qp; only in a network you trust)",
-    )
+    add_parallel(group)
     group.add_argument(
         "--resume",
         action="store_true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vcfilter.cli import coding
-from vcfilter.cli.arguments import add_codec, add_files, add_rate, is_rate_given
+from vcfilter.cli.arguments import add_codec, add_files, add_parallel, add_rate, is_rate_given
 from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 from vcfilter.errors import ConfigError
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of transcode to a parser."""
     add_files(parser, "any video file, neural or not")
     add_codec(parser)
-    add_rate(parser)
+    add_parallel(add_rate(parser))
     coding.add_arguments(parser)
 
 
@@ -48,6 +48,8 @@ def _one(args: argparse.Namespace, terminal: Terminal, source: str, target: str)
     if args.codec == "vcfilter" or (args.codec is None and container in NEURAL_CONTAINERS):
         coding.encode(args, terminal, source, target)
         return
+    if args.workers is not None or args.cluster is not None:
+        raise ConfigError("workers and a cluster code neurally: give -c:v vcfilter, or TARGET.mkv")
     args.format = container
     coding.decode(args, terminal, source, target)
 
@@ -61,6 +63,7 @@ def _check_copy(args: argparse.Namespace) -> None:
             "-c:v copy keeps the tags; ffmpeg -c copy -metadata KEY=VALUE sets others"
         )
     asked = args.crf is not None or args.pix_fmt or args.set or args.video_filter
+    asked = asked or args.workers is not None or args.cluster is not None
     if is_rate_given(args) or asked:
         raise ConfigError("-c:v copy codes nothing: it takes no options of coding")
 

@@ -1,5 +1,6 @@
 """Encoder and decoder: frames to packets and back, without files."""
 
+from vcfilter.codec.capacity import fitting_processes
 from vcfilter.codec.cluster import ClusterExecutor
 from vcfilter.codec.decoder import Decoder
 from vcfilter.codec.encoder import Encoder, EncoderStatistics
@@ -19,4 +20,5 @@ __all__ = [
     "ProcessExecutor",
     "ThreadExecutor",
     "first_pass_options",
+    "fitting_processes",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
 from vcfilter.codec.executor import GopTask, run_task
 from vcfilter.codec.runtime import find_model
-from vcfilter.codec.segment import SegmentResult
+from vcfilter.codec.segment import FrameRecord, SegmentResult
 from vcfilter.errors import ConfigError, MediaError, VcfilterError
 from vcfilter.options import Runtime
 
@@ -86,8 +87,10 @@ class ClusterExecutor:
         """Threads of all workers: so many GOPs are coded at a time."""
         return max(1, int(sum(self._client.nthreads().values())))
 
-    def submit(self, task: GopTask) -> Future[list[SegmentResult]]:
-        """See `Executor`."""
+    def submit(
+        self, task: GopTask, coded_frame: Callable[[FrameRecord], None] | None = None
+    ) -> Future[list[SegmentResult]]:
+        """See `Executor`; results come without records of single frames before."""
         result: Future[list[SegmentResult]] = Future()
         coded = self._pool.submit(code, self._model_id, self._wanted, task)
         coded.add_done_callback(lambda done: _pass_on(done, result))

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from math import log2
 
@@ -25,6 +25,8 @@ from vcfilter.models.base import ARCHITECTURES, Model
 from vcfilter.options import EncoderOptions, Runtime
 
 logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 0.2  # between reports of coded frames while workers are waited for
 
 
 @dataclass(slots=True)
@@ -59,6 +61,21 @@ class EncoderStatistics:
         self.records.append(record)
 
 
+@dataclass(slots=True)
+class _Submitted:
+    """A GOP that an executor codes.
+
+    Args:
+        result: what comes of it.
+        coded: records of its coded frames that have come.
+        reported: how many of them coded_frame was called with.
+    """
+
+    result: Future[list[SegmentResult]]
+    coded: list[FrameRecord]
+    reported: int = 0
+
+
 class Encoder:
     """Encodes frames, given in display order, into packets in display order.
 
@@ -76,8 +93,8 @@ class Encoder:
         finished: packets of an earlier run over the same frames, in display order: those before
             the last keyframe among them are output instead of being coded again. The qp must be
             constant.
-        coded_frame: called when a frame is coded, in coding order; with an executor or a maxrate
-            when its packet is there.
+        coded_frame: called when a frame is coded, in coding order; with a maxrate when its packet
+            is there. With an executor frames of several GOPs come mixed, within encode().
 
     Attributes:
         extradata: the sequence header, for the container.
@@ -118,7 +135,7 @@ class Encoder:
             self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
         self._coded_frame = coded_frame
-        self._pending: deque[Future[list[SegmentResult]]] = deque()
+        self._pending: deque[_Submitted] = deque()
         self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
         self._options = options
@@ -192,7 +209,8 @@ class Encoder:
             if self._executor is not None:
                 packets += self._submit()
             while self._pending:
-                packets += self._take(self._pending.popleft())
+                self._wait([self._pending[0].result])
+                packets += self._ready()
             self._last_pts, self._state = None, None
             return packets
         if not isinstance(frame, Frame):
@@ -201,7 +219,8 @@ class Encoder:
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts
-        return [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
+        packets = [p for job in self._planner.push(frame, force_key) for p in self._code(job)]
+        return packets + self._ready()
 
     def acknowledge(self, pts: int) -> None:
         """The receiver has decoded the frame of this time; see `lost`."""
@@ -233,24 +252,56 @@ class Encoder:
         return packets
 
     def _submit(self) -> list[Packet]:
-        """Submit the collected GOP to the executor; return the packets that are ready."""
+        """Submit the collected GOP to the executor, and return the packets that are ready.
+
+        Returns when no more GOPs are unfinished than there are workers. Of a GOP that is finished
+        before an earlier one only packets are held.
+        """
         assert self._executor is not None
         if self._jobs:
             qp = self._rate.key_qp((), self._coding.key_length)
             task = GopTask(
                 jobs=tuple(self._jobs), coding=self._coding, qp=qp, runtime=self._runtime
             )
-            self._pending.append(self._executor.submit(task))
             self._jobs = []
-        packets: list[Packet] = []
-        while self._pending and (
-            self._pending[0].done() or len(self._pending) > self._executor.workers
-        ):
-            packets += self._take(self._pending.popleft())
-        return packets
+            coded: list[FrameRecord] = []
+            result = self._executor.submit(task, coded.append)
+            self._pending.append(_Submitted(result, coded))
+        while len(running := self._running()) > self._executor.workers:
+            self._wait(running)
+        return self._ready()
 
-    def _take(self, pending: Future[list[SegmentResult]]) -> list[Packet]:
-        return [packet for result in pending.result() for packet in self._done(result)]
+    def _running(self) -> list[Future[list[SegmentResult]]]:
+        return [each.result for each in self._pending if not each.result.done()]
+
+    def _wait(self, results: Sequence[Future[list[SegmentResult]]]) -> None:
+        """Wait a little for one of some results, and report frames that were coded."""
+        wait(results, _REPORT_SECONDS, FIRST_COMPLETED)
+        self._report()
+
+    def _report(self) -> None:
+        """Call coded_frame with the records that have come."""
+        for each in self._pending:
+            new = each.coded[each.reported :]
+            each.reported += len(new)
+            if self._coded_frame:
+                for record in new:
+                    self._coded_frame(record)
+
+    def _ready(self) -> list[Packet]:
+        """Packets of the GOPs that are finished, up to the first that is not."""
+        self._report()
+        packets: list[Packet] = []
+        while self._pending and self._pending[0].result.done():
+            submitted = self._pending.popleft()
+            results = submitted.result.result()
+            reported = {record.pts for record in submitted.coded[: submitted.reported]}
+            for result in results:
+                packets += self._done(result)
+                for record in result.records:
+                    if self._coded_frame and record.pts not in reported:
+                        self._coded_frame(record)
+        return packets
 
     def _code_here(self, job: SegmentJob) -> SegmentResult:
         """Code a segment; again at a higher qp where a packet exceeds the buffer's content."""
@@ -283,7 +334,7 @@ class Encoder:
     def _done(self, result: SegmentResult) -> list[Packet]:
         for record in result.records:
             self.statistics.add(record)
-            if self._coded_frame and (self._executor or self._buffer):
+            if self._coded_frame and self._buffer:
                 self._coded_frame(record)
         self.statistics.segments.append(result.summary)
         packets: Sequence[Packet] = result.packets

@@ -116,7 +116,7 @@ def encode_segment(
         rate: gives the qps, and learns the sizes.
         state: what the segment before left; None: nothing, the job begins a GOP. A keyframe that
             it holds is not coded again; the result is the same as if it were.
-        coded_frame: called after each frame, in coding order.
+        coded_frame: called after each frame whose packet the result holds, in coding order.
 
     Returns:
         The packets, and what the next segment continues from; None: it begins anew.
@@ -133,7 +133,7 @@ def encode_segment(
             key = state.key
         else:
             key = coder.code_key(job.frames[0], gop, job.key_offset, job.key_scale)
-            if coded_frame:
+            if coded_frame and not job.key_sent:
                 coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
     elif state is None or state.slots is None:

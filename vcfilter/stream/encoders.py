@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import accumulate
 
 import av.error
 from av.codec import Codec, CodecContext
@@ -312,7 +313,8 @@ class NeuralEncoder:
         runtime: where the networks run.
         pass_log: of a first pass.
         metadata: tags of the track.
-        executor: codes GOPs beside each other.
+        executor: gives, for frames of a format, what codes GOPs beside each other, each on one
+            thread; None: this process alone, on the runtime's threads.
         earlier: a run over the same frames that is gone on with.
 
     Attributes:
@@ -327,12 +329,14 @@ class NeuralEncoder:
         runtime: Runtime | None = None,
         pass_log: PassLog | None = None,
         metadata: Mapping[str, str] | None = None,
-        executor: Executor | None = None,
+        executor: Callable[[VideoFormat], Executor | None] = lambda _: None,
         earlier: EarlierRun | None = None,
     ) -> None:
         self._options = options
         self._executor = executor
         self._earlier = earlier
+        sizes = (len(packet.data) for packet in earlier.packets) if earlier else ()
+        self._finished_bytes = [0, *accumulate(sizes)]  # of the first frames
         self._runtime = runtime
         self._pass_log = pass_log
         self._metadata = dict(metadata or {})
@@ -350,6 +354,11 @@ class NeuralEncoder:
     def finished(self) -> int:
         """Frames that are taken from the earlier run."""
         return self._earlier.finished if self._earlier else 0
+
+    def finished_of(self, frames: int) -> tuple[int, int]:
+        """How many of the first so many frames are taken from the earlier run, and their bytes."""
+        frames = min(frames, self.finished)
+        return frames, self._finished_bytes[frames]
 
     @property
     def is_skipping(self) -> bool:
@@ -372,12 +381,15 @@ class NeuralEncoder:
         options = self._options
         if frame_rate:
             options = replace(options, frame_rate=frame_rate)
+        runtime, executor = self._runtime, self._executor(video_format)
+        if executor is not None:
+            runtime = replace(runtime or Runtime(), threads=1)
         self.encoder = Encoder(
             video_format,
             options,
-            runtime=self._runtime,
+            runtime=runtime,
             pass_log=self._pass_log,
-            executor=self._executor,
+            executor=executor,
             finished=self._earlier.packets if self._earlier else (),
             coded_frame=self.coded_frame,
         )

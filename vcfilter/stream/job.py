@@ -141,6 +141,14 @@ class Job:
         """Whether no part of the source is left out."""
         return self._start is None and self._duration is None and not self._filters
 
+    @property
+    def total_frames(self) -> int | None:
+        """How many frames there will be, by what the source says; None where nothing tells.
+
+        FFmpeg's filters may change it.
+        """
+        return None if self.video_filter is not None else self._meter.total_frames
+
     def closing(self, executor: ClosedExecutor) -> ClosedExecutor:
         """The executor, which is closed with the job."""
         return self._stack.enter_context(executor)
@@ -455,7 +463,7 @@ class Job:
                     if not isinstance(coder, NeuralEncoder):
                         self._meter.done(count)
                     elif coder.is_skipping:
-                        self._meter.done(min(count, coder.finished), "finished before")
+                        self._meter.done(*coder.finished_of(count), stage="finished before")
             if first is None:
                 raise MediaError("there is no frame in the part that was asked for")
             for item in _items(coder, None):

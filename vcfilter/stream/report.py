@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import TypeAlias
 
 from vcfilter.codec import FrameRecord
@@ -47,9 +48,10 @@ class Progress:
         total_frames: estimate of all; None when unknown.
         seconds: playing time of what is coded.
         total_seconds: playing time of all; None when unknown.
-        video_bytes: size of the video track's packets written so far.
+        video_bytes: size of these frames' packets.
         elapsed_seconds: since the run began.
-        gop: number of the GOP at work, from 1; 0 where nothing is coded neurally.
+        gop: number of the GOP at work, from 1, of one of them where several are; 0 where nothing
+            is coded neurally.
     """
 
     stage: str
@@ -104,11 +106,13 @@ class ProgressMeter:
         """A pass begins.
 
         Args:
-            size: bytes of the video track so far.
+            size: bytes of the video track written so far; those of frames that are coded neurally
+                come with `coded`, which may be long before.
         """
         self._stage, self._size = stage, size
+        self._bytes = 0
         self._read = self._frames = self._keys = self._gop = 0
-        self._key_pts = 0
+        self._key_pts = -inf  # of the last keyframe
         self.seconds = 0.0
 
     def read(self, seconds: float) -> None:
@@ -124,17 +128,22 @@ class ProgressMeter:
             share = min(1.0, self.seconds / self.total_seconds)
             self.total_frames = max(self._read, round(self._read / share))
 
-    def done(self, frames: int, stage: str = "") -> None:
-        """So many frames are done, none of them coded neurally here."""
-        self._frames = frames
+    def done(self, frames: int, size: int = 0, *, stage: str = "") -> None:
+        """So many frames are done, none of them coded neurally here.
+
+        Args:
+            size: bytes of their packets, where neural ones follow.
+        """
+        self._frames, self._bytes = frames, size
         self._report(stage or self._stage)
 
     def coded(self, record: FrameRecord) -> None:
         """One more frame is coded neurally."""
         self._frames += 1
+        self._bytes += record.size
         if record.header.step.type is FrameType.KEY:
             self._keys += 1
-            self._key_pts = record.pts
+            self._key_pts = max(self._key_pts, record.pts)
         # Of an open GOP the next keyframe is coded first.
         self._gop = self._keys - (record.pts < self._key_pts)
         self._report(self._stage)
@@ -142,6 +151,7 @@ class ProgressMeter:
     def end(self) -> None:
         """All that was read is done."""
         self._frames = self.total_frames = self._read
+        self._bytes = 0
         self._last = 0.0
         self._report(self._stage)
 
@@ -157,7 +167,7 @@ class ProgressMeter:
                 total_frames=self.total_frames,
                 seconds=self.seconds * min(1.0, self._frames / max(1, self._read)),
                 total_seconds=self.total_seconds,
-                video_bytes=self._size(),
+                video_bytes=max(self._bytes, self._size()),
                 elapsed_seconds=now - self._began,
                 gop=self._gop,
             )

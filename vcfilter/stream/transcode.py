@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from typing import Literal
 
-from vcfilter.codec import PassLog
+from vcfilter.codec import PassLog, fitting_processes
 from vcfilter.codec.cluster import ClusterExecutor
 from vcfilter.codec.executor import Executor, ProcessExecutor
 from vcfilter.codec.runtime import load_model
+from vcfilter.codec.structure import GopStructure
 from vcfilter.errors import ConfigError, MediaError
+from vcfilter.frames import VideoFormat
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 from vcfilter.stream.containers import (
@@ -56,7 +59,7 @@ def encode_file(
     overwrite: bool = False,
     two_pass: bool = False,
     bit_depth: int | None = None,
-    workers: int | None = None,
+    workers: int | Literal["auto"] | None = None,
     cluster: str | None = None,
     resume: bool = False,
     container: str | None = None,
@@ -86,7 +89,9 @@ def encode_file(
         bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8). A source
             that is itself neural keeps its own.
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
-            do not depend on how many. A constant qp only. None: in this process.
+            do not depend on how many. A constant qp only. None: in this process. "auto": as many as
+            there are cores and memory for; where that is one, the networks run on a GPU, or the
+            source has no more frames than one GOP may have, in this process.
         cluster: address of a Dask scheduler, whose workers code GOPs beside each other instead;
             see codec.cluster.ClusterExecutor. A constant qp only.
         resume: go on with a run that was stopped, from the last keyframe of what it left beside the
@@ -150,15 +155,16 @@ def encode_file(
                     )
         if two_pass:
             log = job.first_pass(options, name)
-        executor: Executor | None = None
-        if workers is not None:
-            runtime = replace(runtime or Runtime(), threads=1)
-            load = partial(load_model, options.model, runtime)
-            executor = job.closing(ProcessExecutor(load, workers))
-        elif cluster is not None:
-            runtime = replace(runtime or Runtime(), threads=1)
-            info = load_model(options.model, runtime).info
-            executor = job.closing(ClusterExecutor(cluster, info.id))
+        info = None
+        if cluster is not None:
+            info = load_model(options.model, replace(runtime or Runtime(), threads=1)).info
+        remote = job.closing(ClusterExecutor(cluster, info.id)) if cluster and info else None
+
+        def executor(video_format: VideoFormat) -> Executor | None:
+            if workers is None:
+                return remote
+            return _processes(job, options, runtime or Runtime(), workers, video_format)
+
         tags = {"ENCODER": "vcfilter", SETTINGS_TAG: settings}
         coder = NeuralEncoder(options, runtime, log, tags, executor, run)
         report = job.run(goal, coder, name)
@@ -166,12 +172,41 @@ def encode_file(
         return replace(report, resumed=run.finished if run else 0)
 
 
-def _check_workers(workers: int | None, cluster: str | None, options: EncoderOptions) -> None:
+def _processes(
+    job: Job,
+    options: EncoderOptions,
+    runtime: Runtime,
+    workers: int | Literal["auto"],
+    video_format: VideoFormat,
+) -> Executor | None:
+    """Processes that code GOPs of frames of a format; None: better this one alone."""
+    frames, keyint = job.total_frames, GopStructure.of(options).keyint
+    if workers == "auto":
+        workers = 1
+        if frames is None or frames > keyint:
+            workers = fitting_processes(video_format, min(keyint, frames or keyint))
+        if workers > 1 and not load_model(options.model, runtime).device.startswith("cpu"):
+            workers = 1
+        if workers == 1:
+            logger.info("all GOPs are coded in this process")
+            return None
+        logger.info("GOPs are coded in %d processes", workers)
+    load = partial(load_model, options.model, replace(runtime, threads=1))
+    executor = job.closing(ProcessExecutor(load, workers))
+    if frames is not None and frames > (workers - 1) * keyint:
+        executor.start()  # all are needed: they load their models while this process loads its own
+    return executor
+
+
+def _check_workers(
+    workers: int | Literal["auto"] | None, cluster: str | None, options: EncoderOptions
+) -> None:
     """Raise ConfigError unless GOPs can be coded beside each other with these options."""
-    check_kind("workers", workers, int, "a whole number")
+    if workers != "auto":
+        check_kind("workers", workers, int, "a whole number or 'auto'")
     if workers is not None and cluster is not None:
         raise ConfigError("workers are processes here, a cluster has its own: give one of them")
-    if workers is not None and workers < 1:
+    if isinstance(workers, int) and workers < 1:
         raise ConfigError(f"workers {workers} is below 1")
     for name in ("bitrate", "quality", "maxrate"):
         if getattr(options, name) is not None:
