@@ -60,7 +60,7 @@ class Winograd:
         return found.permute(0, 3, 1, 2)
 
     def _convolve(self, maps: Floats, gain: Floats, shift: Floats, out: Floats) -> None:
-        """One picture's maps (h, w, channels), a few lines of tiles at a time."""
+        """One of a batch: maps (h, w, channels), a few lines of tiles at a time."""
         from vcfilter._native import winograd  # late: training needs none
 
         rows, columns, inputs = maps.shape
