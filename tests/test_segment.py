@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
+from dataclasses import replace
+from threading import Barrier
+from typing import Any
 
 import pytest
 from fake_model import FakeModel
@@ -14,7 +18,8 @@ from vcfilter.codec.rate import ConstantQp
 from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
 from vcfilter.codec.structure import GopStructure
 from vcfilter.errors import ConfigError
-from vcfilter.frames import VideoFormat
+from vcfilter.frames import FrameStep, VideoFormat
+from vcfilter.models.base import CodedFrame
 from vcfilter.options import EncoderOptions
 
 SMALL = VideoFormat(width=48, height=32)
@@ -75,6 +80,68 @@ def test_records_and_summary() -> None:
     assert (summary.length, summary.key_qp, summary.inter_qp) == (8, 30, 30)
     assert summary.key_bits == 8 * result.records[0].size
     assert summary.inter_bits == 8 * sum(r.size for r in result.records[1:8])
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("options", [{"keyint": 8}, {"keyint": 50, "bframes": 7}, {"keyint": 40}])
+def test_frames_beside_each_other(options: dict[str, object], threads: int) -> None:
+    state = other = None
+    for job in jobs_of(40, scenecut=False, **options):
+        order: list[list[int]] = [[], []]
+        one, state = encode_segment(
+            FakeModel(), job, CODING, ConstantQp(30), state,
+            coded_frame=lambda record: order[0].append(record.pts),  # noqa: B023
+        )  # fmt: skip
+        two, other = encode_segment(
+            FakeModel(), job, CODING, ConstantQp(30), other,
+            coded_frame=lambda record: order[1].append(record.pts), threads=threads,  # noqa: B023
+        )  # fmt: skip
+        assert one == two
+        assert order[0] == order[1] and sorted(order[0]) == [r.pts for r in one.records]
+
+
+class Together(FakeModel):
+    """Waits at frames of one layer until so many are being coded; then all go on."""
+
+    def __init__(self, layer: int, count: int) -> None:
+        super().__init__()
+        self.layer, self.barrier = layer, Barrier(count, timeout=20)
+
+    def encode(self, picture: Any, step: FrameStep, *rest: Any) -> CodedFrame:
+        if step.layer == self.layer:
+            self.barrier.wait()
+        return super().encode(picture, step, *rest)
+
+
+def test_frames_are_coded_when_their_references_are_there() -> None:
+    first, *_ = jobs_of(17, keyint=16, bframes=15, scenecut=False)
+    layers = Counter(step.layer for step in first.steps)
+    layer = max(layers)
+    assert layers[layer] % 4 == 0
+    model = Together(layer, 4)
+    found, _ = encode_segment(model, first, CODING, ConstantQp(30), threads=4)
+    plain, _ = encode_segment(FakeModel(), first, CODING, ConstantQp(30))
+    assert data_of(found) == data_of(plain)
+
+
+def test_an_error_in_a_thread_ends_the_segment() -> None:
+    class Failing(FakeModel):
+        def encode(self, picture: Any, step: FrameStep, *rest: Any) -> CodedFrame:
+            if step.layer == 3:
+                raise MemoryError("no room")
+            return super().encode(picture, step, *rest)
+
+    first, *_ = jobs_of(17, keyint=16, scenecut=False)
+    with pytest.raises(MemoryError, match="no room"):
+        encode_segment(Failing(), first, CODING, ConstantQp(30), threads=3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_reference_that_is_not_kept(threads: int) -> None:
+    first, *_ = jobs_of(17, keyint=16, scenecut=False)
+    odd = replace(first, steps=first.steps[1:])
+    with pytest.raises(ConfigError, match="which is not kept"):
+        encode_segment(FakeModel(), odd, CODING, ConstantQp(30), threads=threads)
 
 
 def test_results_can_be_pickled() -> None:

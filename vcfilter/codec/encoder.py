@@ -16,7 +16,7 @@ from vcfilter.codec.executor import Executor, GopTask
 from vcfilter.codec.finished import FinishedPackets
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
-from vcfilter.codec.runtime import load_model, threads_of
+from vcfilter.codec.runtime import frame_threads, load_model, threads_of
 from vcfilter.codec.segment import Coding, FrameRecord, GopState, SegmentResult, encode_segment
 from vcfilter.codec.structure import GopStructure
 from vcfilter.errors import ConfigError
@@ -317,6 +317,7 @@ class Encoder:
                 asked,
                 self._state,
                 coded_frame=None if self._buffer else self._coded_frame,
+                threads=frame_threads(self._model, self._format),
             )
             sizes = [8 * len(packet.data) for packet in result.packets]
             overflow = self._buffer.overflow(sizes) if self._buffer else 0.0

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vcfilter.errors import ConfigError
+from vcfilter.frames import VideoFormat
 from vcfilter.models.base import Finish, Model
 from vcfilter.options import Runtime
+
+FRAMES, SAMPLES = 4, 1 << 22
+"""Coded beside each other, at most: a hierarchy has few frames that do not need each other, and each
+takes memory, 0.5 GiB a megapixel."""
 
 _threaded = False  # networks have run in several threads of this process
 _forked = False  # this process was forked from one of which that is true
@@ -53,6 +58,23 @@ def threads_of(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def frame_threads(model: Model, video_format: VideoFormat) -> int:
+    """How many frames are coded beside each other: on a CPU one per thread, see FRAMES."""
+    import torch
+
+    if not model.device.startswith("cpu"):
+        return 1
+    fitting = SAMPLES // (video_format.width * video_format.height)
+    return max(1, min(torch.get_num_threads(), FRAMES, fitting))
+
+
+def one_thread() -> None:
+    """Networks called from this thread use it alone, from now on."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def reads_ahead(model: Model) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
 from vcfilter.codec.plan import SegmentJob
 from vcfilter.codec.propagation import Map
-from vcfilter.codec.rate import KeyTrial, RateControl, SegmentRecord
+from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
+from vcfilter.codec.runtime import one_thread
 from vcfilter.codec.structure import GopStep
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
@@ -101,6 +105,13 @@ class GopState:
     slots: Slots[Reference] | None = field(default=None)
 
 
+CodedInter = tuple[int, Packet, FrameRecord, Reference]
+"""An inter frame's qp, and what it was coded to."""
+Code = Callable[[int, Sequence[Reference]], CodedInter]
+"""Codes the frame of a step, by its place in coding order, from its references."""
+T = TypeVar("T")
+
+
 def encode_segment(
     model: Model,
     job: SegmentJob,
@@ -109,6 +120,7 @@ def encode_segment(
     state: GopState | None = None,
     *,
     coded_frame: Callable[[FrameRecord], None] | None = None,
+    threads: int = 1,
 ) -> tuple[SegmentResult, GopState | None]:
     """Code a segment.
 
@@ -148,18 +160,21 @@ def encode_segment(
             coded_frame(following.record)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
-    for index, step in enumerate(job.steps):
+
+    def code(index: int, references: Sequence[Reference]) -> CodedInter:
+        step = job.steps[index]
         qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]], gop)
-        qps.append(qp)
-        references = []
-        for number in step.references:
-            found = following.reference if following and number == length else slots.get(number)
-            if found is None:
-                raise ConfigError(f"frame {step.number} refers to {number}, which is not kept")
-            references.append(found)
         next_key = following if following and length in step.references else None
         frame = job.frames[step.number - job.first]
-        packet, record, reference = coder.code_inter(frame, step, qp, references, key, next_key)
+        return qp, *coder.code_inter(frame, step, qp, references, key, next_key)
+
+    later = {length: following.reference} if following else {}
+    if threads > 1 and len(job.steps) > 1 and isinstance(rate, ConstantQp):
+        frames = code_beside(job.steps, slots, later, code, threads)
+    else:
+        frames = code_in_turn(job.steps, slots, later, code)
+    for step, (qp, packet, record, reference) in zip(job.steps, frames, strict=True):
+        qps.append(qp)
         coded[step.number] = packet, record
         if coded_frame:
             coded_frame(record)
@@ -188,6 +203,84 @@ def encode_segment(
     if following is not None:
         return result, GopState(key=following)
     return result, GopState(key=key, slots=slots) if job.continues else None
+
+
+def code_in_turn(
+    steps: Sequence[GopStep],
+    slots: Slots[Reference],
+    ahead: Mapping[int, Reference],
+    code: Code,
+) -> Iterator[CodedInter]:
+    """The frames of steps, one after the other.
+
+    Args:
+        slots: references that are kept; the caller stores each frame before the next is coded.
+        ahead: references by number that are not in a slot.
+        code: codes the frame of a step.
+    """
+    for index, step in enumerate(steps):
+        yield code(index, [_found(step, number, slots, ahead) for number in step.references])
+
+
+def code_beside(
+    steps: Sequence[GopStep],
+    slots: Slots[Reference],
+    ahead: Mapping[int, Reference],
+    code: Code,
+    threads: int,
+) -> Iterator[CodedInter]:
+    """The same frames, in the same order, each coded as soon as its references are there.
+
+    Args:
+        threads: so many at a time.
+    """
+    kept: Slots[Reference | int] = slots.copy()  # type: ignore[assignment]  # a number: a step's
+    needed: list[list[Reference | int]] = []
+    for index, step in enumerate(steps):
+        needed.append([_found(step, number, kept, ahead) for number in step.references])
+        kept.store(step.step(0), index)
+    users = Counter(each for need in needed for each in need if isinstance(each, int))
+    waiting, coded = deque(range(len(steps))), dict[int, CodedInter]()
+    known: dict[int, Reference] = {}  # those that others still need
+    running: dict[Future[CodedInter], int] = {}
+    pool = ThreadPoolExecutor(threads, "vcfilter-frames", one_thread)
+    try:
+        for next_one in range(len(steps)):
+            while next_one not in coded:
+                for index in list(waiting):
+                    steps_needed = {each for each in needed[index] if isinstance(each, int)}
+                    if len(running) >= threads or not steps_needed <= known.keys():
+                        continue
+                    references = [
+                        known[each] if isinstance(each, int) else each for each in needed[index]
+                    ]
+                    running[pool.submit(code, index, references)] = index
+                    waiting.remove(index)
+                    users.subtract(each for each in needed[index] if isinstance(each, int))
+                for number in [number for number in known if not users[number]]:
+                    del known[number]
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(done)
+                    coded[index] = done.result()
+                    if users[index]:
+                        known[index] = coded[index][-1]
+            yield coded.pop(next_one)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _found(
+    step: GopStep, number: int, slots: Slots[T], ahead: Mapping[int, Reference]
+) -> T | Reference:
+    """A reference of a step.
+
+    Raises:
+        ConfigError: it is not kept.
+    """
+    found = ahead[number] if number in ahead else slots.get(number)
+    if found is None:
+        raise ConfigError(f"frame {step.number} refers to {number}, which is not kept")
+    return found
 
 
 class _FrameCoder:
