@@ -12,8 +12,8 @@ from vcfilter.models.base import Finish, Model
 from vcfilter.options import Runtime
 
 FRAMES, SAMPLES = 4, 1 << 22
-"""Coded beside each other, at most: a hierarchy has few frames that do not need each other, and each
-takes memory, 0.5 GiB a megapixel."""
+"""Coded beside each other, at most: a hierarchy has few frames that do not need each other, and
+each takes memory, about 0.4 GiB a megapixel; luma samples of all of them."""
 
 _threaded = False  # networks have run in several threads of this process
 _forked = False  # this process was forked from one of which that is true
