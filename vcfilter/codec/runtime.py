@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
@@ -86,11 +87,21 @@ def reads_ahead(model: Model) -> bool:
     return not model.device.startswith("cpu")
 
 
+def _loading(runtime: Runtime) -> AbstractContextManager[None]:
+    """Weights are loaded in one thread.
+
+    OpenMP gives each thread that works in several its own team, and teams that together are more
+    than the cores wait without spinning. Frames may be decoded in another thread than this.
+    """
+    return threads_of(replace(runtime, threads=1))
+
+
 def load_model(name: str | None, runtime: Runtime) -> Model:
     """The model of a name, id or path; None: the default one."""
     from vcfilter.models import store  # late: importing the package must stay quick
 
-    return store.find(name, runtime)
+    with _loading(runtime):
+        return store.find(name, runtime)
 
 
 def find_model(model_id: bytes, runtime: Runtime) -> Model:
@@ -101,7 +112,8 @@ def find_model(model_id: bytes, runtime: Runtime) -> Model:
     """
     from vcfilter.models import store
 
-    return store.find_by_id(model_id, runtime)
+    with _loading(runtime):
+        return store.find_by_id(model_id, runtime)
 
 
 def find_finish(model_id: bytes, runtime: Runtime) -> Finish:
@@ -112,4 +124,5 @@ def find_finish(model_id: bytes, runtime: Runtime) -> Finish:
     """
     from vcfilter.models import store
 
-    return store.find_finish(model_id, runtime)
+    with _loading(runtime):
+        return store.find_finish(model_id, runtime)
