@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from vcfilter.codec.plan import SegmentJob
-from vcfilter.codec.rate import ConstantQp
 from vcfilter.codec.runtime import threads_of
-from vcfilter.codec.segment import Coding, SegmentResult, encode_segment
+from vcfilter.codec.segment import Coding, SegmentResult
+from vcfilter.codec.trial import encode_tried
 from vcfilter.errors import ConfigError
 from vcfilter.models.base import Model
 from vcfilter.options import Runtime
@@ -50,8 +50,8 @@ def run_task(model: Model, task: GopTask) -> list[SegmentResult]:
     results, state = [], None
     with threads_of(task.runtime):
         for job in task.jobs:
-            result, state = encode_segment(model, job, task.coding, ConstantQp(task.qp), state)
-            results.append(result)
+            coded, state = encode_tried(model, job, task.coding, task.qp, state)
+            results += coded
     return results
 
 

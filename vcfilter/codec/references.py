@@ -31,6 +31,11 @@ class Slots(Generic[T]):
                 return entry[1]
         return None
 
+    def number(self, slot: int) -> int | None:
+        """The display number of what a slot holds; None: nothing."""
+        entry = self._kept[slot]
+        return None if entry is None else entry[0]
+
     def frames(self) -> list[T]:
         """All frames that are kept."""
         return [entry[1] for entry in self._kept if entry is not None]

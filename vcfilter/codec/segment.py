@@ -56,6 +56,7 @@ class Coding:
         sequence: the stream's header. effort: a key of the model's efforts.
         key_length: most frames of a GOP, for rate control while a GOP's length is not known.
         layers: quality levels of a frame, 1 to 8. layer_step: their distance in qps.
+        trial: the effort of trials of anchors (codec.trial); None: there are none.
     """
 
     sequence: SequenceHeader
@@ -63,6 +64,7 @@ class Coding:
     key_length: int
     layers: int = 1
     layer_step: int = 6
+    trial: str | None = None
 
     def level_qps(self, qp: int) -> list[tuple[int, int]]:
         """(level, qp) of a frame whose best level has a qp, by falling qp; the first is the base.
