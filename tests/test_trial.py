@@ -61,11 +61,10 @@ def test_the_stream_can_be_decoded(options: dict[str, Any]) -> None:
     assert [frame.pts for frame in shown] == list(range(len(MOVING)))
 
 
-def cost(results: list[SegmentResult], qp: int) -> float:
-    pixels = SMALL.width * SMALL.height
-    weight = QUANTISER_LAMBDA * 2 ** ((qp + COARSER - 4) / 3)
+def error_and_bits(results: list[SegmentResult]) -> tuple[float, int]:
     records = [r for result in results for r in result.records if r.header.step.references]
-    return sum(255**2 * 10 ** (-r.psnr / 10) + weight * 8 * r.size / pixels for r in records)
+    errors = [255**2 * 10 ** (-r.psnr / 10) for r in records]
+    return sum(errors), sum(8 * r.size for r in records)
 
 
 def test_anchors_are_added_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +82,14 @@ def test_anchors_are_added_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> No
         tried, state = encode_tried(TRYING(), job, encoder._coding, qp, state)
         assert [r.packets for r in tried] == [r.packets for r in again]
         assert len(alone) == 1
-        if len(tried) > 1:
-            assert cost(tried, qp) < cost(alone, qp)
-        else:
+        (error, bits), (error_alone, bits_alone) = map(error_and_bits, (tried, alone))
+        assert len(tried) == 1 or error < error_alone or bits < bits_alone
+        if len(tried) == 2:
+            unit = QUANTISER_LAMBDA * 2 ** ((qp - 4) / 3) / (SMALL.width * SMALL.height)
+            least, most = (unit * 2 ** (coarser / 3) for coarser in COARSER)
+            weight = min(max(error_alone / bits_alone, least), most)
+            assert error + weight * bits < error_alone + weight * bits_alone
+        elif len(tried) == 1:
             assert tried[0].packets == alone[0].packets
         if len(job.frames) > 4:
             counts.add(len(tried))

@@ -1,7 +1,6 @@
 """Distances between anchors by trial: spans of frames are coded with one anchor and with two.
 
-A span ends on the same frame either way, so the frames behind it have a reference there. Rate and
-distortion are compared at the Lagrangian of the inter frames.
+A span ends on the same frame either way, so the frames behind it have a reference there.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from vcfilter.codec.structure import between_anchors
 from vcfilter.entropy.coder import QUANTISER_LAMBDA
 from vcfilter.models.base import Model
 
-COARSER = 6
-"""Of the GOP's qp, that whose Lagrangian counts. Along the rate-distortion curves of 19 training
-clips squared error falls against bits as it should at 2 to 11 qps coarser, 6 in the mean."""
+COARSER = (2, 10)
+"""Bounds of the Lagrangian: that of so many qps above the GOP's. Between them it is what squared
+error and bits of the span say where their product stays the same along the rate-distortion curve;
+measured along those of 19 training clips: 2 to 11 qps."""
 SHORTEST = 4
 """Frames of a span from which on an anchor in its middle is tried."""
 
@@ -66,10 +66,19 @@ def encode_tried(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Tried:
-    """Frames coded by way of trial: what they cost, and the state after them."""
+    """Frames coded by way of trial, and the state after them.
 
-    cost: float
+    Args:
+        error: sum of the inter frames' squared errors per sample, 8-bit units. bits: theirs.
+    """
+
+    error: float
+    bits: int
     state: GopState
+
+    def cost(self, weight: float) -> float:
+        """Rate and distortion; weight: the Lagrangian per bit."""
+        return self.error + weight * self.bits
 
 
 class _Trial:
@@ -91,15 +100,18 @@ class _Trial:
         if end - begin < SHORTEST:
             return [end], whole
         middle = (begin + end) // 2
+        weight = self._weight(whole)
         first = self._code(state, middle)
-        if first.cost >= whole.cost:
+        if first.cost(weight) >= whole.cost(weight):
             return [end], whole
         second = self._code(first.state, end)
-        if first.cost + second.cost >= whole.cost:
+        if first.cost(weight) + second.cost(weight) >= whole.cost(weight):
             return [end], whole
         ends, left = self.best(state, middle, first)
         more, right = self.best(left.state, end, second if left is first else None)
-        return [*ends, *more], _Tried(cost=left.cost + right.cost, state=right.state)
+        return [*ends, *more], _Tried(
+            error=left.error + right.error, bits=left.bits + right.bits, state=right.state
+        )
 
     def _code(self, state: GopState, end: int) -> _Tried:
         """The frames up to an anchor, with no other before it."""
@@ -107,14 +119,17 @@ class _Trial:
         result, after = encode_segment(self._model, part, self._coding, self._rate, state)
         assert after is not None
         inters = [record for record in result.records if record.header.step.references]
-        cost = sum(self._cost(record) for record in inters)
-        return _Tried(cost=cost, state=after)
+        error = sum(255**2 * 10 ** (-record.psnr / 10) for record in inters)
+        return _Tried(error=error, bits=sum(8 * record.size for record in inters), state=after)
 
-    def _cost(self, record: FrameRecord) -> float:
-        """Squared error per luma sample plus weighted bits, in 8-bit units."""
-        weight = QUANTISER_LAMBDA * 2 ** ((self._rate.qp + COARSER - 4) / 3)
+    def _weight(self, tried: _Tried) -> float:
+        """The Lagrangian per bit of a frame."""
         pixels = self._job.video_format.width * self._job.video_format.height
-        return float(255**2 * 10 ** (-record.psnr / 10) + weight * 8 * record.size / pixels)
+        least, most = (
+            QUANTISER_LAMBDA * 2 ** ((self._rate.qp + coarser - 4) / 3) / pixels
+            for coarser in COARSER
+        )
+        return min(max(tried.error / tried.bits, least), most)
 
 
 def _anchors(state: GopState) -> tuple[int, ...]:
