@@ -40,8 +40,12 @@ class Slots(Generic[T]):
         """All frames that are kept."""
         return [entry[1] for entry in self._kept if entry is not None]
 
-    def copy(self) -> Slots[T]:
-        """Slots that hold the same frames, and change by themselves."""
+    def copy(self, slots: int = SLOTS) -> Slots[T]:
+        """Slots that hold the same frames, and change by themselves.
+
+        Args:
+            slots: so many are copied, those behind them hold nothing.
+        """
         other: Slots[T] = Slots.__new__(Slots)
-        other._kept = list(self._kept)
+        other._kept = [*self._kept[:slots], *[None] * (SLOTS - slots)]
         return other

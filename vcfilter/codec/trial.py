@@ -21,6 +21,8 @@ error and bits of the span say where their product stays the same along the rate
 measured along those of 19 training clips: 2 to 11 qps."""
 SHORTEST = 4
 """Frames of a span from which on an anchor in its middle is tried."""
+ANCHOR_SLOTS = 2
+"""Anchors take turns in the first two slots."""
 
 
 def encode_tried(
@@ -37,6 +39,7 @@ def encode_tried(
     A pure function, as `encode_segment`: what it chooses depends on its arguments alone.
 
     Args:
+        qp: of the GOP; rate control that varies it would have to undo what it learned from trials.
         job, state, coded_frame: see `encode_segment`.
 
     Returns:
@@ -118,6 +121,8 @@ class _Trial:
         part = replace(_part(self._job, state, end), continues=True)
         result, after = encode_segment(self._model, part, self._coding, self._rate, state)
         assert after is not None
+        assert after.slots is not None
+        after = replace(after, slots=after.slots.copy(ANCHOR_SLOTS))  # less memory
         inters = [record for record in result.records if record.header.step.references]
         error = sum(255**2 * 10 ** (-record.psnr / 10) for record in inters)
         return _Tried(error=error, bits=sum(8 * record.size for record in inters), state=after)
@@ -136,7 +141,7 @@ def _anchors(state: GopState) -> tuple[int, ...]:
     """Numbers of the one or two anchors that are kept, the newest first."""
     if state.slots is None:
         return (0,)
-    kept = (state.slots.number(slot) for slot in (0, 1))
+    kept = map(state.slots.number, range(ANCHOR_SLOTS))
     return tuple(sorted((number for number in kept if number is not None), reverse=True))
 
 
