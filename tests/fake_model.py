@@ -88,7 +88,7 @@ class Reader:
 @dataclass
 class FakeModel:
     """Args: bit_depth of the frames; id, numerics and levels as of ModelInfo; calls: steps encoded
-    or parsed, in order; explode: raised by the next call of parse."""
+    or parsed, in order; explode: raised by the next call of parse; trials as of ModelInfo."""
 
     bit_depth: int = 8
     id: bytes = b"fakemodl"
@@ -97,13 +97,14 @@ class FakeModel:
     device: str = "cpu"
     calls: list[FrameStep] = field(default_factory=list)
     explode: BaseException | None = None
+    trials: dict[str, str] = field(default_factory=dict)
 
     @property
     def info(self) -> ModelInfo:
         efforts = dict.fromkeys(("ultrafast", "veryfast", "fast", "medium", "slow", "veryslow"))
         return ModelInfo(
             id=self.id, name="fake", architecture="test", numerics=self.numerics, config={},
-            efforts=efforts, quality_layers=self.levels, references=3,
+            efforts=efforts, quality_layers=self.levels, references=3, trials=self.trials,
         )  # fmt: skip
 
     def picture(self, frame: Frame, video_format: VideoFormat) -> Planes:

@@ -365,3 +365,20 @@ def test_an_encoders_threads_hold_in_the_workers(kind: str) -> None:
         )
         packets = [p for frame in [*clip(6, SMALL), None] for p in encoder.encode(frame)]
     assert {read_packet(p.data).sections[0].data for p in packets} == {bytes((wanted,))}
+
+
+def test_weights_are_loaded_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def found(*_: object) -> FakeModel:
+        seen.append(torch.get_num_threads())
+        return FakeModel()
+
+    monkeypatch.setattr("vcfilter.models.store.find", found)
+    monkeypatch.setattr("vcfilter.models.store.find_by_id", found)
+    before = torch.get_num_threads()
+    encoder = Encoder(SMALL, runtime=Runtime(threads=2))
+    packets = [p for frame in [*clip(2, SMALL), None] for p in encoder.encode(frame)]
+    decoder = Decoder(runtime=Runtime(threads=2))
+    assert sum(len(decoder.decode(packet)) for packet in [*packets, None]) == 2
+    assert seen == [1, 1] and torch.get_num_threads() == before

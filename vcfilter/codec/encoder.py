@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2
 
 from vcfilter.bitstream import SequenceHeader
@@ -19,6 +19,7 @@ from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, mak
 from vcfilter.codec.runtime import frame_threads, load_model, threads_of
 from vcfilter.codec.segment import Coding, FrameRecord, GopState, SegmentResult, encode_segment
 from vcfilter.codec.structure import GopStructure
+from vcfilter.codec.trial import encode_tried
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, Packet, VideoFormat
 from vcfilter.models.base import ARCHITECTURES, Model
@@ -163,6 +164,10 @@ class Encoder:
             reach=structure.reach,
             name=info.name,
         )
+        trial = info.trials.get(options.preset)
+        constant = isinstance(self._rate, ConstantQp) and self._buffer is None
+        if not (constant and structure.adaptive):
+            trial = None
         self.extradata = sequence.write()
         self.delay = structure.delay
         self._coding = Coding(
@@ -171,8 +176,9 @@ class Encoder:
             key_length=structure.keyint,
             layers=options.layers,
             layer_step=options.layer_step,
+            trial=trial,
         )
-        self._planner = Planner(video_format, structure)
+        self._planner = Planner(video_format, replace(structure, trial=trial is not None))
         self._state: GopState | None = None
         self._last_pts: int | None = None
 
@@ -244,7 +250,7 @@ class Encoder:
             self._joined, self._finished = self._finished, None
         if self._executor is None:
             with threads_of(self._runtime):
-                return self._done(self._code_here(job))
+                return [p for result in self._code_here(job) for p in self._done(result)]
         packets = self._submit() if job.first == 0 else []
         self._jobs.append(job)
         if not job.continues:
@@ -303,8 +309,20 @@ class Encoder:
                         self._coded_frame(record)
         return packets
 
-    def _code_here(self, job: SegmentJob) -> SegmentResult:
-        """Code a segment; again at a higher qp where a packet exceeds the buffer's content."""
+    def _code_here(self, job: SegmentJob) -> list[SegmentResult]:
+        """Code a job; again at a higher qp where a packet exceeds the buffer's content."""
+        if self._coding.trial is not None:
+            qp = self._rate.key_qp((), self._coding.key_length)
+            results, self._state = encode_tried(
+                self._model,
+                job,
+                self._coding,
+                qp,
+                self._state,
+                coded_frame=self._coded_frame,
+                threads=frame_threads(self._model, self._format),
+            )
+            return results
         coarser = 0
         while True:
             # The rate control keeps what it learned only from a segment that is output.
@@ -330,7 +348,7 @@ class Encoder:
             self._buffer.take(sizes)
             self._rate = rate
         self._state = state
-        return result
+        return [result]
 
     def _done(self, result: SegmentResult) -> list[Packet]:
         for record in result.records:

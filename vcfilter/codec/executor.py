@@ -20,9 +20,9 @@ from multiprocessing.synchronize import Lock
 from typing import Protocol, Self
 
 from vcfilter.codec.plan import SegmentJob
-from vcfilter.codec.rate import ConstantQp
 from vcfilter.codec.runtime import threads_of
-from vcfilter.codec.segment import Coding, FrameRecord, SegmentResult, encode_segment
+from vcfilter.codec.segment import Coding, FrameRecord, SegmentResult
+from vcfilter.codec.trial import encode_tried
 from vcfilter.errors import ConfigError, VcfilterError
 from vcfilter.models.base import Model
 from vcfilter.options import Runtime
@@ -73,10 +73,10 @@ def run_task(
     results, state = [], None
     with threads_of(task.runtime):
         for job in task.jobs:
-            result, state = encode_segment(
-                model, job, task.coding, ConstantQp(task.qp), state, coded_frame=coded_frame
+            coded, state = encode_tried(
+                model, job, task.coding, task.qp, state, coded_frame=coded_frame
             )
-            results.append(result)
+            results += coded
     return results
 
 

@@ -22,6 +22,9 @@ from vcfilter.codec.structure import (
 )
 from vcfilter.frames import DISTANCE_MAX, Frame, VideoFormat
 
+SPAN = 2
+"""Times the lookahead's distance: the span in which the distance between anchors is tried."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentJob:
@@ -36,6 +39,8 @@ class SegmentJob:
         key_sent: the keyframe was next_key of the job before, and its packet came with that one.
         next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
         key_offset, next_offset: qp offsets of the GOP's keyframe and of next_key.
+        divisible: the last frame is an anchor, and others may be put before it (codec.trial): the
+            anchors that steps refer to are those that the state holds.
         key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
     """
 
@@ -48,6 +53,7 @@ class SegmentJob:
     next_key: Frame | None = None
     key_offset: int = 0
     next_offset: int = 0
+    divisible: bool = False
     key_scale: Map | None = field(default=None, compare=False)
     next_scale: Map | None = field(default=None, compare=False)
 
@@ -283,7 +289,7 @@ class _Anchors(_Placement):
             self._anchor = self._waiting[0]
         if self._structure.one_hierarchy or self._inters() < self._structure.interval:
             return []
-        return [self._next(self._distance(self._structure.interval), True)]
+        return [self._next(self._span(self._structure.interval), True)]
 
     def end(self, next_key: Frame | None) -> list[SegmentJob]:
         jobs = []
@@ -296,8 +302,8 @@ class _Anchors(_Placement):
                 steps = drop_slots(tuple(halve(self._anchors[0], last, 2)))
                 jobs.append(self._job(len(self._waiting), steps, False, next_key))
                 break
-            distance = self._distance(left)
-            jobs.append(self._next(distance, distance < left or next_key is not None))
+            span = self._span(left)
+            jobs.append(self._next(span, span < left or next_key is not None))
         if self._waiting:  # a keyframe alone
             jobs.append(self._job(1, (), False))
         self._start()
@@ -323,6 +329,12 @@ class _Anchors(_Placement):
             frames = [*frames, next_key]
         return anchor_distance(self._anchor, frames[:most], self._format.bit_depth)
 
+    def _span(self, most: int) -> int:
+        """Frames of the next job, which ends on an anchor."""
+        most = min(most, self._structure.interval)
+        distance = self._distance(most)
+        return min(SPAN * distance, most) if self._structure.trial else distance
+
     def _next(self, distance: int, continues: bool) -> SegmentJob:
         """The job of the frames up to the next anchor."""
         count = distance + (self._first == 0)
@@ -331,4 +343,5 @@ class _Anchors(_Placement):
         last = self._anchors[0] + distance
         steps = between_anchors(self._anchors, last, self._slot)
         self._anchors = (last, self._anchors[0])
-        return self._job(count, steps, continues)
+        job = self._job(count, steps, continues)
+        return replace(job, divisible=self._structure.trial)

@@ -145,13 +145,13 @@ class ConstantQp(RateControl):
     """The same qp for all segments, but for keyframes that few frames inherit."""
 
     def __init__(self, qp: int) -> None:
-        self._qp = qp
+        self.qp = qp
 
     def key_qp(self, trials: Sequence[KeyTrial], length: int, offset: int = 0) -> int:
-        return _clamp_qp(self._qp + offset)
+        return _clamp_qp(self.qp + offset)
 
     def inter_qp(self, key: KeyTrial, layers: Sequence[int], length: int) -> int:
-        return self._qp
+        return self.qp
 
 
 class Coarser(RateControl):

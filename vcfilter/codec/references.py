@@ -31,12 +31,21 @@ class Slots(Generic[T]):
                 return entry[1]
         return None
 
+    def number(self, slot: int) -> int | None:
+        """The display number of what a slot holds; None: nothing."""
+        entry = self._kept[slot]
+        return None if entry is None else entry[0]
+
     def frames(self) -> list[T]:
         """All frames that are kept."""
         return [entry[1] for entry in self._kept if entry is not None]
 
-    def copy(self) -> Slots[T]:
-        """Slots that hold the same frames, and change by themselves."""
+    def copy(self, slots: int = SLOTS) -> Slots[T]:
+        """Slots that hold the same frames, and change by themselves.
+
+        Args:
+            slots: so many are copied, those behind them hold nothing.
+        """
         other: Slots[T] = Slots.__new__(Slots)
-        other._kept = list(self._kept)
+        other._kept = [*self._kept[:slots], *[None] * (SLOTS - slots)]
         return other

@@ -60,6 +60,7 @@ class Coding:
         sequence: the stream's header. effort: a key of the model's efforts.
         key_length: most frames of a GOP, for rate control while a GOP's length is not known.
         layers: quality levels of a frame, 1 to 8. layer_step: their distance in qps.
+        trial: the effort of trials of anchors (codec.trial); None: there are none.
     """
 
     sequence: SequenceHeader
@@ -67,6 +68,7 @@ class Coding:
     key_length: int
     layers: int = 1
     layer_step: int = 6
+    trial: str | None = None
 
     def level_qps(self, qp: int) -> list[tuple[int, int]]:
         """(level, qp) of a frame whose best level has a qp, by falling qp; the first is the base.
@@ -208,24 +210,24 @@ def encode_segment(
 def code_in_turn(
     steps: Sequence[GopStep],
     slots: Slots[Reference],
-    ahead: Mapping[int, Reference],
+    later: Mapping[int, Reference],
     code: Code,
 ) -> Iterator[CodedInter]:
     """The frames of steps, one after the other.
 
     Args:
         slots: references that are kept; the caller stores each frame before the next is coded.
-        ahead: references by number that are not in a slot.
+        later: references by number that are not in a slot.
         code: codes the frame of a step.
     """
     for index, step in enumerate(steps):
-        yield code(index, [_found(step, number, slots, ahead) for number in step.references])
+        yield code(index, [_found(step, number, slots, later) for number in step.references])
 
 
 def code_beside(
     steps: Sequence[GopStep],
     slots: Slots[Reference],
-    ahead: Mapping[int, Reference],
+    later: Mapping[int, Reference],
     code: Code,
     threads: int,
 ) -> Iterator[CodedInter]:
@@ -237,7 +239,7 @@ def code_beside(
     kept: Slots[Reference | int] = slots.copy()  # type: ignore[assignment]  # a number: a step's
     needed: list[list[Reference | int]] = []
     for index, step in enumerate(steps):
-        needed.append([_found(step, number, kept, ahead) for number in step.references])
+        needed.append([_found(step, number, kept, later) for number in step.references])
         kept.store(step.step(0), index)
     users = Counter(each for need in needed for each in need if isinstance(each, int))
     waiting, coded = deque(range(len(steps))), dict[int, CodedInter]()
@@ -270,14 +272,14 @@ def code_beside(
 
 
 def _found(
-    step: GopStep, number: int, slots: Slots[T], ahead: Mapping[int, Reference]
+    step: GopStep, number: int, slots: Slots[T], later: Mapping[int, Reference]
 ) -> T | Reference:
     """A reference of a step.
 
     Raises:
         ConfigError: it is not kept.
     """
-    found = ahead[number] if number in ahead else slots.get(number)
+    found = later[number] if number in later else slots.get(number)
     if found is None:
         raise ConfigError(f"frame {step.number} refers to {number}, which is not kept")
     return found

@@ -82,6 +82,8 @@ class GopStructure:
         interval: largest distance between anchors, a power of two, 1 to 32; a GOP of
             open_gop that is no longer is one hierarchy.
         adaptive: the distance is chosen by content (codec.lookahead).
+        trial: of anchors by coding (codec.trial): the encoder gets spans twice as long as the
+            lookahead's distance, and may divide them.
         ltr: low delay: interval of long-term references, each coded from the one before it alone.
     """
 
@@ -93,6 +95,7 @@ class GopStructure:
     interval: int
     adaptive: bool
     ltr: int = 0
+    trial: bool = False
 
     @classmethod
     def of(cls, options: EncoderOptions) -> GopStructure:

@@ -36,6 +36,7 @@ class ModelInfo:
         numerics: generation of its arithmetic; another number may give other symbols.
         config: what the architecture was built with, from the weights file.
         efforts: its presets by name, fastest first; the values are the architecture's own.
+        trials: by effort, a cheaper one that tries where its anchors are; others try nothing.
         quality_layers: quality levels per frame that it can code, at least 1 (the base).
         references: most references of one frame that it uses.
         card: what the weights file says of training, data and licence.
@@ -47,6 +48,7 @@ class ModelInfo:
     numerics: int
     config: Mapping[str, Any]
     efforts: Mapping[str, Any]
+    trials: Mapping[str, str] = field(default_factory=dict)
     quality_layers: int = 1
     references: int = 2
     card: Mapping[str, str] = field(default_factory=dict)

@@ -170,3 +170,6 @@ EFFORTS: dict[str, Effort] = {
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),
 }
+
+TRIALS = {"veryslow": "veryfast"}
+"""Efforts of trials of anchors, see ModelInfo."""

@@ -21,7 +21,7 @@ from vcfilter.frames import LEVELS_MAX, Frame, FrameStep, FrameType, Plane, Vide
 from vcfilter.models.base import CodedFrame, ModelInfo
 from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
-from vcfilter.models.hierarchical.config import EFFORTS, HierarchicalConfig
+from vcfilter.models.hierarchical.config import EFFORTS, TRIALS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
 from vcfilter.models.hierarchical.decide import ModeDecision, choose_keyframe, filters_of
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
@@ -292,6 +292,7 @@ def load(file: WeightsFile, device: torch.device) -> HierarchicalModel:
         numerics=file.numerics,
         config=file.config,
         efforts=EFFORTS,
+        trials=TRIALS,
         quality_layers=LEVELS_MAX,
         card=file.card,
     )
