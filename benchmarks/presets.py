@@ -19,13 +19,11 @@ import av
 import numpy as np
 import torch
 from frames import check_answer
-from speed import decode, encode, machine
+from speed import decode, encode, machine, product_rate
 
 from vcfilter.evaluate.bdrate import bd_rate
 from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import DEFAULT_PRESET, PRESETS, EncoderOptions, Runtime
-
-SIDE = 1024  # of the matrices whose product tells how fast a core is
 
 
 def read(path: str, count: int) -> tuple[VideoFormat, list[Frame]]:
@@ -44,16 +42,6 @@ def read(path: str, count: int) -> tuple[VideoFormat, list[Frame]]:
         raise SystemExit(f"{path} has no frames")
     height, width = frames[0].y.shape
     return VideoFormat(width=width, height=height), frames
-
-
-def product_rate(repeats: int = 9) -> float:
-    """GFLOP/s of a product of float32 matrices on one thread, the median of some."""
-    a, seconds = torch.rand(SIDE, SIDE), []
-    for _ in range(repeats):
-        began = time.process_time()
-        torch.mm(a, a)
-        seconds.append(time.process_time() - began)
-    return 2 * SIDE**3 / statistics.median(seconds) / 1e9
 
 
 def measure(
@@ -109,7 +97,7 @@ def main() -> None:
     clips = {Path(path).stem: read(path, args.frames) for path in args.clips}
     first = next(iter(clips.values()))
     measure((first[0], first[1][:2]), presets[0], qps[:1], args.keyint)  # loads and warms up
-    rate = product_rate()
+    rate = product_rate(1)
     results: dict[str, dict[str, dict[str, list[float]]]] = {preset: {} for preset in presets}
     for name, clip in clips.items():  # presets of a clip one after the other: the machine is alike
         for preset in presets:
