@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import vcfilter  # noqa: F401  # before torch: it says how OpenMP's threads wait
+
+# isort: split
 import av
 import numpy as np
 import torch
