@@ -134,13 +134,13 @@ cdef class StepTables:
         cdef size_t high = near.shape[0], count = linear.shape[0], units = hidden.shape[0]
         cdef size_t inputs = high + 2 * count + known
         if (past.shape[0] != 2 * count or hidden.shape[1] != inputs or linear.shape[1] != inputs
-                or index.shape != (count, units) or not count or not units or known > high
+                or index.shape != (count, units) or not 0 < count <= high or not units or known > high
                 or near_bias.shape != (high,) or past_bias.shape != (2 * count,)
                 or any(f.shape[1] != f.shape[2] or f.shape[1] % 2 == 0 for f in (near, past))):
             raise ValueError("sizes of a step's layers do not fit each other")
         joint = np.ascontiguousarray(np.concatenate([hidden, linear]), np.float32)
         index = np.ascontiguousarray(index, np.float32)
-        if max(abs(joint).max(), abs(index).max()) > VCF_DENSE_MAX:
+        if not max(abs(joint).max(), abs(index).max()) <= VCF_DENSE_MAX:  # nor is it a number
             raise ValueError("a dense layer's weight does not fit 16 bits")
         parts = []
         for filters, bias in ((near, near_bias), (past[:count], past_bias[:count]),

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from vcfilter.codec import (
 )
 from vcfilter.codec.executor import GopTask, run_task
 from vcfilter.codec.segment import SegmentResult
-from vcfilter.errors import BitstreamError, ConfigError, VcfilterError
+from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError, VcfilterError
 from vcfilter.frames import Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import CodedFrame
@@ -382,3 +382,28 @@ def test_weights_are_loaded_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
     decoder = Decoder(runtime=Runtime(threads=2))
     assert sum(len(decoder.decode(packet)) for packet in [*packets, None]) == 2
     assert seen == [1, 1] and torch.get_num_threads() == before
+
+
+def no_model() -> FakeModel:
+    raise ModelMismatchError("no such model")
+
+
+def test_a_model_that_a_process_lacks(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        ProcessExecutor(no_model, 1) as executor,
+        pytest.raises(ModelMismatchError, match="no such"),
+    ):
+        encode(executor, keyint=6)
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_that_begin_later_have_what_they_had() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for _ in range(2):
+            encode(None, keyint=12)
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)

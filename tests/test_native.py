@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -168,6 +170,16 @@ def test_what_a_step_sees(
     learning = all_steps()
     for parameter in net.parameters():
         parameter.requires_grad_(False)
+    for step in coding.steps:
+        step.spatial.bias.add_(0.5)
+        step.index.bias.add_(3.0)
+    changed = all_steps()
+    for step in coding.steps:
+        step.spatial.bias.sub_(0.5)
+        step.index.bias.sub_(3.0)
+    assert any(not torch.equal(a, b) for (a, _), (b, _) in zip(fast, changed, strict=True)) or (
+        size == (1, 1)
+    )
     monkeypatch.setattr(latent, "is_native", lambda *tensors: False)
     monkeypatch.setattr(native, "SMALL", 1 << 40)
     for (index, mean), (same, expected), (third, _) in zip(
@@ -243,6 +255,8 @@ def test_kept_weights(size: tuple[int, int]) -> None:
             for parameter in layer.parameters():
                 parameter.mul_(2)
         assert not torch.allclose(layer(x), plain, atol=1e-2)
+        assert torch.equal(pickle.loads(pickle.dumps(layer))(x), layer(x))
+        assert torch.equal(deepcopy(layer)(x), layer(x))
         with torch.enable_grad():
             layer.requires_grad_(True)
             assert layer(x).requires_grad
@@ -332,7 +346,12 @@ def test_input_of_a_step_is_checked() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             step.indices(*wrong, 1.0, 63.0, out)
-    large = np.full((2, 5), 40000, np.float32)
+    for odd in (40000, np.nan):
+        check_weight(odd)
+
+
+def check_weight(odd: float) -> None:
+    large = np.full((2, 5), odd, np.float32)
     filters = np.zeros((2, 5, 5), np.float32), np.zeros(2, np.float32)
     past = np.zeros((4, 3, 3), np.float32), np.zeros(4, np.float32)
     with pytest.raises(ValueError, match="16 bits"):

@@ -33,7 +33,7 @@ def available_memory() -> int:
     known.
     """
     found = []
-    with suppress(OSError, ValueError):
+    with suppress(LookupError, OSError, ValueError):
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         found.append(int(fields["MemAvailable"].split()[0]) << 10)
     for name in _MEMORY_LIMITS:

@@ -218,6 +218,7 @@ class _Process:
     model: Model
     sender: Connection[tuple[int, FrameRecord], None]
     lock: Lock
+    failure: VcfilterError | None = None  # of loading the model
 
 
 def _start_process(
@@ -227,7 +228,11 @@ def _start_process(
     end: Connection[None, None],
 ) -> None:
     threading.Thread(target=_end_with, args=(end,), name="vcfilter-end", daemon=True).start()
-    _Process.model, _Process.sender, _Process.lock = load(), sender, lock
+    _Process.sender, _Process.lock = sender, lock
+    try:
+        _Process.model = load()
+    except VcfilterError as error:  # raised by the first task, not printed here
+        _Process.failure = error
 
 
 def _end_with(end: Connection[None, None]) -> None:
@@ -238,6 +243,9 @@ def _end_with(end: Connection[None, None]) -> None:
 
 
 def _run_in_process(number: int, task: GopTask) -> list[SegmentResult]:
+    if _Process.failure is not None:
+        raise _Process.failure
+
     def send(record: FrameRecord) -> None:
         with _Process.lock:
             _Process.sender.send((number, record))

@@ -72,10 +72,27 @@ def frame_threads(model: Model, video_format: VideoFormat) -> int:
 
 
 def one_thread() -> None:
-    """Networks called from this thread use it alone, from now on."""
+    """Networks called from this thread use it alone, from now on.
+
+    So do those of threads that begin later, until `set_usual_threads`.
+    """
     import torch
 
     torch.set_num_threads(1)
+
+
+def usual_threads() -> int:
+    """Threads of networks that are called from this thread."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def set_usual_threads(threads: int) -> None:
+    """Have networks called from this thread, and from those that begin later, use so many."""
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def reads_ahead(model: Model) -> bool:

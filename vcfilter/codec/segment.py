@@ -13,7 +13,7 @@ from vcfilter.codec.plan import SegmentJob
 from vcfilter.codec.propagation import Map
 from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
-from vcfilter.codec.runtime import one_thread
+from vcfilter.codec.runtime import one_thread, set_usual_threads, usual_threads
 from vcfilter.codec.structure import GopStep
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
@@ -246,6 +246,7 @@ def code_beside(
     known: dict[int, Reference] = {}  # those that others still need
     running: dict[Future[CodedInter], int] = {}
     pool = ThreadPoolExecutor(threads, "vcfilter-frames", one_thread)
+    before = usual_threads()
     try:
         for next_one in range(len(steps)):
             while next_one not in coded:
@@ -269,6 +270,7 @@ def code_beside(
             yield coded.pop(next_one)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        set_usual_threads(before)
 
 
 def _found(

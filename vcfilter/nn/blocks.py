@@ -34,6 +34,9 @@ class Conv2d(nn.Conv2d):
             return kept(input)
         return conv2d(input, self.weight, self.bias, self._zeros, self.groups)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
     @property
     def _zeros(self) -> tuple[int, int]:
         """Lines of zeros around the input, each way."""
@@ -42,7 +45,7 @@ class Conv2d(nn.Conv2d):
 
     def kept(self, input: Tensor) -> PackedConv2d | Winograd | None:
         """What convolves this input with weights that are known; None: they are not."""
-        learns = self.weight.requires_grad
+        learns = any(parameter.requires_grad for parameter in self.parameters())
         if learns or not has_onednn() or not is_native(input, self.weight):
             return None
         key = version_of(self.weight), None if self.bias is None else version_of(self.bias)

@@ -60,8 +60,7 @@ class PackedConv2d:
     """A convolution of stride 1 with zeros around its input and weights in oneDNN's own layout.
 
     What follows it happens in the same pass, as in code of PyTorch's compiler. Inputs are float32
-    on a CPU, best with their channels one after the other; so are results. It never changes, so
-    that a copy is the same.
+    on a CPU, best with their channels one after the other; so are results.
 
     Args:
         weight: (outputs, inputs / groups, rows, columns).
@@ -79,9 +78,6 @@ class PackedConv2d:
         pack = torch.ops.mkldnn._reorder_convolution_weight
         self._weight = pack(weight.contiguous(), zeros, ones, ones, groups, None)
         self._rest = bias, zeros, ones, ones, groups
-
-    def __deepcopy__(self, memo: object) -> PackedConv2d:
-        return self
 
     def __call__(self, x: Tensor, leaky: float | None = None) -> Tensor:
         """Convolution of x, after it a leaky ReLU of that slope."""

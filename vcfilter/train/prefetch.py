@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class FlowSearch:
     """
 
     def __init__(self, threads: int) -> None:
+        cv2.setNumThreads(1)  # of what is done beside the search
         self._pool = ThreadPoolExecutor(threads)
 
     def __call__(

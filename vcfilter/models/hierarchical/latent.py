@@ -188,9 +188,9 @@ class StepModel(nn.Module):
         nn.init.zeros_(self.gain.weight)
         # Asked for at each step of a frame, so they are not looked up by name.
         sums = self.hidden, self.index_linear, self.index
-        self._of_symbols = tuple(e.weight for e in (self.spatial, self.temporal, *sums))
-        context = self.hidden_context, self.index_context, self.gain
-        self._of_features = tuple(e.weight for e in (*context, *sums))
+        filters, context = (self.spatial, self.temporal), (self.hidden_context, self.index_context)
+        self._of_symbols = tuple(p for e in (*filters, *sums) for p in e.parameters())
+        self._of_features = tuple(p for e in (*context, self.gain, *sums) for p in e.parameters())
         self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
         self._made: tuple[tuple[Any, ...], StepTables | None] | None = None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any
 
 import cv2
@@ -73,11 +72,7 @@ def estimate_field(
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
     references = [left] if right is None else [left, right]
-    if len(references) > 1 and torch.get_num_threads() > 1:
-        with ThreadPoolExecutor(len(references)) as pool:
-            flows = [*pool.map(dense_flow, [x] * len(references), references, repeat(scale))]
-    else:
-        flows = [dense_flow(x, reference, scale) for reference in references]
+    flows = dense_flows(x, references, scale)
     return fit_field(x, flows, [*finer[: len(flows)]] or references, base, rounds)
 
 
@@ -222,11 +217,23 @@ def dense_flow(x: Tensor, reference: Tensor, scale: int = 1) -> Tensor:
     Returns:
         (B, 2, H/8, W/8): displacements in luma samples.
     """
-    now, past = (
-        t[:, 0].detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy() for t in (x, reference)
+    return dense_flows(x, [reference], scale)[0]
+
+
+def dense_flows(x: Tensor, references: Sequence[Tensor], scale: int = 1) -> list[Tensor]:
+    """The same to some references; beside each other where the networks have several threads."""
+    now, *past = (
+        t[:, 0].detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+        for t in (x, *references)
     )
-    fields = [pooled_flow(a, b, scale) for a, b in zip(now, past, strict=True)]
-    return torch.from_numpy(np.stack(fields)).to(x.device)
+    pairs = [(one, other) for each in past for one, other in zip(now, each, strict=True)]
+    if len(pairs) > 1 and torch.get_num_threads() > 1:
+        with ThreadPoolExecutor(len(references)) as pool:  # none of them runs networks
+            fields = list(pool.map(lambda pair: pooled_flow(pair[0], pair[1], scale), pairs))
+    else:
+        fields = [pooled_flow(one, other, scale) for one, other in pairs]
+    found = torch.from_numpy(np.stack(fields)).to(x.device)
+    return list(found.split(len(now)))
 
 
 def pooled_flow(
