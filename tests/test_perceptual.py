@@ -90,7 +90,9 @@ def test_before_a_step_frames_are_what_the_first_networks_make(material: Clip) -
     t = trainer(material, replace(CHEAP, rate=0.0), steps=8)
     for _ in range(8):
         figures = t.run_step().read(0)
-        assert figures["error"] == figures["difference"] == 1
+        # Weights that do not learn are kept, and sums with them rounded otherwise.
+        assert figures["error"] == pytest.approx(1, abs=1e-5)
+        assert figures["difference"] == pytest.approx(1, abs=1e-5)
     assert t.looks is not None
     with torch.no_grad():
         t.net.image.synthesis_branch.last.weight.add_(0.02)
