@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
-from vcfilter.codec.executor import GopTask, run_task
+from vcfilter.codec.executor import GopTask, pass_on, run_task
 from vcfilter.codec.runtime import find_model
 from vcfilter.codec.segment import FrameRecord, SegmentResult
 from vcfilter.errors import ConfigError, MediaError, VcfilterError
@@ -93,7 +93,7 @@ class ClusterExecutor:
         """See `Executor`; results come without records of single frames before."""
         result: Future[list[SegmentResult]] = Future()
         coded = self._pool.submit(code, self._model_id, self._wanted, task)
-        coded.add_done_callback(lambda done: _pass_on(done, result))
+        coded.add_done_callback(lambda done: pass_on(done, result, _told))
         return result
 
     def __enter__(self) -> Self:
@@ -127,17 +127,11 @@ def code(model_id: bytes, wanted: str, task: GopTask) -> list[SegmentResult]:
     return run_task(find_model(model_id, task.runtime), task)
 
 
-def _pass_on(done: Future[list[SegmentResult]], result: Future[list[SegmentResult]]) -> None:
-    if done.cancelled():
-        result.cancel()
-        return
-    error = done.exception()
-    if error is None:
-        result.set_result(done.result())
-    elif isinstance(error, VcfilterError):
-        result.set_exception(error)
-    else:
-        result.set_exception(MediaError(f"the cluster could not code a GOP: {_first(error)}"))
+def _told(error: BaseException) -> BaseException:
+    """The error that is raised for one of a worker."""
+    if isinstance(error, VcfilterError):
+        return error
+    return MediaError(f"the cluster could not code a GOP: {_first(error)}")
 
 
 def _first(error: BaseException) -> str:

@@ -62,6 +62,26 @@ class Executor(Protocol):
         """
 
 
+def pass_on(
+    done: Future[list[SegmentResult]],
+    result: Future[list[SegmentResult]],
+    told: Callable[[BaseException], BaseException],
+) -> None:
+    """Give what a task came to to another future.
+
+    Args:
+        told: the error that is raised instead of one.
+    """
+    if done.cancelled():
+        result.cancel()
+        return
+    error = done.exception()
+    if error is None:
+        result.set_result(done.result())
+    else:
+        result.set_exception(told(error))
+
+
 def run_task(
     model: Model, task: GopTask, coded_frame: Callable[[FrameRecord], None] | None = None
 ) -> list[SegmentResult]:
@@ -160,14 +180,7 @@ class ProcessExecutor:
         result: Future[list[SegmentResult]],
     ) -> None:
         self._unfinished.pop(number)
-        if done.cancelled():
-            result.cancel()
-            return
-        error = done.exception()
-        if error is None:
-            result.set_result(done.result())
-        else:
-            result.set_exception(_lost() if isinstance(error, BrokenProcessPool) else error)
+        pass_on(done, result, lambda e: _lost() if isinstance(e, BrokenProcessPool) else e)
 
     def _listen(self) -> None:
         """Pass records on until no process is left that could send one."""
