@@ -21,7 +21,7 @@ import numpy as np
 
 from vcfilter.errors import BitstreamError
 from vcfilter.frames import Frame, FrameStep, Plane, VideoFormat
-from vcfilter.models.base import CodedFrame, Model, ModelInfo
+from vcfilter.models.base import CodedFrame, Model, ModelInfo, Tracked
 
 Planes = list[np.ndarray]
 Shift = tuple[int, int]
@@ -129,6 +129,7 @@ class FakeModel:
         effort: str,
         levels: Sequence[int] = (),
         rd_scale: np.ndarray | None = None,
+        tracked: Tracked | None = None,
     ) -> CodedFrame:
         self.calls.append(step)
         assert effort in self.info.efforts

@@ -36,6 +36,10 @@ class Slots(Generic[T]):
         entry = self._kept[slot]
         return None if entry is None else entry[0]
 
+    def numbers(self) -> list[int]:
+        """The display numbers of all frames that are kept."""
+        return [entry[0] for entry in self._kept if entry is not None]
+
     def frames(self) -> list[T]:
         """All frames that are kept."""
         return [entry[1] for entry in self._kept if entry is not None]

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from vcfilter.bitstream import FrameHeader, Section, SequenceHeader, read_packet, write_packet
@@ -15,9 +16,10 @@ from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import one_thread, set_usual_threads, usual_threads
 from vcfilter.codec.structure import GopStep
+from vcfilter.codec.trajectories import Past, Trajectories
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
-from vcfilter.models.base import CodedFrame, Model, Reference
+from vcfilter.models.base import CodedFrame, Model, Reference, Tracked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +103,12 @@ class GopState:
     Args:
         key: of the GOP that the next segment belongs to, already coded.
         slots: references that are kept; None: the next segment begins a GOP.
+        past: of motion, of the GOP that goes on.
     """
 
     key: CodedKey
     slots: Slots[Reference] | None = field(default=None)
+    past: Past | None = field(default=None)
 
 
 CodedInter = tuple[int, Packet, FrameRecord, Reference]
@@ -160,6 +164,11 @@ def encode_segment(
         following = coder.code_key(job.next_key, coding.key_length, job.next_offset, job.next_scale)
         if coded_frame:
             coded_frame(following.record)
+    lumas = {job.first + index: frame.y for index, frame in enumerate(job.frames)}
+    if job.next_key is not None:
+        lumas[length] = job.next_key.y
+    past = state.past if state is not None and job.first else None
+    trajectories = Trajectories(lumas, job.video_format.bit_depth, past)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
 
@@ -168,7 +177,8 @@ def encode_segment(
         qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]], gop)
         next_key = following if following and length in step.references else None
         frame = job.frames[step.number - job.first]
-        return qp, *coder.code_inter(frame, step, qp, references, key, next_key)
+        tracked = partial(trajectories.to_references, step.number, step.references)
+        return qp, *coder.code_inter(frame, step, qp, references, key, next_key, tracked)
 
     later = {length: following.reference} if following else {}
     if threads > 1 and len(job.steps) > 1 and isinstance(rate, ConstantQp):
@@ -204,7 +214,10 @@ def encode_segment(
     )
     if following is not None:
         return result, GopState(key=following)
-    return result, GopState(key=key, slots=slots) if job.continues else None
+    if not job.continues:
+        return result, None
+    past = trajectories.past(length - 1, slots.numbers())
+    return result, GopState(key=key, slots=slots, past=past)
 
 
 def code_in_turn(
@@ -331,18 +344,27 @@ class _FrameCoder:
         references: Sequence[Reference],
         key: CodedKey,
         next_key: CodedKey | None,
+        tracked: Tracked,
     ) -> tuple[Packet, FrameRecord, Reference]:
         """Code one inter frame.
 
         Args:
             next_key: the next GOP's keyframe, if the frame refers to it.
+            tracked: see Model.encode.
         """
         step = place.step(qp)
         levels = self._coding.level_qps(step.qp)
         step = replace(step, qp=levels[0][1])
         picture = self._model.picture(frame, self._format)
         coded = self._model.encode(
-            picture, step, references, self._format, self._coding.effort, _finer(levels)
+            picture,
+            step,
+            references,
+            self._format,
+            self._coding.effort,
+            _finer(levels),
+            None,
+            tracked,
         )
         header = FrameHeader(
             step=step,

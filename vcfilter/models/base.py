@@ -7,7 +7,7 @@ makes pixels from symbols and never decides what is read next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,11 @@ class ModelInfo:
     quality_layers: int = 1
     references: int = 2
     card: Mapping[str, str] = field(default_factory=dict)
+
+
+Tracked = Callable[[int], Sequence[npt.NDArray[np.float32]] | None]
+"""Gives motion from a frame to each of its references, searched at 1/n of the size (n is 1 or 2):
+(2, ceil(height / 8), ceil(width / 8)) displacements in luma samples; None where it is not known."""
 
 
 class Symbols(Protocol):
@@ -127,6 +132,7 @@ class Model(Protocol):
         effort: str,
         levels: Sequence[int] = (),
         rd_scale: npt.NDArray[np.float32] | None = None,
+        tracked: Tracked | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion.
 
@@ -138,6 +144,7 @@ class Model(Protocol):
                 references' bases.
             rd_scale: of a keyframe, factors on the Lagrangian per 8x8 luma samples,
                 (ceil(height / 8), ceil(width / 8)); None: 1 everywhere.
+            tracked: of an inter frame, gives motion that was found through the frames between.
         """
 
     def parse(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
-from vcfilter.models.hierarchical.blocks import picture_dct
+from vcfilter.models.base import Tracked
+from vcfilter.models.hierarchical.blocks import BLOCK, picture_dct
 from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
 from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
@@ -161,6 +162,7 @@ class ModeDecision:
 
     Args:
         quantiser: the frame's base step (1,) and quantiser steps (1, 96), see `VideoNet.quantiser`.
+        tracked: see models.base.Model.encode.
     """
 
     def __init__(
@@ -173,9 +175,10 @@ class ModeDecision:
         effort: Effort,
         quantiser: tuple[Tensor, Tensor],
         levels: Sequence[int] = (),
+        tracked: Tracked | None = None,
     ) -> None:
         self._net, self._tables, self._x, self._step = net, tables, x, step
-        self._effort = effort
+        self._effort, self._tracked = effort, tracked
         self._pair = pair(references)
         self._two = len(references) > 1
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
@@ -202,8 +205,7 @@ class ModeDecision:
         if not self._settled(trials):
             step = replace(self._step, qp=self._step.qp - self._finer)
             conditions = Conditions.of([step], [KEY_MODE], self._base.device, self._x.size)
-            scale, rounds = self._effort.flow_scale, self._effort.fit_rounds
-            self._field = estimate_motion(conditions, self._x.planes, self._pair, scale, rounds)
+            self._field = self._search(conditions)
             trials += self._with_motion(self._field)
         best = min(trials, key=lambda trial: trial.cost)
         trials.sort(key=lambda trial: trial.estimate)
@@ -215,6 +217,17 @@ class ModeDecision:
             whole = self._try(replace(trial.mode, residual=True), self._field)
             best = min(best, whole, key=lambda trial: trial.cost)
         return best
+
+    def _search(self, conditions: Conditions) -> MotionField:
+        """Motion to the references, before it is coded."""
+        effort, device = self._effort, self._base.device
+        rows, columns = (side // BLOCK for side in self._x.planes[0].shape[2:])
+        flows = []
+        for flow in (self._tracked and self._tracked(effort.flow_scale)) or ():
+            missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
+            flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
+        scale, rounds = effort.flow_scale, effort.fit_rounds
+        return estimate_motion(conditions, self._x.planes, self._pair, scale, rounds, flows)
 
     def _settled(self, trials: Sequence[Trial]) -> bool:
         """Whether no motion is searched, as what is known fits well enough for the effort."""

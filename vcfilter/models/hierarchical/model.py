@@ -18,7 +18,7 @@ from vcfilter.entropy import tables
 from vcfilter.entropy.coder import DecodingCoder, TableSet
 from vcfilter.errors import BitstreamError, ModelMismatchError
 from vcfilter.frames import LEVELS_MAX, Frame, FrameStep, FrameType, Plane, VideoFormat
-from vcfilter.models.base import CodedFrame, ModelInfo
+from vcfilter.models.base import CodedFrame, ModelInfo, Tracked
 from vcfilter.models.hierarchical.complexity import complexity
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, TRIALS, HierarchicalConfig
@@ -105,6 +105,7 @@ class HierarchicalModel:
         effort: str,
         levels: Sequence[int] = (),
         rd_scale: npt.NDArray[np.float32] | None = None,
+        tracked: Tracked | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion of the base."""
         with self._inference():
@@ -124,6 +125,7 @@ class HierarchicalModel:
                     EFFORTS[effort],
                     self.net.quantiser(conditions),
                     levels,
+                    tracked,
                 )
                 best = decision.best()
                 mode, chosen = best.mode, (best.coder, [], best.reference)

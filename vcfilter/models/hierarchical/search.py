@@ -37,43 +37,48 @@ CHOICE_ROUNDS = 3
 
 
 def estimate_motion(
-    conditions: Conditions, x: Planes, references: Pair, scale: int = 1, rounds: int = 2
+    conditions: Conditions,
+    x: Planes,
+    references: Pair,
+    scale: int = 1,
+    rounds: int = 2,
+    flows: Sequence[Tensor] = (),
 ) -> MotionField:
     """Dense motion from x to its references, see `estimate_field`.
 
     Outside the picture (conditions.size), motion goes on as at the border.
     """
-    first, second = (reference.planes[0] for reference in references)
+    left, right = (reference.planes[0] for reference in references)
     finer = [r.planes[0] if r.halves is None else r.halves for r in references]
-    alone = not bool(conditions.distances[0, 1])
+    count = 1 + bool(conditions.distances[0, 1])
     base = quantiser_step(conditions.qp)
-    found = estimate_field(x[0], first, None if alone else second, base, scale, rounds, finer)
+    found = estimate_field(x[0], (left, right)[:count], base, scale, rounds, finer[:count], flows)
     return MotionField(*found).within(conditions.size)
 
 
 def estimate_field(
     x: Tensor,
-    left: Tensor,
-    right: Tensor | None,
+    references: Sequence[Tensor],
     base: Tensor,
     scale: int,
     rounds: int,
     finer: Sequence[Tensor] = (),
+    flows: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Motion from a picture to its references, and the blend that fits them best.
 
     Args:
-        x, left, right: (B, 1, H, W) luma, 0 to 255; right is None where there is one reference.
+        x: (B, 1, H, W) luma, 0 to 255. references: one or two of the same.
         base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
         rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
         finer: what takes the references' place after the search, see `linearise`.
+        flows: (B, 2, H/8, W/8) to each reference, where they are known: nothing is searched.
 
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    references = [left] if right is None else [left, right]
-    flows = dense_flows(x, references, scale)
-    return fit_field(x, flows, [*finer[: len(flows)]] or references, base, rounds)
+    flows = flows or dense_flows(x, references, scale)
+    return fit_field(x, flows, finer or references, base, rounds)
 
 
 def fit_field(
