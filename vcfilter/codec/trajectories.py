@@ -21,10 +21,13 @@ from vcfilter.frames import Plane
 from vcfilter.nn.flow import Flow, Luma, fine_search
 
 BLOCK = 8
+SCALE = 2
+"""Motion is searched at 1/SCALE of the size: as many bits as at full size."""
 GRID = 4
-"""Luma samples per position of a flow that is kept, each way. As many bits as with 1 or 2."""
-SMALLEST = 32
-"""Side of what is searched from which on motion can be found."""
+"""Luma samples per position of a flow that is kept, each way: as many bits as with 1 or 2."""
+SMALLEST = 32 * SCALE
+"""Side of a picture from which on motion is searched."""
+INVERSIONS = 3
 
 Map = npt.NDArray[np.float32]
 """(2, ceil(height / 8), ceil(width / 8)) displacements in luma samples."""
@@ -36,12 +39,12 @@ class Past:
 
     Args:
         number: of the newest frame. luma: of it.
-        flows: from it to older frames, by number and scale.
+        flows: from it to older frames, by number.
     """
 
     number: int
     luma: Luma
-    flows: Mapping[tuple[int, int], Flow]
+    flows: Mapping[int, Flow]
 
 
 class Trajectories:
@@ -58,109 +61,124 @@ class Trajectories:
         self, lumas: Mapping[int, Plane], bit_depth: int, past: Past | None = None
     ) -> None:
         self._lumas = {number: _whole_blocks(luma, bit_depth) for number, luma in lumas.items()}
-        self._older: Mapping[tuple[int, int], Flow] = {}
+        self._older: Mapping[int, Flow] = {}
         self._border: int | None = None
         if past is not None:
             self._lumas[past.number] = past.luma
             self._older, self._border = past.flows, past.number
-        self._steps: dict[tuple[int, int, int], Future[Flow]] = {}
+        self._steps: dict[int, Future[Flow]] = {}
         self._lock = Lock()
 
-    def to_references(self, number: int, references: Sequence[int], scale: int) -> list[Map] | None:
+    def to_references(self, number: int, references: Sequence[int]) -> list[Map] | None:
         """Displacements from a frame to each of its references.
 
         Args:
             number, references: display numbers.
-            scale: motion is searched at 1/scale of the size (1 or 2).
 
         Returns:
             None where frames between are not known, or frames are too small.
         """
-        if min(self._lumas[number].shape) < SMALLEST * scale:
+        rows, columns = self._lumas[number].shape
+        if min(rows, columns) < SMALLEST:
             return None
         found = []
         for reference in references:
-            flow = self._flow(number, reference, scale)
+            flow = self._flow(number, reference)
             if flow is None:
                 return None
-            rows, columns = (side // BLOCK for side in self._lumas[number].shape)
-            pooled = cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA)
-            found.append(np.ascontiguousarray(np.asarray(pooled, np.float32).transpose(2, 0, 1)))
+            pooled = _resized(flow, columns // BLOCK, rows // BLOCK)
+            found.append(np.ascontiguousarray(pooled.transpose(2, 0, 1)))
         return found
 
     def past(self, number: int, kept: Iterable[int]) -> Past:
-        """What the next segment needs.
+        """What the next segment needs. Nothing is searched for it.
 
         Args:
             number: of the newest frame. kept: numbers of references that may be asked for.
         """
         flows = {}
-        for scale in {scale for _, _, scale in self._steps}:
-            for other in (each for each in kept if each < number):
-                flow = self._flow(number, other, scale, search=False)
-                if flow is not None:
-                    flows[other, scale] = flow
+        for other in (each for each in kept if each < number):
+            flow = self._flow(number, other, search=False)
+            if flow is not None:
+                flows[other] = flow
         return Past(number=number, luma=self._lumas[number], flows=flows)
 
-    def _flow(self, number: int, other: int, scale: int, search: bool = True) -> Flow | None:
+    def _flow(self, number: int, other: int, *, search: bool = True) -> Flow | None:
         """(rows, columns, 2) on the grid, from a frame to another one; None: not known."""
-        step = 1 if other > number else -1
+        way = 1 if other > number else -1
         flow: Flow | None = None
         while number != other:
-            if number == self._border and step < 0:
-                following = self._older.get((other, scale))
-                reached = other
+            if number == self._border and way < 0:
+                following, number = self._older.get(other), other
             else:
-                reached = number + step
-                known = (number, reached, scale) in self._steps
-                following = None
-                if reached in self._lumas and (search or known):
-                    following = self._step(number, reached, scale)
+                following, number = self._step(number, number + way, search), number + way
             if following is None:
                 return None
             flow = following if flow is None else _followed(flow, following)
-            number = reached
         return flow
 
-    def _step(self, number: int, other: int, scale: int) -> Flow:
-        """The flow from a frame to its neighbour, searched once."""
-        key = number, other, scale
+    def _step(self, number: int, other: int, search: bool) -> Flow | None:
+        """The flow from a frame to its neighbour: back to the earlier one it is searched once, to
+        the later one it is that flow's inverse.
+        """
+        later, earlier = max(number, other), min(number, other)
+        if earlier not in self._lumas or later not in self._lumas:
+            return None
         with self._lock:
-            future = self._steps.get(key)
+            future = self._steps.get(later)
+            if future is None and not search:
+                return None
             mine = future is None
             if future is None:
-                future = self._steps[key] = Future()
+                future = self._steps[later] = Future()
         if mine:
             try:
-                future.set_result(_searched(self._lumas[number], self._lumas[other], scale))
+                future.set_result(_searched(self._lumas[later], self._lumas[earlier]))
             except BaseException as error:
                 future.set_exception(error)
                 raise
-        return future.result()
+        flow = future.result()
+        return flow if number == later else _inverse(flow)
 
 
-def _searched(x: Luma, reference: Luma, scale: int) -> Flow:
+def _searched(x: Luma, reference: Luma) -> Flow:
+    """The flow between two frames (height, width) on the grid."""
     rows, columns = x.shape
-    if scale > 1:
-        size = (columns // scale, rows // scale)
-        x, reference = (
-            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8)
-            for p in (x, reference)
-        )
-    flow = fine_search(x, reference)
-    grid = columns // GRID, rows // GRID
-    return np.asarray(cv2.resize(flow, grid, interpolation=cv2.INTER_AREA) * scale, np.float32)
+    size = columns // SCALE, rows // SCALE
+    x, reference = (
+        np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8)
+        for p in (x, reference)
+    )
+    return _resized(fine_search(x, reference), columns // GRID, rows // GRID) * SCALE
+
+
+def _resized(flow: Flow, columns: int, rows: int) -> Flow:
+    """Means of a flow."""
+    return np.asarray(cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _followed(flow: Flow, following: Flow) -> Flow:
     """A flow, and where it ends another one."""
+    return np.asarray(flow + _moved(following, flow), np.float32)
+
+
+def _inverse(flow: Flow) -> Flow:
+    """The flow back from where a flow leads."""
+    found = -flow
+    for _ in range(INVERSIONS):
+        found = -_moved(flow, found)
+    return found
+
+
+def _moved(flow: Flow, by: Flow) -> Flow:
+    """A flow's values at the places that another one leads to."""
     rows, columns = flow.shape[:2]
     across, down = np.meshgrid(
         np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)
     )
-    at = across + flow[..., 0] / GRID, down + flow[..., 1] / GRID
-    there = cv2.remap(following, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(flow + there, np.float32)
+    at = across + by[..., 0] / GRID, down + by[..., 1] / GRID
+    moved = cv2.remap(flow, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
 
 
 def _whole_blocks(y: Plane, bit_depth: int) -> Luma:

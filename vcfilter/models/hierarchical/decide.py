@@ -223,7 +223,7 @@ class ModeDecision:
         effort, device = self._effort, self._base.device
         rows, columns = (side // BLOCK for side in self._x.planes[0].shape[2:])
         flows = []
-        for flow in (self._tracked and self._tracked(effort.flow_scale)) or ():
+        for flow in (self._tracked and self._tracked()) or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
         scale, rounds = effort.flow_scale, effort.fit_rounds
