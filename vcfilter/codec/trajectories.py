@@ -183,5 +183,6 @@ def _moved(flow: Flow, by: Flow) -> Flow:
 
 def _whole_blocks(y: Plane, bit_depth: int) -> Luma:
     """Luma in 8 bits, its border repeated up to whole blocks."""
-    rows, columns = (-side % BLOCK for side in y.shape)
-    return np.pad((y >> (bit_depth - 8)).astype(np.uint8), ((0, rows), (0, columns)), mode="edge")
+    luma = (y if bit_depth == 8 else y >> (bit_depth - 8)).astype(np.uint8, copy=False)
+    rows, columns = (-side % BLOCK for side in luma.shape)
+    return np.pad(luma, ((0, rows), (0, columns)), mode="edge") if rows or columns else luma
