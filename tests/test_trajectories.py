@@ -35,9 +35,10 @@ def inner(flow: np.ndarray) -> np.ndarray:
     return flow[:, 4:-4, 4:-4].mean((1, 2))
 
 
-def test_motion_adds_up_over_frames() -> None:
+@pytest.mark.parametrize("scale", [1, 2])
+def test_motion_adds_up_over_frames(scale: int) -> None:
     tool = Trajectories(lumas(0, 8), 8)
-    back, ahead = tool.to_references(6, (0, 8))
+    back, ahead = tool.to_references(6, (0, 8), scale)
     assert back.shape == ahead.shape == (2, HEIGHT // 8, WIDTH // 8)
     assert back.dtype == np.float32
     assert inner(back) == pytest.approx([-6 * STEP[0], -6 * STEP[1]], abs=0.5)
@@ -46,26 +47,26 @@ def test_motion_adds_up_over_frames() -> None:
 
 def test_motion_goes_on_from_the_segment_before() -> None:
     whole = Trajectories(lumas(0, 8), 8)
-    wanted = whole.to_references(8, (4, 0))
+    wanted = whole.to_references(8, (4, 0), 1)
     first = Trajectories(lumas(0, 4), 8)
-    assert first.to_references(4, (0,)) is not None
-    second = Trajectories(lumas(5, 8), 8, first.past(4, [0, 2]))
-    found = second.to_references(8, (4, 0))
+    assert first.to_references(4, (0,), 1) is not None
+    second = Trajectories(lumas(5, 8), 8, first.known_motion(4, [0, 2]))
+    found = second.to_references(8, (4, 0), 1)
     for one, other in zip(found, wanted, strict=True):
         assert np.abs(one - other).max() < 0.05
-    third = Trajectories(lumas(9, 10), 8, second.past(8, [4, 0]))
-    flow = third.to_references(10, (0,))[0]
+    third = Trajectories(lumas(9, 10), 8, second.known_motion(8, [4, 0]))
+    flow = third.to_references(10, (0,), 1)[0]
     assert inner(flow) == pytest.approx([-10 * STEP[0], -10 * STEP[1]], abs=1)
 
 
 def test_what_was_not_asked_for_is_not_known_later() -> None:
     first = Trajectories(lumas(0, 4), 8)
-    first.to_references(2, (0,))  # never between 2 and 4
-    second = Trajectories(lumas(5, 6), 8, first.past(4, [0]))
-    assert second.to_references(6, (4, 0)) is None
-    assert second.to_references(6, (4,)) is not None
+    first.to_references(2, (0,), 1)  # never between 2 and 4
+    second = Trajectories(lumas(5, 6), 8, first.known_motion(4, [0]))
+    assert second.to_references(6, (4, 0), 1) is None
+    assert second.to_references(6, (4,), 1) is not None
     alone = Trajectories(lumas(5, 6), 8)
-    assert alone.to_references(6, (4,)) is None
+    assert alone.to_references(6, (4,), 1) is None
 
 
 def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +81,7 @@ def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = Trajectories(lumas(0, 4), 8)
     found: list[list[np.ndarray] | None] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(tool.to_references(n, (0,))))
+        threading.Thread(target=lambda n=n: found.append(tool.to_references(n, (0,), 1)))
         for n in (4, 3, 2, 4)
     ]
     for thread in threads:
@@ -89,7 +90,7 @@ def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.join()
     assert len(found) == len(threads)
     assert len(calls) == 4
-    tool.to_references(0, (4,))  # back along what is known
+    tool.to_references(0, (4,), 1)  # back along what is known
     assert len(calls) == 4
 
 
@@ -101,17 +102,19 @@ def test_a_search_that_fails_fails_for_all(monkeypatch: pytest.MonkeyPatch) -> N
     tool = Trajectories(lumas(0, 1), 8)
     for _ in range(2):
         with pytest.raises(MemoryError):
-            tool.to_references(1, (0,))
+            tool.to_references(1, (0,), 1)
 
 
 def test_deep_samples_and_sides_that_are_no_multiples_of_8() -> None:
     deep = {n: luma[:-3, :-5].astype(np.uint16) << 2 for n, luma in lumas(0, 2).items()}
-    flow = Trajectories(deep, 10).to_references(2, (0,))[0]
+    flow = Trajectories(deep, 10).to_references(2, (0,), 1)[0]
     assert flow.shape == (2, HEIGHT // 8, WIDTH // 8)
     assert inner(flow) == pytest.approx([-2 * STEP[0], -2 * STEP[1]], abs=0.3)
 
 
-@pytest.mark.parametrize(("side", "known"), [(64, True), (56, False)])
-def test_small_pictures_are_not_searched(side: int, known: bool) -> None:
+@pytest.mark.parametrize(
+    ("side", "scale", "known"), [(32, 1, True), (24, 1, False), (32, 2, False)]
+)
+def test_small_frames_are_not_searched(side: int, scale: int, known: bool) -> None:
     small = {n: luma[:side, :side] for n, luma in lumas(0, 1).items()}
-    assert (Trajectories(small, 8).to_references(1, (0,)) is not None) == known
+    assert (Trajectories(small, 8).to_references(1, (0,), scale) is not None) == known

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import StructureKind
 from vcfilter.codec.lookahead import anchor_distance, key_offset
-from vcfilter.codec.propagation import Map, key_scales
+from vcfilter.codec.propagation import HORIZON, Inheritance, Map, anchor_scale, key_scales
 from vcfilter.codec.scenecut import SceneCutDetector, Thumbnail, thumbnail
 from vcfilter.codec.structure import (
     GopStep,
@@ -20,6 +20,7 @@ from vcfilter.codec.structure import (
     halve,
     restart_step,
 )
+from vcfilter.codec.trajectories import search_step
 from vcfilter.frames import DISTANCE_MAX, Frame, VideoFormat
 
 SPAN = 2
@@ -42,6 +43,7 @@ class SegmentJob:
         divisible: the last frame is an anchor, and others may be put before it (codec.trial): the
             anchors that steps refer to are those that the state holds.
         key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
+        anchor_scale: of the last frame's, where that is an anchor.
     """
 
     video_format: VideoFormat
@@ -56,6 +58,7 @@ class SegmentJob:
     divisible: bool = False
     key_scale: Map | None = field(default=None, compare=False)
     next_scale: Map | None = field(default=None, compare=False)
+    anchor_scale: Map | None = field(default=None, compare=False)
 
 
 class Planner:
@@ -282,6 +285,7 @@ class _Anchors(_Placement):
         self._anchors: tuple[int, ...] = (0,)  # the newest first
         self._slot = 0  # of the newest
         self._anchor: Frame | None = None
+        self._inherited: dict[int, Inheritance] = {}  # by number of the frame
 
     def add(self, frame: Frame) -> list[SegmentJob]:
         self._waiting.append(frame)
@@ -343,5 +347,27 @@ class _Anchors(_Placement):
         last = self._anchors[0] + distance
         steps = between_anchors(self._anchors, last, self._slot)
         self._anchors = (last, self._anchors[0])
+        scale = self._scale(count - 1)
+        end = self._first + count
+        self._inherited = {n: each for n, each in self._inherited.items() if n >= end}
         job = self._job(count, steps, continues)
-        return replace(job, divisible=self._structure.trial)
+        return replace(job, divisible=self._structure.trial, anchor_scale=scale)
+
+    def _scale(self, anchor: int) -> Map | None:
+        """Factors on the Lagrangian of an anchor's positions.
+
+        Args:
+            anchor: its place among the frames that wait.
+        """
+        following = []
+        for index in range(anchor + 1, min(anchor + 1 + HORIZON, len(self._waiting))):
+            number = self._first + index
+            if number not in self._inherited:
+                before, now = (frame.y for frame in self._waiting[index - 1 : index + 1])
+                depth = self._format.bit_depth
+                flow = search_step(now, before, depth)
+                if flow is None:
+                    return None
+                self._inherited[number] = Inheritance.of(before, now, flow, depth)
+            following.append(self._inherited[number])
+        return anchor_scale(following) if following else None

@@ -16,7 +16,7 @@ from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import one_thread, set_usual_threads, usual_threads
 from vcfilter.codec.structure import GopStep
-from vcfilter.codec.trajectories import Past, Trajectories
+from vcfilter.codec.trajectories import KnownMotion, Trajectories
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
 from vcfilter.models.base import CodedFrame, Model, Reference, Tracked
@@ -103,12 +103,12 @@ class GopState:
     Args:
         key: of the GOP that the next segment belongs to, already coded.
         slots: references that are kept; None: the next segment begins a GOP.
-        past: of motion, of the GOP that goes on.
+        motion: of the frames so far, of a GOP that goes on.
     """
 
     key: CodedKey
     slots: Slots[Reference] | None = field(default=None)
-    past: Past | None = field(default=None)
+    motion: KnownMotion | None = field(default=None)
 
 
 CodedInter = tuple[int, Packet, FrameRecord, Reference]
@@ -167,8 +167,8 @@ def encode_segment(
     lumas = {job.first + index: frame.y for index, frame in enumerate(job.frames)}
     if job.next_key is not None:
         lumas[length] = job.next_key.y
-    past = state.past if state is not None and job.first else None
-    trajectories = Trajectories(lumas, job.video_format.bit_depth, past)
+    known = state.motion if state is not None and job.first else None
+    trajectories = Trajectories(lumas, job.video_format.bit_depth, known)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
 
@@ -178,7 +178,8 @@ def encode_segment(
         next_key = following if following and length in step.references else None
         frame = job.frames[step.number - job.first]
         tracked = partial(trajectories.to_references, step.number, step.references)
-        return qp, *coder.code_inter(frame, step, qp, references, key, next_key, tracked)
+        scale = job.anchor_scale if step.number == length - 1 else None
+        return qp, *coder.code_inter(frame, step, qp, references, key, next_key, scale, tracked)
 
     later = {length: following.reference} if following else {}
     if threads > 1 and len(job.steps) > 1 and isinstance(rate, ConstantQp):
@@ -216,8 +217,8 @@ def encode_segment(
         return result, GopState(key=following)
     if not job.continues:
         return result, None
-    past = trajectories.past(length - 1, slots.numbers())
-    return result, GopState(key=key, slots=slots, past=past)
+    known = trajectories.known_motion(length - 1, slots.numbers())
+    return result, GopState(key=key, slots=slots, motion=known)
 
 
 def code_in_turn(
@@ -344,13 +345,14 @@ class _FrameCoder:
         references: Sequence[Reference],
         key: CodedKey,
         next_key: CodedKey | None,
+        scale: Map | None,
         tracked: Tracked,
     ) -> tuple[Packet, FrameRecord, Reference]:
         """Code one inter frame.
 
         Args:
             next_key: the next GOP's keyframe, if the frame refers to it.
-            tracked: see Model.encode.
+            scale, tracked: see Model.encode.
         """
         step = place.step(qp)
         levels = self._coding.level_qps(step.qp)
@@ -363,7 +365,7 @@ class _FrameCoder:
             self._format,
             self._coding.effort,
             _finer(levels),
-            None,
+            scale,
             tracked,
         )
         header = FrameHeader(

@@ -167,4 +167,5 @@ def _part(job: SegmentJob, state: GopState, end: int) -> SegmentJob:
         frames=job.frames[first - job.first : end + 1 - job.first],
         steps=between_anchors(anchors, end, slot),
         continues=job.continues or end < last,
+        anchor_scale=job.anchor_scale if end == last else None,
     )

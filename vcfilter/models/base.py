@@ -54,9 +54,9 @@ class ModelInfo:
     card: Mapping[str, str] = field(default_factory=dict)
 
 
-Tracked = Callable[[], Sequence[npt.NDArray[np.float32]] | None]
-"""Gives motion from a frame to each of its references, (2, ceil(height / 8), ceil(width / 8))
-displacements in luma samples; None where it is not known."""
+Tracked = Callable[[int], Sequence[npt.NDArray[np.float32]] | None]
+"""Gives motion from a frame to each of its references, searched at 1/n of the size (n is 1 or 2):
+(2, ceil(height / 8), ceil(width / 8)) displacements in luma samples; None where it is not known."""
 
 
 class Symbols(Protocol):
@@ -142,7 +142,7 @@ class Model(Protocol):
             levels: qps of the quality levels above the base, falling from below step.qp on. A
                 level's tables follow from integers of this frame's levels up to it, and of the
                 references' bases.
-            rd_scale: of a keyframe, factors on the Lagrangian per 8x8 luma samples,
+            rd_scale: factors on the Lagrangian per 8x8 luma samples,
                 (ceil(height / 8), ceil(width / 8)); None: 1 everywhere.
             tracked: of an inter frame, gives motion that was found through the frames between.
         """

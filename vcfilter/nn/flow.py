@@ -58,7 +58,7 @@ def inverse_search(x: Luma, reference: Luma, preset: int, start: Flow | None = N
 
 def fine_search(x: Luma, reference: Luma) -> Flow:
     """Displacements (H, W, 2) as of `inverse_search`, as exact as flows that are put together need
-    it: the search ends at the pictures' own size instead of half of it, for about twice the time.
+    it: the search ends at the frames' own size instead of half of it, for about twice the time.
     """
     search = cv2.DISOpticalFlow.create(MEDIUM)
     search.setFinestScale(0)

@@ -110,6 +110,8 @@ class Effort:
         settled: no motion is searched for frames of deep layers whose prediction without coded
             motion leaves a residual less than this share of the cost to save, by an estimate.
         flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
+        searched: references are searched themselves as well where motion through the frames between
+            leaves more than this share of what no motion leaves; what codes best is taken.
         fit_rounds: Gauss-Newton steps after the search, at least 1.
         plain_motion: whether coded motion is tried without the decoder's refinement, where there
             can be one.
@@ -126,6 +128,7 @@ class Effort:
     free_modes: bool = True
     settled: float = 0.0
     flow_scale: int = 1
+    searched: float = 0.0
     fit_rounds: int
     plain_motion: bool = True
     residuals: int = 1
@@ -148,6 +151,7 @@ EFFORTS: dict[str, Effort] = {
         free_modes=False,
         settled=0.45,
         flow_scale=2,
+        searched=0.2,
         fit_rounds=1,
         plain_motion=False,
         deep_gain=0.45,
@@ -159,13 +163,16 @@ EFFORTS: dict[str, Effort] = {
         free_modes=False,
         settled=0.3,
         flow_scale=2,
+        searched=0.2,
         fit_rounds=1,
         plain_motion=False,
         deep_gain=0.25,
         passes=1,
         filtered=DEEP_LAYER,
     ),
-    "fast": Effort(motion_levels=(5,), flow_scale=2, fit_rounds=2, plain_motion=False, passes=1),
+    "fast": Effort(
+        motion_levels=(5,), flow_scale=2, searched=0.2, fit_rounds=2, plain_motion=False, passes=1
+    ),
     "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),

@@ -24,7 +24,7 @@ from vcfilter.models.hierarchical.mode import (
     MotionMode,
 )
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
-from vcfilter.models.hierarchical.search import estimate_motion
+from vcfilter.models.hierarchical.search import estimate_motion, remainder
 from vcfilter.models.hierarchical.sections import Chosen
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
@@ -71,9 +71,7 @@ def choose_keyframe(
     Args:
         rd_scale: see models.base.Model.encode.
     """
-    scale: Tensor | float = 1.0
-    if rd_scale is not None:
-        scale = torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
+    scale = _on_latent(rd_scale, x)
     conditions = Conditions.of([step], [KEY_MODE], x.planes[0].device, x.size)
     passes = effort.passes_of(0)
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
@@ -81,6 +79,11 @@ def choose_keyframe(
     filters = filters_of(tables, x, step.qp, ())
     reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale, filters)
     return coder, above, reference
+
+
+def _on_latent(rd_scale: npt.NDArray[np.float32] | None, x: Picture) -> Tensor | float:
+    """Factors on the Lagrangian as `VideoNet` takes them."""
+    return 1.0 if rd_scale is None else torch.from_numpy(rd_scale).to(x.planes[0])[None, None]
 
 
 def filters_of(tables: TableSet, x: Picture, qp: int, references: Sequence[Reference]) -> Filters:
@@ -116,13 +119,14 @@ def choose_inter(
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
     levels: Sequence[int] = (),
     finer: int = 0,
+    rd_scale: Tensor | float = 1.0,
 ) -> Chosen:
     """An inter frame's symbols, not yet in bytes, and its reconstruction in one mode.
 
     Args:
         field: estimated motion, for CODED.
         coded: motion by its level, as it was coded of this field before; added to.
-        finer: see `VideoNet.code_motion`.
+        finer: see `VideoNet.code_motion`. rd_scale: see `VideoNet.code_inter`.
     """
     conditions = Conditions.of([step], [mode], x.planes[0].device, x.size)
     coder = EncodingCoder(tables)
@@ -149,6 +153,7 @@ def choose_inter(
         motion,
         earlier,
         above,
+        rd_scale,
         filters,
     )
     return coder, above, reference
@@ -162,7 +167,7 @@ class ModeDecision:
 
     Args:
         quantiser: the frame's base step (1,) and quantiser steps (1, 96), see `VideoNet.quantiser`.
-        tracked: see models.base.Model.encode.
+        rd_scale, tracked: see models.base.Model.encode.
     """
 
     def __init__(
@@ -175,10 +180,12 @@ class ModeDecision:
         effort: Effort,
         quantiser: tuple[Tensor, Tensor],
         levels: Sequence[int] = (),
+        rd_scale: npt.NDArray[np.float32] | None = None,
         tracked: Tracked | None = None,
     ) -> None:
         self._net, self._tables, self._x, self._step = net, tables, x, step
         self._effort, self._tracked = effort, tracked
+        self._rd_scale = _on_latent(rd_scale, x)
         self._pair = pair(references)
         self._two = len(references) > 1
         self._between = self._two and min(step.references[:2]) < 0 < max(step.references[:2])
@@ -205,8 +212,7 @@ class ModeDecision:
         if not self._settled(trials):
             step = replace(self._step, qp=self._step.qp - self._finer)
             conditions = Conditions.of([step], [KEY_MODE], self._base.device, self._x.size)
-            self._field = self._search(conditions)
-            trials += self._with_motion(self._field)
+            trials += self._with_motion(self._search(conditions))
         best = min(trials, key=lambda trial: trial.cost)
         trials.sort(key=lambda trial: trial.estimate)
         effort, deep = self._effort, self._step.layer >= DEEP_LAYER
@@ -218,16 +224,24 @@ class ModeDecision:
             best = min(best, whole, key=lambda trial: trial.cost)
         return best
 
-    def _search(self, conditions: Conditions) -> MotionField:
-        """Motion to the references, before it is coded."""
-        effort, device = self._effort, self._base.device
-        rows, columns = (side // BLOCK for side in self._x.planes[0].shape[2:])
+    def _search(self, conditions: Conditions) -> list[MotionField]:
+        """Motion to the references, before it is coded.
+
+        That through the frames between is the scene's. Where it explains little, as on water, a
+        search of the references themselves may find motion that takes less to code.
+        """
+        effort, x, device = self._effort, self._x.planes, self._base.device
+        scale, rounds = effort.flow_scale, effort.fit_rounds
+        rows, columns = (side // BLOCK for side in x[0].shape[2:])
         flows = []
-        for flow in (self._tracked and self._tracked()) or ():
+        for flow in (self._tracked and self._tracked(scale)) or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
-        scale, rounds = effort.flow_scale, effort.fit_rounds
-        return estimate_motion(conditions, self._x.planes, self._pair, scale, rounds, flows)
+        found = [estimate_motion(conditions, x, self._pair, scale, rounds, flows)]
+        lumas = [reference.planes[0] for reference in self._pair[: 1 + self._two]]
+        if flows and remainder(x[0], lumas, found[0].field) > effort.searched:
+            found.append(estimate_motion(conditions, x, self._pair, scale, rounds))
+        return found
 
     def _settled(self, trials: Sequence[Trial]) -> bool:
         """Whether no motion is searched, as what is known fits well enough for the effort."""
@@ -235,17 +249,23 @@ class ModeDecision:
         gain = best.cost - best.estimate
         return self._step.layer >= DEEP_LAYER and gain < self._effort.settled * best.cost
 
-    def _with_motion(self, field: MotionField) -> list[Trial]:
-        """Trials with coded motion, without a residual."""
+    def _with_motion(self, fields: Sequence[MotionField]) -> list[Trial]:
+        """Trials with coded motion, without a residual; of the best of some fields."""
         effort = self._effort
         refine = self._between and not effort.plain_motion
-        modes = [
+        lowest, *others = (
             HierarchicalMode(
                 motion=MotionMode.CODED, level=level, refine=refine, sharp=True, residual=False
             )
             for level in sorted(self._precise)
-        ]
-        trials = [self._try(mode, field) for mode in modes]
+        )
+        tried = []
+        for field in fields:
+            self._coded = {}
+            tried.append((self._try(lowest, field), field, self._coded))
+        trial, field, self._coded = min(tried, key=lambda each: each[0].estimate)
+        self._field = field
+        trials = [trial, *(self._try(mode, field) for mode in others)]
         if self._between and effort.plain_motion:
             first = min(trials, key=lambda trial: trial.estimate)
             trials.append(self._try(replace(first.mode, refine=True), field))
@@ -266,6 +286,7 @@ class ModeDecision:
             self._coded,
             levels,
             self._finer,
+            self._rd_scale,
         )
 
     def _free(self) -> list[HierarchicalMode]:
@@ -295,6 +316,7 @@ class ModeDecision:
             passes,
             self._coded,
             finer=self._finer,
+            rd_scale=self._rd_scale,
         )
         size = len(mode.pack()) + coder.size() + HEADER_BYTES
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)

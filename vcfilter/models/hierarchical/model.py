@@ -125,6 +125,7 @@ class HierarchicalModel:
                     EFFORTS[effort],
                     self.net.quantiser(conditions),
                     levels,
+                    rd_scale,
                     tracked,
                 )
                 best = decision.best()

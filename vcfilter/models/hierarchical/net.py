@@ -515,13 +515,14 @@ class VideoNet(nn.Module):
         motion: CodedMotion | None = None,
         earlier: Sequence[Coder] = (),
         levels: Sequence[LevelCoder] = (),
+        rd_scale: Tensor | float = 1.0,
         filters: Filtering | None = None,
     ) -> Reference:
         """Code inter frames.
 
         Args:
             motion: what `code_motion` gave, for CODED.
-            earlier, levels, filters: see `code_keyframe`.
+            earlier, levels, rd_scale, filters: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
@@ -540,7 +541,7 @@ class VideoNet(nn.Module):
         wanted = to_blocks(*within(x, predicted.planes, conditions.size))
         base = coder if residual else None
         blocks, image = self._code_image(
-            conditions, wanted, contexts, start, base, earlier, levels, filters=filters
+            conditions, wanted, contexts, start, base, earlier, levels, rd_scale, filters
         )
         integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
         for level in levels:

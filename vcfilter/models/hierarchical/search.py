@@ -30,6 +30,7 @@ from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
 WINDOW = 5  # positions, each way, whose errors are counted together
+NOISE = 0.1  # squared error per sample that is always there
 GAIN = 0.97  # a field of two parts has to cost less than this share
 GLOBAL_ROUNDS = 6  # of the robust fit
 GLOBAL_FITS = 2
@@ -109,6 +110,18 @@ def fit_field(
         field, _ = gauss_newton(x, left, right, field, 1)
         field = with_global_motion(x, left, right, field, base, waits=waits)
     return gauss_newton(x, left, right, field, rounds)
+
+
+def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor) -> float:
+    """Squared error that a field (1, 5, H/8, W/8) leaves, as a share of what no motion leaves.
+
+    Args:
+        x, references: as of `estimate_field`.
+    """
+    left, right = references[0], references[-1]
+    still = ((x - (left + right) / 2) ** 2).mean()
+    moved = block_sse(x, left, right, field).mean() / BLOCK**2
+    return float(moved / still.clamp(min=NOISE))
 
 
 def with_global_motion(
