@@ -1,4 +1,4 @@
-"""How many frames inherit each position of a keyframe."""
+"""How many frames inherit each position of a keyframe or an anchor."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from synthetic import texture
 
-from vcfilter.codec.propagation import LEAST, MOST, key_scales
+from vcfilter.codec.propagation import LEAST, MOST, Inheritance, anchor_scale, key_scales
 from vcfilter.codec.structure import between_anchors, coding_order
+from vcfilter.codec.trajectories import search_step
 
 HEIGHT, WIDTH = 64, 96
 
@@ -70,3 +71,44 @@ def test_keyframes_that_nothing_refers_to_have_none() -> None:
     assert (
         key_scales({n + 4: y for n, y in frames.items()}, between_anchors((4,), 12), [0], 8) == {}
     )
+
+
+def inheritances(frames: dict[int, np.ndarray], bit_depth: int = 8) -> list[Inheritance]:
+    found = []
+    for number in range(1, len(frames)):
+        now, before = frames[number], frames[number - 1]
+        step = search_step(now, before, bit_depth)
+        assert step is not None
+        found.append(Inheritance.of(before, now, step, bit_depth))
+    return found
+
+
+def test_what_stays_of_an_anchor_is_worth_more() -> None:
+    links = inheritances(half_still(9))
+    assert links[0].share.shape == (HEIGHT // 8, WIDTH // 8)
+    assert 0 <= links[0].share.min() <= links[0].share.max() <= 1
+    scale = anchor_scale(links)
+    assert scale.shape == (HEIGHT // 8, WIDTH // 8)
+    assert scale.dtype == np.float32
+    assert LEAST <= scale.min() <= scale.max() <= MOST
+    assert scale[:, :5].max() < 1 < scale[:, 7:].min()
+
+
+def test_an_anchors_motion_is_followed() -> None:
+    """Of a pan the part that leaves the frame is inherited least."""
+    wide = scene(0, WIDTH + 4 * 8)
+    frames = {n: np.ascontiguousarray(wide[:, 4 * n : 4 * n + WIDTH]) for n in range(9)}
+    scale = anchor_scale(inheritances(frames))
+    assert scale[:, :3].mean() > 1.2 * scale[:, 5:].mean()
+
+
+def test_an_anchor_of_deep_samples_and_odd_size() -> None:
+    frames = {n: np.ascontiguousarray(y[:, :85]) for n, y in half_still(5).items()}
+    deep = {n: y.astype(np.uint16) * 4 for n, y in frames.items()}
+    scale = anchor_scale(inheritances(frames))
+    assert scale.shape == (8, 11)
+    assert np.array_equal(scale, anchor_scale(inheritances(deep, 10)))
+
+
+def test_frames_too_small_for_a_search() -> None:
+    assert search_step(scene(0)[:48], scene(0)[:48], 8) is None

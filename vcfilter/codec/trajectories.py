@@ -53,16 +53,16 @@ class Trajectories:
 
     Args:
         lumas: luma planes by display number, consecutive, of one size.
-        known: of the segment before, whose newest frame is the one before these.
+        earlier: of the segment before, whose newest frame is the one before these.
     """
 
     def __init__(
-        self, lumas: Mapping[int, Plane], bit_depth: int, known: KnownMotion | None = None
+        self, lumas: Mapping[int, Plane], bit_depth: int, earlier: KnownMotion | None = None
     ) -> None:
         self._lumas = {number: _whole_blocks(luma, bit_depth) for number, luma in lumas.items()}
-        self._known = known
-        if known is not None:
-            self._lumas[known.number] = known.luma
+        self._earlier = earlier
+        if earlier is not None:
+            self._lumas[earlier.number] = earlier.luma
         self._steps: dict[tuple[int, int], Future[Flow]] = {}
         self._lock = Lock()
 
@@ -105,12 +105,12 @@ class Trajectories:
     def _flow(self, number: int, other: int, scale: int, *, search: bool = True) -> Flow | None:
         """(rows, columns, 2) on the grid, from a frame to another one; None: not known."""
         way = 1 if other > number else -1
-        border = None if self._known is None else self._known.number
+        border = None if self._earlier is None else self._earlier.number
         flow: Flow | None = None
         while number != other:
             if number == border and way < 0:
-                assert self._known is not None
-                following, number = self._known.flows.get((other, scale)), other
+                assert self._earlier is not None
+                following, number = self._earlier.flows.get((other, scale)), other
             else:
                 following, number = self._step(number, number + way, scale, search), number + way
             if following is None:
