@@ -73,9 +73,9 @@ def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     usual = trajectories.fine_search
 
-    def search(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def search(x: np.ndarray, reference: np.ndarray, scale: int) -> np.ndarray:
         calls.append(1)
-        return usual(x, reference)
+        return usual(x, reference, scale)
 
     monkeypatch.setattr(trajectories, "fine_search", search)
     tool = Trajectories(lumas(0, 4), 8)
@@ -95,7 +95,7 @@ def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_search_that_fails_fails_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def search(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    def search(x: np.ndarray, reference: np.ndarray, scale: int) -> np.ndarray:
         raise MemoryError
 
     monkeypatch.setattr(trajectories, "fine_search", search)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vcfilter.codec.structure import GopStep
 from vcfilter.frames import Plane
-from vcfilter.nn.flow import ULTRAFAST, Flow, inverse_search
+from vcfilter.nn.flow import SMALLEST, ULTRAFAST, Flow, inverse_search
 
 BLOCK = 8
 NOISE = 1.0
@@ -32,8 +32,6 @@ keyframe, default structure, preset fast: -0.65 %, the worst +1.0 %. Counted the
 keyframe's positions gain nothing more."""
 LEAST, MOST = 0.4, 3.0
 """Bounds of the Lagrangian's factor."""
-SMALLEST = 32
-"""Side of a picture from which on motion can be searched."""
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Map = npt.NDArray[np.float32]

@@ -19,13 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vcfilter.frames import Plane
-from vcfilter.nn.flow import Flow, Luma, fine_search
+from vcfilter.nn.flow import SMALLEST, Flow, Luma, fine_search
 
 BLOCK = 8
 GRID = 4
 """Luma samples per position of a flow that is kept, each way: as many bits as with 1 or 2."""
-SMALLEST = 32
-"""Side of what is searched from which on motion can be found."""
 INVERSIONS = 3
 
 Map = npt.NDArray[np.float32]
@@ -153,13 +151,7 @@ def search_step(now: Plane, before: Plane, bit_depth: int) -> Flow | None:
 def _searched(x: Luma, reference: Luma, scale: int) -> Flow:
     """The flow between two frames (height, width) on the grid."""
     rows, columns = x.shape
-    if scale > 1:
-        size = columns // scale, rows // scale
-        x, reference = (
-            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8)
-            for p in (x, reference)
-        )
-    return _resized(fine_search(x, reference), columns // GRID, rows // GRID) * scale
+    return _resized(fine_search(x, reference, scale), columns // GRID, rows // GRID)
 
 
 def _resized(flow: Flow, columns: int, rows: int) -> Flow:

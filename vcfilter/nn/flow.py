@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 MEDIUM = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
 ULTRAFAST = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
+SMALLEST = 32
+"""Side of what is searched from which on motion can be found."""
 FINE_STRIDE, FINE_STEPS, FINE_ROUNDS = 4, 6, 3
 """Samples between the patches of `fine_search`, its steps on each, and rounds of its smoothing.
 OpenCV's 3, 25 and 5 take twice the time, for as many bits (twelve training clips)."""
@@ -56,10 +58,22 @@ def inverse_search(x: Luma, reference: Luma, preset: int, start: Flow | None = N
     return np.asarray(found, np.float32)
 
 
-def fine_search(x: Luma, reference: Luma) -> Flow:
-    """Displacements (H, W, 2) as of `inverse_search`, as exact as flows that are put together need
-    it: the search ends at the frames' own size instead of half of it, for about twice the time.
+def fine_search(x: Luma, reference: Luma, scale: int = 1) -> Flow:
+    """Displacements as of `inverse_search`, as exact as flows that are put together need it: the
+    search ends at the frames' own size instead of half of it, for about twice the time.
+
+    Args:
+        scale: the frames are searched at 1/scale of their size.
+
+    Returns:
+        (H / scale, W / scale, 2), in samples of x.
     """
+    if scale > 1:
+        size = x.shape[1] // scale, x.shape[0] // scale
+        x, reference = (
+            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8)
+            for p in (x, reference)
+        )
     search = cv2.DISOpticalFlow.create(MEDIUM)
     search.setFinestScale(0)
     search.setPatchStride(FINE_STRIDE)
@@ -67,4 +81,4 @@ def fine_search(x: Luma, reference: Luma) -> Flow:
     search.setVariationalRefinementIterations(FINE_ROUNDS)
     with _one_thread:
         found = search.calc(x, reference, None)  # type: ignore[call-overload]
-    return np.asarray(found, np.float32)
+    return np.asarray(found, np.float32) * scale

@@ -109,7 +109,7 @@ class Effort:
         free_modes: whether single references without motion are tried.
         settled: no motion is searched for frames of deep layers whose prediction without coded
             motion leaves a residual less than this share of the cost to save, by an estimate.
-        flow_scale: motion is searched at 1/flow_scale of the size (1 or 2).
+        flow_scale: motion from frame to frame is searched at 1/flow_scale of the size (1 or 2).
         searched: references are searched themselves as well where motion through the frames between
             leaves more than this share of what no motion leaves; what codes best is taken.
         fit_rounds: Gauss-Newton steps after the search, at least 1.

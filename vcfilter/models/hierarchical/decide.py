@@ -231,16 +231,16 @@ class ModeDecision:
         search of the references themselves may find motion that takes less to code.
         """
         effort, x, device = self._effort, self._x.planes, self._base.device
-        scale, rounds = effort.flow_scale, effort.fit_rounds
+        rounds = effort.fit_rounds
         rows, columns = (side // BLOCK for side in x[0].shape[2:])
         flows = []
-        for flow in (self._tracked and self._tracked(scale)) or ():
+        for flow in (self._tracked and self._tracked(effort.flow_scale)) or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
-        found = [estimate_motion(conditions, x, self._pair, scale, rounds, flows)]
+        found = [estimate_motion(conditions, x, self._pair, rounds, flows)]
         lumas = [reference.planes[0] for reference in self._pair[: 1 + self._two]]
         if flows and remainder(x[0], lumas, found[0].field) > effort.searched:
-            found.append(estimate_motion(conditions, x, self._pair, scale, rounds))
+            found.append(estimate_motion(conditions, x, self._pair, rounds))
         return found
 
     def _settled(self, trials: Sequence[Trial]) -> bool:

@@ -25,10 +25,11 @@ from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
 from vcfilter.models.hierarchical.refine import gauss_newton, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
-from vcfilter.nn.flow import MEDIUM, inverse_search
+from vcfilter.nn.flow import SMALLEST, fine_search
 from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
+SEARCH_SCALE = 2  # the references are searched at half the size: fewer bits than at full size
 WINDOW = 5  # positions, each way, whose errors are counted together
 NOISE = 0.1  # squared error per sample that is always there
 GAIN = 0.97  # a field of two parts has to cost less than this share
@@ -41,7 +42,6 @@ def estimate_motion(
     conditions: Conditions,
     x: Planes,
     references: Pair,
-    scale: int = 1,
     rounds: int = 2,
     flows: Sequence[Tensor] = (),
 ) -> MotionField:
@@ -53,7 +53,7 @@ def estimate_motion(
     finer = [r.planes[0] if r.halves is None else r.halves for r in references]
     count = 1 + bool(conditions.distances[0, 1])
     base = quantiser_step(conditions.qp)
-    found = estimate_field(x[0], (left, right)[:count], base, scale, rounds, finer[:count], flows)
+    found = estimate_field(x[0], (left, right)[:count], base, rounds, finer[:count], flows)
     return MotionField(*found).within(conditions.size)
 
 
@@ -61,7 +61,6 @@ def estimate_field(
     x: Tensor,
     references: Sequence[Tensor],
     base: Tensor,
-    scale: int,
     rounds: int,
     finer: Sequence[Tensor] = (),
     flows: Sequence[Tensor] = (),
@@ -70,7 +69,7 @@ def estimate_field(
 
     Args:
         x: (B, 1, H, W) luma, 0 to 255. references: one or two of the same.
-        base: (B,) quantiser step of the picture. scale: the search works at 1/scale of the size.
+        base: (B,) quantiser step of the picture.
         rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
         finer: what takes the references' place after the search, see `linearise`.
         flows: (B, 2, H/8, W/8) to each reference, where they are known: nothing is searched.
@@ -78,7 +77,7 @@ def estimate_field(
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    flows = flows or dense_flows(x, references, scale)
+    flows = flows or dense_flows(x, references)
     return fit_field(x, flows, finer or references, base, rounds)
 
 
@@ -226,19 +225,19 @@ def _trust(trust: Tensor, wanted: Tensor, fitted: Tensor, scale: Tensor) -> Tens
     return trust / (1 + (off**2).sum(-1, keepdim=True) / scale**2) ** 2
 
 
-def dense_flow(x: Tensor, reference: Tensor, scale: int = 1) -> Tensor:
-    """Dense inverse search (OpenCV, medium) from x to reference, pooled to the 1/8 grid.
+def dense_flow(x: Tensor, reference: Tensor) -> Tensor:
+    """Dense inverse search (OpenCV) from x to reference, pooled to the 1/8 grid.
 
     Args:
-        x, reference: (B, 1, H, W) luma, 0 to 255. scale: 1, or 2 to search at half the size.
+        x, reference: (B, 1, H, W) luma, 0 to 255.
 
     Returns:
         (B, 2, H/8, W/8): displacements in luma samples.
     """
-    return dense_flows(x, [reference], scale)[0]
+    return dense_flows(x, [reference])[0]
 
 
-def dense_flows(x: Tensor, references: Sequence[Tensor], scale: int = 1) -> list[Tensor]:
+def dense_flows(x: Tensor, references: Sequence[Tensor]) -> list[Tensor]:
     """The same to some references; beside each other where the networks have several threads."""
     now, *past = (
         t[:, 0].detach().clamp(0, 255).round().to(torch.uint8).cpu().numpy()
@@ -247,24 +246,20 @@ def dense_flows(x: Tensor, references: Sequence[Tensor], scale: int = 1) -> list
     pairs = [(one, other) for each in past for one, other in zip(now, each, strict=True)]
     if len(pairs) > 1 and torch.get_num_threads() > 1:
         with ThreadPoolExecutor(len(references)) as pool:  # none of them runs networks
-            fields = list(pool.map(lambda pair: pooled_flow(pair[0], pair[1], scale), pairs))
+            fields = list(pool.map(lambda pair: pooled_flow(*pair), pairs))
     else:
-        fields = [pooled_flow(one, other, scale) for one, other in pairs]
+        fields = [pooled_flow(*pair) for pair in pairs]
     found = torch.from_numpy(np.stack(fields)).to(x.device)
     return list(found.split(len(now)))
 
 
-def pooled_flow(
-    x: npt.NDArray[Any], reference: npt.NDArray[Any], scale: int = 1
-) -> npt.NDArray[np.float32]:
+def pooled_flow(x: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """The same of one frame, uint8 (H, W) to (2, H/8, W/8); Python's lock is free meanwhile."""
     pooled = x.shape[1] // BLOCK, x.shape[0] // BLOCK
-    if scale > 1:
-        size = (x.shape[1] // scale, x.shape[0] // scale)
-        x, reference = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (x, reference))
-    if min(x.shape) < 32:  # the search needs a pyramid of some levels
+    scale = SEARCH_SCALE if min(x.shape) >= SMALLEST * SEARCH_SCALE else 1
+    if min(x.shape) < SMALLEST:
         return np.zeros((2, *reversed(pooled)), np.float32)
-    flow = inverse_search(x, reference, MEDIUM) * scale
+    flow = fine_search(x, reference, scale)
     found = np.asarray(cv2.resize(flow, pooled, interpolation=cv2.INTER_AREA), np.float32)
     return np.ascontiguousarray(found.transpose(2, 0, 1))
 
