@@ -173,7 +173,9 @@ EFFORTS: dict[str, Effort] = {
     "fast": Effort(
         motion_levels=(5,), flow_scale=2, searched=0.2, fit_rounds=2, plain_motion=False, passes=1
     ),
-    "medium": Effort(motion_levels=(4, 6), fit_rounds=2, plain_motion=False, passes=2),
+    "medium": Effort(
+        motion_levels=(4, 6), searched=0.05, fit_rounds=2, plain_motion=False, passes=2
+    ),
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),
 }
