@@ -15,8 +15,8 @@ from vcfilter.models.hierarchical import motion as moving
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.motion import MotionCodec
 from vcfilter.models.hierarchical.refine import gauss_newton, linearise, refine
-from vcfilter.models.hierarchical.search import global_motion, with_global_motion
-from vcfilter.nn.flow import MEDIUM, inverse_search
+from vcfilter.models.hierarchical.search import global_motion, remainder, with_global_motion
+from vcfilter.nn.flow import fine_search
 from vcfilter.nn.warp import enlarge, warp
 
 NOISE = torch.from_numpy(np.random.default_rng(5).normal(128, 400, (1, 1, 264, 264))).float()
@@ -204,6 +204,18 @@ def test_what_errors_along_the_line_cost_on_one_side() -> None:
     assert (inside[:2] > 2 * inside[2:4]).all()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_motion_leaves_is_told_as_a_share(count: int) -> None:
+    x, base = noisy(), torch.ones(1)
+    references = [shifted(-1, 1), shifted(2, -1)][:count]
+    right, wrong = constant(1, -1, -2, 1, 0.0), constant(0, 0, 0, 0, 0.0)
+    if count == 1:  # as it is estimated for one reference
+        right[:, 2:4] = 0
+    assert remainder(x, references, right, base) < 0.2
+    assert remainder(x, references, wrong, base) == pytest.approx(1, abs=1e-3)
+    assert remainder(x, references, wrong, 1000 * base) == 0
+
+
 def test_the_search_does_not_depend_on_threads() -> None:
     before = cv2.getNumThreads()
     random = np.random.default_rng(3)
@@ -214,7 +226,7 @@ def test_the_search_does_not_depend_on_threads() -> None:
         for threads in (1, 4):
             cv2.setNumThreads(threads)
             with ThreadPoolExecutor(3) as pool:
-                found += pool.map(inverse_search, [plane] * 3, [other] * 3, [MEDIUM] * 3)
+                found += pool.map(fine_search, [plane] * 3, [other] * 3)
             assert cv2.getNumThreads() == threads
     finally:
         cv2.setNumThreads(before)

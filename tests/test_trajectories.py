@@ -59,14 +59,62 @@ def test_motion_goes_on_from_the_segment_before() -> None:
     assert inner(flow) == pytest.approx([-10 * STEP[0], -10 * STEP[1]], abs=1)
 
 
-def test_what_was_not_asked_for_is_not_known_later() -> None:
+def test_what_was_not_asked_for_waits_for_a_search() -> None:
+    """As where a frame repeats another: later ones go through it all the same."""
     first = Trajectories(lumas(0, 4), 8)
     first.to_references(2, (0,), 1)  # never between 2 and 4
-    second = Trajectories(lumas(5, 6), 8, first.known_motion(4, [0]))
-    assert second.to_references(6, (4, 0), 1) is None
-    assert second.to_references(6, (4,), 1) is not None
+    motion = first.known_motion(4, [0])
+    assert sorted(motion.lumas) == [0, 1, 2, 3, 4]
+    second = Trajectories(lumas(5, 6), 8, motion)
+    wanted = Trajectories(lumas(0, 6), 8).to_references(6, (4, 0), 1)
+    for one, other in zip(second.to_references(6, (4, 0), 1), wanted, strict=True):
+        assert np.abs(one - other).max() < 0.05
+    assert sorted(second.known_motion(6, [4, 0]).lumas) == [6]
     alone = Trajectories(lumas(5, 6), 8)
     assert alone.to_references(6, (4,), 1) is None
+
+
+def test_frames_that_wait_are_few() -> None:
+    first = Trajectories(lumas(0, 9), 8)
+    first.to_references(5, (4,), 1)
+    motion = first.known_motion(9, [0])
+    assert sorted(motion.lumas) == [9]
+    second = Trajectories(lumas(10, 10), 8, motion)
+    assert second.to_references(10, (0,), 1) is None
+    assert second.to_references(10, (9,), 1) is not None
+    assert sorted(second.known_motion(10, [0, 9]).lumas) == [10]  # 0 is out of reach
+
+
+def test_motion_of_another_scale_serves() -> None:
+    """A trial at a fast effort goes on from frames that a slow one coded."""
+    first = Trajectories(lumas(0, 2), 8)
+    first.to_references(2, (0,), 1)
+    second = Trajectories(lumas(3, 3), 8, first.known_motion(2, [0]))
+    flow = second.to_references(3, (0,), 2)[0]
+    assert inner(flow) == pytest.approx([-3 * STEP[0], -3 * STEP[1]], abs=0.3)
+
+
+def test_threads_change_nothing() -> None:
+    found = [Trajectories(lumas(0, 8), 8, threads=n).to_references(6, (0, 8), 1) for n in (1, 3)]
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_large_frames_are_searched_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales: list[int] = []
+    usual = trajectories.fine_search
+
+    def search(x: np.ndarray, reference: np.ndarray, scale: int) -> np.ndarray:
+        scales.append(scale)
+        return usual(x, reference, scale)
+
+    monkeypatch.setattr(trajectories, "fine_search", search)
+    monkeypatch.setattr(trajectories, "LARGE", HEIGHT * WIDTH // 4)
+    monkeypatch.setattr(trajectories, "ROUGH", HEIGHT * WIDTH // 16)
+    frames = lumas(0, 1)
+    assert Trajectories(frames, 8).to_references(1, (0,), 1) is not None
+    step = trajectories.search_step(frames[1], frames[0], 8)
+    assert scales == [2, 4]
+    assert step.shape == (HEIGHT // 4, WIDTH // 4, 2)
 
 
 def test_each_step_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:

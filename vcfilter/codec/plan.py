@@ -43,7 +43,8 @@ class SegmentJob:
         divisible: the last frame is an anchor, and others may be put before it (codec.trial): the
             anchors that steps refer to are those that the state holds.
         key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
-        anchor_scale: of the last frame's, where that is an anchor.
+        anchor_scale: of the last frame's, where that is an anchor; others that trials put before
+            it have none.
     """
 
     video_format: VideoFormat

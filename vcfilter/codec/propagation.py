@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcfilter.codec.structure import GopStep
+from vcfilter.codec.trajectories import whole_blocks
 from vcfilter.frames import Plane
 from vcfilter.nn.flow import SMALLEST, ULTRAFAST, Flow, inverse_search
 
@@ -64,7 +65,8 @@ class Inheritance:
     """What a frame takes over from the one before it, per position.
 
     Args:
-        share: 0 to 1. flow: (rows, columns, 2) displacements in luma samples to where it was.
+        share: 0 to 1. flow: displacements in luma samples to where it was, (rows, columns, 2) with
+            the rows and columns of share.
     """
 
     share: Map
@@ -75,9 +77,9 @@ class Inheritance:
         """Of two luma planes, at half their size.
 
         Args:
-            step: from `now` to `before`, of `trajectories.search_step`.
+            step: from `now` to `before`, on the grid of `trajectories.search_step`.
         """
-        planes = [_whole_blocks(luma, bit_depth) for luma in (before, now)]
+        planes = [whole_blocks(luma, bit_depth) for luma in (before, now)]
         height, width = (side // 2 for side in planes[0].shape)
         earlier, later = (
             np.asarray(cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA), np.float32)
@@ -120,7 +122,7 @@ def _scale(worth: Map) -> Map:
 
 def _worth(lumas: Mapping[int, Plane], steps: Sequence[GopStep], bit_depth: int) -> dict[int, Map]:
     """Of each frame's positions, how many frames show them, itself included."""
-    planes = {number: _whole_blocks(y, bit_depth) for number, y in lumas.items()}
+    planes = {number: whole_blocks(y, bit_depth) for number, y in lumas.items()}
     height, width = next(iter(planes.values())).shape
     across, down = np.meshgrid(
         np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -164,12 +166,6 @@ def _spread(worth: Map, gain: Map, flow: Flow) -> None:
     for row, share_y in ((top, top + 1 - y), (bottom, y - top)):
         for column, share_x in ((left, left + 1 - x), (right, x - left)):
             np.add.at(worth, (row, column), (gain * share_y * share_x).astype(np.float32))
-
-
-def _whole_blocks(y: Plane, bit_depth: int) -> npt.NDArray[np.uint8]:
-    """Luma in 8 bits, its border repeated up to whole blocks."""
-    rows, columns = (-side % BLOCK for side in y.shape)
-    return np.pad((y >> (bit_depth - 8)).astype(np.uint8), ((0, rows), (0, columns)), mode="edge")
 
 
 def _alone(luma: Samples, side: int = BLOCK) -> Map:

@@ -168,7 +168,7 @@ def encode_segment(
     if job.next_key is not None:
         lumas[length] = job.next_key.y
     known = state.motion if state is not None and job.first else None
-    trajectories = Trajectories(lumas, job.video_format.bit_depth, known)
+    trajectories = Trajectories(lumas, job.video_format.bit_depth, known, threads=threads)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
 

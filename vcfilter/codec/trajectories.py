@@ -9,9 +9,8 @@ trajectories by GPU-accelerated large displacement optical flow, ECCV 2010).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from threading import Lock
 
 import cv2
@@ -30,37 +29,53 @@ Map = npt.NDArray[np.float32]
 """(2, ceil(height / 8), ceil(width / 8)) displacements in luma samples."""
 
 
+KEPT = 8
+"""Frames that wait for a search at the border of two segments; with more, what lies behind them is
+not known any more."""
+LARGE = 1 << 20
+"""Samples that are searched at once, at most: a search takes 150 bytes of memory for each."""
+ROUGH = 1 << 18
+"""The same for what frames inherit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KnownMotion:
     """What a later segment of the GOP needs.
 
     Args:
-        number: of the newest frame. luma: of it.
-        flows: from it to older frames, by their number and scale.
+        number: of the frame that flows begin at. lumas: from it to the newest frame, between which
+            motion was not asked for so far.
+        flows: from it to older frames, by their number and scale, as far as they are known.
     """
 
     number: int
-    luma: Luma
+    lumas: Mapping[int, Luma]
     flows: Mapping[tuple[int, int], Flow]
 
 
 class Trajectories:
-    """Flows between the frames of a segment, each found when it is first asked for.
+    """Flows between the frames of a segment, each searched when it is first asked for.
 
     Methods may be called from several threads.
 
     Args:
         lumas: luma planes by display number, consecutive, of one size.
         earlier: of the segment before, whose newest frame is the one before these.
+        threads: so many steps are searched at a time.
     """
 
     def __init__(
-        self, lumas: Mapping[int, Plane], bit_depth: int, earlier: KnownMotion | None = None
+        self,
+        lumas: Mapping[int, Plane],
+        bit_depth: int,
+        earlier: KnownMotion | None = None,
+        *,
+        threads: int = 1,
     ) -> None:
-        self._lumas = {number: _whole_blocks(luma, bit_depth) for number, luma in lumas.items()}
-        self._earlier = earlier
+        self._lumas = {number: whole_blocks(luma, bit_depth) for number, luma in lumas.items()}
+        self._earlier, self._threads = earlier, threads
         if earlier is not None:
-            self._lumas[earlier.number] = earlier.luma
+            self._lumas.update(earlier.lumas)
         self._steps: dict[tuple[int, int], Future[Flow]] = {}
         self._lock = Lock()
 
@@ -77,6 +92,9 @@ class Trajectories:
         rows, columns = self._lumas[number].shape
         if min(rows, columns) < SMALLEST * scale:
             return None
+        scale = _within(LARGE, rows * columns, scale)
+        if self._threads > 1:
+            self._search_beside(number, references, scale)
         found = []
         for reference in references:
             flow = self._flow(number, reference, scale)
@@ -92,13 +110,27 @@ class Trajectories:
         Args:
             number: of the newest frame. kept: numbers of references that may be asked for.
         """
-        flows = {}
+        flows, missing = {}, False
+        older = {} if self._earlier is None else self._earlier.flows
         scales = {scale for _, scale in self._steps}
-        for other, scale in product((each for each in kept if each < number), scales):
-            flow = self._flow(number, other, scale, search=False)
-            if flow is not None:
-                flows[other, scale] = flow
-        return KnownMotion(number=number, luma=self._lumas[number], flows=flows)
+        for other in (each for each in kept if each < number):
+            known = {scale: self._flow(number, other, scale, search=False) for scale in scales}
+            flows.update({(other, n): flow for n, flow in known.items() if flow is not None})
+            near = other in self._lumas or any(other == n for n, _ in older)
+            missing |= near and not any(flow is not None for flow in known.values())
+        if missing and len(self._lumas) <= KEPT:
+            border = min(self._lumas)
+            return KnownMotion(number=border, lumas=self._lumas, flows=older)
+        return KnownMotion(number=number, lumas={number: self._lumas[number]}, flows=flows)
+
+    def _search_beside(self, number: int, references: Sequence[int], scale: int) -> None:
+        """Search the steps to references, several at a time."""
+        first, last = min(number, *references), max(number, *references)
+        steps = [n for n in range(first + 1, last + 1) if {n, n - 1} <= self._lumas.keys()]
+        missing = [n for n in steps if (n, scale) not in self._steps]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(self._threads) as pool:
+                list(pool.map(lambda n: self._step(n, n - 1, scale, True), missing))
 
     def _flow(self, number: int, other: int, scale: int, *, search: bool = True) -> Flow | None:
         """(rows, columns, 2) on the grid, from a frame to another one; None: not known."""
@@ -107,14 +139,20 @@ class Trajectories:
         flow: Flow | None = None
         while number != other:
             if number == border and way < 0:
-                assert self._earlier is not None
-                following, number = self._earlier.flows.get((other, scale)), other
+                following, number = self._older(other, scale), other
             else:
                 following, number = self._step(number, number + way, scale, search), number + way
             if following is None:
                 return None
             flow = following if flow is None else _followed(flow, following)
         return flow
+
+    def _older(self, other: int, scale: int) -> Flow | None:
+        """The flow from the border to an older frame, of this scale if there is one."""
+        assert self._earlier is not None
+        flows = self._earlier.flows
+        found = (flows.get((other, each)) for each in (scale, *(n for _, n in flows)))
+        return next((flow for flow in found if flow is not None), None)
 
     def _step(self, number: int, other: int, scale: int, search: bool) -> Flow | None:
         """The flow from a frame to its neighbour: back to the earlier one it is searched once, to
@@ -141,11 +179,20 @@ class Trajectories:
 
 
 def search_step(now: Plane, before: Plane, bit_depth: int) -> Flow | None:
-    """The flow between two neighbours, searched at half their size: (rows, columns, 2) on the grid,
-    in luma samples; None: they are too small.
+    """The flow between two neighbours, searched at half their size or less: (rows, columns, 2) on
+    the grid, in luma samples; None: they are too small.
     """
-    x, reference = (_whole_blocks(luma, bit_depth) for luma in (now, before))
-    return None if min(x.shape) < SMALLEST * 2 else _searched(x, reference, 2)
+    x, reference = (whole_blocks(luma, bit_depth) for luma in (now, before))
+    if min(x.shape) < SMALLEST * 2:
+        return None
+    return _searched(x, reference, _within(ROUGH, x.size, 2))
+
+
+def _within(most: int, samples: int, scale: int) -> int:
+    """The scale, or twice that and so on, at which so many samples at most are searched."""
+    while samples > most * scale * scale:
+        scale *= 2
+    return scale
 
 
 def _searched(x: Luma, reference: Luma, scale: int) -> Flow:
@@ -183,7 +230,7 @@ def _warped(flow: Flow, by: Flow) -> Flow:
     return np.asarray(warped, np.float32)
 
 
-def _whole_blocks(y: Plane, bit_depth: int) -> Luma:
+def whole_blocks(y: Plane, bit_depth: int) -> Luma:
     """Luma in 8 bits, its border repeated up to whole blocks."""
     luma = (y if bit_depth == 8 else y >> (bit_depth - 8)).astype(np.uint8, copy=False)
     luma = np.ascontiguousarray(luma)  # as the search asks for

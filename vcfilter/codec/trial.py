@@ -126,7 +126,7 @@ class _Trial:
 
     def _code(self, state: GopState, end: int) -> _Tried:
         """The frames up to an anchor, with no other before it."""
-        part = replace(_part(self._job, state, end), continues=True)
+        part = replace(_part(self._job, state, end), continues=True, anchor_scale=None)
         result, after = encode_segment(
             self._model, part, self._coding, self._rate, state, threads=self._threads
         )

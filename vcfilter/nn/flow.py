@@ -60,7 +60,7 @@ def inverse_search(x: Luma, reference: Luma, preset: int, start: Flow | None = N
 
 def fine_search(x: Luma, reference: Luma, scale: int = 1) -> Flow:
     """Displacements as of `inverse_search`, as exact as flows that are put together need it: the
-    search ends at the frames' own size instead of half of it, for about twice the time.
+    search ends at the size that it is given instead of half of it, for 2.5 times MEDIUM's time.
 
     Args:
         scale: the frames are searched at 1/scale of their size.

@@ -225,7 +225,7 @@ class ModeDecision:
         return best
 
     def _search(self, conditions: Conditions) -> list[MotionField]:
-        """Motion to the references, before it is coded.
+        """One or two ways of motion to the references, before they are coded.
 
         That through the frames between is the scene's. Where it explains little, as on water, a
         search of the references themselves may find motion that takes less to code.
@@ -234,12 +234,13 @@ class ModeDecision:
         rounds = effort.fit_rounds
         rows, columns = (side // BLOCK for side in x[0].shape[2:])
         flows = []
-        for flow in (self._tracked and self._tracked(effort.flow_scale)) or ():
+        known = None if self._tracked is None else self._tracked(effort.flow_scale)
+        for flow in known or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
         found = [estimate_motion(conditions, x, self._pair, rounds, flows)]
         lumas = [reference.planes[0] for reference in self._pair[: 1 + self._two]]
-        if flows and remainder(x[0], lumas, found[0].field) > effort.searched:
+        if flows and remainder(x[0], lumas, found[0].field, self._base) > effort.searched:
             found.append(estimate_motion(conditions, x, self._pair, rounds))
         return found
 

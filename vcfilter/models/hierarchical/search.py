@@ -31,7 +31,7 @@ from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 LEVEL = 3  # of motion, for which fields are compared
 SEARCH_SCALE = 2  # the references are searched at half the size: fewer bits than at full size
 WINDOW = 5  # positions, each way, whose errors are counted together
-NOISE = 0.1  # squared error per sample that is always there
+LITTLE = 0.04  # of the quantiser's squared error
 GAIN = 0.97  # a field of two parts has to cost less than this share
 GLOBAL_ROUNDS = 6  # of the robust fit
 GLOBAL_FITS = 2
@@ -111,16 +111,19 @@ def fit_field(
     return gauss_newton(x, left, right, field, rounds)
 
 
-def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor) -> float:
-    """Squared error that a field (1, 5, H/8, W/8) leaves, as a share of what no motion leaves.
+def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor, base: Tensor) -> float:
+    """Squared error that a field (1, 5, H/8, W/8) leaves, as a share of what no motion leaves; 0
+    where it is little beside the quantiser's.
 
     Args:
-        x, references: as of `estimate_field`.
+        x, references, base: as of `estimate_field`.
     """
     left, right = references[0], references[-1]
+    if len(references) == 1:
+        field = torch.cat([field[:, :2], field[:, :2], field[:, 4:]], dim=1)
     still = ((x - (left + right) / 2) ** 2).mean()
     moved = block_sse(x, left, right, field).mean() / BLOCK**2
-    return float(moved / still.clamp(min=NOISE))
+    return float(torch.where(moved > LITTLE * base[0] ** 2 / 12, moved / still, 0.0))
 
 
 def with_global_motion(
