@@ -96,8 +96,8 @@ class Trajectories:
         if self._threads > 1:
             self._search_beside(number, references, scale)
         found = []
-        for reference in references:
-            flow = self._flow(number, reference, scale)
+        # All are asked for before one is missed: threads must not decide what is known later.
+        for flow in [self._flow(number, reference, scale) for reference in references]:
             if flow is None:
                 return None
             pooled = _resized(flow, columns // BLOCK, rows // BLOCK)
