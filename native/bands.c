@@ -12,8 +12,6 @@
 #define HIGHEST 255.0f
 #define CHANGE (VCF_BLOCK_SAMPLES + VCF_BANDS)
 
-typedef float lanes __attribute__((vector_size(VCF_BLOCK * sizeof(float))));
-
 static float low(float a, float b, float c, float d, float e)
 {
     return (a + e + 4.0f * (b + d) + 6.0f * c) * 0.0625f;
@@ -118,39 +116,6 @@ static void around(const float *grid, size_t rows, size_t columns, float *line, 
     }
 }
 
-/* The basis downwards, of a row of blocks. */
-VCF_CLONES
-static void basis_down(const float *x, const float *basis, size_t columns, float *restrict out)
-{
-    for (size_t k = 0; k < VCF_BLOCK; k++, out += columns) {
-        const float *b = basis + k * VCF_BLOCK;
-        for (size_t i = 0; i < columns; i++) {
-            float sum = 0.0f;
-            for (size_t n = 0; n < VCF_BLOCK; n++)
-                sum += b[n] * x[n * columns + i];
-            out[i] = sum;
-        }
-    }
-}
-
-/* The transposed basis across, of each block of such rows; blocks one after the other. */
-VCF_CLONES
-static void basis_across(const float *x, const float *basis, size_t columns, float *restrict out)
-{
-    lanes turned[VCF_BLOCK];
-    for (size_t n = 0; n < VCF_BLOCK; n++)
-        for (size_t i = 0; i < VCF_BLOCK; i++)
-            turned[n][i] = basis[i * VCF_BLOCK + n];
-    for (size_t c = 0; c < columns; c += VCF_BLOCK)
-        for (size_t k = 0; k < VCF_BLOCK; k++, out += VCF_BLOCK) {
-            const float *from = x + k * columns + c;
-            lanes sums = from[0] * turned[0];
-            for (size_t n = 1; n < VCF_BLOCK; n++)
-                sums += from[n] * turned[n];
-            memcpy(out, &sums, sizeof(sums));
-        }
-}
-
 VCF_CLONES
 static void compress(float *x, size_t count, float factor)
 {
@@ -177,8 +142,7 @@ int vcf_coefficients(const float *luma, size_t rows, size_t columns, const float
     around(grid, h, w, line, levels);
     for (size_t n = 0; n < h; n++) {
         float *to = out + n * w * VCF_BLOCK_SAMPLES;
-        basis_down(luma + n * block, basis, columns, lines);
-        basis_across(lines, basis, columns, to);
+        vcf_transform(luma + n * block, basis, columns, lines, to);
         for (size_t i = 0; i < w; i++)
             to[i * VCF_BLOCK_SAMPLES] = (grid[n * w + i] - levels[n * w + i]) * VCF_BLOCK;
         compress(to, w * VCF_BLOCK_SAMPLES, factor);

@@ -4,12 +4,12 @@
 
 #include <stddef.h>
 
+#include "blocks.h"
+
 /*
- * Planes are rows x columns floats, rows one after the other, both multiples of VCF_BLOCK; a block is
- * VCF_BLOCK x VCF_BLOCK samples. Both functions return 0, or -1 without memory.
+ * Planes are rows x columns floats, rows one after the other, both multiples of VCF_BLOCK. Both
+ * functions return 0, or -1 without memory.
  */
-#define VCF_BLOCK 8
-#define VCF_BLOCK_SAMPLES 64
 #define VCF_BANDS 4
 #define VCF_LIMIT 8.0f
 

@@ -25,6 +25,9 @@ int vcf_warp(const float *plane, size_t zoom, size_t rows, size_t columns, const
  */
 int vcf_enlarge(const float *plane, size_t rows, size_t columns, float *out);
 
+#define VCF_PARTS 5       /* of a field: two displacements, and the blend */
+#define VCF_FACTOR_MAX 32 /* of sums */
+
 /*
  * The sums of `vcf_normal`, in this order: for i <= j of the five components, and five of each
  * component times the error.
@@ -40,6 +43,25 @@ int vcf_enlarge(const float *plane, size_t rows, size_t columns, float *out);
  */
 int vcf_normal(const float *x, const float *a, const float *b, const float *blend, size_t rows,
                size_t columns, size_t factor, float *sums);
+
+/*
+ * What is added to the sums' diagonal, and what pulls each component towards its neighbours; most: the
+ * largest change of a displacement.
+ */
+typedef struct {
+    float damping[VCF_PARTS], pull[VCF_PARTS], most;
+} vcf_fit;
+
+/*
+ * A field, VCF_PARTS planes of h x w, after a Gauss-Newton step with the sums of `vcf_normal`; its
+ * blend stays within -1 ... 1.
+ */
+int vcf_fitted(const float *field, const float *sums, size_t h, size_t w, const vcf_fit *fit,
+               float *out);
+
+/* Sums of (x - a - alpha (b - a))^2 over each position's factor x factor samples, alpha as above. */
+int vcf_errors(const float *x, const float *a, const float *b, const float *blend, size_t rows,
+               size_t columns, size_t factor, float *out);
 
 /*
  * Of a - b, which (jx, jy) = left * grad a - right * grad b would change: sums of jx^2, jx jy, jy^2,

@@ -14,8 +14,13 @@ from torch.nn import functional as F
 from vcfilter.models.hierarchical import motion as moving
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.motion import MotionCodec
-from vcfilter.models.hierarchical.refine import gauss_newton, linearise, refine
-from vcfilter.models.hierarchical.search import global_motion, remainder, with_global_motion
+from vcfilter.models.hierarchical.refine import gauss_newton, linearise, moved_by, refine
+from vcfilter.models.hierarchical.search import (
+    global_motion,
+    remainder,
+    texture,
+    with_global_motion,
+)
 from vcfilter.nn.flow import fine_search
 from vcfilter.nn.warp import enlarge, warp
 
@@ -165,16 +170,21 @@ def test_the_camera_takes_the_place_of_a_flow_gone_wrong() -> None:
     wrong = torch.from_numpy(np.random.default_rng(1).normal(0, 4, (1, 4, 4, 6))).float()
     field[:, :4, 6:10, 8:14] += wrong
     base = torch.tensor([16.0])
-    mended = with_global_motion(x, left, right, field, base)
+    mended, moved = with_global_motion(x, left, right, field, base, texture(x))
+    assert all(
+        torch.equal(*each) for each in zip(moved, moved_by(mended, left, right), strict=True)
+    )
     assert error(x, left, right, mended) < 0.1 * error(x, left, right, field)
-    unread = with_global_motion(x, left, right, field, base, waits=False)
+    unread, _ = with_global_motion(x, left, right, field, base, texture(x), waits=False)
     torch.testing.assert_close(unread, mended, rtol=0, atol=1e-3)
 
 
 def test_a_field_that_fits_is_kept() -> None:
     x, left, right = shifted(0, 0), shifted(-3, 1), shifted(3, -1)
     field = constant(3.0, -1.0, -3.0, 1.0, 0.0)
-    assert torch.equal(with_global_motion(x, left, right, field, torch.tensor([16.0])), field)
+    kept, moved = with_global_motion(x, left, right, field, torch.tensor([16.0]), texture(x))
+    assert torch.equal(kept, field)
+    assert all(torch.equal(*each) for each in zip(moved, moved_by(field, left, right), strict=True))
 
 
 @pytest.mark.parametrize("distances", [(-2, 3), (-1, 0), (-1, -4), (-3, -1)])

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcfilter._native import cost as native_cost
 from vcfilter._native import finish, latents, loop, motion, winograd
-from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical import cost, latent, refine, search
 from vcfilter.models.hierarchical.blocks import dct_matrix
 from vcfilter.models.hierarchical.conditions import context_features
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
 from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.values import Picture
 from vcfilter.nn import native, warp
 from vcfilter.nn.blocks import Block, Conv2d
 from vcfilter.nn.native import PackedConv2d
@@ -109,6 +111,74 @@ def test_sums_of_the_fit(
     plain = refine._products(x, a, None if alone else b, blend)
     assert found.shape == plain.shape == (2, 20, rows // 8, columns // 8)
     assert torch.allclose(found, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_step_of_the_fit(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = size
+    x, a, b = (smooth(rows, columns, seed) for seed in range(3))
+    before = field(rows // 8, columns // 8).clamp(-50, 50)
+    sums = refine._products(x, a, b, before[:, 4:])
+    found = refine._fitted(before, sums)
+    monkeypatch.setattr(refine, "is_native", lambda *tensors: False)
+    plain = refine._fitted(before, sums)
+    assert found.shape == before.shape and not torch.equal(found, before)
+    assert torch.allclose(found, plain, atol=1e-3)
+
+
+def test_step_of_the_fit_refuses_what_does_not_fit() -> None:
+    five, twenty = np.zeros((5, 2, 3), np.float32), np.zeros((20, 2, 3), np.float32)
+    with pytest.raises(ValueError, match="do not fit"):
+        motion.fitted(five, twenty[:19].copy(), (1.0,) * 5, (1.0,) * 5, 1.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        motion.fitted(five, twenty, (1.0,) * 4, (1.0,) * 5, 1.0)
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [(32, 32), (64, 224)])
+def test_sums_of_other_grids(size: tuple[int, int], factor: int) -> None:
+    a, b = smooth(*size)[:1], smooth(*size, 1)[:1]
+    found = motion.agreement(a[0, 0].numpy(), b[0, 0].numpy(), -0.25, 0.75, factor)
+    share = torch.tensor([[-0.25, 0.75]])[:, :, None, None]
+    plain = warp.kernel_sums(refine._mismatch_products(a, b, share), factor)[0]
+    off = np.abs(found - plain.numpy()).max()
+    assert off < 1e-4 * float(plain.abs().max())
+
+
+def test_sums_of_too_large_a_grid_are_refused() -> None:
+    plane = np.zeros((80, 80), np.float32)
+    with pytest.raises(ValueError, match="more than 32"):
+        motion.agreement(plane, plane, 0.5, 0.5, 40)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_errors_of_blocks(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = size
+    x, a, b = (smooth(rows, columns, seed) for seed in range(3))
+    moves = field(rows // 8, columns // 8)
+    found = search.block_sse(x, (a, b), moves)
+    monkeypatch.setattr(search, "is_native", lambda *tensors: False)
+    assert torch.allclose(found, search.block_sse(x, (a, b), moves), rtol=1e-4)
+
+
+@pytest.mark.parametrize("inside", [(64, 96), (61, 75), (33, 2)])
+def test_cost_of_a_residual(inside: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    y, u, v = (torch.rand(1, 1, 64 // n, 96 // n) * 255 for n in (1, 2, 2))
+    predicted = y + 20 * torch.randn_like(y), u + 9 * torch.randn_like(u), v + 3
+    coding = cost.ResidualCost(torch.tensor([12.0]), 5 + 30 * torch.rand(1, 96))
+    found = coding.of(Picture((y, u, v), inside), predicted)
+    monkeypatch.setattr(cost, "is_native", lambda *tensors: False)
+    assert found == pytest.approx(coding.of(Picture((y, u, v), inside), predicted), rel=1e-5)
+
+
+def test_cost_of_a_residual_refuses_what_does_not_fit() -> None:
+    plane, basis = np.zeros((16, 24), np.float32), np.eye(8, dtype=np.float32)
+    for rows, columns, first in ((17, 24, plane), (16, 25, plane), (8, 8, plane[:9].copy())):
+        with pytest.raises(ValueError, match="in blocks"):
+            native_cost.block_cost(first, plane, rows, columns, basis, basis, 0.7, 0.4)
+    with pytest.raises(ValueError, match="8x8"):
+        native_cost.block_cost(plane, plane, 16, 24, basis[:4].copy(), basis, 0.7, 0.4)
 
 
 @pytest.mark.parametrize("size", SIZES)

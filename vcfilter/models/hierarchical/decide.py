@@ -13,10 +13,10 @@ from torch import Tensor
 from vcfilter.entropy.coder import EncodingCoder, Entry, TableSet
 from vcfilter.frames import FrameStep
 from vcfilter.models.base import Tracked
-from vcfilter.models.hierarchical.blocks import BLOCK, picture_dct
+from vcfilter.models.hierarchical.blocks import BLOCK
 from vcfilter.models.hierarchical.conditions import Conditions, chroma_weight, quantiser_step
 from vcfilter.models.hierarchical.config import DEEP_LAYER, Effort
-from vcfilter.models.hierarchical.cost import distortion, rd_weight, residual_cost
+from vcfilter.models.hierarchical.cost import ResidualCost, distortion, rd_weight
 from vcfilter.models.hierarchical.loop_filter import Filters
 from vcfilter.models.hierarchical.mode import (
     KEY_MODE,
@@ -197,8 +197,8 @@ class ModeDecision:
         self._finer = drop // 2
         self._weight = rd_weight(step.qp - self._finer) * 8 / (x.size[0] * x.size[1])  # of a byte
         self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
-        self._base, self._steps = quantiser
-        self._dct = picture_dct()[:, :, None, None].to(self._base)
+        self._base = quantiser[0]
+        self._residual = ResidualCost(*quantiser)
 
     def best(self) -> Trial:
         """The trial with the least cost."""
@@ -323,7 +323,7 @@ class ModeDecision:
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)
         error = estimate = distortion(self._x, reference.planes, self._step.qp)
         if not mode.residual:
-            estimate = residual_cost(self._x, reference.planes, self._dct, self._steps, self._base)
+            estimate = self._residual.of(self._x, reference.planes)
         return Trial(
             cost=error + rate_cost,
             estimate=estimate + rate_cost,

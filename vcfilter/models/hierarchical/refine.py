@@ -27,14 +27,18 @@ from vcfilter.nn.warp import (
 
 ROUNDS = 2  # of the decoder
 DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not independent
-# Damping per sample in squared 8-bit units, for displacement and blend: keeps fields smooth.
-FIT_DAMPING = (30.0, 30.0, 30.0, 30.0, 500.0)
+AREA = BLOCK * BLOCK
+# Damping in squared 8-bit units, for displacement and blend: keeps fields smooth.
+FIT_DAMPING = tuple(each * AREA for each in (30.0, 30.0, 30.0, 30.0, 500.0))
 # Pull towards the neighbours' mean, likewise: a field that runs smoothly costs fewer bits.
-FIT_PULL = (13.0, 13.0, 13.0, 13.0, 832.0)
+FIT_PULL = tuple(each * AREA for each in (13.0, 13.0, 13.0, 13.0, 832.0))
 FIELDS = len(FIT_DAMPING)
 SQUARE = tuple((i, j) for i in range(FIELDS) for j in range(FIELDS))
 PAIRS = tuple((i, j) for i, j in SQUARE if i <= j)  # of components, in the order of their sums
 FIT_STEP = 1.5  # samples, the largest correction of one step
+
+Moved = tuple[Tensor, Tensor | None]
+"""Luma of both references, moved by a field; None: there is one."""
 
 
 def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: Tensor) -> Tensor:
@@ -111,7 +115,7 @@ def linearise(
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    sums = _normal_sums(x, left, right, field)
+    sums = _products(x, *moved_by(field, left, right), field[:, 4:])
     return _hessian(sums), sums[:, len(PAIRS) :].permute(0, 2, 3, 1)
 
 
@@ -126,11 +130,10 @@ def _pair(i: int, j: int) -> int:
     return PAIRS.index((min(i, j), max(i, j)))
 
 
-def _normal_sums(x: Tensor, left: Tensor, right: Tensor | None, field: Tensor) -> Tensor:
-    """`_products` of the references moved by a field, see `linearise`."""
+def moved_by(field: Tensor, left: Tensor, right: Tensor | None) -> Moved:
+    """References moved by the displacements (B, 4 or more, h, w) of a field, see `linearise`."""
     a = warp_luma(left, field[:, :2], BLOCK)
-    b = None if right is None else warp_luma(right, field[:, 2:4], BLOCK)
-    return _products(x, a, b, field[:, 4:])
+    return a, None if right is None else warp_luma(right, field[:, 2:4], BLOCK)
 
 
 def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
@@ -185,32 +188,48 @@ def solve(normal: list[list[Tensor]], target: list[Tensor]) -> list[Tensor]:
 
 
 def gauss_newton(
-    x: Tensor, left: Tensor, right: Tensor | None, field: Tensor, rounds: int
+    x: Tensor,
+    left: Tensor,
+    right: Tensor | None,
+    field: Tensor,
+    rounds: int,
+    moved: Moved | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.
 
     Args:
-        rounds: at least 1. The rest: see `linearise`.
+        rounds: at least 1. moved: the references moved by the field, where that is known. The rest:
+            see `linearise`.
 
     Returns:
         The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
     for _ in range(rounds):
-        sums = _normal_sums(x, left, right, field)
-        field = _fitted(field, sums, neighbour_mean(field))
+        sums = _products(x, *(moved or moved_by(field, left, right)), field[:, 4:])
+        field, moved = _fitted(field, sums), None
     return field, _hessian(sums)
 
 
+def _fitted(field: Tensor, sums: Tensor) -> Tensor:
+    """The field (B, 5, h, w) after a step; sums: of `_products`."""
+    if is_native(field, sums):
+        from vcfilter._native import motion  # late: training needs none
+
+        each = zip(field.contiguous().numpy(), sums.contiguous().numpy(), strict=True)
+        found = [motion.fitted(f, s, FIT_DAMPING, FIT_PULL, FIT_STEP) for f, s in each]
+        return torch.from_numpy(np.stack(found))
+    return _corrected(field, sums, neighbour_mean(field))
+
+
 @fused
-def _fitted(field: Tensor, sums: Tensor, near: Tensor) -> Tensor:
-    """The field (B, 5, h, w) after a step; sums: of `_products`. near: see `neighbour_mean`."""
-    area = float(BLOCK * BLOCK)
+def _corrected(field: Tensor, sums: Tensor, near: Tensor) -> Tensor:
+    """What `_fitted` gives; near: see `neighbour_mean`."""
     drawn = near - field
     normal = [[sums[:, _pair(i, j)] for j in range(FIELDS)] for i in range(FIELDS)]
     target = [sums[:, len(PAIRS) + i] for i in range(FIELDS)]
     for i, (damping, pull) in enumerate(zip(FIT_DAMPING, FIT_PULL, strict=True)):
-        normal[i][i] = normal[i][i] + (damping + pull) * area
-        target[i] = target[i] + pull * area * drawn[:, i]
+        normal[i][i] = normal[i][i] + (damping + pull)
+        target[i] = target[i] + pull * drawn[:, i]
     change = torch.stack(solve(normal, target), dim=1)
     moves = field[:, :4] + change[:, :4].clamp(-FIT_STEP, FIT_STEP)
     return torch.cat([moves, (field[:, 4:] + change[:, 4:]).clamp(-1, 1)], dim=1)

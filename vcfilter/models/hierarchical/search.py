@@ -23,10 +23,11 @@ from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import gauss_newton, solve
+from vcfilter.models.hierarchical.refine import Moved, gauss_newton, moved_by, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.flow import SMALLEST, fine_search
-from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
+from vcfilter.nn.native import is_native
+from vcfilter.nn.warp import constant, enlarge, median3
 
 LEVEL = 3  # of motion, for which fields are compared
 SEARCH_SCALE = 2  # the references are searched at half the size: fewer bits than at full size
@@ -97,18 +98,17 @@ def fit_field(
         waits: whether the host may read values, see `with_global_motion`.
     """
     weight = texture(x)
-    flows = [smooth(flow, weight) for flow in flows]
-    if len(flows) == 1:
-        flow = flows[0]
-        field = torch.cat([flow, torch.zeros_like(flow), torch.zeros_like(flow[:, :1])], dim=1)
-        return gauss_newton(x, references[0], None, field, rounds)
+    field = smooth(torch.cat([*flows], dim=1), weight)
+    moved = moved_by(field, references[0], references[1] if len(references) > 1 else None)
+    if moved[1] is None:
+        field = torch.cat([field, torch.zeros_like(field), torch.zeros_like(field[:, :1])], dim=1)
+        return gauss_newton(x, references[0], None, field, rounds, moved)
     left, right = references
-    blend = estimate_blend(x, warp_luma(left, flows[0], BLOCK), warp_luma(right, flows[1], BLOCK))
-    field = torch.cat([*flows, blend], dim=1)
+    field = torch.cat([field, estimate_blend(x, moved[0], moved[1])], dim=1)
     if rounds > 1:
-        field, _ = gauss_newton(x, left, right, field, 1)
-        field = with_global_motion(x, left, right, field, base, waits=waits)
-    return gauss_newton(x, left, right, field, rounds)
+        field, _ = gauss_newton(x, left, right, field, 1, moved)
+        field, moved = with_global_motion(x, left, right, field, base, weight, waits=waits)
+    return gauss_newton(x, left, right, field, rounds, moved)
 
 
 def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor, base: Tensor) -> float:
@@ -122,19 +122,27 @@ def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor, base: Tens
     if len(references) == 1:
         field = torch.cat([field[:, :2], field[:, :2], field[:, 4:]], dim=1)
     still = ((x - (left + right) / 2) ** 2).mean()
-    moved = block_sse(x, left, right, field).mean() / BLOCK**2
+    moved = block_sse(x, moved_by(field, left, right), field).mean() / BLOCK**2
     return float(torch.where(moved > LITTLE * base[0] ** 2 / 12, moved / still, 0.0))
 
 
 def with_global_motion(
-    x: Tensor, left: Tensor, right: Tensor, field: Tensor, base: Tensor, *, waits: bool = True
-) -> Tensor:
-    """A field (B, 5, h, w), replaced by global motion where that is cheaper.
+    x: Tensor,
+    left: Tensor,
+    right: Tensor,
+    field: Tensor,
+    base: Tensor,
+    weight: Tensor,
+    *,
+    waits: bool = True,
+) -> tuple[Tensor, Moved]:
+    """A field (B, 5, h, w), replaced by global motion where that is cheaper; references moved by it.
 
     Cost is the squared error of the prediction plus, weighted as the picture's step asks, bits
     that grow with the distance from the median of the neighbours.
 
     Args:
+        weight: (B, 1, h, w) texture of x, see `texture`.
         waits: whether the host may read values: it then ends where global motion cannot pay.
             Without, no operator makes the host wait for a GPU.
     """
@@ -148,16 +156,18 @@ def with_global_motion(
     def gains(cost: Tensor, total: Tensor) -> Tensor:
         return cost.mean((1, 2, 3)) < GAIN * total.mean((1, 2, 3))
 
-    weight = texture(x)
-    moves = [global_motion(field[:, i : i + 2], weight, waits=waits) for i in (0, 2)]
-    steady = torch.cat([*moves, torch.zeros_like(weight)], dim=1)
-    error = block_sse(x, left, right, field)
+    both = torch.cat([field[:, :2], field[:, 2:4]])
+    steady = global_motion(both, torch.cat([weight, weight]), waits=waits)
+    steady = torch.cat([*steady.chunk(2), torch.zeros_like(weight)], dim=1)
+    usual, moved = moved_by(field, left, right), moved_by(steady, left, right)
+    error = block_sse(x, usual, field)
     total = error + bits(field, median3(field))
-    least = torch.minimum(over_window(total), over_window(block_sse(x, left, right, steady)))
+    least = torch.minimum(over_window(total), over_window(block_sse(x, moved, steady)))
     if waits and not bool(gains(least, total).any()):
-        return field
-    steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS)
-    errors = over_window(error), over_window(block_sse(x, left, right, steady))
+        return field, usual
+    steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS, moved)
+    moved = moved_by(steady, left, right)
+    errors = over_window(error), over_window(block_sse(x, moved, steady))
     parts = torch.where(
         errors[1].mean((1, 2, 3), True) < errors[0].mean((1, 2, 3), True), steady, field
     )
@@ -165,8 +175,11 @@ def with_global_motion(
         neighbours = median3(parts)
         costs = [e + bits(f, neighbours) for e, f in zip(errors, (field, steady), strict=True)]
         parts = torch.where(costs[1] < costs[0], steady, field)
-    better = gains(block_sse(x, left, right, parts) + bits(parts, median3(parts)), total)
-    return torch.where(better[:, None, None, None], parts, field)
+    moved = moved_by(parts, left, right)
+    better = gains(block_sse(x, moved, parts) + bits(parts, median3(parts)), total)
+    better = better[:, None, None, None]
+    a, b = (torch.where(better, *each) for each in zip(moved, usual, strict=True))
+    return torch.where(better, parts, field), (a, b)
 
 
 @fused
@@ -175,10 +188,22 @@ def _field_bits(field: Tensor, neighbours: Tensor, unit: Tensor, price: Tensor) 
     return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
 
-def block_sse(x: Tensor, left: Tensor, right: Tensor, field: Tensor) -> Tensor:
-    """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples."""
-    a, b = warp_luma(left, field[:, :2], BLOCK), warp_luma(right, field[:, 2:4], BLOCK)
-    alpha = enlarge((field[:, 4:] + 1) / 2, BLOCK)
+def block_sse(x: Tensor, moved: Moved, field: Tensor) -> Tensor:
+    """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples.
+
+    Args:
+        moved: both references, moved by the field.
+    """
+    a, b = moved
+    assert b is not None
+    blend = field[:, 4:]
+    if is_native(x, a, b, blend):
+        from vcfilter._native import motion  # late: training needs none
+
+        planes = (t[:, 0].contiguous().numpy() for t in (x, a, b, blend))
+        found = [motion.errors(*each) for each in zip(*planes, strict=True)]
+        return torch.from_numpy(np.stack(found))[:, None]
+    alpha = enlarge((blend + 1) / 2, BLOCK)
     return F.avg_pool2d((x - a - alpha * (b - a)) ** 2, BLOCK) * BLOCK * BLOCK
 
 
