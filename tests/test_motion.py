@@ -82,7 +82,7 @@ def test_nothing_is_inherited_from_unrelated_references(distances: tuple[int, in
 def test_refinement_recovers_what_coarse_motion_lost(distances: tuple[int, int]) -> None:
     first, second = distances
     velocity = torch.tensor([1.3, -0.7])
-    references = [shifted(*(t * velocity)) for t in (float(first), float(second))]
+    references = [F.avg_pool2d(shifted(*(t * velocity)), 2) for t in (float(first), float(second))]
     true = torch.cat([-first * velocity, -second * velocity, torch.zeros(1)])
     off = torch.tensor([first, -0.5 * first, second, -0.5 * second, 0])
     wrong = true + off / (second - first)
@@ -95,7 +95,7 @@ def test_refinement_recovers_what_coarse_motion_lost(distances: tuple[int, int])
 
 
 def test_refinement_trusts_coded_motion_where_references_disagree() -> None:
-    a, b = shifted(0, 0), 255 - shifted(40, 25)
+    a, b = (F.avg_pool2d(luma, 2) for luma in (shifted(0, 0), 255 - shifted(40, 25)))
     field = constant(2.0, 0.0, -2.0, 0.0, 0.3)
     refined = refine(field, a, b, torch.tensor([[-1, 1]]), torch.tensor([0.5]))
     assert (refined - field).abs().mean() < 0.1

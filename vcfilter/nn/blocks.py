@@ -45,16 +45,17 @@ class Conv2d(nn.Conv2d):
 
     def kept(self, input: Tensor) -> PackedConv2d | Winograd | None:
         """What convolves this input with weights that are known; None: they are not."""
-        learns = any(parameter.requires_grad for parameter in self.parameters())
+        bias = self.bias
+        learns = self.weight.requires_grad or (bias is not None and bias.requires_grad)
         if learns or not has_onednn() or not is_native(input, self.weight):
             return None
-        key = version_of(self.weight), None if self.bias is None else version_of(self.bias)
+        key = version_of(self.weight), None if bias is None else version_of(bias)
         if self._kept is None or self._kept[0] != key:
             wide = min(self.in_channels, self.out_channels) >= WIDE and self.groups == 1
             if wide and self.kernel_size == (3, 3) and self._zeros == (1, 1):
-                made: PackedConv2d | Winograd = Winograd(self.weight, self.bias)
+                made: PackedConv2d | Winograd = Winograd(self.weight, bias)
             else:
-                made = PackedConv2d(self.weight, self.bias, self.groups, self._zeros)
+                made = PackedConv2d(self.weight, bias, self.groups, self._zeros)
             self._kept = key, made
         return self._kept[1]
 

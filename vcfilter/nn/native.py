@@ -12,6 +12,9 @@ from torch.nn import functional as F
 SMALL = 20480
 """Inputs of a convolution up to here are quicker without oneDNN, as PyTorch has it."""
 
+NARROW = 16
+"""Outputs of a dense layer up to which the same holds for it."""
+
 
 def is_native(*tensors: Tensor) -> bool:
     """Whether native loops can work on tensors: float32 on a CPU, and no gradient passes.
@@ -39,7 +42,8 @@ def conv2d(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear of (B, N, inputs), by oneDNN where `conv2d` would be."""
-    if x.dim() != 3 or x.numel() <= SMALL or not has_onednn() or not is_native(x, weight):
+    small = x.numel() <= SMALL or len(weight) < NARROW
+    if x.dim() != 3 or small or not has_onednn() or not is_native(x, weight):
         return F.linear(x, weight, bias)
     maps = x.contiguous()[:, :, None].permute(0, 3, 1, 2)
     sums = torch.mkldnn_convolution(maps, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)

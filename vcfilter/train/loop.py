@@ -389,7 +389,7 @@ class Trainer:
         coded: CodedMotion | None = None
         coder = coder or self.coder(batch)
         if plan.mode is MotionMode.CODED:
-            references = pair([reference.with_halves() for reference in held])
+            references = pair([reference.with_sizes() for reference in held])
             estimate = self.estimate(conditions, x, references, inputs.flows)
             coded = self.net.code_motion(conditions, estimate, references, coder)
         reference = self.net.code_inter(

@@ -206,8 +206,8 @@ class ModeDecision:
         if best.cost <= self._weight * SMALLEST_BITS / 8:
             return best  # a still picture: nothing else can be cheaper
         left, right = self._pair
-        first = left.with_halves()
-        self._pair = first, first if right is left else right.with_halves()
+        first = left.with_sizes()
+        self._pair = first, first if right is left else right.with_sizes()
         trials = [best, *(self._try(mode) for mode in self._free())]
         if not self._settled(trials):
             step = replace(self._step, qp=self._step.qp - self._finer)

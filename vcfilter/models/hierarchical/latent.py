@@ -27,7 +27,7 @@ from vcfilter.entropy.coder import Coder, Reader
 from vcfilter.fused import fused
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.refinement import Below
-from vcfilter.models.hierarchical.values import LatentSymbols
+from vcfilter.models.hierarchical.values import FADED, FADED_SHIFT, LatentSymbols
 from vcfilter.nn import maps as positioned
 from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
@@ -45,7 +45,7 @@ ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would 
 DENSE_MAX = 32767  # largest weight of a dense layer that the native loops take
 KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
-DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
+DECAY = FADED / (1 << FADED_SHIFT)  # of activity (exact in integers below)
 
 
 @dataclass(frozen=True, slots=True)

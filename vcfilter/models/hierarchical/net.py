@@ -385,7 +385,8 @@ class VideoNet(nn.Module):
         if conditions.refine:
             base, _ = self.features(conditions)
             step = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
-            field = refine(field, first[0], second[0], distances, step)
+            left, right = (reference.half_size() for reference in references)
+            field = refine(field, left, right, distances, step)
         both = zip(references, (field[:, :2], field[:, 2:4]), strict=True)
         first, second = (self._warped(each, flow, conditions.sharp) for each, flow in both)
         alone = (distances[:, 1] == 0)[:, None, None, None]
@@ -528,10 +529,7 @@ class VideoNet(nn.Module):
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
         motion_symbols = motion.symbols if motion else None
         if not residual and not levels:
-            context = self.image_context(conditions, contexts, contexts[0].symbols.shape)
-            integers = FrameContext.of(
-                context.untouched(), motion_symbols, self.config.motion_channels
-            )
+            integers = FrameContext.untouched(contexts, motion_symbols)
             return self.inter_reference(conditions, predicted, predicted.planes, integers)
 
         def start(own: Conditions) -> tuple[Tensor, Synthesis]:

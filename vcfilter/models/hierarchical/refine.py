@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK
@@ -47,14 +46,14 @@ def refine(field: Tensor, left: Tensor, right: Tensor, distances: Tensor, step: 
     What is at p in the picture moves in a straight line, so one correction vector per position,
     of the motion from one reference to the other, serves both displacements. It is damped by the
     mismatch that is there: where the references disagree for other reasons (noise, occlusion),
-    the coded field stays. Works at half the size.
+    the coded field stays.
 
     Args:
-        field: (B, 5, h, w), see `MotionCodec`. left, right: (B, 1, H, W) luma of the references.
+        field: (B, 5, h, w), see `MotionCodec`. left, right: (B, 1, H/2, W/2) luma of the references
+            at half the size.
         distances: (B, 2) signed, neither 0, not equal.
         step: (B,) the field's expected error in luma samples.
     """
-    left, right = F.avg_pool2d(left, 2), F.avg_pool2d(right, 2)
     size = BLOCK // 2
     apart = (distances[:, 1:] - distances[:, :1]).to(field.dtype)
     share = (distances.to(field.dtype) / apart)[:, :, None, None]
@@ -115,7 +114,7 @@ def linearise(
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    sums = _products(x, *moved_by(field, left, right), field[:, 4:])
+    sums = _products(x, *_moved(field, left, right), field[:, 4:])
     return _hessian(sums), sums[:, len(PAIRS) :].permute(0, 2, 3, 1)
 
 
@@ -130,10 +129,16 @@ def _pair(i: int, j: int) -> int:
     return PAIRS.index((min(i, j), max(i, j)))
 
 
-def moved_by(field: Tensor, left: Tensor, right: Tensor | None) -> Moved:
-    """References moved by the displacements (B, 4 or more, h, w) of a field, see `linearise`."""
-    a = warp_luma(left, field[:, :2], BLOCK)
-    return a, None if right is None else warp_luma(right, field[:, 2:4], BLOCK)
+def moved_by(field: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Both references moved by the displacements (B, 4 or more, h, w) of a field."""
+    return warp_luma(left, field[:, :2], BLOCK), warp_luma(right, field[:, 2:4], BLOCK)
+
+
+def _moved(field: Tensor, left: Tensor, right: Tensor | None) -> Moved:
+    """The same of one or two references, see `linearise`."""
+    if right is None:
+        return warp_luma(left, field[:, :2], BLOCK), None
+    return moved_by(field, left, right)
 
 
 def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ def gauss_newton(
         The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
     for _ in range(rounds):
-        sums = _products(x, *(moved or moved_by(field, left, right)), field[:, 4:])
+        sums = _products(x, *(moved or _moved(field, left, right)), field[:, 4:])
         field, moved = _fitted(field, sums), None
     return field, _hessian(sums)
 

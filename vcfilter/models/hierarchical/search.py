@@ -23,7 +23,7 @@ from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import Moved, gauss_newton, moved_by, solve
+from vcfilter.models.hierarchical.refine import gauss_newton, moved_by, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.flow import SMALLEST, fine_search
 from vcfilter.nn.native import is_native
@@ -99,12 +99,12 @@ def fit_field(
     """
     weight = texture(x)
     field = smooth(torch.cat([*flows], dim=1), weight)
-    moved = moved_by(field, references[0], references[1] if len(references) > 1 else None)
-    if moved[1] is None:
+    if len(flows) == 1:
         field = torch.cat([field, torch.zeros_like(field), torch.zeros_like(field[:, :1])], dim=1)
-        return gauss_newton(x, references[0], None, field, rounds, moved)
+        return gauss_newton(x, references[0], None, field, rounds)
     left, right = references
-    field = torch.cat([field, estimate_blend(x, moved[0], moved[1])], dim=1)
+    moved = moved_by(field, left, right)
+    field = torch.cat([field, estimate_blend(x, *moved)], dim=1)
     if rounds > 1:
         field, _ = gauss_newton(x, left, right, field, 1, moved)
         field, moved = with_global_motion(x, left, right, field, base, weight, waits=waits)
@@ -135,8 +135,8 @@ def with_global_motion(
     weight: Tensor,
     *,
     waits: bool = True,
-) -> tuple[Tensor, Moved]:
-    """A field (B, 5, h, w), replaced by global motion where that is cheaper; references moved by it.
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A field (B, 5, h, w), replaced by global motion where that is cheaper.
 
     Cost is the squared error of the prediction plus, weighted as the picture's step asks, bits
     that grow with the distance from the median of the neighbours.
@@ -145,6 +145,9 @@ def with_global_motion(
         weight: (B, 1, h, w) texture of x, see `texture`.
         waits: whether the host may read values: it then ends where global motion cannot pay.
             Without, no operator makes the host wait for a GPU.
+
+    Returns:
+        The field, and the references moved by it.
     """
     step = field_step(base, torch.full_like(base, LEVEL))[:, None, None, None]
     unit = constant((1.0, 1.0, 1.0, 1.0, BLEND_SHARE), x.dtype, x.device)[:, None, None] / step
@@ -188,14 +191,13 @@ def _field_bits(field: Tensor, neighbours: Tensor, unit: Tensor, price: Tensor) 
     return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
 
-def block_sse(x: Tensor, moved: Moved, field: Tensor) -> Tensor:
+def block_sse(x: Tensor, moved: tuple[Tensor, Tensor], field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples.
 
     Args:
         moved: both references, moved by the field.
     """
     a, b = moved
-    assert b is not None
     blend = field[:, 4:]
     if is_native(x, a, b, blend):
         from vcfilter._native import motion  # late: training needs none

@@ -14,6 +14,9 @@ from vcfilter.models.hierarchical.blocks import BLOCK, Planes, Size, finish
 from vcfilter.models.hierarchical.loop_filter import NO_FILTER, LoopFilter
 from vcfilter.nn.warp import with_halves
 
+FADED, FADED_SHIFT = 7, 3
+"""Of activity, from reference to reference: so many eighths."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
@@ -79,6 +82,31 @@ class FrameContext:
             loop_filter=loop_filter,
         )
 
+    @staticmethod
+    def untouched(
+        references: tuple[FrameContext, FrameContext], motion: LatentSymbols | None
+    ) -> FrameContext:
+        """Of a frame whose image latent is not coded.
+
+        The same as `of` with `LatentContext.untouched`, in integers.
+
+        Args:
+            motion: see `of`.
+        """
+        first, second = references
+        highest = torch.maximum(first.activity, second.activity).to(torch.int16)
+        activity = (highest * FADED >> FADED_SHIFT).to(torch.uint8)
+        if motion is None:
+            symbols = seen = torch.zeros_like(first.motion_symbols)
+        else:
+            symbols, seen = as_bytes(motion.activations), as_bytes(motion.activity)
+        return FrameContext(
+            symbols=torch.zeros_like(activity),
+            activity=activity,
+            motion_symbols=symbols,
+            motion_activity=seen,
+        )
+
     def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
         """All tensors changed alike."""
         return FrameContext(
@@ -131,6 +159,7 @@ class Reference:
         moves: (B, 4, h, w) displacements to its own references, zero where it has none.
         distances: (B, 2) signed, to its own references, 0 where it has none.
         halves: luma with the samples between, see `warp.with_halves`, where it is kept.
+        half: luma at half the size, where it is kept.
     """
 
     planes: Planes
@@ -138,6 +167,7 @@ class Reference:
     moves: Tensor
     distances: Tensor
     halves: Tensor | None = None
+    half: Tensor | None = None
 
     def filtered(self, base: LoopFilter, shown: LoopFilter, size: Size | None) -> Reference:
         """What a loop filter makes of it.
@@ -148,7 +178,7 @@ class Reference:
         """
         context = replace(self.context, loop_filter=base)
         planes = self.planes if shown == NO_FILTER else finish(shown.apply(self.planes), size)
-        return replace(self, planes=planes, context=context, halves=None)
+        return replace(self, planes=planes, context=context, halves=None, half=None)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""
@@ -159,15 +189,20 @@ class Reference:
             moves=change(self.moves),
             distances=change(self.distances),
             halves=None if self.halves is None else change(self.halves),
+            half=None if self.half is None else change(self.half),
         )
 
     def finest(self) -> Tensor:
         """Luma with the samples between."""
         return with_halves(self.planes[0]) if self.halves is None else self.halves
 
-    def with_halves(self) -> Reference:
-        """The same with `halves`, which an encoder needs more than once."""
-        return replace(self, halves=self.finest())
+    def half_size(self) -> Tensor:
+        """Luma at half the size."""
+        return F.avg_pool2d(self.planes[0], 2) if self.half is None else self.half
+
+    def with_sizes(self) -> Reference:
+        """The same with `halves` and `half`, which an encoder needs more than once."""
+        return replace(self, halves=self.finest(), half=self.half_size())
 
     def rows(self, own: slice) -> Reference:
         """Some frames of a batch."""
