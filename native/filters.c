@@ -10,6 +10,7 @@
 #define LINES (2 * REACH + 1)
 #define AREA 25.0f
 #define LEAST 1e-9 /* of a diagonal that is divided by */
+#define TOGETHER 4 /* products of one row */
 
 /* One of each pair; the other lies opposite. */
 static const int PAIRS[VCF_PAIRS][2] = {{0, 1}, {1, 0}, {1, 1}, {1, -1}, {0, 2}, {2, 0}};
@@ -207,20 +208,41 @@ static void add_guide(const float *x, const float *a, const float *b, size_t col
         out[i] += weight * (a[i] + b[i] - 2.0f * x[i]);
 }
 
+typedef float lanes __attribute__((vector_size(8 * sizeof(float))));
+typedef float any_lanes
+    __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float)), may_alias));
+#define AT(p) (*(const any_lanes *)(p))
+
+/* Of a row and TOGETHER others, `pitch` floats apart. */
 VCF_CLONES
-static float product(const float *a, const float *b, size_t count)
+static void products(const float *a, const float *b, size_t pitch, size_t count, double *out)
 {
-    float sums[16] = {0};
+    const float *c = b + pitch, *d = c + pitch, *e = d + pitch;
+    lanes none = {0.0f}, sums[2 * TOGETHER];
+    lanes b0 = none, b1 = none, c0 = none, c1 = none, d0 = none, d1 = none, e0 = none, e1 = none;
     size_t i = 0;
-    for (; i + 16 <= count; i += 16)
+    for (; i + 16 <= count; i += 16) {
+        lanes low = AT(a + i), high = AT(a + i + 8);
+        b0 += low * AT(b + i);
+        b1 += high * AT(b + i + 8);
+        c0 += low * AT(c + i);
+        c1 += high * AT(c + i + 8);
+        d0 += low * AT(d + i);
+        d1 += high * AT(d + i + 8);
+        e0 += low * AT(e + i);
+        e1 += high * AT(e + i + 8);
+    }
+    sums[0] = b0, sums[1] = b1, sums[2] = c0, sums[3] = c1;
+    sums[4] = d0, sums[5] = d1, sums[6] = e0, sums[7] = e1;
+    for (size_t k = 0; k < TOGETHER; k++, b += pitch) {
+        float sum = 0.0f, each[16];
+        for (size_t n = i; n < count; n++)
+            sum += a[n] * b[n];
+        memcpy(each, sums + 2 * k, sizeof(each));
         for (size_t n = 0; n < 16; n++)
-            sums[n] += a[i + n] * b[i + n];
-    float sum = 0.0f;
-    for (; i < count; i++)
-        sum += a[i] * b[i];
-    for (size_t n = 0; n < 16; n++)
-        sum += sums[n];
-    return sum;
+            sum += each[n];
+        out[k] = (double)sum;
+    }
 }
 
 int vcf_loop_filter(const float *plane, const float *guide, size_t rows, size_t columns, float clip,
@@ -257,7 +279,7 @@ int vcf_loop_sums(const float *plane, const float *guide, const float *target, s
                   double *sums)
 {
     neighbourhood n;
-    float *found = malloc((VCF_FEATURES + 1) * inside_columns * sizeof(float));
+    float *found = calloc((VCF_FEATURES + TOGETHER) * inside_columns, sizeof(float));
     if (!found || open_rows(&n, plane, guide, rows, columns, busy)) {
         free(found);
         return -1;
@@ -268,13 +290,17 @@ int vcf_loop_sums(const float *plane, const float *guide, const float *target, s
         features(&n, inside_columns, clip, found);
         for (size_t i = 0; i < inside_columns; i++)
             error[i] = target[row * columns + i] - n.own.lines[REACH][i];
-        double *sum = sums;
-        for (size_t i = 0; i < VCF_FEATURES; i++)
+        double *sum = sums, *errors = sums + VCF_LOOP_SUMS - VCF_FEATURES;
+        for (size_t i = 0; i < VCF_FEATURES; i++) {
+            double row_of_sums[VCF_FEATURES + TOGETHER];
+            const float *feature = found + i * inside_columns;
+            for (size_t j = i; j <= VCF_FEATURES; j += TOGETHER)
+                products(feature, found + j * inside_columns, inside_columns, inside_columns,
+                         row_of_sums + j);
             for (size_t j = i; j < VCF_FEATURES; j++)
-                *sum++ += product(found + i * inside_columns, found + j * inside_columns,
-                                  inside_columns);
-        for (size_t i = 0; i < VCF_FEATURES; i++)
-            *sum++ += product(found + i * inside_columns, error, inside_columns);
+                *sum++ += row_of_sums[j];
+            errors[i] += row_of_sums[VCF_FEATURES];
+        }
         next_row(&n, row);
     }
     close_rows(&n);

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vcfilter._native import cost as native_cost
 from vcfilter._native import finish, latents, loop, motion, winograd
+from vcfilter.interpolation import motion as interpolation
 from vcfilter.models.hierarchical import cost, latent, refine, search
 from vcfilter.models.hierarchical.blocks import dct_matrix
 from vcfilter.models.hierarchical.conditions import context_features
@@ -21,7 +22,7 @@ from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Picture
-from vcfilter.nn import native, warp
+from vcfilter.nn import flow, native, warp
 from vcfilter.nn.blocks import Block, Conv2d
 from vcfilter.nn.native import PackedConv2d
 from vcfilter.nn.winograd import Winograd
@@ -149,6 +150,22 @@ def test_sums_of_too_large_a_grid_are_refused() -> None:
     plane = np.zeros((80, 80), np.float32)
     with pytest.raises(ValueError, match="more than 32"):
         motion.agreement(plane, plane, 0.5, 0.5, 40)
+
+
+@pytest.mark.parametrize("grid", [4, 8])
+def test_step_of_a_flow(grid: int) -> None:
+    """`nearer` against the sums and the step of interpolation's search."""
+    x, reference = (smooth(64, 96, seed)[:1].round() for seed in (0, 1))
+    moves = field(64 // grid, 96 // grid, 2.0)[:1, :2].clamp(-40, 40)
+    found = flow.nearer(
+        moves[0].permute(1, 2, 0).numpy(),
+        *(plane[0, 0].numpy().astype(np.uint8) for plane in (x, reference)),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpolation, "GRID", grid)
+        plain = interpolation.fit_local(x, reference, moves, 1)
+    assert np.allclose(found.transpose(2, 0, 1), plain[0].numpy(), atol=0.02)
+    assert np.abs(found - moves[0].permute(1, 2, 0).numpy()).max() > 0.5
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcfilter.frames import Plane
-from vcfilter.nn.flow import SMALLEST, Flow, Luma, fine_search
+from vcfilter.nn.flow import SMALLEST, Flow, Luma, fine_search, nearer
 
 BLOCK = 8
 GRID = 4
@@ -45,12 +45,12 @@ class KnownMotion:
     Args:
         number: of the frame that flows begin at. lumas: from it to the newest frame, between which
             motion was not asked for so far.
-        flows: from it to older frames, by their number and scale, as far as they are known.
+        flows: from it to older frames, by their number, as far as they are known.
     """
 
     number: int
     lumas: Mapping[int, Luma]
-    flows: Mapping[tuple[int, int], Flow]
+    flows: Mapping[int, Flow]
 
 
 class Trajectories:
@@ -76,28 +76,26 @@ class Trajectories:
         self._earlier, self._threads = earlier, threads
         if earlier is not None:
             self._lumas.update(earlier.lumas)
-        self._steps: dict[tuple[int, int], Future[Flow]] = {}
+        self._steps: dict[int, Future[Flow]] = {}
         self._lock = Lock()
 
-    def to_references(self, number: int, references: Sequence[int], scale: int) -> list[Map] | None:
+    def to_references(self, number: int, references: Sequence[int]) -> list[Map] | None:
         """Displacements from a frame to each of its references.
 
         Args:
             number, references: display numbers.
-            scale: motion is searched at 1/scale of the size (1 or 2).
 
         Returns:
             None where frames between are not known, or frames are too small.
         """
         rows, columns = self._lumas[number].shape
-        if min(rows, columns) < SMALLEST * scale:
+        if min(rows, columns) < SMALLEST:
             return None
-        scale = _within(LARGE, rows * columns, scale)
         if self._threads > 1:
-            self._search_beside(number, references, scale)
+            self._search_beside(number, references)
         found = []
         # All are asked for before one is missed: threads must not decide what is known later.
-        for flow in [self._flow(number, reference, scale) for reference in references]:
+        for flow in [self._flow(number, reference) for reference in references]:
             if flow is None:
                 return None
             pooled = _resized(flow, columns // BLOCK, rows // BLOCK)
@@ -112,49 +110,42 @@ class Trajectories:
         """
         flows, missing = {}, False
         older = {} if self._earlier is None else self._earlier.flows
-        scales = {scale for _, scale in self._steps}
         for other in (each for each in kept if each < number):
-            known = {scale: self._flow(number, other, scale, search=False) for scale in scales}
-            flows.update({(other, n): flow for n, flow in known.items() if flow is not None})
-            near = other in self._lumas or any(other == n for n, _ in older)
-            missing |= near and not any(flow is not None for flow in known.values())
+            known = self._flow(number, other, search=False)
+            if known is not None:
+                flows[other] = known
+            missing |= known is None and (other in self._lumas or other in older)
         if missing and len(self._lumas) <= KEPT:
             border = min(self._lumas)
             return KnownMotion(number=border, lumas=self._lumas, flows=older)
         return KnownMotion(number=number, lumas={number: self._lumas[number]}, flows=flows)
 
-    def _search_beside(self, number: int, references: Sequence[int], scale: int) -> None:
+    def _search_beside(self, number: int, references: Sequence[int]) -> None:
         """Search the steps to references, several at a time."""
         first, last = min(number, *references), max(number, *references)
         steps = [n for n in range(first + 1, last + 1) if {n, n - 1} <= self._lumas.keys()]
-        missing = [n for n in steps if (n, scale) not in self._steps]
+        missing = [n for n in steps if n not in self._steps]
         if len(missing) > 1:
             with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(lambda n: self._step(n, n - 1, scale, True), missing))
+                list(pool.map(lambda n: self._step(n, n - 1, True), missing))
 
-    def _flow(self, number: int, other: int, scale: int, *, search: bool = True) -> Flow | None:
+    def _flow(self, number: int, other: int, *, search: bool = True) -> Flow | None:
         """(rows, columns, 2) on the grid, from a frame to another one; None: not known."""
         way = 1 if other > number else -1
         border = None if self._earlier is None else self._earlier.number
         flow: Flow | None = None
         while number != other:
             if number == border and way < 0:
-                following, number = self._older(other, scale), other
+                assert self._earlier is not None
+                following, number = self._earlier.flows.get(other), other
             else:
-                following, number = self._step(number, number + way, scale, search), number + way
+                following, number = self._step(number, number + way, search), number + way
             if following is None:
                 return None
             flow = following if flow is None else _followed(flow, following)
         return flow
 
-    def _older(self, other: int, scale: int) -> Flow | None:
-        """The flow from the border to an older frame, of this scale if there is one."""
-        assert self._earlier is not None
-        flows = self._earlier.flows
-        found = (flows.get((other, each)) for each in (scale, *(n for _, n in flows)))
-        return next((flow for flow in found if flow is not None), None)
-
-    def _step(self, number: int, other: int, scale: int, search: bool) -> Flow | None:
+    def _step(self, number: int, other: int, search: bool) -> Flow | None:
         """The flow from a frame to its neighbour: back to the earlier one it is searched once, to
         the later one it is that flow's inverse.
         """
@@ -162,15 +153,15 @@ class Trajectories:
         if earlier not in self._lumas or later not in self._lumas:
             return None
         with self._lock:
-            future = self._steps.get((later, scale))
+            future = self._steps.get(later)
             if future is None and not search:
                 return None
             mine = future is None
             if future is None:
-                future = self._steps[later, scale] = Future()
+                future = self._steps[later] = Future()
         if mine:
             try:
-                future.set_result(_searched(self._lumas[later], self._lumas[earlier], scale))
+                future.set_result(_searched(self._lumas[later], self._lumas[earlier]))
             except BaseException as error:
                 future.set_exception(error)
                 raise
@@ -185,19 +176,20 @@ def search_step(now: Plane, before: Plane, bit_depth: int) -> Flow | None:
     x, reference = (whole_blocks(luma, bit_depth) for luma in (now, before))
     if min(x.shape) < SMALLEST * 2:
         return None
-    return _searched(x, reference, _within(ROUGH, x.size, 2))
+    return _rough(x, reference, ROUGH)
 
 
-def _within(most: int, samples: int, scale: int) -> int:
-    """The scale, or twice that and so on, at which so many samples at most are searched."""
-    while samples > most * scale * scale:
-        scale *= 2
-    return scale
+def _searched(x: Luma, reference: Luma) -> Flow:
+    """The flow between two frames (height, width) on the grid, to the detail of their full size."""
+    return nearer(_rough(x, reference, LARGE), x, reference)
 
 
-def _searched(x: Luma, reference: Luma, scale: int) -> Flow:
-    """The flow between two frames (height, width) on the grid."""
+def _rough(x: Luma, reference: Luma, most: int) -> Flow:
+    """The same, searched at half the size, or less of large frames: at so many samples at most."""
     rows, columns = x.shape
+    scale = 2 if min(x.shape) >= SMALLEST * 2 else 1
+    while x.size > most * scale * scale:
+        scale *= 2
     return _resized(fine_search(x, reference, scale), columns // GRID, rows // GRID)
 
 

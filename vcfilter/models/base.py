@@ -54,9 +54,9 @@ class ModelInfo:
     card: Mapping[str, str] = field(default_factory=dict)
 
 
-Tracked = Callable[[int], Sequence[npt.NDArray[np.float32]] | None]
-"""Gives motion from a frame to each of its references, searched at 1/n of the size (n is 1 or 2):
-(2, ceil(height / 8), ceil(width / 8)) displacements in luma samples; None where it is not known."""
+Tracked = Callable[[], Sequence[npt.NDArray[np.float32]] | None]
+"""Gives motion from a frame to each of its references, (2, ceil(height / 8), ceil(width / 8))
+displacements in luma samples; None where it is not known."""
 
 
 class Symbols(Protocol):

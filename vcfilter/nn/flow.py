@@ -16,6 +16,10 @@ FINE_STRIDE, FINE_STEPS, FINE_ROUNDS = 4, 6, 3
 """Samples between the patches of `fine_search`, its steps on each, and rounds of its smoothing.
 OpenCV's 3, 25 and 5 take twice the time, for as many bits (twelve training clips)."""
 
+DAMPING, PULL, MOST = 30.0, 13.0, 1.5
+"""Of `nearer`, per sample: what keeps flows from changing, and what draws them to their neighbours;
+the largest change in samples."""
+
 Luma = npt.NDArray[np.uint8]
 Flow = npt.NDArray[np.float32]
 
@@ -82,3 +86,35 @@ def fine_search(x: Luma, reference: Luma, scale: int = 1) -> Flow:
     with _one_thread:
         found = search.calc(x, reference, None)  # type: ignore[call-overload]
     return np.asarray(found, np.float32) * scale
+
+
+def nearer(flow: Flow, x: Luma, reference: Luma) -> Flow:
+    """A flow from x to reference after one Gauss-Newton step at their full size.
+
+    What was searched at half the size becomes as exact as what was searched at full size, in a
+    tenth of the time.
+
+    Args:
+        flow: (H / n, W / n, 2) on a grid of n samples, a multiple of 4.
+    """
+    from vcfilter._native import motion  # late: training needs none
+
+    side = x.shape[0] // flow.shape[0]
+    across, down = (np.ascontiguousarray(each, np.float32) for each in np.moveaxis(flow, 2, 0))
+    wanted, moved = x.astype(np.float32), np.empty(x.shape, np.float32)
+    motion.warp(reference.astype(np.float32), across, down, 1.0, True, moved)
+    xx, xy, yy, ex, ey, _ = motion.agreement(moved, wanted, 1.0, 0.0, side) / side**2
+    drawn = PULL * (_neighbour_mean(flow) - flow)
+    ex, ey = drawn[..., 0] - ex, drawn[..., 1] - ey
+    xx, yy = xx + (DAMPING + PULL), yy + (DAMPING + PULL)
+    scale = 1 / (xx * yy - xy * xy)
+    change = np.stack([(yy * ex - xy * ey) * scale, (xx * ey - xy * ex) * scale], axis=2)
+    return np.asarray(flow + change.clip(-MOST, MOST), np.float32)
+
+
+def _neighbour_mean(flow: Flow) -> Flow:
+    """As `warp.neighbour_mean`."""
+    p = np.pad(flow, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    beside = p[:-2] + 2 * p[1:-1] + p[2:]
+    own = p[:-2, 1:-1] + p[2:, 1:-1]
+    return np.asarray((beside[:, :-2] + beside[:, 2:] + 2 * own) / 12, np.float32)

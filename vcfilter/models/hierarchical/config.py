@@ -109,7 +109,6 @@ class Effort:
         free_modes: whether single references without motion are tried.
         settled: no motion is searched for frames of deep layers whose prediction without coded
             motion leaves a residual less than this share of the cost to save, by an estimate.
-        flow_scale: motion from frame to frame is searched at 1/flow_scale of the size (1 or 2).
         searched: references are searched themselves as well where motion through the frames between
             leaves more than this share of what no motion leaves; what codes best is taken.
         fit_rounds: Gauss-Newton steps after the search, at least 1.
@@ -127,7 +126,6 @@ class Effort:
     motion_levels: tuple[int, ...]
     free_modes: bool = True
     settled: float = 0.0
-    flow_scale: int = 1
     searched: float = 0.0
     fit_rounds: int
     plain_motion: bool = True
@@ -150,7 +148,6 @@ EFFORTS: dict[str, Effort] = {
         motion_levels=(4,),
         free_modes=False,
         settled=0.45,
-        flow_scale=2,
         searched=0.2,
         fit_rounds=1,
         plain_motion=False,
@@ -162,7 +159,6 @@ EFFORTS: dict[str, Effort] = {
         motion_levels=(4,),
         free_modes=False,
         settled=0.3,
-        flow_scale=2,
         searched=0.2,
         fit_rounds=1,
         plain_motion=False,
@@ -170,9 +166,7 @@ EFFORTS: dict[str, Effort] = {
         passes=1,
         filtered=DEEP_LAYER,
     ),
-    "fast": Effort(
-        motion_levels=(5,), flow_scale=2, searched=0.2, fit_rounds=2, plain_motion=False, passes=1
-    ),
+    "fast": Effort(motion_levels=(5,), searched=0.2, fit_rounds=2, plain_motion=False, passes=1),
     "medium": Effort(
         motion_levels=(4, 6), searched=0.05, fit_rounds=2, plain_motion=False, passes=2
     ),

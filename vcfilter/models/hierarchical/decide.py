@@ -234,7 +234,7 @@ class ModeDecision:
         rounds = effort.fit_rounds
         rows, columns = (side // BLOCK for side in x[0].shape[2:])
         flows = []
-        known = None if self._tracked is None else self._tracked(effort.flow_scale)
+        known = None if self._tracked is None else self._tracked()
         for flow in known or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
