@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -106,11 +107,15 @@ class Effort:
 
     Args:
         motion_levels: precisions of coded motion that are tried (0 finest to 7 coarsest).
+        coarser: those after the finest are tried where its bits are more than this share of the
+            cost, by an estimate.
         free_modes: whether single references without motion are tried.
         settled: no motion is searched for frames of deep layers whose prediction without coded
             motion leaves a residual less than this share of the cost to save, by an estimate.
         searched: references are searched themselves as well where motion through the frames between
             leaves more than this share of what no motion leaves; what codes best is taken.
+        promising: what such a search finds is fitted and coded where before that it costs less than
+            so many times the other, in error and bits of the field.
         fit_rounds: Gauss-Newton steps after the search, at least 1.
         plain_motion: whether coded motion is tried without the decoder's refinement, where there
             can be one.
@@ -124,9 +129,11 @@ class Effort:
     """
 
     motion_levels: tuple[int, ...]
+    coarser: float = 0.0
     free_modes: bool = True
     settled: float = 0.0
     searched: float = 0.0
+    promising: float = math.inf
     fit_rounds: int
     plain_motion: bool = True
     residuals: int = 1
@@ -168,7 +175,14 @@ EFFORTS: dict[str, Effort] = {
     ),
     "fast": Effort(motion_levels=(5,), searched=0.2, fit_rounds=2, plain_motion=False, passes=1),
     "medium": Effort(
-        motion_levels=(4, 6), searched=0.05, fit_rounds=2, plain_motion=False, passes=2
+        motion_levels=(4, 6),
+        coarser=0.015,
+        settled=0.25,
+        searched=0.05,
+        promising=1.03,
+        fit_rounds=2,
+        plain_motion=False,
+        passes=2,
     ),
     "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
     "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),

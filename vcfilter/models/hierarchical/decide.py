@@ -24,7 +24,7 @@ from vcfilter.models.hierarchical.mode import (
     MotionMode,
 )
 from vcfilter.models.hierarchical.net import LevelCoder, VideoNet
-from vcfilter.models.hierarchical.search import estimate_motion, remainder
+from vcfilter.models.hierarchical.search import MotionSearch
 from vcfilter.models.hierarchical.sections import Chosen
 from vcfilter.models.hierarchical.values import (
     CodedMotion,
@@ -231,17 +231,19 @@ class ModeDecision:
         search of the references themselves may find motion that takes less to code.
         """
         effort, x, device = self._effort, self._x.planes, self._base.device
-        rounds = effort.fit_rounds
         rows, columns = (side // BLOCK for side in x[0].shape[2:])
         flows = []
         known = None if self._tracked is None else self._tracked()
         for flow in known or ():
             missing = ((0, 0), (0, rows - flow.shape[1]), (0, columns - flow.shape[2]))
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
-        found = [estimate_motion(conditions, x, self._pair, rounds, flows)]
-        lumas = [reference.planes[0] for reference in self._pair[: 1 + self._two]]
-        if flows and remainder(x[0], lumas, found[0].field, self._base) > effort.searched:
-            found.append(estimate_motion(conditions, x, self._pair, rounds))
+        search = MotionSearch(conditions, x, self._pair)
+        start = search.start(flows)
+        found = [search.fit(start, effort.fit_rounds)]
+        if flows and search.remainder(found[0]) > effort.searched:
+            own = search.start()
+            if search.cost(own) < effort.promising * search.cost(start):
+                found.append(search.fit(own, effort.fit_rounds))
         return found
 
     def _settled(self, trials: Sequence[Trial]) -> bool:
@@ -266,7 +268,9 @@ class ModeDecision:
             tried.append((self._try(lowest, field), field, self._coded))
         trial, field, self._coded = min(tried, key=lambda each: each[0].estimate)
         self._field = field
-        trials = [trial, *(self._try(mode, field) for mode in others)]
+        trials = [trial]
+        if self._weight * trial.coder.size() > effort.coarser * trial.estimate:
+            trials += [self._try(mode, field) for mode in others]
         if self._between and effort.plain_motion:
             first = min(trials, key=lambda trial: trial.estimate)
             trials.append(self._try(replace(first.mode, refine=True), field))

@@ -30,7 +30,9 @@ DOUBT = 2.0  # how many times the mismatch counts as noise: its errors are not i
 FIT_DAMPING = (30.0, 30.0, 30.0, 30.0, 500.0)
 # Pull towards the neighbours' mean, likewise: a field that runs smoothly costs fewer bits.
 FIT_PULL = (13.0, 13.0, 13.0, 13.0, 832.0)
-OF_BLOCK = tuple(tuple(BLOCK * BLOCK * each for each in of) for of in (FIT_DAMPING, FIT_PULL))
+BLOCK_DAMPING, BLOCK_PULL = (
+    tuple(BLOCK * BLOCK * each for each in of) for of in (FIT_DAMPING, FIT_PULL)
+)
 FIELDS = len(FIT_DAMPING)
 SQUARE = tuple((i, j) for i in range(FIELDS) for j in range(FIELDS))
 PAIRS = tuple((i, j) for i, j in SQUARE if i <= j)  # of components, in the order of their sums
@@ -221,7 +223,7 @@ def _fitted(field: Tensor, sums: Tensor) -> Tensor:
         from vcfilter._native import motion  # late: training needs none
 
         each = zip(field.contiguous().numpy(), sums.contiguous().numpy(), strict=True)
-        found = [motion.fitted(f, s, *OF_BLOCK, FIT_STEP) for f, s in each]
+        found = [motion.fitted(f, s, BLOCK_DAMPING, BLOCK_PULL, FIT_STEP) for f, s in each]
         return torch.from_numpy(np.stack(found))
     return _corrected(field, sums, neighbour_mean(field))
 
@@ -232,7 +234,7 @@ def _corrected(field: Tensor, sums: Tensor, near: Tensor) -> Tensor:
     drawn = near - field
     normal = [[sums[:, _pair(i, j)] for j in range(FIELDS)] for i in range(FIELDS)]
     target = [sums[:, len(PAIRS) + i] for i in range(FIELDS)]
-    for i, (damping, pull) in enumerate(zip(*OF_BLOCK, strict=True)):
+    for i, (damping, pull) in enumerate(zip(BLOCK_DAMPING, BLOCK_PULL, strict=True)):
         normal[i][i] = normal[i][i] + (damping + pull)
         target[i] = target[i] + pull * drawn[:, i]
     change = torch.stack(solve(normal, target), dim=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -23,11 +24,11 @@ from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import gauss_newton, moved_by, solve
+from vcfilter.models.hierarchical.refine import Moved, gauss_newton, moved_by, solve
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.flow import SMALLEST, fine_search
 from vcfilter.nn.native import is_native
-from vcfilter.nn.warp import constant, enlarge, median3
+from vcfilter.nn.warp import constant, enlarge, median3, warp_luma
 
 LEVEL = 3  # of motion, for which fields are compared
 SEARCH_SCALE = 2  # the references are searched at half the size: fewer bits than at full size
@@ -39,47 +40,66 @@ GLOBAL_FITS = 2
 CHOICE_ROUNDS = 3
 
 
-def estimate_motion(
-    conditions: Conditions,
-    x: Planes,
-    references: Pair,
-    rounds: int = 2,
-    flows: Sequence[Tensor] = (),
-) -> MotionField:
-    """Dense motion from x to its references, see `estimate_field`.
-
-    Outside the picture (conditions.size), motion goes on as at the border.
-    """
-    left, right = (reference.planes[0] for reference in references)
-    finer = [r.planes[0] if r.halves is None else r.halves for r in references]
-    count = 1 + bool(conditions.distances[0, 1])
-    base = quantiser_step(conditions.qp)
-    found = estimate_field(x[0], (left, right)[:count], base, rounds, finer[:count], flows)
-    return MotionField(*found).within(conditions.size)
-
-
-def estimate_field(
-    x: Tensor,
-    references: Sequence[Tensor],
-    base: Tensor,
-    rounds: int,
-    finer: Sequence[Tensor] = (),
-    flows: Sequence[Tensor] = (),
-) -> tuple[Tensor, Tensor]:
-    """Motion from a picture to its references, and the blend that fits them best.
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Where a fit begins.
 
     Args:
-        x: (B, 1, H, W) luma, 0 to 255. references: one or two of the same.
-        base: (B,) quantiser step of the picture.
-        rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
-        finer: what takes the references' place after the search, see `linearise`.
-        flows: (B, 2, H/8, W/8) to each reference, where they are known: nothing is searched.
-
-    Returns:
-        The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
+        field: (B, 5, h, w), see `MotionCodec`. moved: the references moved by it, the second None
+            where there is one. texture: of the picture, see `texture`.
     """
-    flows = flows or dense_flows(x, references)
-    return fit_field(x, flows, finer or references, base, rounds)
+
+    field: Tensor
+    moved: Moved
+    texture: Tensor
+
+
+class MotionSearch:
+    """Motion from a picture to its references, as `MotionField`s.
+
+    Args:
+        x: the picture. references: the second one counts where conditions know it.
+    """
+
+    def __init__(self, conditions: Conditions, x: Planes, references: Pair) -> None:
+        used = references[: 1 + bool(conditions.distances[0, 1])]
+        self._x, self._size = x[0], conditions.size
+        self._lumas = [reference.planes[0] for reference in used]
+        self._finer = [r.planes[0] if r.halves is None else r.halves for r in used]
+        self._base = quantiser_step(conditions.qp)
+
+    def start(self, flows: Sequence[Tensor] = ()) -> Start:
+        """Where the fit of dense flows begins.
+
+        Args:
+            flows: (B, 2, H/8, W/8) to each reference; none: those of a search.
+        """
+        flows = flows or dense_flows(self._x, self._lumas)
+        return start_field(self._x, flows, self._finer)
+
+    def cost(self, start: Start) -> float:
+        """What a field's prediction and bits cost before it is fitted, for comparisons."""
+        a, b = start.moved
+        error = block_sse(self._x, (a, a if b is None else b), start.field)
+        unit, price = _prices(self._base)
+        return float((error + _field_bits(start.field, median3(start.field), unit, price)).mean())
+
+    def fit(self, start: Start, rounds: int) -> MotionField:
+        """The field that fits best, see `fit_start`; outside the picture it is as at the border."""
+        found = fit_start(self._x, start, self._finer, self._base, rounds)
+        return MotionField(*found).within(self._size)
+
+    def remainder(self, motion: MotionField) -> float:
+        """See `remainder`."""
+        return remainder(self._x, self._lumas, motion.field, self._base)
+
+
+def estimate_motion(
+    conditions: Conditions, x: Planes, references: Pair, rounds: int = 2
+) -> MotionField:
+    """Dense motion from x to its references, see `fit_start`."""
+    search = MotionSearch(conditions, x, references)
+    return search.fit(search.start(), rounds)
 
 
 def fit_field(
@@ -91,23 +111,55 @@ def fit_field(
     *,
     waits: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The field that begins with dense flows to one or two references; see `estimate_field`.
+    """The field that begins with dense flows to one or two references, see `fit_start`."""
+    start = start_field(x, flows, references)
+    return fit_start(x, start, references, base, rounds, waits=waits)
+
+
+def start_field(x: Tensor, flows: Sequence[Tensor], references: Sequence[Tensor]) -> Start:
+    """Dense flows, smoothed, and the blend that suits them.
 
     Args:
-        flows: (B, 2, H/8, W/8) each, see `dense_flow`. references: luma, see `linearise`.
-        waits: whether the host may read values, see `with_global_motion`.
+        x: (B, 1, H, W) luma, 0 to 255. references: one or two, see `linearise`.
+        flows: (B, 2, H/8, W/8) to each, see `dense_flow`.
     """
     weight = texture(x)
     field = smooth(torch.cat([*flows], dim=1), weight)
     if len(flows) == 1:
+        moved: Moved = warp_luma(references[0], field, BLOCK), None
         field = torch.cat([field, torch.zeros_like(field), torch.zeros_like(field[:, :1])], dim=1)
-        return gauss_newton(x, references[0], None, field, rounds)
+    else:
+        both = moved = moved_by(field, *references)
+        field = torch.cat([field, estimate_blend(x, *both)], dim=1)
+    return Start(field, moved, weight)
+
+
+def fit_start(
+    x: Tensor,
+    start: Start,
+    references: Sequence[Tensor],
+    base: Tensor,
+    rounds: int,
+    *,
+    waits: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Motion from a picture to one or two references, and the blend that fits them best.
+
+    Args:
+        x, references: as of `start_field`. base: (B,) quantiser step of the picture.
+        rounds: Gauss-Newton steps at the end; above 1, global motion is tried as well.
+        waits: whether the host may read values, see `with_global_motion`.
+
+    Returns:
+        The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
+    """
+    field, moved = start.field, start.moved
+    if len(references) == 1:
+        return gauss_newton(x, references[0], None, field, rounds, moved)
     left, right = references
-    moved = moved_by(field, left, right)
-    field = torch.cat([field, estimate_blend(x, *moved)], dim=1)
     if rounds > 1:
         field, _ = gauss_newton(x, left, right, field, 1, moved)
-        field, moved = with_global_motion(x, left, right, field, base, weight, waits=waits)
+        field, moved = with_global_motion(x, left, right, field, base, start.texture, waits=waits)
     return gauss_newton(x, left, right, field, rounds, moved)
 
 
@@ -116,7 +168,7 @@ def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor, base: Tens
     where it is little beside the quantiser's.
 
     Args:
-        x, references, base: as of `estimate_field`.
+        x: (1, 1, H, W) luma. references: one or two of the same. base: (1,) quantiser step of x.
     """
     left, right = references[0], references[-1]
     if len(references) == 1:
@@ -149,9 +201,7 @@ def with_global_motion(
     Returns:
         The field, and the references moved by it.
     """
-    step = field_step(base, torch.full_like(base, LEVEL))[:, None, None, None]
-    unit = constant((1.0, 1.0, 1.0, 1.0, BLEND_SHARE), x.dtype, x.device)[:, None, None] / step
-    price = QUANTISER_LAMBDA * base[:, None, None, None] ** 2
+    unit, price = _prices(base)
 
     def bits(field: Tensor, neighbours: Tensor) -> Tensor:
         return _field_bits(field, neighbours, unit, price)
@@ -183,6 +233,13 @@ def with_global_motion(
     better = better[:, None, None, None]
     a, b = (torch.where(better, *each) for each in zip(moved, usual, strict=True))
     return torch.where(better, parts, field), (a, b)
+
+
+def _prices(base: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_field_bits` takes: inverted steps of components, and what a bit is worth."""
+    step = field_step(base, torch.full_like(base, LEVEL))[:, None, None, None]
+    scales = constant((1.0, 1.0, 1.0, 1.0, BLEND_SHARE), step.dtype, step.device)
+    return scales[:, None, None] / step, QUANTISER_LAMBDA * base[:, None, None, None] ** 2
 
 
 @fused
