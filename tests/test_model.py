@@ -31,7 +31,12 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.config import EFFORTS, Effort
 from vcfilter.models.hierarchical.cost import distortion, psnr, rd_weight
-from vcfilter.models.hierarchical.decide import choose_inter, choose_keyframe
+from vcfilter.models.hierarchical.decide import (
+    ModeDecision,
+    Trial,
+    choose_inter,
+    choose_keyframe,
+)
 from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, mirror, positions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
@@ -405,6 +410,53 @@ def test_a_still_frame_codes_nothing(
     symbols = model.parse(step, b"", (), [key.context], FORMAT)
     again = model.reconstruct(step, b"", symbols, [key], FORMAT)
     assert all(map(np.array_equal, model.planes(again, FORMAT), (y, u, v)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({}, [4, 4, 6]),
+        ({"promising": 0.0}, [4, 6]),
+        ({"searched": 1e9}, [4, 6]),
+        ({"coarser": 1.0}, [4, 4]),
+    ],
+)
+@torch.inference_mode()
+def test_motion_that_promises_little_is_left_out(
+    model: HierarchicalModel,
+    coded: tuple[list[bytes], list[Reference]],
+    changes: dict[str, float],
+    levels: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a moving frame, of which nothing is known that helps: what is searched is better."""
+    x = model.picture(clip(5, FORMAT, noise=2.0)[2], FORMAT)
+    effort = replace(
+        EFFORTS["medium"], **{"promising": 1.0, "searched": 0.0, "coarser": 0.0, **changes}
+    )
+    modes: list[HierarchicalMode] = []
+    usual = ModeDecision._try
+
+    def observed(self: ModeDecision, mode: HierarchicalMode, *rest: MotionField) -> Trial:
+        modes.append(mode)
+        return usual(self, mode, *rest)
+
+    monkeypatch.setattr(ModeDecision, "_try", observed)
+    flow = np.full((2, 10, 14), 5.0, np.float32)
+    conditions = Conditions.of([INTER], [KEY_MODE], CPU)
+    decision = ModeDecision(
+        model.net,
+        model.tables,
+        x,
+        INTER,
+        coded[1][:2],
+        effort,
+        model.net.quantiser(conditions),
+        tracked=lambda: [flow, flow],
+    )
+    decision.best()
+    without = [mode for mode in modes if not mode.residual]
+    assert [m.level for m in without if m.motion is MotionMode.CODED] == levels
 
 
 @torch.inference_mode()
