@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcfilter.models import store
-from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical import cost, latent, loop_filter, refine, search
 from vcfilter.models.hierarchical.conditions import context_features
 from vcfilter.models.hierarchical.finish import HierarchicalFinish
 from vcfilter.models.hierarchical.model import HierarchicalModel
+from vcfilter.models.hierarchical.values import Picture
 from vcfilter.nn import native, warp
 from vcfilter.options import Runtime
 
@@ -50,9 +51,12 @@ def compare(
     found, fast = run(), median(run)
     run = plainly or run
     with (
+        patch.object(cost, "is_native", no_loops),
         patch.object(latent, "is_native", no_loops),
+        patch.object(loop_filter, "is_native", no_loops),
         patch.object(native, "is_native", no_loops),
         patch.object(refine, "is_native", no_loops),
+        patch.object(search, "is_native", no_loops),
         patch.object(warp, "is_native", no_loops),
     ):
         plain, slow = run(), median(run)
@@ -77,6 +81,18 @@ def main() -> None:
     compare("warp, bicubic", lambda: warp.warp_field(a, field[:, :2], 8, "bicubic"))
     compare("warp, bilinear", lambda: warp.warp_field(a, field[:, :2], 8, "bilinear"))
     compare("sums of the fit", lambda: refine._products(x, a, b, blend))
+    sums = refine._products(x, a, b, blend)
+    compare("step of the fit", lambda: refine._fitted(field, sums))
+    compare("errors of blocks", lambda: search.block_sse(x, (a, b), field))
+    half = F.avg_pool2d(a, 2)
+    picture, steps = Picture((x, half, half), (rows, columns)), torch.full((1, 96), 16.0)
+    residual = cost.ResidualCost(torch.tensor([16.0]), steps)
+    predicted = (a, half + 3, half - 2)
+    compare("cost of a residual", lambda: torch.tensor(residual.of(picture, predicted)))
+    compare(
+        "sums of the loop filter",
+        lambda: torch.from_numpy(loop_filter._sums(x, a, None, (rows, columns))[0]),
+    )
     compare("sums of the decoder's refinement", lambda: refine._agreement(a, b, share, 4))
     model = store.find(None, Runtime(device="cpu", threads=1))
     assert isinstance(model, HierarchicalModel)
@@ -103,7 +119,7 @@ def main() -> None:
         past = [seen[:, step.step.low :]] * 2
         name = f"channels {step.step.low} to {step.step.high}, {len(place.where)} places"
         compare(f"indices, {name}", lambda p=place, s=seen, t=past: p.model.indices(
-            s, t, features, p.where))  # fmt: skip
+            s, t, features, torch.zeros(1), p.where))  # fmt: skip
         compare(f"means, {name}", lambda p=place, s=seen: p.model.means(s, features, p.where))
 
 
