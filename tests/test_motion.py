@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vcfilter.models.hierarchical import motion as moving
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.motion import MotionCodec
-from vcfilter.models.hierarchical.refine import gauss_newton, linearise, moved_by, refine
+from vcfilter.models.hierarchical.refine import gauss_newton, linearise, refine, warped_by
 from vcfilter.models.hierarchical.search import (
     global_motion,
     remainder,
@@ -172,7 +172,7 @@ def test_the_camera_takes_the_place_of_a_flow_gone_wrong() -> None:
     base = torch.tensor([16.0])
     mended, moved = with_global_motion(x, left, right, field, base, texture(x))
     assert all(
-        torch.equal(*each) for each in zip(moved, moved_by(mended, left, right), strict=True)
+        torch.equal(*each) for each in zip(moved, warped_by(mended, left, right), strict=True)
     )
     assert error(x, left, right, mended) < 0.1 * error(x, left, right, field)
     unread, _ = with_global_motion(x, left, right, field, base, texture(x), waits=False)
@@ -182,9 +182,11 @@ def test_the_camera_takes_the_place_of_a_flow_gone_wrong() -> None:
 def test_a_field_that_fits_is_kept() -> None:
     x, left, right = shifted(0, 0), shifted(-3, 1), shifted(3, -1)
     field = constant(3.0, -1.0, -3.0, 1.0, 0.0)
-    kept, moved = with_global_motion(x, left, right, field, torch.tensor([16.0]), texture(x))
+    kept, warped = with_global_motion(x, left, right, field, torch.tensor([16.0]), texture(x))
     assert torch.equal(kept, field)
-    assert all(torch.equal(*each) for each in zip(moved, moved_by(field, left, right), strict=True))
+    assert all(
+        torch.equal(*each) for each in zip(moved, warped_by(field, left, right), strict=True)
+    )
 
 
 @pytest.mark.parametrize("distances", [(-2, 3), (-1, 0), (-1, -4), (-3, -1)])

@@ -48,10 +48,12 @@ class Trial:
     Args:
         cost: distortion plus weighted bits.
         estimate: what the cost will be with a residual, where none was coded.
+        rate: weighted bits of what was coded.
     """
 
     cost: float
     estimate: float
+    rate: float
     mode: HierarchicalMode
     reference: Reference
     coder: EncodingCoder
@@ -239,11 +241,11 @@ class ModeDecision:
             flows.append(torch.from_numpy(np.pad(flow, missing, mode="edge"))[None].to(device))
         search = MotionSearch(conditions, x, self._pair)
         start = search.start(flows)
-        found = [search.fit(start, effort.fit_rounds)]
+        found = [search.fitted(start, effort.fit_rounds)]
         if flows and search.remainder(found[0]) > effort.searched:
             own = search.start()
             if search.cost(own) < effort.promising * search.cost(start):
-                found.append(search.fit(own, effort.fit_rounds))
+                found.append(search.fitted(own, effort.fit_rounds))
         return found
 
     def _settled(self, trials: Sequence[Trial]) -> bool:
@@ -269,7 +271,7 @@ class ModeDecision:
         trial, field, self._coded = min(tried, key=lambda each: each[0].estimate)
         self._field = field
         trials = [trial]
-        if self._weight * trial.coder.size() > effort.coarser * trial.estimate:
+        if trial.rate > effort.coarser * trial.estimate:
             trials += [self._try(mode, field) for mode in others]
         if self._between and effort.plain_motion:
             first = min(trials, key=lambda trial: trial.estimate)
@@ -323,7 +325,8 @@ class ModeDecision:
             finer=self._finer,
             rd_scale=self._rd_scale,
         )
-        size = len(mode.pack()) + coder.size() + HEADER_BYTES
+        coded = coder.size()
+        size = len(mode.pack()) + coded + HEADER_BYTES
         rate_cost = self._weight * (REPEAT_BYTES if mode.repeats else size)
         error = estimate = distortion(self._x, reference.planes, self._step.qp)
         if not mode.residual:
@@ -331,6 +334,7 @@ class ModeDecision:
         return Trial(
             cost=error + rate_cost,
             estimate=estimate + rate_cost,
+            rate=self._weight * coded,
             mode=mode,
             reference=reference,
             coder=coder,

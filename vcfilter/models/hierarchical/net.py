@@ -385,7 +385,7 @@ class VideoNet(nn.Module):
         if conditions.refine:
             base, _ = self.features(conditions)
             step = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
-            left, right = (reference.half_size() for reference in references)
+            left, right = references[0].half_size(), references[1].half_size()
             field = refine(field, left, right, distances, step)
         both = zip(references, (field[:, :2], field[:, 2:4]), strict=True)
         first, second = (self._warped(each, flow, conditions.sharp) for each, flow in both)

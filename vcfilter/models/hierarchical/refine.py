@@ -38,7 +38,7 @@ SQUARE = tuple((i, j) for i in range(FIELDS) for j in range(FIELDS))
 PAIRS = tuple((i, j) for i, j in SQUARE if i <= j)  # of components, in the order of their sums
 FIT_STEP = 1.5  # samples, the largest correction of one step
 
-Moved = tuple[Tensor, Tensor | None]
+Warped = tuple[Tensor, Tensor | None]
 """Luma of both references, moved by a field; None: there is one."""
 
 
@@ -116,7 +116,7 @@ def linearise(
         For each position the squared error's second half derivative (B, h, w, 5, 5) by the
         field's components, and its negative first half derivative (B, h, w, 5).
     """
-    sums = _products(x, *_moved(field, left, right), field[:, 4:])
+    sums = _products(x, *_warped(field, left, right), field[:, 4:])
     return _hessian(sums), sums[:, len(PAIRS) :].permute(0, 2, 3, 1)
 
 
@@ -131,16 +131,16 @@ def _pair(i: int, j: int) -> int:
     return PAIRS.index((min(i, j), max(i, j)))
 
 
-def moved_by(field: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def warped_by(field: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Both references moved by the displacements (B, 4 or more, h, w) of a field."""
     return warp_luma(left, field[:, :2], BLOCK), warp_luma(right, field[:, 2:4], BLOCK)
 
 
-def _moved(field: Tensor, left: Tensor, right: Tensor | None) -> Moved:
+def _warped(field: Tensor, left: Tensor, right: Tensor | None) -> Warped:
     """The same of one or two references, see `linearise`."""
     if right is None:
         return warp_luma(left, field[:, :2], BLOCK), None
-    return moved_by(field, left, right)
+    return warped_by(field, left, right)
 
 
 def _products(x: Tensor, a: Tensor, b: Tensor | None, weight: Tensor) -> Tensor:
@@ -200,20 +200,20 @@ def gauss_newton(
     right: Tensor | None,
     field: Tensor,
     rounds: int,
-    moved: Moved | None = None,
+    warped: Warped | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The field, corrected so that the blend of the moved references fits the picture better.
 
     Args:
-        rounds: at least 1. moved: the references moved by the field, where that is known. The rest:
-            see `linearise`.
+        rounds: at least 1. warped: the references, warped by the field, where that is known. The
+            rest: see `linearise`.
 
     Returns:
         The field, and the second half derivatives (B, h, w, 5, 5) before the last correction.
     """
     for _ in range(rounds):
-        sums = _products(x, *(moved or _moved(field, left, right)), field[:, 4:])
-        field, moved = _fitted(field, sums), None
+        sums = _products(x, *(warped or _warped(field, left, right)), field[:, 4:])
+        field, warped = _fitted(field, sums), None
     return field, _hessian(sums)
 
 

@@ -24,7 +24,7 @@ from vcfilter.fused import fused
 from vcfilter.models.hierarchical.blocks import BLOCK, Planes
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.motion import BLEND_SHARE, field_step
-from vcfilter.models.hierarchical.refine import Moved, gauss_newton, moved_by, solve
+from vcfilter.models.hierarchical.refine import Warped, gauss_newton, solve, warped_by
 from vcfilter.models.hierarchical.values import MotionField, Pair
 from vcfilter.nn.flow import SMALLEST, fine_search
 from vcfilter.nn.native import is_native
@@ -45,12 +45,12 @@ class Start:
     """Where a fit begins.
 
     Args:
-        field: (B, 5, h, w), see `MotionCodec`. moved: the references moved by it, the second None
+        field: (B, 5, h, w), see `MotionCodec`. warped: the references moved by it, the second None
             where there is one. texture: of the picture, see `texture`.
     """
 
     field: Tensor
-    moved: Moved
+    warped: Warped
     texture: Tensor
 
 
@@ -79,12 +79,12 @@ class MotionSearch:
 
     def cost(self, start: Start) -> float:
         """What a field's prediction and bits cost before it is fitted, for comparisons."""
-        a, b = start.moved
+        a, b = start.warped
         error = block_sse(self._x, (a, a if b is None else b), start.field)
         unit, price = _prices(self._base)
         return float((error + _field_bits(start.field, median3(start.field), unit, price)).mean())
 
-    def fit(self, start: Start, rounds: int) -> MotionField:
+    def fitted(self, start: Start, rounds: int) -> MotionField:
         """The field that fits best, see `fit_start`; outside the picture it is as at the border."""
         found = fit_start(self._x, start, self._finer, self._base, rounds)
         return MotionField(*found).within(self._size)
@@ -99,7 +99,7 @@ def estimate_motion(
 ) -> MotionField:
     """Dense motion from x to its references, see `fit_start`."""
     search = MotionSearch(conditions, x, references)
-    return search.fit(search.start(), rounds)
+    return search.fitted(search.start(), rounds)
 
 
 def fit_field(
@@ -126,10 +126,10 @@ def start_field(x: Tensor, flows: Sequence[Tensor], references: Sequence[Tensor]
     weight = texture(x)
     field = smooth(torch.cat([*flows], dim=1), weight)
     if len(flows) == 1:
-        moved: Moved = warp_luma(references[0], field, BLOCK), None
+        moved: Warped = warp_luma(references[0], field, BLOCK), None
         field = torch.cat([field, torch.zeros_like(field), torch.zeros_like(field[:, :1])], dim=1)
     else:
-        both = moved = moved_by(field, *references)
+        both = moved = warped_by(field, *references)
         field = torch.cat([field, estimate_blend(x, *both)], dim=1)
     return Start(field, moved, weight)
 
@@ -153,7 +153,7 @@ def fit_start(
     Returns:
         The field (B, 5, H/8, W/8), see `MotionCodec`, and what its errors cost, see `linearise`.
     """
-    field, moved = start.field, start.moved
+    field, moved = start.field, start.warped
     if len(references) == 1:
         return gauss_newton(x, references[0], None, field, rounds, moved)
     left, right = references
@@ -174,7 +174,7 @@ def remainder(x: Tensor, references: Sequence[Tensor], field: Tensor, base: Tens
     if len(references) == 1:
         field = torch.cat([field[:, :2], field[:, :2], field[:, 4:]], dim=1)
     still = ((x - (left + right) / 2) ** 2).mean()
-    moved = block_sse(x, moved_by(field, left, right), field).mean() / BLOCK**2
+    moved = block_sse(x, warped_by(field, left, right), field).mean() / BLOCK**2
     return float(torch.where(moved > LITTLE * base[0] ** 2 / 12, moved / still, 0.0))
 
 
@@ -212,14 +212,14 @@ def with_global_motion(
     both = torch.cat([field[:, :2], field[:, 2:4]])
     steady = global_motion(both, torch.cat([weight, weight]), waits=waits)
     steady = torch.cat([*steady.chunk(2), torch.zeros_like(weight)], dim=1)
-    usual, moved = moved_by(field, left, right), moved_by(steady, left, right)
+    usual, moved = warped_by(field, left, right), warped_by(steady, left, right)
     error = block_sse(x, usual, field)
     total = error + bits(field, median3(field))
     least = torch.minimum(over_window(total), over_window(block_sse(x, moved, steady)))
     if waits and not bool(gains(least, total).any()):
         return field, usual
     steady, _ = gauss_newton(x, left, right, steady, GLOBAL_FITS, moved)
-    moved = moved_by(steady, left, right)
+    moved = warped_by(steady, left, right)
     errors = over_window(error), over_window(block_sse(x, moved, steady))
     parts = torch.where(
         errors[1].mean((1, 2, 3), True) < errors[0].mean((1, 2, 3), True), steady, field
@@ -228,7 +228,7 @@ def with_global_motion(
         neighbours = median3(parts)
         costs = [e + bits(f, neighbours) for e, f in zip(errors, (field, steady), strict=True)]
         parts = torch.where(costs[1] < costs[0], steady, field)
-    moved = moved_by(parts, left, right)
+    moved = warped_by(parts, left, right)
     better = gains(block_sse(x, moved, parts) + bits(parts, median3(parts)), total)
     better = better[:, None, None, None]
     a, b = (torch.where(better, *each) for each in zip(moved, usual, strict=True))
@@ -248,13 +248,13 @@ def _field_bits(field: Tensor, neighbours: Tensor, unit: Tensor, price: Tensor) 
     return price * torch.log2(1 + (field - neighbours).abs() * unit).sum(1, keepdim=True)
 
 
-def block_sse(x: Tensor, moved: tuple[Tensor, Tensor], field: Tensor) -> Tensor:
+def block_sse(x: Tensor, warped: tuple[Tensor, Tensor], field: Tensor) -> Tensor:
     """(B, 1, h, w): sum of the prediction's squared errors over each position's 8x8 samples.
 
     Args:
-        moved: both references, moved by the field.
+        warped: both references, moved by the field.
     """
-    a, b = moved
+    a, b = warped
     blend = field[:, 4:]
     if is_native(x, a, b, blend):
         from vcfilter._native import motion  # late: training needs none
