@@ -131,6 +131,7 @@ class Reference:
         moves: (B, 4, h, w) displacements to its own references, zero where it has none.
         distances: (B, 2) signed, to its own references, 0 where it has none.
         halves: luma with the samples between, see `warp.with_halves`, where it is kept.
+        lowest: what a decoder of the bases alone makes of the frame, where an encoder follows it.
     """
 
     planes: Planes
@@ -138,6 +139,7 @@ class Reference:
     moves: Tensor
     distances: Tensor
     halves: Tensor | None = None
+    lowest: Reference | None = None
 
     def filtered(self, base: LoopFilter, shown: LoopFilter, size: Size | None) -> Reference:
         """What a loop filter makes of it.
@@ -148,7 +150,8 @@ class Reference:
         """
         context = replace(self.context, loop_filter=base)
         planes = self.planes if shown == NO_FILTER else finish(shown.apply(self.planes), size)
-        return replace(self, planes=planes, context=context, halves=None)
+        lowest = None if self.lowest is None else self.lowest.filtered(base, base, size)
+        return replace(self, planes=planes, context=context, halves=None, lowest=lowest)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""
@@ -186,6 +189,12 @@ def pair(references: Sequence[Reference]) -> Pair:
     if not references:
         raise ConfigError("an inter frame has no reference")
     return references[0], references[min(1, len(references) - 1)]
+
+
+def lowest_pair(references: Pair) -> Pair:
+    """The two as a decoder of the bases alone has them."""
+    first, second = (each.lowest or each for each in references)
+    return first, second
 
 
 def context_pair(contexts: Sequence[FrameContext]) -> tuple[FrameContext, FrameContext]:
