@@ -331,19 +331,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LatentContext:
-    """What a latent's tables follow from, besides its own symbols.
+class LatentExtent:
+    """What values of a latent follow from, besides its symbols.
 
     Args:
         features: (B, 16) of the frame.
-        lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
-        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
-        inside: rows and columns of the latent that lie in the picture; the rest is not coded.
+        size: rows and columns of the latent.
+        inside: those of them that lie in the picture; the rest is not coded.
     """
 
     features: Tensor
-    lowest: Tensor
-    temporal: tuple[Tensor, Tensor]
+    size: tuple[int, int]
     inside: tuple[int, int]
 
     def crop(self, maps: Tensor) -> Tensor:
@@ -351,10 +349,22 @@ class LatentContext:
         return maps[:, :, : self.inside[0], : self.inside[1]]
 
     def fill(self, part: Tensor) -> Tensor:
-        """Such a part with zeros around it, of the references' size."""
-        rows, columns = self.temporal[0].shape[2:]
-        missing = (0, columns - part.shape[3], 0, rows - part.shape[2])
+        """Such a part with zeros around it, of the latent's size."""
+        missing = (0, self.size[1] - part.shape[3], 0, self.size[0] - part.shape[2])
         return F.pad(part, missing) if any(missing) else part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentContext(LatentExtent):
+    """What a latent's tables follow from, besides its own symbols.
+
+    Args:
+        lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
+        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
+    """
+
+    lowest: Tensor
+    temporal: tuple[Tensor, Tensor]
 
     def zeros(self) -> Tensor:
         """Zeros for the part in the picture."""
@@ -521,13 +531,13 @@ class LatentModel(nn.Module):
         return prediction + context.fill(values.maps), symbols
 
     def values(
-        self, symbols: Tensor, prediction: Tensor, steps: Tensor, context: LatentContext
+        self, symbols: Tensor, prediction: Tensor, steps: Tensor, extent: LatentExtent
     ) -> Tensor:
         """The latent (B, C, h, w) that symbols stand for: prediction + mean + symbol * step."""
-        return prediction + context.fill(self.differences(symbols, steps, context))
+        return prediction + extent.fill(self.differences(symbols, steps, extent))
 
     def differences(
-        self, symbols: Tensor, steps: Tensor, context: LatentContext, below: Below | None = None
+        self, symbols: Tensor, steps: Tensor, extent: LatentExtent, below: Below | None = None
     ) -> Tensor:
         """What `values` adds to the prediction, in the picture.
 
@@ -535,8 +545,8 @@ class LatentModel(nn.Module):
             symbols: (B, C, h, w); of a quality level those of the levels below are part of them.
             below: see `walk`.
         """
-        inside = context.crop(symbols)
-        values = ValuePass(context, steps, torch.zeros_like(inside, dtype=steps.dtype), below)
+        inside = extent.crop(symbols)
+        values = ValuePass(extent, steps, torch.zeros_like(inside, dtype=steps.dtype), below)
         for place in self.places(inside):
             coded = place.take(inside)
             values.add(place, coded if below is None else coded - place.take(below.scaled))
@@ -552,9 +562,9 @@ class ValuePass:
     """
 
     def __init__(
-        self, context: LatentContext, steps: Tensor, maps: Tensor, below: Below | None = None
+        self, extent: LatentExtent, steps: Tensor, maps: Tensor, below: Below | None = None
     ) -> None:
-        self._features, self._steps, self._below = context.features, steps[:, None], below
+        self._features, self._steps, self._below = extent.features, steps[:, None], below
         self.maps = maps.contiguous(memory_format=torch.channels_last)
         self._mean: tuple[Place, Tensor] | None = None
         self._parts: dict[tuple[int, int], Tensor] = {}
