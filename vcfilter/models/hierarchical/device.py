@@ -1,36 +1,42 @@
-"""The pixel pass of an inter frame in few operators, for devices that wait for their start.
+"""The pixel pass in few operators, for devices that wait for their start.
 
 `DevicePixels.reconstruct` follows the rule of `VideoNet.reconstruct`, which states it and which
-tests compare it with; sums are in another order. It works on one frame at a time, and what a frame
-does besides its maps is done on the host:
-- what follows from its conditions (steps, gains, matrices of motion) is folded into weights and
-  moved in one copy, which is kept for frames alike;
+tests compare it with; sums are in another order. It works on one frame at a time:
+- what follows from a frame's conditions (steps, gains, matrices of motion) is folded into weights
+  on the host and moved in one copy, which is kept for frames alike;
 - displacements are in units of grid_sample's coordinates, equal at every size of plane;
 - values of a latent begin as symbol times step everywhere, and means are added step by step; taps
-  of their filters that would read what is not known yet are zero.
+  of their filters that would read what is not known yet are zero;
+- the prediction's branch and the synthesis of what is predicted work side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from vcfilter.models.hierarchical import loop_filter as rule
 from vcfilter.models.hierarchical.blocks import BLOCK, GREY, Size
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import HierarchicalConfig
-from vcfilter.models.hierarchical.latent import LatentModel, Step, StepModel, mirror
-from vcfilter.models.hierarchical.loop_filter import NO_FILTER, LoopFilter
+from vcfilter.models.hierarchical.device_filter import filtered
+from vcfilter.models.hierarchical.device_numbers import (
+    RATIO,
+    DirectMotion,
+    MeanStep,
+    Numbers,
+    Weights,
+    sampled,
+    unit_of,
+)
+from vcfilter.models.hierarchical.loop_filter import NO_FILTER
 from vcfilter.models.hierarchical.mode import MotionMode
-from vcfilter.models.hierarchical.motion import COMPONENTS, GRID, field_step
-from vcfilter.models.hierarchical.net import REFINE_LEVEL, VideoNet
-from vcfilter.models.hierarchical.refine import DOUBT, ROUNDS
+from vcfilter.models.hierarchical.motion import COMPONENTS, GRID
+from vcfilter.models.hierarchical.net import VideoNet
+from vcfilter.models.hierarchical.refine import ROUNDS
 from vcfilter.models.hierarchical.values import FrameSymbols, Pair, Reference
 from vcfilter.nn.blocks import SLOPE, Block, Branch, Conv2d
 from vcfilter.nn.warp import constant, enlarge, with_halves
@@ -38,152 +44,6 @@ from vcfilter.nn.warp import constant, enlarge, with_halves
 CLAMP = 64.0  # of a decoded field in its steps, before its branch
 HALF = BLOCK // 2  # luma samples per position of chroma's and the refinement's grid, each way
 KEPT = 64  # conditions whose numbers are kept on the device
-ALIGNED = 64  # values; parts of a packed copy begin at multiples
-MAIN = rule.MAIN
-RATIO = 8.0  # compress(x / s) = 8 x / (8 s + |x|)
-
-Weights = tuple[Tensor, Tensor]
-"""Of a convolution, and its bias."""
-
-
-def packed_to(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Float32 tensors on the host moved to a device in one copy."""
-    ends = np.cumsum([-(-part.numel() // ALIGNED) * ALIGNED for part in parts]).tolist()
-    whole = torch.zeros(ends[-1])
-    for part, start in zip(parts, [0, *ends], strict=False):
-        whole[start : start + part.numel()] = part.reshape(-1)
-    moved = whole.to(device)
-    return [
-        moved[start : start + part.numel()].view(part.shape)
-        for part, start in zip(parts, [0, *ends], strict=False)
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MeanStep:
-    """How the means of one step of a latent are computed; see `StepModel.means`.
-
-    Args:
-        step: channels and positions. reach: they follow from so many of the lowest channels.
-        weight: (count, reach, n, n), zero where nothing is known. gain: of a frame's features.
-    """
-
-    step: Step
-    reach: int
-    weight: Tensor
-    gain: nn.Linear
-    radius: int
-
-    @classmethod
-    def of(cls, latent: LatentModel) -> list[MeanStep]:
-        """Those of all steps but the ones before which nothing is known."""
-        found = []
-        for number, model in enumerate(latent.steps):
-            assert isinstance(model, StepModel)
-            step, radius = model.step, model.radius
-            own = _known(latent.plan, number, radius)
-            reach = min(model.informing, step.high if own.any() else step.low)
-            weight = model.mean.weight.detach()[:, :reach].clone()
-            weight[:, step.low :] *= own
-            if reach:
-                each = cls(step=step, reach=reach, weight=weight, gain=model.gain, radius=radius)
-                found.append(each)
-        return found
-
-    def weights(self, context: Tensor) -> Tensor:
-        """Those of a frame, context (1, 16): its gains are part of them."""
-        return self.weight * (1 + self.gain(context))[0, :, None, None, None]
-
-    def add(self, maps: Tensor, weight: Tensor) -> None:
-        """Add the means to maps (1, C, h, w) that hold symbol times step where they belong."""
-        step, stride = self.step, self.step.stride
-        lattice = maps[:, : self.reach, ::stride, ::stride]
-        around = mirror(lattice, self.radius)
-        own = maps[:, step.low : step.high]
-        if len(step.sites) == 1:
-            ((row, column),) = step.sites
-            target = own[..., row * stride :: 2 * stride, column * stride :: 2 * stride]
-            if target.numel():
-                target.add_(F.conv2d(around[..., row:, column:], weight, stride=2))
-            return
-        rows, columns = lattice.shape[2], lattice.shape[3]
-        mask = _mask(step.sites, rows, columns, maps.device)
-        own[..., ::stride, ::stride].addcmul_(F.conv2d(around, weight), mask)
-
-
-def _known(plan: Sequence[Step], number: int, radius: int) -> Tensor:
-    """(n, n) 1 where a step's own channels are known around its positions, else 0."""
-    step = plan[number]
-    earlier = [e for e in plan[:number] if (e.low, e.high) == (step.low, step.high)]
-
-    def known(row: int, column: int) -> bool:
-        at = row * step.stride, column * step.stride
-        return any(
-            not at[0] % e.stride
-            and not at[1] % e.stride
-            and (at[0] // e.stride % 2, at[1] // e.stride % 2) in e.sites
-            for e in earlier
-        )
-
-    near = range(-radius, radius + 1)
-    period = range(4 * radius, 4 * radius + 8, 2)  # of even numbers; lattices repeat within
-    patterns = {
-        tuple(known(top + row + i, left + column + j) for i in near for j in near)
-        for row, column in step.sites
-        for top in period
-        for left in period
-    }
-    assert len(patterns) == 1, "around all positions of a step the same is known"
-    side = len(near)
-    return torch.tensor(patterns.pop(), dtype=torch.float32).view(side, side)
-
-
-@lru_cache(64)
-def _mask(
-    sites: tuple[tuple[int, int], ...], rows: int, columns: int, device: torch.device
-) -> Tensor:
-    """(1, 1, rows, columns) 1 at the sites."""
-    with torch.inference_mode(False):
-        mask = torch.zeros(1, 1, rows, columns)
-        for row, column in sites:
-            mask[..., row::2, column::2] = 1
-        return mask.to(device)
-
-
-@lru_cache(32)
-def _grid(rows: int, columns: int, offset: float, device: torch.device) -> Tensor:
-    """(1, rows, columns, 2): grid_sample's coordinates of all samples, moved by so much of one."""
-    with torch.inference_mode(False):
-        x = (2 * torch.arange(columns, dtype=torch.float64) + 1 + 2 * offset) / columns - 1
-        y = (2 * torch.arange(rows, dtype=torch.float64) + 1 + 2 * offset) / rows - 1
-        both = [x.expand(rows, -1), y[:, None].expand(-1, columns)]
-        return torch.stack(both, dim=-1)[None].float().to(device)
-
-
-def _unit(rows: int, columns: int) -> tuple[float, float]:
-    """What a luma sample is in grid_sample's coordinates, across and down."""
-    return 2.0 / columns, 2.0 / rows
-
-
-def _sampled(
-    planes: Tensor,
-    moves: Tensor,
-    factor: int,
-    mode: str,
-    *,
-    offset: float = 0.0,
-    scale: float = 1.0,
-) -> Tensor:
-    """Planes (B, C, H, W) moved by a field (B, 2, h, w) times scale, in grid_sample's units.
-
-    Args:
-        factor: how much larger than the field what comes is, each way. mode: of grid_sample.
-        offset: see `_grid`.
-    """
-    field = enlarge(moves, factor) if factor > 1 else moves
-    grid = _grid(field.shape[2], field.shape[3], offset, field.device)
-    grid = torch.add(grid, field.permute(0, 2, 3, 1), alpha=scale)
-    return F.grid_sample(planes, grid, mode, "border", align_corners=False)
 
 
 def _squeezed(x: Tensor, limit: Tensor | float) -> Tensor:
@@ -218,95 +78,8 @@ def _beside(layers: Sequence[Conv2d], device: torch.device) -> Weights:
     return weight.detach().to(device), bias.detach().to(device)
 
 
-def _first(branch: Branch, features: Tensor, factor: float) -> Weights:
-    """A branch's first layer in a frame, whose features (1, 16) scale and shift what it gives.
-
-    Args:
-        factor: what its inputs are to be multiplied by.
-    """
-    assert branch.first.bias is not None
-    gain, shift = branch.modulate(features / branch.context_max)[0].chunk(2)
-    weight = branch.first.weight * ((1 + gain) * factor)[:, None, None, None]
-    return weight, branch.first.bias * (1 + gain) + shift
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DirectMotion:
-    """Where motion that references imply comes from; see `temporal_direct`.
-
-    Args:
-        known: (1, 2, h, w) displacements, in luma samples, over the whole distance.
-        shares: of what is known at a position, to each reference. there: to where it is known.
-    """
-
-    known: Tensor
-    shares: tuple[float, float]
-    there: float
-
-    @classmethod
-    def of(cls, references: Pair, left: int, right: int) -> DirectMotion | None:
-        """None: neither reference was coded from the other, or the frame is not between them."""
-        if not left < 0 < right:
-            return None
-        apart = right - left
-        from_left, from_right = (int(r.distances[0, 1 - n]) for n, r in enumerate(references))
-        if from_right == -apart:
-            known, sign, there = references[1].moves[:, :2], -1 / apart, right
-        elif from_left == apart:
-            known, sign, there = references[0].moves[:, 2:], 1 / apart, left
-        else:
-            return None
-        return cls(known=known, shares=(sign * left, sign * right), there=sign * there)
-
-    def over(self, rows: int, columns: int) -> Tensor:
-        """(1, 2, h, w) displacements at the frame's positions, in grid_sample's units."""
-        known = self.known * constant(_unit(rows, columns), torch.float32, self.known.device).view(
-            1, 2, 1, 1
-        )
-        found = known
-        for _ in range(2):
-            found = _sampled(known, found, 1, "bilinear", scale=self.there)
-        return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Numbers:
-    """What a frame's conditions come to.
-
-    Args:
-        base: quantiser step. step: of the field. doubt: see `refine`.
-        analysis, both, synthesis, motion: first layers of branches; both: of the prediction and,
-            where symbols are zero, the synthesis, beside each other.
-        limits: (1, 192, 1, 1) of `_squeezed`, of a latent and its symbols.
-        image_steps, motion_steps: (1, C, 1, 1).
-        direct: (80, 32, 1, 1) the motion latent of `DirectMotion.over` in 4x4 positions.
-        back: components of a field to displacements in grid_sample's units and the second
-            reference's share.
-        slopes: (6, 2, 3, 3) of the moved references, see `_agreed`.
-        shares: (1, 2, 2, 1, 1) of a correction, for each reference across and down.
-        image_means, motion_means: see `MeanStep.weights`.
-    """
-
-    base: float
-    step: float
-    doubt: float
-    analysis: Weights
-    both: Weights
-    synthesis: Weights
-    motion: Weights
-    limits: Tensor
-    image_steps: Tensor
-    motion_steps: Tensor
-    direct: Tensor
-    back: Weights
-    slopes: Tensor
-    shares: Tensor
-    image_means: tuple[Tensor, ...]
-    motion_means: tuple[Tensor, ...]
-
-
 class DevicePixels:
-    """Reconstructs inter frames without quality levels, one at a time.
+    """Reconstructs frames without quality levels, one at a time.
 
     Args:
         net: on the host, float32, weights that do not learn; of a `fitting` configuration.
@@ -341,15 +114,22 @@ class DevicePixels:
         )
 
     def reconstruct(
-        self, mode: MotionMode, conditions: Conditions, symbols: FrameSymbols, references: Pair
+        self,
+        mode: MotionMode,
+        conditions: Conditions,
+        symbols: FrameSymbols,
+        references: Pair | None,
     ) -> Reference:
         """Pixels of a parsed frame.
 
         Args:
-            conditions: on the host. symbols: on the device. references: theirs planes and
-                displacements on the device, their distances on the host.
+            conditions: on the host. symbols: on the device; without quality levels.
+            references: None: a keyframe. Planes and displacements are on the device, distances on
+                the host.
         """
         assert not symbols.levels
+        if references is None:
+            return self._keyframe(conditions, symbols)
         rows, columns = references[0].planes[0].shape[2:]
         left, right = conditions.distances[0].tolist()
         direct = DirectMotion.of(references, left, right)
@@ -367,16 +147,20 @@ class DevicePixels:
         else:
             blocks = self._decoded(numbers, symbols.image, luma, chroma, size)
             y, uv = _finished(*_to_planes(blocks.clamp_(0, 255)), size)
-        shown = symbols.context.loop_filter
-        if shown != NO_FILTER:
-            y, uv = _filtered(shown, y, uv)
-            y, uv = _finished(y.clamp_(0, 255), uv.clamp_(0, 255), size)
-        return Reference(
-            planes=(y, uv[:, :1], uv[:, 1:]),
-            context=symbols.context,
-            moves=moves,
-            distances=conditions.distances,
-        )
+        return _reference(conditions, symbols, y, uv, moves)
+
+    def _keyframe(self, conditions: Conditions, symbols: FrameSymbols) -> Reference:
+        assert symbols.image is not None
+        _, _, h, w = symbols.image.shape
+        rows, columns = h * BLOCK, w * BLOCK
+        size = conditions.size or (rows, columns)
+        numbers = self._of(conditions, None, rows, columns)
+        latent = self._values(numbers, symbols.image, size)
+        samples = F.conv2d(latent, self._linear[1], padding=1).add_(GREY)
+        blocks = self._corrected(numbers, samples, latent, symbols.image)
+        y, uv = _finished(*_to_planes(blocks.clamp_(0, 255)), size)
+        moves = blocks.new_zeros(1, 4, h, w)
+        return _reference(conditions, symbols, y, uv, moves)
 
     def _of(
         self, conditions: Conditions, direct: DirectMotion | None, rows: int, columns: int
@@ -389,89 +173,10 @@ class DevicePixels:
         if found is None:
             if len(self._numbers) >= KEPT:
                 self._numbers.clear()
-            found = self._numbers[key] = self._made(conditions, shares, rows, columns)
+            size, means = (rows, columns), (self._image, self._motion)
+            found = Numbers.of(self._net, means, conditions, shares, size, self._device)
+            self._numbers[key] = found
         return found
-
-    def _made(
-        self,
-        conditions: Conditions,
-        direct: tuple[float, float] | None,
-        rows: int,
-        columns: int,
-    ) -> Numbers:
-        net, across = self._net, _unit(rows, columns)
-        base, features = net.features(conditions)
-        context = features / net.image.synthesis_branch.context_max
-        _, steps = net.quantiser(conditions)
-        quantum = float(base[0])
-        step = field_step(base, conditions.level)
-        coarse = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
-        prediction, bare = (
-            _first(branch, features, RATIO)
-            for branch in (net.prediction.branch, net.image.synthesis_branch)
-        )
-        alone = bare[0].clone()
-        alone[:, alone.shape[1] // 2 :] = 0  # no symbols: the other half are zeros
-        unit = torch.tensor([*across, *across])
-        eye = torch.eye(COMPONENTS)[None, :, None]
-        turn = net.motion.turn(eye, conditions.distances)[0, :, 0]
-        back = net.motion.turn(eye, conditions.distances, back=True)[0, :, 0]
-        back = back * torch.cat([unit, torch.tensor([0.5])])[:, None]
-        implied = torch.zeros(COMPONENTS, 2)  # field of displacements over both references
-        for reference, share in enumerate(direct or ()):
-            for i in range(2):
-                implied[2 * reference + i, i] = share / across[i]
-        latent = torch.einsum("fs,cx->fcxs", net.motion.dct, turn @ implied)
-        left, right = conditions.distances[0].tolist()
-        apart = float(right - left) or 1.0
-        slope = torch.zeros(2, 3, 3)
-        slope[0, 2, 1], slope[0, 0, 1] = 0.5, -0.5  # down
-        slope[1, 1, 2], slope[1, 1, 0] = 0.5, -0.5  # across
-        middle = torch.zeros(3, 3)
-        middle[1, 1] = 1
-        to_left, to_right = left / apart, right / apart
-        down, along = (torch.stack([to_left * s, -to_right * s]) for s in slope)
-        error = torch.stack([middle, -middle])
-        shares = torch.tensor([[-2 * s * u for u in across] for s in (to_left, to_right)])
-        field_branch = _first(net.motion.branch, features, 1.0 / float(step[0]))
-        limits = torch.full((2, len(steps[0])), RATIO)
-        limits[0] *= quantum
-        parts: list[Tensor] = [
-            *_first(net.image.analysis_branch, features, RATIO),
-            torch.cat([prediction[0], alone]),
-            torch.cat([prediction[1], bare[1]]),
-            *bare,
-            *field_branch,
-            limits.view(1, -1, 1, 1),
-            steps[:, :, None, None],
-            net.motion.quantiser_steps(step)[:, :, None, None],
-            latent.reshape(-1, 2 * GRID * GRID, 1, 1),
-            back[:, :, None, None],
-            torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5]),
-            torch.stack([down, along, error, along, down, error]),
-            shares.view(1, 2, 2, 1, 1),
-            *(each.weights(context) for each in self._image),
-            *(each.weights(context) for each in self._motion),
-        ]
-        p: Iterator[Tensor] = iter(packed_to(parts, self._device))
-        return Numbers(
-            base=quantum,
-            step=float(step[0]),
-            doubt=float(DOUBT / (coarse[0] / 2) ** 2),
-            analysis=(next(p), next(p)),
-            both=(next(p), next(p)),
-            synthesis=(next(p), next(p)),
-            motion=(next(p), next(p)),
-            limits=next(p),
-            image_steps=next(p),
-            motion_steps=next(p),
-            direct=next(p),
-            back=(next(p), next(p)),
-            slopes=next(p),
-            shares=next(p),
-            image_means=tuple(next(p) for _ in self._image),
-            motion_means=tuple(next(p) for _ in self._motion),
-        )
 
     def _coded_field(
         self, numbers: Numbers, symbols: Tensor, over: Tensor | None
@@ -525,13 +230,13 @@ class DevicePixels:
         if not int(conditions.distances[0, 1]):  # the only reference: it stands for both
             both = torch.cat([both[:1], both[:1]])
         if conditions.sharp:
-            luma = _sampled(with_halves(luma), both, BLOCK, "bicubic", offset=-0.25)
+            luma = sampled(with_halves(luma), both, BLOCK, "bicubic", offset=-0.25)
         else:
-            luma = _sampled(luma, both, BLOCK, "bicubic")
-        chroma = _sampled(chroma, both, HALF, "bilinear")
+            luma = sampled(luma, both, BLOCK, "bicubic")
+        chroma = sampled(chroma, both, HALF, "bilinear")
         shares = [None if weight is None else enlarge(weight, side) for side in (BLOCK, HALF)]
         luma, chroma = _blended(luma, shares[0]), _blended(chroma, shares[1])
-        columns, rows = (1 / unit for unit in _unit(luma.shape[2], luma.shape[3]))
+        columns, rows = (1 / unit for unit in unit_of(luma.shape[2], luma.shape[3]))
         samples = constant((columns, rows) * 2, moves.dtype, moves.device)
         return luma, chroma, moves * samples.view(1, 4, 1, 1)
 
@@ -541,7 +246,7 @@ class DevicePixels:
         kernel, bias = _sums_kernel(HALF, luma.device)
         for _ in range(ROUNDS):
             both = moves.reshape(2, 2, *moves.shape[2:])
-            pair = _sampled(luma, both, HALF, "bilinear").transpose(0, 1)
+            pair = sampled(luma, both, HALF, "bilinear").transpose(0, 1)
             # Down, across and error, then across, down and error.
             parts = F.conv2d(F.pad(pair, (1, 1, 1, 1), mode="replicate"), numbers.slopes)
             products = (parts[:, :3, None] * parts[:, None, 3:]).flatten(1, 2)
@@ -572,16 +277,44 @@ class DevicePixels:
         expected = torch.add(y, F.conv2d(x[:, :width], *prediction), alpha=base)
         learned = F.conv2d(x[:, width:], *correction, padding=1)
         bare = torch.add(blocks[:1], learned, alpha=-base)
+        latent = self._values(numbers, symbols, size).add_(expected)
+        bare += F.conv2d(latent - y, synthesis, padding=1)
+        return self._corrected(numbers, bare, latent, symbols)
+
+    def _values(self, numbers: Numbers, symbols: Tensor, size: Size) -> Tensor:
+        """(1, 96, h, w) what symbols stand for, as differences to what is expected."""
         values = symbols * numbers.image_steps
         rows, columns = (-(-side // BLOCK) for side in size)
         inside = values[:, :, :rows, :columns]
         for each, weight in zip(self._image, numbers.image_means, strict=True):
             each.add(inside, weight)
-        latent = values.add_(expected)
+        return values
+
+    def _corrected(
+        self, numbers: Numbers, samples: Tensor, latent: Tensor, symbols: Tensor
+    ) -> Tensor:
+        """Samples in blocks, changed by what the synthesis learned."""
         x = _squeezed(torch.cat([latent, symbols], dim=1), numbers.limits)
         x = self._synthesis(F.conv2d(x, *numbers.synthesis))
-        bare += F.conv2d(latent - y, synthesis, padding=1)
-        return bare.add_(F.conv2d(x, *correction, padding=1), alpha=base)
+        learned = F.conv2d(x, *self._lasts[2], padding=1)
+        return samples.add_(learned, alpha=numbers.base)
+
+
+def _reference(
+    conditions: Conditions, symbols: FrameSymbols, y: Tensor, uv: Tensor, moves: Tensor
+) -> Reference:
+    """What finished luma and chroma come to, filtered."""
+    shown = symbols.context.loop_filter
+    if shown != NO_FILTER:
+        size = conditions.size or (y.shape[2], y.shape[3])
+        y, uv = filtered(shown, y, uv)
+        y, uv = _finished(y.clamp_(0, 255), uv.clamp_(0, 255), size)
+    return Reference(
+        planes=(y, uv[:, :1], uv[:, 1:]),
+        context=symbols.context,
+        moves=moves,
+        distances=conditions.distances,
+    )
 
 
 def _direct_field(
@@ -648,79 +381,3 @@ def _finished(y: Tensor, uv: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         part = whole[..., :rows, :columns]
         found.append(F.pad(part, missing, mode="replicate") if any(missing) else whole)
     return found[0], found[1]
-
-
-def _filtered(loop_filter: LoopFilter, y: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
-    """`LoopFilter.apply` of luma (1, 1, H, W) and chroma (1, 2, H/2, W/2).
-
-    Differences to neighbours, and all that is linear in them, are one convolution's results.
-    """
-    luma, chroma = loop_filter.luma, loop_filter.chroma
-    parts = packed_to([*_luma_filters(luma), *_chroma_filters(chroma)], y.device)
-    changed = y
-    if any(luma):
-        found = _near(y, parts[0])
-        clipped = F.conv2d(found[:, :MAIN].clamp(-rule.CLIP, rule.CLIP), parts[1])
-        sharp = torch.linalg.vector_norm(found[:, MAIN + 2 :], 1, dim=1, keepdim=True)
-        sharp = F.pad(sharp, (rule.REACH,) * 4, mode="replicate")
-        mean = F.avg_pool2d(sharp, 2 * rule.REACH + 1, stride=1)
-        busy = mean / (mean + rule.BUSY)
-        changed = (found[:, MAIN : MAIN + 1] + clipped).addcmul_(
-            busy, found[:, MAIN + 1 : MAIN + 2]
-        )
-    if any(chroma):
-        found = _near(torch.cat([uv, F.avg_pool2d(y, 2)], dim=1), parts[2])
-        clipped = found[:, : 2 * MAIN].clamp(-rule.CLIP, rule.CLIP)
-        uv = found[:, 2 * MAIN :] + F.conv2d(clipped, parts[3], groups=2)
-    return changed, uv
-
-
-def _near(planes: Tensor, kernels: Tensor) -> Tensor:
-    return F.conv2d(F.pad(planes, (rule.REACH,) * 4, mode="replicate"), kernels)
-
-
-@lru_cache(1)
-def _sides() -> Tensor:
-    """(12, 5, 5): the difference of each neighbour to the sample, of pairs and their opposites."""
-    side, middle = 2 * rule.REACH + 1, rule.REACH
-    kernels = torch.zeros(MAIN, side, side)
-    for number, (down, right) in enumerate(rule.PAIRS):
-        for sign, at in ((1, number), (-1, number + rule.EACH)):
-            kernels[at, middle + sign * down, middle + sign * right] = 1
-            kernels[at, middle, middle] = -1
-    return kernels
-
-
-def _weighted(coefficients: Sequence[int], unit: int) -> Tensor:
-    """(5, 5) kernel of pairs' whole differences, each times its coefficient."""
-    weights = torch.tensor(coefficients, dtype=torch.float32) / unit
-    return (_sides() * weights.repeat(2)[:, None, None]).sum(0)
-
-
-def _luma_filters(coefficients: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Kernels (16, 1, 5, 5) of differences, of the sample with whole ones, of those that count by
-    activity, and of what activity is made of; and weights (1, 12, 1, 1) of what is cut off."""
-    clipped, whole, busy = (coefficients[i : i + rule.EACH] for i in (0, rule.EACH, MAIN))
-    sides = _sides()
-    linear = _weighted(whole, rule.UNIT)
-    linear[rule.REACH, rule.REACH] += 1
-    second = sides[:2] + sides[rule.EACH : rule.EACH + 2]
-    rest = torch.stack([linear, _weighted(busy, rule.BUSY_UNIT)])
-    weights = torch.tensor(clipped, dtype=torch.float32) / rule.UNIT
-    return torch.cat([sides, rest, second])[:, None], weights.repeat(2).view(1, -1, 1, 1)
-
-
-def _chroma_filters(coefficients: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Kernels (26, 3, 5, 5) of U, V and luma at their size: both planes' differences, and each with
-    whole ones of itself and of luma; and weights (2, 12, 1, 1) of what is cut off."""
-    clipped, whole, *cross = (
-        coefficients[i : i + rule.EACH] for i in range(0, len(coefficients), rule.EACH)
-    )
-    kernels = torch.zeros(2 * MAIN + 2, 3, *_sides().shape[1:])
-    for plane in range(2):
-        kernels[plane * MAIN : (plane + 1) * MAIN, plane] = _sides()
-        kernels[2 * MAIN + plane, plane] = _weighted(whole, rule.UNIT)
-        kernels[2 * MAIN + plane, plane, rule.REACH, rule.REACH] += 1
-        kernels[2 * MAIN + plane, 2] = _weighted(cross[plane], rule.UNIT)
-    weights = torch.tensor(clipped, dtype=torch.float32) / rule.UNIT
-    return kernels, weights.repeat(2).view(1, -1, 1, 1).repeat(2, 1, 1, 1)
