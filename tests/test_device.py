@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.frames import Frame, FrameStep, FrameType, Packet, VideoFormat
 from vcfilter.models import store
+from vcfilter.models.hierarchical import latent as latent_module
 from vcfilter.models.hierarchical import model as model_module
 from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.device import DevicePixels
@@ -37,6 +39,7 @@ from vcfilter.models.hierarchical.mode import HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import FrameContext, FrameSymbols, Reference, pair
+from vcfilter.nn import native as native_module
 from vcfilter.nn.packed import packed_to
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 
@@ -156,6 +159,53 @@ def test_a_model_on_a_device_parses_on_the_host(
     assert (name == "levels") == any(symbols.levels for symbols in found.values())
 
 
+def test_threads_share_a_frames_positions(
+    on_host: HierarchicalModel, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same integers; native loops work in other threads as well."""
+    monkeypatch.setattr(latent_module, "PART", 8)
+    seen, plain = set(), native_module.in_parts
+
+    def noted(work: Callable[[slice], None], count: int, least: int) -> None:
+        def each(part: slice) -> None:
+            seen.add(threading.current_thread())
+            work(part)
+
+        plain(each, count, least)
+
+    monkeypatch.setattr(latent_module, "in_parts", noted)
+    found: dict[int, FrameSymbols] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for number in stream.order:
+            found[number] = stream.parse(on_host, number, found)
+            assert same_symbols(found[number], stream.symbols[number])
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) > 1
+
+
+def test_parts_are_all_of_it_and_errors_come_through() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for count, least, parts in ((0, 8, 1), (7, 8, 1), (16, 8, 2), (103, 8, 4), (3, 0, 3)):
+            done: list[slice] = []
+            native_module.in_parts(done.append, count, least)
+            assert len(done) == parts
+            assert sorted(n for part in done for n in range(count)[part]) == [*range(count)]
+
+        def broken(part: slice) -> None:
+            if part.start:
+                raise MemoryError
+
+        with pytest.raises(MemoryError):
+            native_module.in_parts(broken, 100, 10)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_contexts_of_encoded_frames_do_as_well(on_host: HierarchicalModel, stream: Stream) -> None:
     """They are on the model's device."""
     number = stream.order[-1]
@@ -194,7 +244,7 @@ def test_pixels_in_few_operators_are_those_of_the_plain_pass(
     for motion, sharp, refine, residual, filtered in flags:
         plain = motion < MotionMode.DIRECT
         second = motion in (MotionMode.SECOND, MotionMode.DIRECT) or refine
-        if plain and (sharp or refine) or second and sides == "alone":
+        if (plain and (sharp or refine)) or (second and sides == "alone"):
             continue
         moved = motion is MotionMode.CODED
         mode = HierarchicalMode(motion=motion, level=3 * moved, refine=refine, sharp=sharp)
@@ -316,7 +366,7 @@ class Work(TorchDispatchMode):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         found = func(*args, **kwargs)
         both = before | self._devices(found)
-        if len(both) > 1 or name == "_local_scalar_dense" and "meta" in both:
+        if len(both) > 1 or (name == "_local_scalar_dense" and "meta" in both):
             self.copies[name] += 1
         elif self._device in both and name not in VIEWS and not name.startswith("empty"):
             self.operators[name] += 1

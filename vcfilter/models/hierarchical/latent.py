@@ -32,7 +32,7 @@ from vcfilter.nn import maps as positioned
 from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
 from vcfilter.nn.maps import by_position, gather
-from vcfilter.nn.native import is_native, linear
+from vcfilter.nn.native import in_parts, is_native, linear
 
 if TYPE_CHECKING:
     from vcfilter._native.latents import StepTables
@@ -45,6 +45,7 @@ ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would 
 DENSE_MAX = 32767  # largest weight of a dense layer that the native loops take
 KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
+PART = 1024  # positions that one thread computes the tables of, at least
 DECAY = 7 / 8  # of activity, from reference to reference (exact in integers below)
 
 
@@ -191,6 +192,7 @@ class StepModel(nn.Module):
         filters, context = (self.spatial, self.temporal), (self.hidden_context, self.index_context)
         self._of_symbols = tuple(p for e in (*filters, *sums) for p in e.parameters())
         self._of_features = tuple(p for e in (*context, self.gain, *sums) for p in e.parameters())
+        self.shared = False  # whether threads share the positions of a frame
         self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
         self._made: tuple[tuple[Any, ...], StepTables | None] | None = None
 
@@ -220,10 +222,16 @@ class StepModel(nn.Module):
             return torch.maximum(index, lowest[:, None, None])
         found = torch.empty(len(magnitudes), len(where), self.step.high - self.step.low)
         seen, symbols, activity = (m.permute(0, 2, 3, 1).numpy() for m in maps)
-        places, highest = where.numpy(), tables.TABLES - 1
+        places, highest = where.numpy(), float(tables.TABLES - 1)
         each = zip(seen, symbols, activity, frame.sums, lowest.tolist(), found.numpy(), strict=True)
-        for now, coded, active, (first, second, last), least, out in each:
-            loops.indices(now, coded, active, places, first, second, last, least, highest, out)
+        for frame_args in each:
+
+            def compute(part: slice, args: Any = frame_args) -> None:
+                now, coded, active, (first, second, last), least, out = args
+                at, to = places[part], out[part]
+                loops.indices(now, coded, active, at, first, second, last, least, highest, to)
+
+            in_parts(compute, len(places), PART if self.shared else len(places))
         return found
 
     def _loops(self) -> StepTables | None:
@@ -427,6 +435,15 @@ class LatentModel(nn.Module):
             32 * torch.log2(1 + torch.arange(257, dtype=torch.float64, device="cpu")) + 0.5
         )
         self.register_buffer("levels", lut.clamp(max=255).float(), persistent=False)
+
+    def share(self) -> None:
+        """Have threads share the positions of each step of large frames, where native loops work.
+
+        Decoding on a CPU goes without: its threads have pixels to make.
+        """
+        for step in self.steps:
+            assert isinstance(step, StepModel)
+            step.shared = True
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""

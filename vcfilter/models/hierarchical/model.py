@@ -75,6 +75,9 @@ class HierarchicalModel:
         net = net.eval().requires_grad_(False)
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._host = copy.deepcopy(net) if parses_on_host(device) else None
+        if self._host is not None:
+            self._host.image.coding.share()
+            self._host.motion.coding.share()
         self.net: VideoNet = net.to(device)
         self.tables = table_set
         self.info = info
