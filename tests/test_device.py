@@ -238,7 +238,7 @@ def test_pixels_in_few_operators_are_those_of_the_plain_pass(
         own = [replace(each, distances=spans * (side == n)) for n, each in enumerate(both)]
         both = own[0], own[1]
         direct = DirectMotion.of(both, *distances)
-        assert direct is not None and direct.known.any()
+        assert direct is not None and direct.moves.any()
     tried, size = 0, (stream.format.height, stream.format.width)
     flags = itertools.product(MotionMode, *[(False, True)] * 4)
     for motion, sharp, refine, residual, filtered in flags:

@@ -52,7 +52,7 @@ class MeanStep:
         for number, model in enumerate(latent.steps):
             assert isinstance(model, StepModel)
             step, radius = model.step, model.radius
-            own = _known(latent.plan, number, radius)
+            own = _taps(latent.plan, number, radius)
             reach = min(model.informing, step.high if own.any() else step.low)
             weight = model.mean.weight.detach()[:, :reach].clone()
             weight[:, step.low :] *= own
@@ -82,12 +82,12 @@ class MeanStep:
         own[..., ::stride, ::stride].addcmul_(F.conv2d(around, weight), mask)
 
 
-def _known(plan: Sequence[Step], number: int, radius: int) -> Tensor:
-    """(n, n) 1 where a step's own channels are known around its positions, else 0."""
+def _taps(plan: Sequence[Step], number: int, radius: int) -> Tensor:
+    """(n, n) 1 where earlier steps decode a step's own channels around its positions, else 0."""
     step = plan[number]
     earlier = [e for e in plan[:number] if (e.low, e.high) == (step.low, step.high)]
 
-    def known(row: int, column: int) -> bool:
+    def decoded(row: int, column: int) -> bool:
         at = row * step.stride, column * step.stride
         return any(
             not at[0] % e.stride
@@ -99,12 +99,12 @@ def _known(plan: Sequence[Step], number: int, radius: int) -> Tensor:
     near = range(-radius, radius + 1)
     period = range(4 * radius, 4 * radius + 8, 2)  # of even numbers; lattices repeat within
     patterns = {
-        tuple(known(top + row + i, left + column + j) for i in near for j in near)
+        tuple(decoded(top + row + i, left + column + j) for i in near for j in near)
         for row, column in step.sites
         for top in period
         for left in period
     }
-    assert len(patterns) == 1, "around all positions of a step the same is known"
+    assert len(patterns) == 1, "around all positions of a step the same is decoded"
     side = len(near)
     return torch.tensor(patterns.pop(), dtype=torch.float32).view(side, side)
 
@@ -121,8 +121,8 @@ def _mask(
         return mask.to(device)
 
 
-@lru_cache(32)
-def _grid(rows: int, columns: int, offset: float, device: torch.device) -> Tensor:
+@lru_cache(12)
+def _coordinates(rows: int, columns: int, offset: float, device: torch.device) -> Tensor:
     """(1, rows, columns, 2): grid_sample's coordinates of all samples, moved by so much of one."""
     with torch.inference_mode(False):
         x = (2 * torch.arange(columns, dtype=torch.float64) + 1 + 2 * offset) / columns - 1
@@ -149,12 +149,12 @@ def sampled(
 
     Args:
         factor: how much larger than the field what comes is, each way. mode: of grid_sample.
-        offset: see `_grid`.
+        offset: see `_coordinates`.
     """
     field = enlarge(moves, factor) if factor > 1 else moves
-    grid = _grid(field.shape[2], field.shape[3], offset, field.device)
-    grid = torch.add(grid, field.permute(0, 2, 3, 1), alpha=scale)
-    return F.grid_sample(planes, grid, mode, "border", align_corners=False)
+    at = _coordinates(field.shape[2], field.shape[3], offset, field.device)
+    at = torch.add(at, field.permute(0, 2, 3, 1), alpha=scale)
+    return F.grid_sample(planes, at, mode, "border", align_corners=False)
 
 
 def _first(branch: Branch, features: Tensor, factor: float) -> Weights:
@@ -174,11 +174,11 @@ class DirectMotion:
     """Where motion that references imply comes from; see `temporal_direct`.
 
     Args:
-        known: (1, 2, h, w) displacements, in luma samples, over the whole distance.
-        shares: of what is known at a position, to each reference. there: to where it is known.
+        moves: (1, 2, h, w) displacements, in luma samples, over the whole distance.
+        shares: of them to each reference. there: to the reference that they belong to.
     """
 
-    known: Tensor
+    moves: Tensor
     shares: tuple[float, float]
     there: float
 
@@ -190,21 +190,20 @@ class DirectMotion:
         apart = right - left
         from_left, from_right = (int(r.distances[0, 1 - n]) for n, r in enumerate(references))
         if from_right == -apart:
-            known, sign, there = references[1].moves[:, :2], -1 / apart, right
+            moves, sign, there = references[1].moves[:, :2], -1 / apart, right
         elif from_left == apart:
-            known, sign, there = references[0].moves[:, 2:], 1 / apart, left
+            moves, sign, there = references[0].moves[:, 2:], 1 / apart, left
         else:
             return None
-        return cls(known=known, shares=(sign * left, sign * right), there=sign * there)
+        return cls(moves=moves, shares=(sign * left, sign * right), there=sign * there)
 
     def over(self, rows: int, columns: int) -> Tensor:
         """(1, 2, h, w) displacements at the frame's positions, in grid_sample's units."""
-        known = self.known * constant(
-            unit_of(rows, columns), torch.float32, self.known.device
-        ).view(1, 2, 1, 1)
-        found = known
+        unit = constant(unit_of(rows, columns), torch.float32, self.moves.device)
+        moves = self.moves * unit.view(1, 2, 1, 1)
+        found = moves
         for _ in range(2):
-            found = sampled(known, found, 1, "bilinear", scale=self.there)
+            found = sampled(moves, found, 1, "bilinear", scale=self.there)
         return found
 
 
@@ -263,7 +262,7 @@ class Numbers:
         base, features = net.features(conditions)
         context = features / net.image.synthesis_branch.context_max
         _, steps = net.quantiser(conditions)
-        quantum = float(base[0])
+        base_step = float(base[0])
         step = field_step(base, conditions.level)
         coarse = field_step(base, torch.full_like(conditions.level, REFINE_LEVEL))
         prediction, bare = (
@@ -295,7 +294,7 @@ class Numbers:
         shares = torch.tensor([[-2 * s * u for u in across] for s in (to_left, to_right)])
         field_branch = _first(net.motion.branch, features, 1.0 / float(step[0]))
         limits = torch.full((2, len(steps[0])), RATIO)
-        limits[0] *= quantum
+        limits[0] *= base_step
         parts: list[Tensor] = [
             *_first(net.image.analysis_branch, features, RATIO),
             torch.cat([prediction[0], alone]),
@@ -315,7 +314,7 @@ class Numbers:
         ]
         p: Iterator[Tensor] = iter(packed_to(parts, device))
         return cls(
-            base=quantum,
+            base=base_step,
             step=float(step[0]),
             doubt=float(DOUBT / (coarse[0] / 2) ** 2),
             analysis=(next(p), next(p)),
