@@ -305,13 +305,16 @@ def test_means_step_by_step(radius: int, size: tuple[int, int]) -> None:
         assert torch.allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["stream", "levels"])
 def test_a_stream_decodes_as_on_the_cpu(
     model: HierarchicalModel,
     on_host: HierarchicalModel,
-    stream: Stream,
+    name: str,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By a decoder that reads symbols ahead: at most a level where a value lies at a half."""
+    stream: Stream = request.getfixturevalue(name)
 
     def decoded(own: HierarchicalModel, packets: Sequence[Packet]) -> list[Frame]:
         decoder = Decoder(options=DecoderOptions(strict=True), runtime=RUNTIME, model=own)
