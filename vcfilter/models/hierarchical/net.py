@@ -32,7 +32,7 @@ from vcfilter.models.hierarchical.conditions import (
 )
 from vcfilter.models.hierarchical.config import HierarchicalConfig
 from vcfilter.models.hierarchical.image import ImageCodec
-from vcfilter.models.hierarchical.latent import LatentContext, lowest_table
+from vcfilter.models.hierarchical.latent import LatentContext, LatentExtent, lowest_table
 from vcfilter.models.hierarchical.loop_filter import Filtering
 from vcfilter.models.hierarchical.mode import FilterMode, MotionMode
 from vcfilter.models.hierarchical.motion import (
@@ -98,11 +98,11 @@ class _Stack:
     """The levels of an image latent so far, from the base up.
 
     Args:
-        context: of the base. symbols: the base's; None: it has none.
+        extent: of the latent. symbols: the base's; None: it has none.
     """
 
-    def __init__(self, context: LatentContext, symbols: Tensor | None) -> None:
-        self._context = context
+    def __init__(self, extent: LatentExtent, symbols: Tensor | None) -> None:
+        self._extent = extent
         self._drop = 0
         self.symbols = symbols
         self.values: Tensor | None = None  # in the picture, differences to what is expected
@@ -111,7 +111,7 @@ class _Stack:
         """What a level refines; None: nothing, no level below it has symbols."""
         if self.symbols is None:
             return None
-        return Below.of(self._context.crop(self.symbols), drop - self._drop, self.values)
+        return Below.of(self._extent.crop(self.symbols), drop - self._drop, self.values)
 
     def add(self, drop: int, symbols: Tensor, values: Tensor | None = None) -> None:
         """Put a level on top."""
@@ -189,6 +189,13 @@ class VideoNet(nn.Module):
 
     # The integers.
 
+    def image_extent(self, conditions: Conditions, shape: Size4) -> LatentExtent:
+        """What values of an image latent of a shape follow from: nothing of other frames."""
+        _, features = self.features(conditions)
+        rows, columns = conditions.size or (BLOCK * shape[2], BLOCK * shape[3])
+        inside = (-(-rows // BLOCK), -(-columns // BLOCK))
+        return LatentExtent(features=features, size=(shape[2], shape[3]), inside=inside)
+
     def image_context(
         self,
         conditions: Conditions,
@@ -201,7 +208,8 @@ class VideoNet(nn.Module):
         Args:
             drop: of a quality level, the base's qp less the one in conditions.
         """
-        _, features = self.features(conditions)
+        extent = self.image_extent(conditions, shape)
+        features = extent.features
         if contexts is None:
             none = features.new_zeros(shape)
             temporal = none, none
@@ -216,10 +224,13 @@ class VideoNet(nn.Module):
                     rescaled_activations(temporal[0], drop),
                     rescaled_activations(temporal[1], drop),
                 )
-        rows, columns = conditions.size or (BLOCK * shape[2], BLOCK * shape[3])
-        inside = (-(-rows // BLOCK), -(-columns // BLOCK))
-        lowest = lowest_table(conditions.qp)
-        return LatentContext(features=features, lowest=lowest, temporal=temporal, inside=inside)
+        return LatentContext(
+            features=features,
+            size=extent.size,
+            inside=extent.inside,
+            lowest=lowest_table(conditions.qp),
+            temporal=temporal,
+        )
 
     def motion_context(self, conditions: Conditions, contexts: ContextPair) -> LatentContext:
         """What the motion latent (B, 80, h/4, w/4) is coded with.
@@ -234,10 +245,10 @@ class VideoNet(nn.Module):
             torch.maximum(first.motion_symbols, second.motion_symbols) * counts,
             torch.maximum(first.motion_activity, second.motion_activity) * counts,
         )
-        rows, columns = temporal[0].shape[2:]
+        size = temporal[0].shape[2], temporal[0].shape[3]
         lowest = torch.zeros_like(features[:, 0])
         return LatentContext(
-            features=features, lowest=lowest, temporal=temporal, inside=(rows, columns)
+            features=features, size=size, inside=size, lowest=lowest, temporal=temporal
         )
 
     def parse(
@@ -298,10 +309,9 @@ class VideoNet(nn.Module):
         base = symbols.context.loop_filter
         shown = symbols.levels[-1].loop_filter if symbols.levels else base
         if references is None:
-            blocks = self._decode_image(conditions, symbols, None, self.from_nothing)
+            blocks = self._decode_image(conditions, symbols, self.from_nothing)
             whole = self.key_reference(conditions, blocks, symbols.context)
             return whole.filtered(base, shown, size)
-        contexts = references[0].context, references[1].context
         field = None
         if symbols.motion is not None:
             field = self.decode_field(conditions, symbols.motion, references)
@@ -313,53 +323,47 @@ class VideoNet(nn.Module):
         def start(own: Conditions) -> tuple[Tensor, Synthesis]:
             return self.expect(own, predicted)
 
-        blocks = self._decode_image(conditions, symbols, contexts, start)
+        blocks = self._decode_image(conditions, symbols, start)
         whole = self.inter_reference(conditions, predicted, to_planes(blocks), symbols.context)
         return whole.filtered(base, shown, size)
 
-    def _decode_image(
-        self,
-        conditions: Conditions,
-        symbols: FrameSymbols,
-        contexts: ContextPair | None,
-        start: Start,
-    ) -> Tensor:
+    def _decode_image(self, conditions: Conditions, symbols: FrameSymbols, start: Start) -> Tensor:
         """Samples in blocks, of the base and the levels above it: values of each, one synthesis."""
         shape, top = symbols.context.symbols.shape, conditions
-        context = self.image_context(conditions, contexts, shape)
-        stack = _Stack(context, symbols.image)
+        extent = self.image_extent(conditions, shape)
+        stack = _Stack(extent, symbols.image)
         if symbols.image is not None:
-            stack.values = self._differences(conditions, symbols.image, context)
+            stack.values = self._differences(conditions, symbols.image, extent)
         for level in symbols.levels:
             top = conditions.finer(level.drop)
-            context = self.image_context(top, contexts, shape, level.drop)
+            extent = self.image_extent(top, shape)
             below = stack.below(level.drop)
-            values = self._differences(top, level.symbols, context, below)
+            values = self._differences(top, level.symbols, extent, below)
             stack.add(level.drop, level.symbols, values)
         assert stack.symbols is not None and stack.values is not None
         expected, synthesis = start(top)
-        return synthesis(expected + context.fill(stack.values), stack.symbols)
+        return synthesis(expected + extent.fill(stack.values), stack.symbols)
 
     def _differences(
         self,
         conditions: Conditions,
         symbols: Tensor,
-        context: LatentContext,
+        extent: LatentExtent,
         below: Below | None = None,
     ) -> Tensor:
         _, steps = self.quantiser(conditions)
-        return self.image.coding.differences(symbols, steps, context, below)
+        return self.image.coding.differences(symbols, steps, extent, below)
 
     def decode_field(self, conditions: Conditions, symbols: Tensor, references: Pair) -> Tensor:
         """(B, 5, h, w) the field that a motion latent's symbols stand for."""
         base, features = self.features(conditions)
         step = field_step(base, conditions.level)
-        contexts = references[0].context, references[1].context
-        context = self.motion_context(conditions, contexts)
+        size = symbols.shape[2], symbols.shape[3]
+        extent = LatentExtent(features=features, size=size, inside=size)
         direct = direct_motion(references, conditions.distances)
         expected = self.motion.analyse(direct, conditions.distances)
         steps = self.motion.quantiser_steps(step)
-        latent = self.motion.coding.values(symbols, expected, steps, context)
+        latent = self.motion.coding.values(symbols, expected, steps, extent)
         return self.motion.synthesise(latent, conditions.distances, step, features)
 
     def predict(

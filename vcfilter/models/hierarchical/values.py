@@ -79,6 +79,10 @@ class FrameContext:
             loop_filter=loop_filter,
         )
 
+    def to(self, device: torch.device) -> FrameContext:
+        """The same on a device."""
+        return self if self.symbols.device == device else self.each(lambda t: t.to(device))
+
     def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
         """All tensors changed alike."""
         return FrameContext(
@@ -113,12 +117,57 @@ class FrameSymbols:
         image, motion: symbols (B, C, h, w) of the latents in the base; None where none were coded.
         context: what later frames' symbols depend on.
         levels: by falling qp.
+        packed: what all symbols are parts of, where they were put together.
     """
 
     image: Tensor | None
     motion: Tensor | None
     context: FrameContext
     levels: tuple[LevelSymbols, ...] = ()
+    packed: Tensor | None = None
+
+    def together(self, pinned: bool) -> FrameSymbols:
+        """The same, all symbols parts of one tensor, channels last.
+
+        Args:
+            pinned: in memory from which a GPU copies without a stop of the host.
+        """
+        each = [part.permute(0, 2, 3, 1).reshape(-1) for part in self._parts()]
+        if not each:
+            return self
+        packed = torch.cat(each)
+        return self._of(packed.pin_memory() if pinned else packed)
+
+    def to(self, device: torch.device) -> FrameSymbols:
+        """The same with symbols on a device, in one copy; the context stays where it is.
+
+        Args:
+            device: not waited for where symbols are pinned.
+        """
+        if self.packed is None:
+            return self
+        return self._of(self.packed.to(device, non_blocking=True))
+
+    def _parts(self) -> list[Tensor]:
+        every = (self.image, self.motion, *(level.symbols for level in self.levels))
+        return [part for part in every if part is not None]
+
+    def _of(self, packed: Tensor) -> FrameSymbols:
+        """The same with symbols that are parts of a tensor."""
+        parts = self._parts()
+        flat = iter(packed.split([part.numel() for part in parts]))
+
+        def next_like(part: Tensor) -> Tensor:
+            batch, channels, rows, columns = part.shape
+            return next(flat).view(batch, rows, columns, channels).permute(0, 3, 1, 2)
+
+        return FrameSymbols(
+            image=None if self.image is None else next_like(self.image),
+            motion=None if self.motion is None else next_like(self.motion),
+            context=self.context,
+            levels=tuple(replace(each, symbols=next_like(each.symbols)) for each in self.levels),
+            packed=packed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
