@@ -26,7 +26,7 @@ from vcfilter.nn.perceptual import StLpips, available
 from vcfilter.train.between import BetweenTrainer, config_of, laplacian, losses
 from vcfilter.train.data import Clip, Samples
 
-SMALL = BetweenConfig(width=8, blocks=1)
+SMALL = BetweenConfig(half=4, quarter=6, eighth=8)
 FORMAT = VideoFormat(width=100, height=70)
 
 
@@ -42,7 +42,7 @@ def written(path: Path, net: BetweenNet) -> str:
 def moved(net: BetweenNet) -> BetweenNet:
     """Weights that change something."""
     torch.manual_seed(3)
-    for parameter in net.branch.last.parameters():
+    for parameter in net.last.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return net
 
@@ -77,10 +77,14 @@ def test_weights_files_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ModelMismatchError, match="not the network of frame interpolation"):
         between.load(str(Path(between.__file__).parents[1] / "weights" / "default.safetensors"))
     state = BetweenNet(SMALL).state_dict()
-    for config in ({"width": 9, "blocks": 1}, {"width": 8}, {"width": 10**9, "blocks": 1}):
+    for config in (
+        {"half": 5, "quarter": 6, "eighth": 8},
+        {"half": 4},
+        {"half": 4, "quarter": 6, "eighth": 10**9},
+    ):
         write_weights(
-            path, name="x", architecture="between", numerics=1, config=config, card={},
-            tensors=state,
+            path, name="x", architecture="between", numerics=between.NUMERICS, config=config,
+            card={}, tensors=state,
         )  # fmt: skip
         with pytest.raises(ModelMismatchError):
             between.load(path)
@@ -156,7 +160,7 @@ def test_the_look_sharp_learns_from_st_lpips() -> None:
     assert set(figures[0]) == {"loss", "change", "ST-LPIPS", "its change"}
     assert figures[0]["its change"] == pytest.approx(0, abs=1e-5)
     assert figures[-1]["its change"] != figures[0]["its change"]
-    assert one.weights().branch.last.weight.abs().max() > 0
+    assert one.weights().last.weight.abs().max() > 0
 
 
 def test_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -177,8 +181,8 @@ def test_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_settings() -> None:
-    assert config_of(["width=16", "blocks=2"]) == BetweenConfig(width=16, blocks=2)
-    for settings in (["depth=3"], ["width=x"], ["width=0"]):
+    assert config_of(["half=5", "eighth=2"]) == BetweenConfig(half=5, eighth=2)
+    for settings in (["depth=3"], ["half=x"], ["half=0"]):
         with pytest.raises(ConfigError):
             config_of(settings)
     with pytest.raises(ConfigError, match="3 frames"):
@@ -190,7 +194,8 @@ def test_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_film(tmp_path / "data" / "a.mkv", frames=9, width=96, height=64)
     out = tmp_path / "b.safetensors"
     command = ["train", "--data", str(tmp_path / "data"), "--cache", str(tmp_path / "cache")]
-    command += ["--phase", "between", "--config", "width=8", "blocks=1", "--log-every", "1"]
+    command += ["--phase", "between", "--config", "half=4", "quarter=6"]
+    command += ["eighth=8", "--log-every", "1"]
     assert main([*command, "--out", str(out), "--steps", "2"]) == 0
     assert between.load(str(out)).config == SMALL
     assert not Path(f"{out}.average").exists()
@@ -201,7 +206,7 @@ def test_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     for words, text in (
         (["--phase", "between", "joint"], "give it alone"),
-        (["--config", "image_width=8"], "width=N or blocks=N"),
+        (["--config", "image_width=8"], "half=N, quarter=N or eighth=N"),
         (["--steps", "-1"], "below 0"),
         (["--model", "none.safetensors"], "none.safetensors"),
     ):

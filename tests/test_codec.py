@@ -30,7 +30,7 @@ from vcfilter.bitstream import (
 from vcfilter.codec import Decoder, Encoder
 from vcfilter.codec import decoder as decoder_module
 from vcfilter.errors import BitstreamError, ConfigError, ModelMismatchError
-from vcfilter.frames import SLOTS, Frame, FrameType, Packet, VideoFormat
+from vcfilter.frames import SLOTS, Frame, FrameStep, FrameType, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import CodedFrame, Model, ModelInfo
 from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Runtime
@@ -121,6 +121,46 @@ def test_all_but_a_segments_first_frame_are_read_ahead(
     assert len(decode(packets, decoder)) == 25
     assert len(threads) == 25
     assert threads.count(False) == (20 if reading_ahead else 0)  # 3 keys, and one per segment
+
+
+def test_frames_that_do_not_need_each_other_are_parsed_together(reading_ahead: bool) -> None:
+    """Those around the middle one, while its pixels are made."""
+    if not reading_ahead:
+        pytest.skip("nothing is read ahead")
+    meet = threading.Barrier(3)
+
+    class Meeting(FakeModel):
+        def parse(self, step: FrameStep, *args: Any) -> Any:
+            if step.number in (1, 3):
+                meet.wait(60)
+            return super().parse(step, *args)
+
+        def reconstruct(self, step: FrameStep, *args: Any) -> Any:
+            if step.number == 2:
+                meet.wait(60)
+            return super().reconstruct(step, *args)
+
+    frames = clip(5, SMALL)
+    _, packets = encode(frames, keyint=4, scenecut=False)
+    wanted = decode(packets)
+    found = decode(packets, Decoder(options=DecoderOptions(strict=True), model=Meeting()))
+    assert len(found) == 5 and all(map(same, found, wanted))
+    assert not meet.broken
+
+
+def test_what_a_damaged_frame_was_read_ahead_for_is_dropped() -> None:
+    """Its symbols fail in a thread, and so do those of frames that refer to it."""
+
+    class Failing(FakeModel):
+        def parse(self, step: FrameStep, *args: Any) -> Any:
+            if step.number == 2:
+                raise BitstreamError("no")
+            return super().parse(step, *args)
+
+    _, packets = encode(clip(13, SMALL), keyint=4, scenecut=False)
+    decoder = Decoder(model=Failing())
+    assert [f.pts for f in decode(packets, decoder)] == [0, 4, 8, 12]
+    assert decoder.dropped_damaged == 3 and decoder.dropped_missing_reference == 6
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 11, 12, 13, 14])

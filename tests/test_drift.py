@@ -13,6 +13,8 @@ from vcfilter.codec import Decoder, Encoder
 from vcfilter.frames import Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.base import Model, Reference
+from vcfilter.models.hierarchical import model as model_module
+from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
 
 FORMAT = VideoFormat(width=64, height=48)
@@ -43,8 +45,9 @@ def reconstructions(model: Model, extradata: bytes, packets: list[bytes]) -> lis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("structure", ["low-delay", "random-access"])
-def test_drift_of_a_gop_of_250(structure: str) -> None:
-    """Other kernels and another precision: at most 2 levels, on average a hundredth."""
+def test_drift_of_a_gop_of_250(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other kernels, another precision, an accelerator's operators: at most 2 levels, on average a
+    hundredth."""
     model = store.find(None, RUNTIME)
     options = EncoderOptions(structure=structure, scenecut=False, qp=30, preset="ultrafast")
     encoder = Encoder(FORMAT, options, runtime=RUNTIME, model=model)
@@ -57,7 +60,11 @@ def test_drift_of_a_gop_of_250(structure: str) -> None:
     double = copy.copy(model)
     double.net = copy.deepcopy(model.net).double()  # type: ignore[attr-defined]
     exact = reconstructions(double, encoder.extradata, packets)
-    for others in (without, exact):
+    monkeypatch.setattr(model_module, "parses_on_host", lambda device: True)
+    net = copy.deepcopy(model.net)  # type: ignore[attr-defined]
+    away = HierarchicalModel(net, model.tables, model.info, torch.device("cpu"))  # type: ignore[attr-defined]
+    few = reconstructions(away, encoder.extradata, packets)
+    for others in (without, exact, few):
         for mine, theirs in zip(plain, others, strict=True):
             for a, b in zip(mine, theirs, strict=True):
                 shown = (torch.floor(a + 0.5) - torch.floor(b + 0.5)).abs()

@@ -47,11 +47,12 @@ CPU = Runtime(device="cpu")
 
 
 class Recording:
-    """A model that notes what it parses: the integers of each frame."""
+    """A model that notes what it parses, the integers of each frame, and what it encodes."""
 
     def __init__(self, model: HierarchicalModel) -> None:
         self._model = model
         self.parsed: list[Any] = []
+        self.coded: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -59,6 +60,10 @@ class Recording:
     def parse(self, *args: Any) -> Any:
         self.parsed.append((args, self._model.parse(*args)))
         return self.parsed[-1][1]
+
+    def encode(self, *args: Any, **options: Any) -> Any:
+        self.coded.append(self._model.encode(*args, **options))
+        return self.coded[-1]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,30 @@ def test_each_level_gains(
         np.mean(quality(frames, decode(mixed(coded, [n] * FRAMES), model))) for n in (1, 2, 3)
     ]
     assert by_level[0] + 1 < by_level[1] and by_level[1] + 1 < by_level[2]
+
+
+@pytest.mark.parametrize("structure", ["random-access", "low-delay"])
+def test_the_encoder_follows_the_bases(
+    frames: list[Frame], model: HierarchicalModel, structure: str
+) -> None:
+    """What it takes a decoder of the bases alone to show is what that shows."""
+    recording = Recording(model)
+    _, packets = encode(frames, recording, layers=2, structure=structure)
+    followed = [found.reference.lowest for found in recording.coded]
+    assert any(found is not None for found in followed)
+    expected = [
+        model.planes(lowest or found.reference, FORMAT)
+        for lowest, found in zip(followed, recording.coded, strict=True)
+    ]
+    for shown in decode(mixed(packets, [1] * FRAMES), model):
+        apart = [
+            max(
+                int(np.abs(a.astype(int) - b).max()) for a, b in zip(shown.planes, own, strict=True)
+            )
+            for own in expected
+        ]
+        assert min(apart) <= 1
+        assert sorted(apart)[1] > 1  # other frames are told from it
 
 
 def test_any_mix_parses_alike(

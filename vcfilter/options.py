@@ -38,7 +38,8 @@ class Runtime:
 
     Args:
         device: a PyTorch device name; "auto" takes CUDA where there is one.
-        threads: threads of the networks; 0 leaves it to PyTorch.
+        threads: threads of the networks, and of a GPU's host where frames are parsed; 0 leaves it
+            to PyTorch.
 
     Raises:
         ConfigError: a value is of another type, or threads is negative.
@@ -62,8 +63,9 @@ class Limits:
         pixels: luma samples of a frame. Known from the sequence header, before a model is loaded.
         frames: frames that come out, in all.
         seconds: CPU seconds of the threads that read symbols and run the networks, in all, without
-            those that PyTorch starts itself. Compared before each frame is decoded, so it is
-            exceeded by the cost of one frame at most.
+            those that PyTorch starts itself, and on a GPU's host those that share a frame's parse.
+            Compared before each frame is decoded, so it is exceeded by the cost of one frame at
+            most, on a GPU by the parse of six more.
         memory: bytes of all decoded frames that may be held as references. Known from the
             sequence header and the model. Intermediate tensors of the networks do not count.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeAlias
 from weakref import WeakSet
 
 from vcfilter.bitstream import (
@@ -31,6 +33,13 @@ _HELD_MAX = 3 * SLOTS
 frames that are not decoded yet. Streams of this encoder need 16 at most."""
 _SKIPPED_MAX = 64
 """Most hidden frames in a row before those in slots are decoded."""
+_AHEAD = 6
+"""Most frames whose symbols are read ahead, in `_PARSERS` threads: a hierarchy has few frames that
+do not need each other, and symbols of a frame take as much memory as its planes."""
+_PARSERS = 3
+
+Parsing: TypeAlias = "Future[tuple[Symbols, float]]"
+"""Gives symbols, and the CPU seconds that they took."""
 
 
 class Decoder:
@@ -38,7 +47,7 @@ class Decoder:
 
     A frame comes out as soon as what it needs is there: a keyframe at once, an inter frame when
     the newest of its references has come. At most the packets that the sequence header states
-    and 24 decoded frames are held. On a GPU a thread parses the next inter frame while one is
+    and 24 decoded frames are held. On a GPU threads parse the next inter frames while one is
     reconstructed.
 
     Packets that are damaged, or whose references are missing or were other ones, are dropped
@@ -96,8 +105,7 @@ class Decoder:
         self._ready: deque[Frame] = deque()  # what `decode` could not return for an error
         self._parser: ThreadPoolExecutor | None = None
         self._gop: Gop | None = None
-        # What is being read ahead: symbols, and the CPU seconds that they took.
-        self._ahead: tuple[Entry, Future[tuple[Symbols, float]]] | None = None
+        self._ahead: dict[Entry, Parsing] = {}  # what is being read ahead, in coding order
         self._decoded_frames: WeakSet[Entry] = WeakSet()  # decoded, and held somewhere
         if sequence is not None:
             self._use(sequence)
@@ -181,7 +189,8 @@ class Decoder:
         while self._work:
             self._work.pop().close()  # type: ignore[attr-defined]  # a generator
         self._ready.clear()
-        self._gop = self._ahead = None
+        self._gop = None
+        self._drop_ahead()
 
     def _read_extradata(self, extradata: bytes) -> SequenceHeader | None:
         """Their sequence header; None: damaged, the first keyframe's is used."""
@@ -223,7 +232,7 @@ class Decoder:
         self.video_format = fmt
         self._sequence = sequence
         if self._parser is None and reads_ahead(self._model):
-            self._parser = ThreadPoolExecutor(1, "vcfilter-parse")
+            self._parser = ThreadPoolExecutor(_PARSERS, "vcfilter-parse")
 
     def _accept(self, packet: Packet, show: bool) -> Iterator[Frame]:
         gop = self._gop
@@ -296,7 +305,7 @@ class Decoder:
         try:
             yield from self._advance(gop, final=True)
         finally:
-            self._ahead = None
+            self._drop_ahead()
 
     def _advance(self, gop: Gop, final: bool) -> Iterator[Frame]:
         """Show frames up to the first one that must wait for a packet."""
@@ -386,18 +395,18 @@ class Decoder:
         while needed:  # none is held for longer than others need it
             each = needed.popleft()
             try:
-                self._reference(gop, each, needed[0] if needed else None, final)
+                self._reference(gop, each, needed, final)
             finally:
                 each.failed = each.reference is None
                 each.references = ()
 
-    def _reference(self, gop: Gop, entry: Entry, following: Entry | None, final: bool) -> None:
+    def _reference(self, gop: Gop, entry: Entry, following: Iterable[Entry], final: bool) -> None:
         """Decode one frame whose references were tried before.
 
         Args:
-            following: what is decoded after it; None: what the next frame to show needs.
+            following: what is decoded after it, for the same frame to show.
         """
-        ahead, self._ahead = self._ahead, None
+        ahead = self._ahead.pop(entry, None)
         references = [e.reference for e in entry.references if e.reference is not None]
         if len(references) < len(entry.references):
             self._drop_missing()
@@ -406,60 +415,81 @@ class Decoder:
         try:
             if len(self._decoded_frames) >= _HELD_MAX:
                 raise BitstreamError(f"more than {_HELD_MAX} decoded frames would have to be held")
-            if ahead is not None and ahead[0] is entry:
-                symbols, seconds = ahead[1].result()
+            if ahead is not None:
+                symbols, seconds = ahead.result()
                 self._budget.add_seconds(seconds)
             else:
                 symbols = self._parse(entry.coded, [r.context for r in references])
             if self._parser is not None:
-                following = following or self._upcoming(gop, entry, final)
-                self._look_ahead(self._parser, following, entry, symbols)
+                upcoming = itertools.chain(following, self._upcoming(gop, entry, final))
+                self._look_ahead(self._parser, upcoming, entry, symbols)
             entry.reference = self._reconstruct(entry.coded, symbols, references)
         except BitstreamError as error:
             self._drop_damaged(error)
             return
         self._decoded_frames.add(entry)
 
-    def _upcoming(self, gop: Gop, current: Entry, final: bool) -> Entry | None:
-        """The first frame that will be decoded after `current`, which is the last of those that
-        a frame needs; None: not known yet."""
+    def _upcoming(self, gop: Gop, current: Entry, final: bool) -> Iterator[Entry]:
+        """The frames that will be decoded for the next ones to show, as far as they are known.
+
+        Args:
+            current: the last of those that a frame needs, which is being decoded.
+        """
         for number in range(gop.next, gop.newest + 1):
             if number in gop.waiting:
                 if not final and self._must_wait(gop, number):
-                    return None
+                    return
                 self._place(gop, number)
             entry = gop.placed.get(number)
             if entry is not None and entry.coded.shown:
-                needed = [each for each in entry.needed() if each.open and each is not current]
-                if needed:
-                    return needed[0]
-        return None
+                yield from (each for each in entry.needed() if each.open and each is not current)
 
     def _look_ahead(
-        self, parser: ThreadPoolExecutor, entry: Entry | None, current: Entry, symbols: Symbols
+        self,
+        parser: ThreadPoolExecutor,
+        upcoming: Iterator[Entry],
+        current: Entry,
+        symbols: Symbols,
     ) -> None:
-        """Start reading the symbols of the frame that will be decoded next.
+        """Have threads read the symbols of frames that will be decoded soon.
 
         Args:
+            upcoming: in coding order; some may come more than once.
             current: the frame whose pixels are being made; symbols: its.
         """
-        if entry is None:
-            return
-        contexts: list[Context] = []
-        for needed in entry.references:
-            if needed is current:
-                contexts.append(symbols.context)
-            elif needed.reference is not None:
-                contexts.append(needed.reference.context)
-            else:
+        for entry in upcoming:
+            if entry in self._ahead:
+                continue
+            if len(self._ahead) >= _AHEAD:
                 return
-        self._ahead = entry, parser.submit(self._parse_ahead, entry.coded, contexts)
+            contexts: list[Context | Parsing] = []
+            for needed in entry.references:
+                if needed is current:
+                    contexts.append(symbols.context)
+                elif needed.reference is not None:
+                    contexts.append(needed.reference.context)
+                elif needed in self._ahead:
+                    contexts.append(self._ahead[needed])
+                else:
+                    return
+            self._ahead[entry] = parser.submit(self._parse_ahead, entry.coded, contexts)
 
-    def _parse_ahead(self, coded: Coded, contexts: Sequence[Context]) -> tuple[Symbols, float]:
+    def _parse_ahead(
+        self, coded: Coded, contexts: Sequence[Context | Parsing]
+    ) -> tuple[Symbols, float]:
+        # Frames are parsed in the order in which they were handed in: the first of those that are
+        # not parsed yet waits for none.
+        known = [c.result()[0].context if isinstance(c, Future) else c for c in contexts]
         began = time.thread_time()
         with threads_of(self._runtime):
-            symbols = self._parse(coded, contexts)
+            symbols = self._parse(coded, known)
         return symbols, time.thread_time() - began
+
+    def _drop_ahead(self) -> None:
+        """Forget what is being read ahead."""
+        for parsing in self._ahead.values():
+            parsing.cancel()
+        self._ahead.clear()
 
     def _check_levels(self, info: PacketInfo) -> None:
         if info.lost_levels and self._options.strict:

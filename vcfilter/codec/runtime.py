@@ -96,7 +96,7 @@ def set_usual_threads(threads: int) -> None:
 
 
 def reads_ahead(model: Model) -> bool:
-    """Whether a thread reads the next frame's symbols while pixels of one are made: on a GPU.
+    """Whether threads read the next frames' symbols while pixels of one are made: on a GPU.
 
     On a CPU it gains nothing, also where a core is free (measured: 43 instead of 45 frames/s with
     one thread of the networks and a fifth more CPU time).

@@ -341,6 +341,11 @@ class _Outer:
     motion: Motion
     distance: float
 
+    def luma_at(self, field: Tensor) -> Tensor:
+        """Its luma moved to where a field (1, 2, h, w) leads to its neighbour from."""
+        onwards = field + warp(self.motion.flow, field / GRID, "bilinear")
+        return warp(self.planes[0], enlarge(onwards, GRID), "bilinear")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Interval:
@@ -409,11 +414,17 @@ class _Interval:
         if bool(bend.any()):
             linear = self._warped(fields, torch.zeros_like(bend), time).blended
         bent = F.avg_pool2d((warped.blended[0] - linear[0]) ** 2, GRID)
+        field = torch.stack([*fields]).mean(0) + bend
+        ends = (self.before, field[:, :2]), (self.after, field[:, 2:])
+        before, after = (
+            warped.blended[0] if outer is None else outer.luma_at(at) for outer, at in ends
+        )
         return Candidates(
             blended=warped.blended,
             near=warped.near,
             far=warped.far,
             linear=linear,
+            outer=(before, after),
             maps=F.avg_pool2d(torch.cat([warped.maps, bent], dim=1), BLOCK // GRID),
             time=torch.tensor([time], device=bent.device),
         )

@@ -1,13 +1,13 @@
 """The learned part: which moved frame counts where, and what all of them lack.
 
-One small network on the 1/8 grid looks at the new frame made without it, at what the two moved
-frames differ by, and at how far motion is sure. It weighs the moved frames against each other and
-adds a correction in the frequencies of 8x8 blocks (4x4 of chroma). It is zero until trained.
+A small network of three resolutions, a half, a quarter and an eighth of the size, looks at the new
+frame made without it and at what the frames moved to its time differ from it by. For each sample it
+weighs these against each other and adds a correction. It changes nothing until trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -18,25 +18,20 @@ from torch.nn import functional as F
 
 from vcfilter.errors import ModelMismatchError
 from vcfilter.interpolation.options import shipped
-from vcfilter.models.hierarchical.blocks import (
-    BLOCK,
-    CHANNELS,
-    GREY,
-    Planes,
-    picture_dct,
-    to_blocks,
-    to_planes,
-)
+from vcfilter.models.hierarchical.blocks import BLOCK, GREY, Planes
 from vcfilter.models.weights import read_weights, write_weights
-from vcfilter.nn.blocks import Branch, compress
-from vcfilter.nn.warp import enlarge
+from vcfilter.nn.blocks import SLOPE, Conv2d
 
 ARCHITECTURE = "between"
-NUMERICS = 1
+NUMERICS = 2  # generation of the arithmetic
 MAPS = 4
-GATES = 3
-UNIT = 8.0  # of coefficients, in samples
-CONTEXT = 3
+TIMES = 3  # features of the time
+BLUR = 7  # samples, each way, of the mean that a hidden place may be closest to
+CANDIDATES = 4  # what a sample is moved towards: far, linear, outer and blurred
+HALF = 2  # samples of luma per position of the finest resolution, each way
+UNIT, GREY_UNIT = 4.0, 64.0  # of differences and of luma, in samples
+ADDED = 4.0  # of corrections of luma, in samples
+FEATURES = 256  # at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +39,20 @@ class BetweenConfig:
     """Size of the network.
 
     Args:
-        width: features. blocks: residual blocks.
+        half, quarter, eighth: features at these shares of the size.
 
     Raises:
         ModelMismatchError: a value is out of range.
     """
 
-    width: int = 64
-    blocks: int = 4
+    half: int = 16
+    quarter: int = 32
+    eighth: int = 48
 
     def __post_init__(self) -> None:
-        for name, most in (("width", 256), ("blocks", 16)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise ModelMismatchError(f"{name} {value!r} is outside 1 to {most}")
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= FEATURES:
+                raise ModelMismatchError(f"{name} {value!r} is outside 1 to {FEATURES}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +63,8 @@ class Candidates:
         blended: the new frame without the network.
         near, far: the frames before and after it, moved to it.
         linear: the new frame with linear motion.
+        outer: lumas of the frames before and after these two, moved to it; `blended`'s where there
+            is none.
         maps: (B, MAPS, H/8, W/8) squared errors in 8-bit units: between the moved frames, between
             frames before and after the two and these (0 where there is none), and between the
             new frame with quadratic and with linear motion.
@@ -78,68 +75,108 @@ class Candidates:
     near: Planes
     far: Planes
     linear: Planes
+    outer: tuple[Tensor, Tensor]
     maps: Tensor
     time: Tensor
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions whose result is added; nothing until trained."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = Conv2d(width, width, 3, padding=1)
+        self.second = Conv2d(width, width, 3, padding=1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.second(F.leaky_relu(self.first(x), SLOPE))
+        return x + changed
 
 
 class BetweenNet(nn.Module):
     """Corrects a new frame; see the module."""
 
-    dct: Tensor
-
     def __init__(self, config: BetweenConfig | None = None) -> None:
         super().__init__()
         self.config = config or BetweenConfig()
-        self.branch = Branch(
-            2 * CHANNELS + MAPS,
-            self.config.width,
-            CHANNELS + GATES,
-            self.config.blocks,
-            last=1,
-            context=CONTEXT,
-            context_max=1.0,
-        )
-        self.register_buffer("dct", picture_dct(), persistent=False)
+        half, quarter, eighth = self.config.half, self.config.quarter, self.config.eighth
+        luma = HALF * HALF
+        self.first = Conv2d(luma * 6 + 2 + MAPS, half, 3, padding=1)
+        self.time = nn.Linear(TIMES, half, bias=False)
+        self.to_quarter = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
+        self.before = _Residual(quarter)
+        self.to_eighth = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
+        self.lowest = _Residual(eighth)
+        self.from_eighth = Conv2d(eighth, quarter, 1)
+        self.after = _Residual(quarter)
+        self.from_quarter = Conv2d(quarter, half, 1)
+        self.mixed = Conv2d(half, half, 3, padding=1)
+        self.last = Conv2d(half, luma * (CANDIDATES + 1) + 2, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, candidates: Candidates) -> Planes:
         """The new frame, not yet within 0 to 255."""
-        base = self._latent([plane - GREY for plane in candidates.blended])
-        apart = self._latent([q - p for p, q in zip(candidates.near, candidates.far, strict=True)])
-        inputs = torch.cat(
-            [compress(base / UNIT), compress(apart / UNIT), torch.log1p(candidates.maps)], dim=1
+        y, u, v = candidates.blended
+        before, after = candidates.outer
+        blurred = F.avg_pool2d(F.pad(y, (BLUR // 2,) * 4, mode="replicate"), BLUR, 1)
+        far, *chroma = (q - p for p, q in zip(candidates.near, candidates.far, strict=True))
+        linear, blurred = candidates.linear[0] - y, blurred - y
+        before, after = before - y, after - y
+        found = self._network(candidates, (far, linear, before, after, blurred), chroma)
+        luma, extra = found[:, :-2], found[:, -2:]
+        gates = F.pixel_shuffle(luma, HALF)  # (B, CANDIDATES + 1, H, W), the last a correction
+        towards = torch.cat([far, linear, (before + after) / 2, blurred], dim=1)
+        added = (gates[:, :CANDIDATES] * towards).sum(1, keepdim=True) + ADDED * gates[:, -1:]
+        share = luma[:, : HALF * HALF].mean(1, keepdim=True)
+        u, v = (
+            plane + share * other + extra[:, n : n + 1]
+            for n, (plane, other) in enumerate(zip((u, v), chroma, strict=True))
         )
-        time = candidates.time.to(base.dtype)
-        found = self.branch(inputs, torch.stack([time, 1 - time, 4 * time * (1 - time)], dim=1))
-        added = F.conv2d(found[:, :CHANNELS] * UNIT, self.dct.T[:, :, None, None].contiguous())
-        gates = found[:, CHANNELS:]
-        fine = (enlarge(gates, BLOCK), *(enlarge(gates, BLOCK // 2),) * 2)
-        y, u, v = (
-            p
-            + extra
-            + sum(gate[:, n : n + 1] * (other - p) for n, other in enumerate((near, far, linear)))
-            for p, near, far, linear, gate, extra in zip(
-                candidates.blended,
-                candidates.near,
-                candidates.far,
-                candidates.linear,
-                fine,
-                to_planes(added),
-                strict=True,
-            )
-        )
-        return y, u, v
+        return y + added, u, v
 
-    def _latent(self, planes: list[Tensor]) -> Tensor:
-        """(B, 96, H/8, W/8) frequencies."""
-        return F.conv2d(to_blocks(*planes), self.dct[:, :, None, None])
+    def _network(
+        self, candidates: Candidates, apart: Sequence[Tensor], chroma: Sequence[Tensor]
+    ) -> Tensor:
+        """(B, outputs, H/2, W/2) of differences of luma and of chroma."""
+        grey = (candidates.blended[0] - GREY) / GREY_UNIT
+        parts = [_squeezed(F.pixel_unshuffle(each / UNIT, HALF)) for each in apart]
+        parts += [F.pixel_unshuffle(grey, HALF), *(_squeezed(each / UNIT) for each in chroma)]
+        maps = torch.log1p(candidates.maps) / 2
+        parts.append(F.interpolate(maps, scale_factor=BLOCK // HALF, mode="bilinear"))
+        t = candidates.time.to(grey.dtype)
+        time = self.time(torch.stack([t, 1 - t, 4 * t * (1 - t)], dim=1))[:, :, None, None]
+        half = F.leaky_relu(self.first(torch.cat(parts, dim=1)) + time, SLOPE)
+        quarter = self.before(F.leaky_relu(self.to_quarter(half), SLOPE))
+        eighth = self.lowest(F.leaky_relu(self.to_eighth(quarter), SLOPE))
+        quarter = self.after(quarter + _doubled(self.from_eighth(eighth)))
+        half = half + _doubled(self.from_quarter(quarter))
+        half = half + F.leaky_relu(self.mixed(half), SLOPE)
+        found: Tensor = self.last(half)
+        return found
 
     def complexity(self) -> float:
         """Thousands of multiply-accumulates per luma sample of a new frame."""
-        position = 3 * CHANNELS * CHANNELS
-        for layer in self.branch.modules():
+        eighth = {self.to_eighth, self.lowest.first, self.lowest.second, self.from_eighth}
+        half = {self.first, self.mixed, self.last}
+        found = 0.0
+        for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                position += layer.weight.numel()
-        return position / BLOCK**2 / 1000
+                side = 8 if layer in eighth else 2 if layer in half else 4
+                found += layer.weight.numel() / side**2
+        return found / 1000
+
+
+def _squeezed(x: Tensor) -> Tensor:
+    """Near x where it is small; grows as its logarithm."""
+    return x.sign() * torch.log1p(x.abs())
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """(B, C, h, w) at twice the size."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
 
 
 def save(path: str, net: BetweenNet, name: str, card: Mapping[str, str]) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 
@@ -48,6 +51,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     maps = x.contiguous()[:, :, None].permute(0, 3, 1, 2)
     sums = torch.mkldnn_convolution(maps, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
     return sums.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def in_parts(work: Callable[[slice], None], count: int, least: int) -> None:
+    """Have work done for all of 0 ... count, in parts beside each other.
+
+    Args:
+        work: on a part, by a native loop while Python's lock is free; it must not run networks.
+        least: so many make a part, at least. There are at most as many parts as the networks have
+            threads here.
+    """
+    parts = max(1, min(torch.get_num_threads(), count // max(1, least)))
+    first, *rest = (slice(count * n // parts, count * (n + 1) // parts) for n in range(parts))
+    others = [_pool().submit(work, part) for part in rest]
+    try:
+        work(first)
+    finally:
+        for other in others:
+            other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "vcfilter-native")
 
 
 @cache

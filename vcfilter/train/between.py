@@ -3,7 +3,8 @@
 Each step draws one interval of a clip, searches its motion as interpolation does, and keeps what
 new frames are made of in a pool; the network learns from a batch out of that pool, so that motion,
 which costs most, serves several steps. The loss is L1 and a Laplacian pyramid (Enhanced Quadratic
-Video Interpolation), of each frame relative to its own size: hard and easy clips count alike.
+Video Interpolation) and, with half of their weight, the squared error; each of a frame relative to
+its own size: hard and easy clips count alike.
 `between-p`, for the look sharp, adds ST-LPIPS (VGG16) of some parts, in the same way.
 """
 
@@ -15,7 +16,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,19 @@ SHARP_NAME = "between-p"
 NAMES = (NAME, SHARP_NAME)
 SIDE = 192  # of crops
 BATCH = 8
-POOL = 256  # new frames that are kept
-RATE = 1e-3
-WARM_UP = 30  # steps
+POOL = 400  # new frames that are kept
+STEPS_PER_DRAW = 2
+RATE = 2e-3
+WARM_UP = 100  # steps
 LAST_RATE = 0.02  # of the peak, at the end
 CLIP = 1.0  # of the gradient's norm
-AVERAGE = 0.99  # of the exponential average of the weights
+AVERAGE = 0.998  # of the exponential average of the weights
 LEVELS = 4  # of the Laplacian pyramid
 L1_SHARE = 2.0
 CHROMA_SHARE = 0.25
 FLOOR = 0.1  # of a frame's loss, in samples: below, it counts no longer relative to itself
+SQUARED_SHARE = 0.5  # of the squared error's logarithm
+SQUARED_FLOOR = 0.05
 SEEN_SHARE = 1.0  # of ST-LPIPS's logarithm
 SEEN = 4  # frames of a batch that it sees, and of each so much:
 SEEN_SIDE = 96
@@ -95,6 +99,13 @@ def losses(found: Planes, wanted: Planes) -> Tensor:
     for a, b in zip(found[1:], wanted[1:], strict=True):
         total = total + CHROMA_SHARE * mean(a - b)
     return total
+
+
+def relative_losses(found: Planes, wanted: Planes) -> Tensor:
+    """(B,) logarithms of `losses` and of luma's squared error."""
+    squared = ((found[0] - wanted[0]) ** 2).flatten(1).mean(1)
+    both = torch.log(losses(found, wanted) + FLOOR), torch.log(squared + SQUARED_FLOOR)
+    return both[0] + SQUARED_SHARE * both[1]
 
 
 class BetweenTrainer:
@@ -163,25 +174,25 @@ class BetweenTrainer:
         return [Example(given, planes[first + n]) for given, n in zip(found, shown, strict=True)]
 
     def run_step(self) -> Figures:
-        """One step of the optimiser; the figures are the logarithm of the loss, and what the
-        network changed of it; the same of ST-LPIPS, where it counts.
+        """One step of the optimiser; the figures are the loss, a logarithm, and what the network
+        changed of it; the same of ST-LPIPS, where it counts.
         """
         while len(self.pool) < self.batch:
             self.pool.extend(self.draw())
-        self.pool.extend(self.draw())
+        if self.step % STEPS_PER_DRAW == 0:
+            self.pool.extend(self.draw())
         chosen = self.random.choice(len(self.pool), self.batch, replace=False)
         example = self._turned(_joined([self.pool[int(n)] for n in chosen]))
         self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
         made = self.net(example.given)
-        found = losses(made, example.wanted)
-        loss = torch.log(found + FLOOR).mean()
+        loss = relative_losses(made, example.wanted).mean()
         seen = None if self.lpips is None else self._seen(made, example)
         (loss if seen is None else loss + SEEN_SHARE * seen[0]).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimizer.step()
         with torch.no_grad():
-            plain = torch.log(losses(example.given.blended, example.wanted) + FLOOR).mean()
+            plain = relative_losses(example.given.blended, example.wanted).mean()
             decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
             for name, value in self.net.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
@@ -291,6 +302,7 @@ def _mapped(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
         near=planes(given.near),
         far=planes(given.far),
         linear=planes(given.linear),
+        outer=(change(given.outer[0]), change(given.outer[1])),
         maps=change(given.maps),
         time=given.time,
     )
@@ -318,12 +330,12 @@ def config_of(settings: list[str], usual: BetweenConfig | None = None) -> Betwee
         ConfigError: a setting is not NAME=VALUE, or not one that is allowed.
     """
     usual = usual or BetweenConfig()
-    values = {"width": usual.width, "blocks": usual.blocks}
+    values = asdict(usual)
     for setting in settings:
         name, _, value = setting.partition("=")
         if name not in values or not value.isdecimal():
             raise ConfigError(
-                f"setting {setting!r} is not width=N or blocks=N, which phase {NAME!r} has"
+                f"setting {setting!r} of phase {NAME!r} is not half=N, quarter=N or eighth=N"
             )
         values[name] = int(value)
     try:

@@ -32,7 +32,7 @@ from vcfilter.nn import maps as positioned
 from vcfilter.nn.blocks import Conv2d
 from vcfilter.nn.exact import ExactDepthwise, ExactLinear, activate, version_of
 from vcfilter.nn.maps import by_position, gather
-from vcfilter.nn.native import is_native, linear
+from vcfilter.nn.native import in_parts, is_native, linear
 
 if TYPE_CHECKING:
     from vcfilter._native.latents import StepTables
@@ -45,6 +45,7 @@ ALL_CODED_QP = 24  # up to here even unlikely symbols are coded: skipping would 
 DENSE_MAX = 32767  # largest weight of a dense layer that the native loops take
 KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
+PART = 1024  # positions that one thread computes the tables of, at least
 DECAY = FADED / (1 << FADED_SHIFT)  # of activity (exact in integers below)
 
 
@@ -191,6 +192,7 @@ class StepModel(nn.Module):
         filters, context = (self.spatial, self.temporal), (self.hidden_context, self.index_context)
         self._of_symbols = tuple(p for e in (*filters, *sums) for p in e.parameters())
         self._of_features = tuple(p for e in (*context, self.gain, *sums) for p in e.parameters())
+        self.shared = False  # whether threads share the positions of a frame
         self._frames: dict[tuple[Any, ...], tuple[Tensor, FrameParts]] = {}
         self._made: tuple[tuple[Any, ...], StepTables | None] | None = None
 
@@ -220,10 +222,16 @@ class StepModel(nn.Module):
             return torch.maximum(index, lowest[:, None, None])
         found = torch.empty(len(magnitudes), len(where), self.step.high - self.step.low)
         seen, symbols, activity = (m.permute(0, 2, 3, 1).numpy() for m in maps)
-        places, highest = where.numpy(), tables.TABLES - 1
+        places, highest = where.numpy(), float(tables.TABLES - 1)
         each = zip(seen, symbols, activity, frame.sums, lowest.tolist(), found.numpy(), strict=True)
-        for now, coded, active, (first, second, last), least, out in each:
-            loops.indices(now, coded, active, places, first, second, last, least, highest, out)
+        for frame_args in each:
+
+            def compute(part: slice, args: Any = frame_args) -> None:
+                now, coded, active, (first, second, last), least, out = args
+                at, to = places[part], out[part]
+                loops.indices(now, coded, active, at, first, second, last, least, highest, to)
+
+            in_parts(compute, len(places), PART if self.shared else len(places))
         return found
 
     def _loops(self) -> StepTables | None:
@@ -331,19 +339,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LatentContext:
-    """What a latent's tables follow from, besides its own symbols.
+class LatentExtent:
+    """What values of a latent follow from, besides its symbols.
 
     Args:
         features: (B, 16) of the frame.
-        lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
-        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
-        inside: rows and columns of the latent that lie in the picture; the rest is not coded.
+        size: rows and columns of the latent.
+        inside: those of them that lie in the picture; the rest is not coded.
     """
 
     features: Tensor
-    lowest: Tensor
-    temporal: tuple[Tensor, Tensor]
+    size: tuple[int, int]
     inside: tuple[int, int]
 
     def crop(self, maps: Tensor) -> Tensor:
@@ -351,10 +357,22 @@ class LatentContext:
         return maps[:, :, : self.inside[0], : self.inside[1]]
 
     def fill(self, part: Tensor) -> Tensor:
-        """Such a part with zeros around it, of the references' size."""
-        rows, columns = self.temporal[0].shape[2:]
-        missing = (0, columns - part.shape[3], 0, rows - part.shape[2])
+        """Such a part with zeros around it, of the latent's size."""
+        missing = (0, self.size[1] - part.shape[3], 0, self.size[0] - part.shape[2])
         return F.pad(part, missing) if any(missing) else part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentContext(LatentExtent):
+    """What a latent's tables follow from, besides its own symbols.
+
+    Args:
+        lowest: (B,) the smallest table index in use, 0 or 1 (see `lowest_table`).
+        temporal: the references' symbol activations and activity, (B, C, h, w) integers each.
+    """
+
+    lowest: Tensor
+    temporal: tuple[Tensor, Tensor]
 
     def zeros(self) -> Tensor:
         """Zeros for the part in the picture."""
@@ -417,6 +435,15 @@ class LatentModel(nn.Module):
             32 * torch.log2(1 + torch.arange(257, dtype=torch.float64, device="cpu")) + 0.5
         )
         self.register_buffer("levels", lut.clamp(max=255).float(), persistent=False)
+
+    def share(self) -> None:
+        """Have threads share the positions of each step of large frames, where native loops work.
+
+        Decoding on a CPU goes without: its threads have pixels to make.
+        """
+        for step in self.steps:
+            assert isinstance(step, StepModel)
+            step.shared = True
 
     def activation(self, symbols: Tensor) -> Tensor:
         """Integer symbols to their activations in 0 ... 255."""
@@ -521,13 +548,13 @@ class LatentModel(nn.Module):
         return prediction + context.fill(values.maps), symbols
 
     def values(
-        self, symbols: Tensor, prediction: Tensor, steps: Tensor, context: LatentContext
+        self, symbols: Tensor, prediction: Tensor, steps: Tensor, extent: LatentExtent
     ) -> Tensor:
         """The latent (B, C, h, w) that symbols stand for: prediction + mean + symbol * step."""
-        return prediction + context.fill(self.differences(symbols, steps, context))
+        return prediction + extent.fill(self.differences(symbols, steps, extent))
 
     def differences(
-        self, symbols: Tensor, steps: Tensor, context: LatentContext, below: Below | None = None
+        self, symbols: Tensor, steps: Tensor, extent: LatentExtent, below: Below | None = None
     ) -> Tensor:
         """What `values` adds to the prediction, in the picture.
 
@@ -535,8 +562,8 @@ class LatentModel(nn.Module):
             symbols: (B, C, h, w); of a quality level those of the levels below are part of them.
             below: see `walk`.
         """
-        inside = context.crop(symbols)
-        values = ValuePass(context, steps, torch.zeros_like(inside, dtype=steps.dtype), below)
+        inside = extent.crop(symbols)
+        values = ValuePass(extent, steps, torch.zeros_like(inside, dtype=steps.dtype), below)
         for place in self.places(inside):
             coded = place.take(inside)
             values.add(place, coded if below is None else coded - place.take(below.scaled))
@@ -552,9 +579,9 @@ class ValuePass:
     """
 
     def __init__(
-        self, context: LatentContext, steps: Tensor, maps: Tensor, below: Below | None = None
+        self, extent: LatentExtent, steps: Tensor, maps: Tensor, below: Below | None = None
     ) -> None:
-        self._features, self._steps, self._below = context.features, steps[:, None], below
+        self._features, self._steps, self._below = extent.features, steps[:, None], below
         self.maps = maps.contiguous(memory_format=torch.channels_last)
         self._mean: tuple[Place, Tensor] | None = None
         self._parts: dict[tuple[int, int], Tensor] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,14 @@ from vcfilter.models.hierarchical.conditions import Conditions
 from vcfilter.models.hierarchical.config import EFFORTS, TRIALS, HierarchicalConfig
 from vcfilter.models.hierarchical.cost import plane_sizes, psnr
 from vcfilter.models.hierarchical.decide import ModeDecision, choose_keyframe, filters_of
+from vcfilter.models.hierarchical.device import DevicePixels
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.refinement import with_own_tables
 from vcfilter.models.hierarchical.sections import finish_sections
 from vcfilter.models.hierarchical.values import (
     FrameSymbols,
+    Pair,
     Picture,
     Reference,
     context_pair,
@@ -42,20 +46,39 @@ from vcfilter.nn.precision import full_precision
 ARCHITECTURE = "hierarchical"
 NUMERICS = 1  # generation of the arithmetic that the symbols depend on
 TABLES_NAME = "tables"
+HOST = torch.device("cpu")
+
+
+def parses_on_host(device: torch.device) -> bool:
+    """Whether a model on a device keeps its exact networks on the host as well, which parse there.
+
+    On a device a frame's parse is a few hundred small operators, and each step of a latent waits
+    for symbols that the range decoder reads on the host.
+    """
+    return device.type != "cpu"
 
 
 class HierarchicalModel:
     """One loaded model on one device; see `models.base.Model`.
 
+    Where the device is not the CPU, frames are parsed on the host: symbols and contexts stay there,
+    and `reconstruct` moves a frame's symbols in one copy.
+
     Args:
+        net: on the CPU; moved to the device.
         table_set: of `with_own_tables`.
     """
 
     def __init__(
         self, net: VideoNet, table_set: TableSet, info: ModelInfo, device: torch.device
     ) -> None:
-        net = net.to(device).eval().requires_grad_(False)
-        self.net: VideoNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = net.eval().requires_grad_(False)
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._host = copy.deepcopy(net) if parses_on_host(device) else None
+        if self._host is not None:
+            self._host.image.coding.share()
+            self._host.motion.coding.share()
+        self.net: VideoNet = net.to(device)
         self.tables = table_set
         self.info = info
         self._device = device
@@ -80,14 +103,24 @@ class HierarchicalModel:
     def planes(self, reference: Any, video_format: VideoFormat) -> tuple[Plane, Plane, Plane]:
         """A reconstruction's planes: cropped, rounded, uint8 or uint16."""
         deep = video_format.bit_depth == 10
-        dtype = torch.int16 if deep else torch.uint8
-        planes = []
-        for t, (rows, columns) in zip(reference.planes, plane_sizes(video_format), strict=True):
-            values = t[0, 0, :rows, :columns] * (4.0 if deep else 1.0)
-            values = torch.floor(values + 0.5).clamp(0, 1023 if deep else 255)
-            plane = values.to(dtype).cpu().numpy()
-            planes.append(plane.view(np.uint16) if deep else plane)
-        return planes[0], planes[1], planes[2]
+
+        def shown(values: Tensor) -> Tensor:
+            values = torch.floor(values * (4.0 if deep else 1.0) + 0.5)
+            values = values.clamp(0, 1023 if deep else 255)
+            return values.to(torch.int16 if deep else torch.uint8)
+
+        sizes = plane_sizes(video_format)
+        each = zip(reference.planes, sizes, strict=True)
+        parts = [t[0, 0, :rows, :columns] for t, (rows, columns) in each]
+        if self._host is None:
+            whole = [shown(part).numpy() for part in parts]
+        else:  # in one copy
+            moved = shown(torch.cat([part.reshape(-1) for part in parts])).cpu().numpy()
+            ends = np.cumsum([part.numel() for part in parts])[:-1]
+            flat = zip(np.split(moved, ends), sizes, strict=True)
+            whole = [plane.reshape(size) for plane, size in flat]
+        y, u, v = (plane.view(np.uint16) if deep else plane for plane in whole)
+        return y, u, v
 
     def motion(self, reference: Any) -> Sequence[npt.NDArray[np.float32]]:
         """Displacements to the two references, the only one's twice; none of a frame without."""
@@ -171,12 +204,13 @@ class HierarchicalModel:
             )
         if any(a <= b for a, b in itertools.pairwise((step.qp, *levels))):
             raise BitstreamError(f"the qps of levels {levels} do not fall from {step.qp} on")
+        net, device = (self.net, self._device) if self._host is None else (self._host, HOST)
         with self._inference():
-            return self.net.parse(
+            symbols = net.parse(
                 found.motion,
                 found.residual,
-                self._conditions(step, found, video_format),
-                None if key else context_pair(contexts),
+                self._conditions(step, found, video_format, device),
+                None if key else context_pair([each.to(device) for each in contexts]),
                 self.net.latent_shape(1, *self._padded(video_format)),
                 DecodingCoder(self.tables, sections[0] if sections else b""),
                 [
@@ -185,6 +219,9 @@ class HierarchicalModel:
                 ],
                 found.filter,
             )
+        if self._host is None:
+            return symbols
+        return symbols.together(pinned=self._device.type == "cuda")
 
     def reconstruct(
         self,
@@ -198,8 +235,37 @@ class HierarchicalModel:
         found = HierarchicalMode.unpack(mode, step)
         both = None if step.type is FrameType.KEY else pair(references)
         with self._inference():
-            conditions = self._conditions(step, found, video_format)
+            if self._host is not None:
+                return self._from_host(step, found, symbols, both, video_format)
+            conditions = self._conditions(step, found, video_format, self._device)
             return self.net.reconstruct(found.motion, conditions, symbols, both)
+
+    def _from_host(
+        self,
+        step: FrameStep,
+        mode: HierarchicalMode,
+        symbols: FrameSymbols,
+        references: Pair | None,
+        video_format: VideoFormat,
+    ) -> Reference:
+        """The reconstruction from symbols on the host, where its context and distances stay."""
+        moved = symbols.to(self._device)
+        own = self._conditions(step, mode, video_format, HOST)
+        if DevicePixels.fitting(self.net.config) and not symbols.levels:
+            return self._pixels.reconstruct(mode.motion, own, moved, references)
+        conditions = self._conditions(step, mode, video_format, self._device)
+        if references is not None:
+            first, second = (
+                replace(each, distances=each.distances.to(self._device)) for each in references
+            )
+            references = first, second
+        whole = self.net.reconstruct(mode.motion, conditions, moved, references)
+        return replace(whole, distances=own.distances)
+
+    @cached_property
+    def _pixels(self) -> DevicePixels:
+        assert self._host is not None
+        return DevicePixels(self._host, self._device)
 
     def picture_bytes(self, video_format: VideoFormat) -> int:
         """Bytes that one reconstruction takes on the device, its context included."""
@@ -216,11 +282,12 @@ class HierarchicalModel:
         """Multiply-accumulates per luma sample of decoding, in thousands, see `complexity`."""
         return complexity(self.net)
 
+    @staticmethod
     def _conditions(
-        self, step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat
+        step: FrameStep, mode: HierarchicalMode, video_format: VideoFormat, device: torch.device
     ) -> Conditions:
         size = video_format.height, video_format.width
-        return Conditions.of([step], [mode], self._device, size)
+        return Conditions.of([step], [mode], device, size)
 
     def _padded(self, video_format: VideoFormat) -> tuple[int, int]:
         """Rows and columns of the padded luma plane."""

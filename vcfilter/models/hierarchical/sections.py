@@ -33,6 +33,8 @@ def finish_sections(
     mode = None
     if filters is not None:
         stages = [*(level.below for level in used if level.below is not None), reference.planes]
+        if used and reference.lowest is not None:
+            stages[0] = reference.lowest.planes
         found = filters.choose(stages[0])
         base = shown = NO_FILTER if found is None else found.filter
         coders: list[tuple[Coder, ChosenFilter]] = [] if found is None else [(coder, found)]

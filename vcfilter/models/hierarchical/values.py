@@ -107,6 +107,10 @@ class FrameContext:
             motion_activity=seen,
         )
 
+    def to(self, device: torch.device) -> FrameContext:
+        """The same on a device."""
+        return self if self.symbols.device == device else self.each(lambda t: t.to(device))
+
     def each(self, change: Callable[[Tensor], Tensor]) -> FrameContext:
         """All tensors changed alike."""
         return FrameContext(
@@ -141,12 +145,57 @@ class FrameSymbols:
         image, motion: symbols (B, C, h, w) of the latents in the base; None where none were coded.
         context: what later frames' symbols depend on.
         levels: by falling qp.
+        packed: what all symbols are parts of, where they were put together.
     """
 
     image: Tensor | None
     motion: Tensor | None
     context: FrameContext
     levels: tuple[LevelSymbols, ...] = ()
+    packed: Tensor | None = None
+
+    def together(self, pinned: bool) -> FrameSymbols:
+        """The same, all symbols parts of one tensor, channels last.
+
+        Args:
+            pinned: in memory from which a GPU copies without a stop of the host.
+        """
+        each = [part.permute(0, 2, 3, 1).reshape(-1) for part in self._parts()]
+        if not each:
+            return self
+        packed = torch.cat(each)
+        return self._of(packed.pin_memory() if pinned else packed)
+
+    def to(self, device: torch.device) -> FrameSymbols:
+        """The same with symbols on a device, in one copy; the context stays where it is.
+
+        Args:
+            device: not waited for where symbols are pinned.
+        """
+        if self.packed is None:
+            return self
+        return self._of(self.packed.to(device, non_blocking=True))
+
+    def _parts(self) -> list[Tensor]:
+        every = (self.image, self.motion, *(level.symbols for level in self.levels))
+        return [part for part in every if part is not None]
+
+    def _of(self, packed: Tensor) -> FrameSymbols:
+        """The same with symbols that are parts of a tensor."""
+        parts = self._parts()
+        flat = iter(packed.split([part.numel() for part in parts]))
+
+        def next_like(part: Tensor) -> Tensor:
+            batch, channels, rows, columns = part.shape
+            return next(flat).view(batch, rows, columns, channels).permute(0, 3, 1, 2)
+
+        return FrameSymbols(
+            image=None if self.image is None else next_like(self.image),
+            motion=None if self.motion is None else next_like(self.motion),
+            context=self.context,
+            levels=tuple(replace(each, symbols=next_like(each.symbols)) for each in self.levels),
+            packed=packed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,6 +209,7 @@ class Reference:
         distances: (B, 2) signed, to its own references, 0 where it has none.
         halves: luma with the samples between, see `warp.with_halves`, where it is kept.
         half: luma at half the size, where it is kept.
+        lowest: what a decoder of the bases alone makes of the frame, where an encoder follows it.
     """
 
     planes: Planes
@@ -168,6 +218,7 @@ class Reference:
     distances: Tensor
     halves: Tensor | None = None
     half: Tensor | None = None
+    lowest: Reference | None = None
 
     def filtered(self, base: LoopFilter, shown: LoopFilter, size: Size | None) -> Reference:
         """What a loop filter makes of it.
@@ -178,7 +229,8 @@ class Reference:
         """
         context = replace(self.context, loop_filter=base)
         planes = self.planes if shown == NO_FILTER else finish(shown.apply(self.planes), size)
-        return replace(self, planes=planes, context=context, halves=None, half=None)
+        lowest = None if self.lowest is None else self.lowest.filtered(base, base, size)
+        return replace(self, planes=planes, context=context, halves=None, half=None, lowest=lowest)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Reference:
         """All tensors changed alike."""
@@ -221,6 +273,12 @@ def pair(references: Sequence[Reference]) -> Pair:
     if not references:
         raise ConfigError("an inter frame has no reference")
     return references[0], references[min(1, len(references) - 1)]
+
+
+def lowest_pair(references: Pair) -> Pair:
+    """The two as a decoder of the bases alone has them."""
+    first, second = (each.lowest or each for each in references)
+    return first, second
 
 
 def context_pair(contexts: Sequence[FrameContext]) -> tuple[FrameContext, FrameContext]:
