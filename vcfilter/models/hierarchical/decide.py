@@ -37,7 +37,6 @@ from vcfilter.models.hierarchical.values import (
 
 HEADER_BYTES = 9  # of an inter packet besides mode and payload
 REPEAT_BYTES = 6  # of a packet with nothing coded
-NEAR_LEVEL = 6  # qps between the base and the best level that motion is chosen for the latter
 QPS_PER_LEVEL = 3  # of the motion's precision: as many qps as change its step by as much
 SMALLEST_BITS = 16 * 8  # an inter packet with one word of payload has about so many
 
@@ -195,9 +194,9 @@ class ModeDecision:
         self._coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] = {}
         self._field: MotionField | None = None
         # Every level is predicted by the same motion: it is searched, coded and chosen for a qp in
-        # the middle, but for the best level where that is near, and as precise as that needs it.
+        # the middle, and as precise as the best level needs it.
         drop = step.qp - levels[-1] if levels else 0
-        self._finer = min(drop, max(NEAR_LEVEL, drop // 2))
+        self._finer = drop // 2
         self._weight = rd_weight(step.qp - self._finer) * 8 / (x.size[0] * x.size[1])  # of a byte
         self._precise = {max(0, level - drop // QPS_PER_LEVEL) for level in effort.motion_levels}
         self._base = quantiser[0]
