@@ -19,7 +19,7 @@ from vcfilter.entropy.coder import RateCoder, TrainingCoder
 from vcfilter.errors import ConfigError
 from vcfilter.frames import VideoFormat
 from vcfilter.models import store
-from vcfilter.models.hierarchical import latent, refine
+from vcfilter.models.hierarchical import latent, refine, search
 from vcfilter.models.hierarchical.blocks import to_blocks
 from vcfilter.models.hierarchical.conditions import Conditions, quantiser_step
 from vcfilter.models.hierarchical.config import HierarchicalConfig
@@ -502,7 +502,7 @@ class Direct:
 def test_a_captured_step_reads_nothing(
     material: Clip, start: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (latent, native, refine, warp):  # on a GPU there are no native loops
+    for module in (latent, native, refine, search, warp):  # on a GPU there are no native loops
         monkeypatch.setattr(module, "is_native", lambda *tensors: False)
     monkeypatch.setattr(loop, "StepGraphs", Direct)
     net = loop.VideoNet()
