@@ -130,6 +130,7 @@ class FakeModel:
         levels: Sequence[int] = (),
         rd_scale: np.ndarray | None = None,
         tracked: Tracked | None = None,
+        source: Planes | None = None,
     ) -> CodedFrame:
         self.calls.append(step)
         assert effort in self.info.efforts
@@ -165,7 +166,7 @@ class FakeModel:
                     mode=b"" if still else bytes((motion << 1 | residual,)),
                     sections=() if still else (section, *finer),
                     reference=FakeReference(planes, context, shown),
-                    psnr=self.psnr(picture, shown),
+                    psnr=self.psnr(picture if source is None else source, shown),
                 )
                 error = sum(
                     float(((a - b) ** 2).sum()) for a, b in zip(picture, planes, strict=True)

@@ -68,9 +68,17 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
             assert job.next_key is following.frames[0]
             assert job.next_offset == following.key_offset
             assert job.next_scale is following.key_scale
+            assert filtered(job, last) == filtered(following, 0)
         else:
             assert job.next_offset == 0
             assert job.next_scale is None
+
+
+def filtered(job: SegmentJob, number: int) -> list[int]:
+    """Times of the frames that the temporal filter of a frame looks at."""
+    around = job.around()
+    assert around[number] is (job.next_key if number else job.frames[0])
+    return [around[n].pts for n in job.window(number) if n in around]
 
 
 def lengths(jobs: list[SegmentJob]) -> list[int]:

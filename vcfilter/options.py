@@ -27,6 +27,7 @@ _SYNONYMS = {
     "b": "bitrate",
     "vbv_maxrate": "maxrate",
     "vbv_bufsize": "bufsize",
+    "mcstf": "temporal_filter",
 }
 """Names of FFmpeg, x264 and x265 for the same options; "-" may replace "_"."""
 BFRAMES = (0, 1, 3, 7, 15, 31)
@@ -154,6 +155,9 @@ class EncoderOptions:
         min_keyint: smallest distance at which a scene cut makes a keyframe.
         scenecut: a scene change begins with a keyframe.
         open_gop: the last frames of a GOP may refer to the keyframe after it.
+        temporal_filter: what other frames inherit most is coded towards a mean of the frame and
+            those around it, moved to it, as far as predictions would leave the difference; not
+            with low delay.
         structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
         bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
         ltr: low delay: interval of long-term references in frames. Each is coded from the one
@@ -177,6 +181,7 @@ class EncoderOptions:
     min_keyint: int = 1
     scenecut: bool = True
     open_gop: bool = True
+    temporal_filter: bool = True
     structure: str = "random-access"
     bframes: int | None = None
     ltr: int = 0
@@ -325,6 +330,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "min_keyint": ("a whole number", _whole),
     "scenecut": ("yes or no", _flag),
     "open_gop": ("yes or no", _flag),
+    "temporal_filter": ("yes or no", _flag),
     "structure": ("a text", str),
     "bframes": ("a whole number", _whole),
     "ltr": ("a whole number", _whole),

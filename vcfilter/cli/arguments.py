@@ -161,6 +161,7 @@ help."""
 
 _SWITCHES = (
     ("scenecut", "--no-scenecut", "no keyframes at scene changes"),
+    ("temporal_filter", "--no-temporal-filter", "no temporal filter of what is inherited most"),
     ("open_gop", "--no-open-gop", "no references to the keyframe after a GOP"),
 )
 """Settings that an option turns off."""

@@ -45,6 +45,9 @@ class SegmentJob:
         key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
         anchor_scale: of the last frame's, where that is an anchor; others that trials put before
             it have none.
+        reach: of the temporal filter: frames on either side that it may look at; 0: none is used.
+        before: up to so many before the keyframe, where the GOP before it refers to it. after: the
+            same behind the last frame, or behind next_key, of the same GOP.
     """
 
     video_format: VideoFormat
@@ -60,6 +63,42 @@ class SegmentJob:
     key_scale: Map | None = field(default=None, compare=False)
     next_scale: Map | None = field(default=None, compare=False)
     anchor_scale: Map | None = field(default=None, compare=False)
+    reach: int = 0
+    before: tuple[Frame, ...] = ()
+    after: tuple[Frame, ...] = ()
+
+    def around(self) -> dict[int, Frame]:
+        """Its frames and those around them, by number."""
+        behind = self.after if self.next_key is None else (self.next_key, *self.after)
+        first = self.first - len(self.before)
+        return dict(enumerate((*self.before, *self.frames, *behind), first))
+
+    def window(self, number: int) -> range:
+        """Numbers of the frames that the temporal filter of a frame may look at.
+
+        A keyframe that two jobs code has the same in both: of the GOP before it those of the job
+        that refers to it, and none behind its own GOP.
+        """
+        first, last = number - self.reach, number + self.reach
+        if number == 0:
+            last = min(last, len(self.frames) - 1 + (0 if self.next_key else len(self.after)))
+        elif self.next_key is not None and number == self.first + len(self.frames):
+            first = max(first, self.first)
+        return range(first, last + 1)
+
+    def part(self, first: int, last: int, steps: Sequence[GopStep]) -> SegmentJob:
+        """The job of some of its frames, by their numbers; more follow where others are left."""
+        begin, end = first - self.first, last + 1 - self.first
+        more = end < len(self.frames)
+        return replace(
+            self,
+            first=first,
+            frames=self.frames[begin:end],
+            steps=tuple(steps),
+            continues=self.continues or more,
+            anchor_scale=None if more else self.anchor_scale,
+            after=(*self.frames[end:], *self.after)[: self.reach] if more else self.after,
+        )
 
 
 class Planner:
@@ -155,7 +194,7 @@ class Planner:
                 self._format.bit_depth,
             )
         self._gop.key_offset = offset
-        return [replace(job, next_offset=offset)]
+        return [replace(job, next_offset=offset, after=self._gop.following(job.reach))]
 
 
 class _Placement(ABC):
@@ -168,6 +207,8 @@ class _Placement(ABC):
         self._key_sent = False  # the next keyframe's packet comes with a job before its own
         self.key_offset = 0  # of the keyframe that waits, or of the last one
         self._key_scale: Map | None = None  # of the keyframe that was sent
+        self._before: tuple[Frame, ...] = ()  # that keyframe
+        self._reach = structure.filter_reach
 
     @abstractmethod
     def add(self, frame: Frame) -> list[SegmentJob]:
@@ -180,6 +221,10 @@ class _Placement(ABC):
         Args:
             next_key: the keyframe that follows, if frames may refer to it.
         """
+
+    def following(self, count: int) -> tuple[Frame, ...]:
+        """So many frames behind the keyframe, as far as they are known."""
+        return tuple(self._waiting[1 : 1 + count])
 
     def _job(
         self, count: int, steps: Sequence[GopStep], continues: bool, next_key: Frame | None = None
@@ -204,12 +249,16 @@ class _Placement(ABC):
             key_offset=0 if first else self.key_offset,
             key_scale=self._key_scale if key_sent else scales.get(0),
             next_scale=scales.get(last) if next_key is not None else None,
+            reach=self._reach,
+            before=self._before if key_sent else (),
+            after=() if next_key is not None else tuple(self._waiting[count:][: self._reach]),
         )
         if not continues:
             self.key_offset = 0
         if not continues or next_key is not None:
             self._key_sent = next_key is not None
             self._key_scale = job.next_scale
+            self._before = job.frames[-self._reach :] if self._reach else ()
         del self._waiting[:count]
         self._first = last if continues else 0
         return job

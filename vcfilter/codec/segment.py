@@ -16,10 +16,11 @@ from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import one_thread, set_usual_threads, usual_threads
 from vcfilter.codec.structure import GopStep
+from vcfilter.codec.temporal_filter import TemporalFilter
 from vcfilter.codec.trajectories import KnownMotion, Trajectories
 from vcfilter.errors import ConfigError
-from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet, VideoFormat
-from vcfilter.models.base import CodedFrame, Model, Reference, Tracked
+from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet
+from vcfilter.models.base import CodedFrame, Model, Picture, Reference, Tracked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +143,18 @@ def encode_segment(
     Raises:
         ConfigError: a job in the middle of a GOP comes without a state.
     """
-    coder = _FrameCoder(model, coding, rate, job.video_format)
     length = job.first + len(job.frames)
+    lumas = {number: frame.y for number, frame in job.around().items()}
+    known = state.motion if state is not None and job.first else None
+    trajectories = Trajectories(lumas, job.video_format.bit_depth, known, threads=threads)
+    coder = _FrameCoder(model, coding, rate, job, TemporalFilter(job, trajectories))
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
         if state and ready:
             key = state.key
         else:
-            key = coder.code_key(job.frames[0], gop, job.key_offset, job.key_scale)
+            key = coder.code_key(0, gop, job.key_offset, job.key_scale)
             if coded_frame and not job.key_sent:
                 coded_frame(key.record)
         slots: Slots[Reference] = Slots(key.reference)
@@ -161,14 +165,9 @@ def encode_segment(
     gop = length if job.first == 0 and not job.continues else coding.key_length
     following = None
     if job.next_key is not None:
-        following = coder.code_key(job.next_key, coding.key_length, job.next_offset, job.next_scale)
+        following = coder.code_key(length, coding.key_length, job.next_offset, job.next_scale)
         if coded_frame:
             coded_frame(following.record)
-    lumas = {job.first + index: frame.y for index, frame in enumerate(job.frames)}
-    if job.next_key is not None:
-        lumas[length] = job.next_key.y
-    known = state.motion if state is not None and job.first else None
-    trajectories = Trajectories(lumas, job.video_format.bit_depth, known, threads=threads)
     coded: dict[int, tuple[Packet, FrameRecord]] = {}
     qps = []
 
@@ -176,10 +175,9 @@ def encode_segment(
         step = job.steps[index]
         qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]], gop)
         next_key = following if following and length in step.references else None
-        frame = job.frames[step.number - job.first]
         tracked = partial(trajectories.to_references, step.number, step.references)
         scale = job.anchor_scale if step.number == length - 1 else None
-        return qp, *coder.code_inter(frame, step, qp, references, key, next_key, scale, tracked)
+        return qp, *coder.code_inter(step, qp, references, key, next_key, scale, tracked)
 
     later = {length: following.reference} if following else {}
     if threads > 1 and len(job.steps) > 1 and isinstance(rate, ConstantQp):
@@ -305,17 +303,24 @@ class _FrameCoder:
     """Codes single frames into packets."""
 
     def __init__(
-        self, model: Model, coding: Coding, rate: RateControl, video_format: VideoFormat
+        self,
+        model: Model,
+        coding: Coding,
+        rate: RateControl,
+        job: SegmentJob,
+        temporal_filter: TemporalFilter,
     ) -> None:
-        self._model, self._coding, self._rate, self._format = model, coding, rate, video_format
+        self._model, self._coding, self._rate, self._format = model, coding, rate, job.video_format
+        self._frames, self._filter = job.around(), temporal_filter
 
-    def code_key(self, frame: Frame, length: int, offset: int, scale: Map | None) -> CodedKey:
+    def code_key(self, number: int, length: int, offset: int, scale: Map | None) -> CodedKey:
         """Code the keyframe of a GOP, at the qps that rate control asks for.
 
         Args:
-            length, offset: see RateControl.key_qp. scale: see Model.encode.
+            number: of the frame. length, offset: see RateControl.key_qp. scale: see Model.encode.
         """
-        picture = self._model.picture(frame, self._format)
+        frame = self._frames[number]
+        source = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:
             qp = self._rate.key_qp([key.trial for key in tried.values()], length, offset)
@@ -324,7 +329,14 @@ class _FrameCoder:
             levels = self._coding.level_qps(qp)
             step = FrameStep(type=FrameType.KEY, qp=levels[0][1])
             coded = self._model.encode(
-                picture, step, (), self._format, self._coding.effort, _finer(levels), scale
+                self._target(number, 0, qp, source),
+                step,
+                (),
+                self._format,
+                self._coding.effort,
+                _finer(levels),
+                scale,
+                source=source,
             )
             header = FrameHeader(step=step, mode=coded.mode)
             data = write_packet(header, _sections(levels, coded), sequence=self._coding.sequence)
@@ -339,7 +351,6 @@ class _FrameCoder:
 
     def code_inter(
         self,
-        frame: Frame,
         place: GopStep,
         qp: int,
         references: Sequence[Reference],
@@ -356,8 +367,10 @@ class _FrameCoder:
         """
         step = place.step(qp)
         levels = self._coding.level_qps(step.qp)
+        frame = self._frames[place.number]
+        source = self._model.picture(frame, self._format)
+        picture = self._target(place.number, step.layer, step.qp, source)
         step = replace(step, qp=levels[0][1])
-        picture = self._model.picture(frame, self._format)
         coded = self._model.encode(
             picture,
             step,
@@ -367,6 +380,7 @@ class _FrameCoder:
             _finer(levels),
             scale,
             tracked,
+            source,
         )
         header = FrameHeader(
             step=step,
@@ -376,6 +390,17 @@ class _FrameCoder:
         data = write_packet(header, _sections(levels, coded), key_identity=key.identity)
         record = FrameRecord(pts=frame.pts, header=header, size=len(data), psnr=coded.psnr)
         return _packet(frame, data, False), record, coded.reference
+
+    def _target(self, number: int, layer: int, qp: int, source: Picture) -> Picture:
+        """What a frame is coded towards.
+
+        Args:
+            source: the frame.
+        """
+        target = self._filter.target(number, layer, qp)
+        return (
+            source if target is self._frames[number] else self._model.picture(target, self._format)
+        )
 
 
 def _finer(levels: Sequence[tuple[int, int]]) -> list[int]:

@@ -37,6 +37,8 @@ keyframe. BD-rate of 25 frames of twelve training clips with one keyframe -1.7 %
 it would be +1.3 %."""
 
 RESTART_SLOT = 5
+FILTER_REACH = 4
+"""Frames on either side that the temporal filter looks at, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class GopStructure:
         trial: of anchors by coding (codec.trial): the encoder gets spans twice as long as the
             lookahead's distance, and may divide them.
         ltr: low delay: interval of long-term references, each coded from the one before it alone.
+        temporal_filter: frames that others inherit are filtered (codec.temporal_filter).
     """
 
     kind: StructureKind
@@ -96,6 +99,7 @@ class GopStructure:
     adaptive: bool
     ltr: int = 0
     trial: bool = False
+    temporal_filter: bool = True
 
     @classmethod
     def of(cls, options: EncoderOptions) -> GopStructure:
@@ -115,6 +119,7 @@ class GopStructure:
             interval=interval,
             adaptive=options.bframes is None,
             ltr=options.ltr if kind is StructureKind.LOW_DELAY else 0,
+            temporal_filter=options.temporal_filter,
         )
 
     @property
@@ -151,6 +156,13 @@ class GopStructure:
             return 0
         most = self.keyint if self.one_hierarchy else self.interval
         return min(FOLLOWERS, most - 1)
+
+    @property
+    def filter_reach(self) -> int:
+        """Frames on either side that the temporal filter may look at: those that are awaited."""
+        if self.kind is not StructureKind.RANDOM_ACCESS or not self.temporal_filter:
+            return 0
+        return min(FILTER_REACH, max(self.followers - 1, 0)) if self.open_gop else FILTER_REACH
 
     @property
     def reach(self) -> int:

@@ -115,9 +115,9 @@ class Trajectories:
             if known is not None:
                 flows[other] = known
             missing |= known is None and (other in self._lumas or other in older)
-        if missing and len(self._lumas) <= KEPT:
-            border = min(self._lumas)
-            return KnownMotion(number=border, lumas=self._lumas, flows=older)
+        lumas = {n: luma for n, luma in self._lumas.items() if 0 <= n <= number}
+        if missing and len(lumas) <= KEPT:
+            return KnownMotion(number=min(lumas), lumas=lumas, flows=older)
         return KnownMotion(number=number, lumas={number: self._lumas[number]}, flows=flows)
 
     def _search_beside(self, number: int, references: Sequence[int]) -> None:

@@ -54,7 +54,7 @@ def encode_tried(
         )
         return [result], state
     if job.first == 0 and (state is None or state.slots is not None):
-        alone = replace(job, frames=job.frames[:1], steps=(), continues=True)
+        alone = replace(job.part(0, 0, ()), continues=True)
         _, state = encode_segment(model, alone, coding, rate, coded_frame=coded_frame)
         assert state is not None
         state = GopState(key=state.key)
@@ -159,13 +159,5 @@ def _part(job: SegmentJob, state: GopState, end: int) -> SegmentJob:
     """The job of the frames from the newest anchor to one at `end`."""
     anchors = _anchors(state)
     first = anchors[0] + 1 if anchors[0] else 0
-    last = job.first + len(job.frames) - 1
     slot = 0 if state.slots and state.slots.number(1) == anchors[0] else 1
-    return replace(
-        job,
-        first=first,
-        frames=job.frames[first - job.first : end + 1 - job.first],
-        steps=between_anchors(anchors, end, slot),
-        continues=job.continues or end < last,
-        anchor_scale=job.anchor_scale if end == last else None,
-    )
+    return job.part(first, end, between_anchors(anchors, end, slot))

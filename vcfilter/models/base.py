@@ -133,6 +133,7 @@ class Model(Protocol):
         levels: Sequence[int] = (),
         rd_scale: npt.NDArray[np.float32] | None = None,
         tracked: Tracked | None = None,
+        source: Picture | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion.
 
@@ -145,6 +146,7 @@ class Model(Protocol):
             rd_scale: factors on the Lagrangian per 8x8 luma samples,
                 (ceil(height / 8), ceil(width / 8)); None: 1 everywhere.
             tracked: of an inter frame, gives motion that was found through the frames between.
+            source: the frame that `psnr` is of, where picture was filtered; None: picture.
         """
 
     def parse(

@@ -22,6 +22,7 @@ the largest change in samples."""
 
 Luma = npt.NDArray[np.uint8]
 Flow = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.float32]
 
 
 class _OneThread:
@@ -100,9 +101,8 @@ def nearer(flow: Flow, x: Luma, reference: Luma) -> Flow:
     from vcfilter._native import motion  # late: training needs none
 
     side = x.shape[0] // flow.shape[0]
-    across, down = (np.ascontiguousarray(each, np.float32) for each in np.moveaxis(flow, 2, 0))
-    wanted, moved = x.astype(np.float32), np.empty(x.shape, np.float32)
-    motion.warp(reference.astype(np.float32), across, down, 1.0, True, moved)
+    moved = warp_plane(reference.astype(np.float32), flow.transpose(2, 0, 1))
+    wanted = x.astype(np.float32)
     xx, xy, yy, ex, ey, _ = motion.agreement(moved, wanted, 1.0, 0.0, side) / side**2
     drawn = PULL * (_neighbour_mean(flow) - flow)
     ex, ey = drawn[..., 0] - ex, drawn[..., 1] - ey
@@ -110,6 +110,16 @@ def nearer(flow: Flow, x: Luma, reference: Luma) -> Flow:
     scale = 1 / (xx * yy - xy * xy)
     change = np.stack([(yy * ex - xy * ey) * scale, (xx * ey - xy * ex) * scale], axis=2)
     return np.asarray(flow + change.clip(-MOST, MOST), np.float32)
+
+
+def warp_plane(plane: Samples, field: Samples, scale: float = 1.0) -> Samples:
+    """A plane (H, W) moved bicubically by scale times a field (2, H / n, W / n), n in fours."""
+    from vcfilter._native import motion  # late: training needs none
+
+    across, down = (np.ascontiguousarray(each, np.float32) for each in field)
+    moved = np.empty(plane.shape, np.float32)
+    motion.warp(plane, across, down, scale, True, moved)
+    return moved
 
 
 def _neighbour_mean(flow: Flow) -> Flow:

@@ -139,6 +139,7 @@ class HierarchicalModel:
         levels: Sequence[int] = (),
         rd_scale: npt.NDArray[np.float32] | None = None,
         tracked: Tracked | None = None,
+        source: Picture | None = None,
     ) -> CodedFrame:
         """Code one frame in the way that is cheapest in rate and distortion of the base."""
         with self._inference():
@@ -173,7 +174,7 @@ class HierarchicalModel:
                     filters = filters_of(self.tables, picture, step.qp, references)
                 found, sections, reference = finish_sections(chosen, filters, picture.size)
                 mode = replace(mode, filter=found)
-            quality = psnr(picture, reference.planes, video_format)
+            quality = psnr(source or picture, reference.planes, video_format)
         return CodedFrame(
             mode=mode.pack(key=step.type is FrameType.KEY, levels=any(sections[1:])),
             sections=tuple(sections),
