@@ -235,14 +235,14 @@ class Noting(FakeModel):
         self.threads: set[int] = set()
         self.meet: threading.Barrier | None = None
 
-    def encode(self, *args: Any, **more: Any) -> CodedFrame:
+    def encode(self, *args: Any) -> CodedFrame:
         self.efforts.add(args[4])
         self.threads.add(torch.get_num_threads())
         if self.meet is not None and len(self.threads) == 1:
             self.meet.wait(60)
             self.meet = None
             self.threads.add(torch.get_num_threads())
-        return super().encode(*args, **more)
+        return super().encode(*args)
 
     def parse(self, *args: Any) -> Any:
         self.threads.add(torch.get_num_threads())

@@ -13,6 +13,7 @@ from vcfilter.codec.lookahead import anchor_distance
 from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStructure
+from vcfilter.codec.temporal_filter import frames_of, window
 from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import EncoderOptions
 
@@ -76,9 +77,9 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
 
 def filtered(job: SegmentJob, number: int) -> list[int]:
     """Times of the frames that the temporal filter of a frame looks at."""
-    around = job.around()
+    around = frames_of(job)
     assert around[number] is (job.next_key if number else job.frames[0])
-    return [around[n].pts for n in job.window(number) if n in around]
+    return [around[n].pts for n in window(job, number) if n in around]
 
 
 def lengths(jobs: list[SegmentJob]) -> list[int]:

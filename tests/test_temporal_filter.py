@@ -6,7 +6,7 @@ from synthetic import clip
 
 from vcfilter.codec.encoder import Encoder
 from vcfilter.codec.plan import SegmentJob
-from vcfilter.codec.temporal_filter import STRENGTH, TemporalFilter
+from vcfilter.codec.temporal_filter import STRENGTH, TemporalFilter, frames_of
 from vcfilter.codec.trajectories import Trajectories
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, VideoFormat
@@ -37,8 +37,10 @@ def filter_of(
     job = SegmentJob(
         video_format=video_format, first=0, frames=tuple(frames), steps=(), reach=reach
     )
-    lumas = {number: frame.y for number, frame in job.around().items()}
-    return TemporalFilter(job, Trajectories(lumas, video_format.bit_depth))
+    found = frames_of(job)
+    lumas = {number: frame.y for number, frame in found.items()}
+    trajectories = Trajectories(lumas, video_format.bit_depth)
+    return TemporalFilter(job=job, frames=found, trajectories=trajectories)
 
 
 @pytest.mark.parametrize("video_format", [FORMAT, DEEP], ids=["8 bit", "10 bit"])

@@ -67,25 +67,6 @@ class SegmentJob:
     before: tuple[Frame, ...] = ()
     after: tuple[Frame, ...] = ()
 
-    def around(self) -> dict[int, Frame]:
-        """Its frames and those around them, by number."""
-        behind = self.after if self.next_key is None else (self.next_key, *self.after)
-        first = self.first - len(self.before)
-        return dict(enumerate((*self.before, *self.frames, *behind), first))
-
-    def window(self, number: int) -> range:
-        """Numbers of the frames that the temporal filter of a frame may look at.
-
-        A keyframe that two jobs code has the same in both: of the GOP before it those of the job
-        that refers to it, and none behind its own GOP.
-        """
-        first, last = number - self.reach, number + self.reach
-        if number == 0:
-            last = min(last, len(self.frames) - 1 + (0 if self.next_key else len(self.after)))
-        elif self.next_key is not None and number == self.first + len(self.frames):
-            first = max(first, self.first)
-        return range(first, last + 1)
-
     def part(self, first: int, last: int, steps: Sequence[GopStep]) -> SegmentJob:
         """The job of some of its frames, by their numbers; more follow where others are left."""
         begin, end = first - self.first, last + 1 - self.first

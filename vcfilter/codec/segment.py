@@ -16,7 +16,7 @@ from vcfilter.codec.rate import ConstantQp, KeyTrial, RateControl, SegmentRecord
 from vcfilter.codec.references import Slots
 from vcfilter.codec.runtime import one_thread, set_usual_threads, usual_threads
 from vcfilter.codec.structure import GopStep
-from vcfilter.codec.temporal_filter import TemporalFilter
+from vcfilter.codec.temporal_filter import TemporalFilter, frames_of
 from vcfilter.codec.trajectories import KnownMotion, Trajectories
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, FrameStep, FrameType, Packet
@@ -144,10 +144,12 @@ def encode_segment(
         ConfigError: a job in the middle of a GOP comes without a state.
     """
     length = job.first + len(job.frames)
-    lumas = {number: frame.y for number, frame in job.around().items()}
+    by_number = frames_of(job)
+    lumas = {number: frame.y for number, frame in by_number.items()}
     known = state.motion if state is not None and job.first else None
     trajectories = Trajectories(lumas, job.video_format.bit_depth, known, threads=threads)
-    coder = _FrameCoder(model, coding, rate, job, TemporalFilter(job, trajectories))
+    temporal_filter = TemporalFilter(job=job, frames=by_number, trajectories=trajectories)
+    coder = _FrameCoder(model, coding, rate, temporal_filter)
     if job.first == 0:
         ready = state is not None and state.slots is None
         gop = coding.key_length if job.continues else length
@@ -307,11 +309,10 @@ class _FrameCoder:
         model: Model,
         coding: Coding,
         rate: RateControl,
-        job: SegmentJob,
         temporal_filter: TemporalFilter,
     ) -> None:
-        self._model, self._coding, self._rate, self._format = model, coding, rate, job.video_format
-        self._frames, self._filter = job.around(), temporal_filter
+        self._model, self._coding, self._rate = model, coding, rate
+        self._format, self._filter = temporal_filter.job.video_format, temporal_filter
 
     def code_key(self, number: int, length: int, offset: int, scale: Map | None) -> CodedKey:
         """Code the keyframe of a GOP, at the qps that rate control asks for.
@@ -319,7 +320,7 @@ class _FrameCoder:
         Args:
             number: of the frame. length, offset: see RateControl.key_qp. scale: see Model.encode.
         """
-        frame = self._frames[number]
+        frame = self._filter.frames[number]
         source = self._model.picture(frame, self._format)
         tried: dict[int, CodedKey] = {}
         while True:
@@ -336,7 +337,8 @@ class _FrameCoder:
                 self._coding.effort,
                 _finer(levels),
                 scale,
-                source=source,
+                None,
+                source,
             )
             header = FrameHeader(step=step, mode=coded.mode)
             data = write_packet(header, _sections(levels, coded), sequence=self._coding.sequence)
@@ -367,7 +369,7 @@ class _FrameCoder:
         """
         step = place.step(qp)
         levels = self._coding.level_qps(step.qp)
-        frame = self._frames[place.number]
+        frame = self._filter.frames[place.number]
         source = self._model.picture(frame, self._format)
         picture = self._target(place.number, step.layer, step.qp, source)
         step = replace(step, qp=levels[0][1])
@@ -397,10 +399,12 @@ class _FrameCoder:
         Args:
             source: the frame.
         """
+        if not self._filter.job.reach:
+            return source
         target = self._filter.target(number, layer, qp)
-        return (
-            source if target is self._frames[number] else self._model.picture(target, self._format)
-        )
+        if target is self._filter.frames[number]:
+            return source
+        return self._model.picture(target, self._format)
 
 
 def _finer(levels: Sequence[tuple[int, int]]) -> list[int]:

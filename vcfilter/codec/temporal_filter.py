@@ -9,6 +9,9 @@ nothing more is coded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -34,26 +37,26 @@ CELL = 4
 """Luma samples, each way, that have one weight."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TemporalFilter:
     """Filters frames of a segment. Methods may be called from several threads.
 
     Args:
-        trajectories: motion between the frames of the job and around it.
+        frames: of the job and around it, see `frames_of`. trajectories: motion between them.
     """
 
-    def __init__(self, job: SegmentJob, trajectories: Trajectories) -> None:
-        self._job, self._frames, self._trajectories = job, job.around(), trajectories
-        self._scale = np.float32(1 if job.video_format.bit_depth == 8 else 0.25)
-        self._most = (1 << job.video_format.bit_depth) - 1
+    job: SegmentJob
+    frames: Mapping[int, Frame]
+    trajectories: Trajectories
 
     def target(self, number: int, layer: int, qp: int) -> Frame:
         """What a frame is coded towards; the frame itself if no other frame counts.
 
         Args:
-            number: its display number. layer: temporal layer, 0 of keyframes.
+            number: its display number in the GOP. layer: temporal layer, 0 of keyframes.
             qp: of the frame, of its best quality level.
         """
-        frame = self._frames[number]
+        frame = self.frames[number]
         if layer >= len(STRENGTH):
             return frame
         planes = self._planes(frame)
@@ -61,17 +64,17 @@ class TemporalFilter:
         spread = 2 * DEVIATION**2 * 2 ** ((qp - 32) / 3)
         variance = _mean(planes[0] ** 2) - _mean(planes[0]) ** 2
         counted = False
-        for other in self._job.window(number):
+        for other in window(self.job, number):
             away = abs(other - number)
-            if not away or other not in self._frames:
+            if not away or other not in self.frames:
                 continue
-            fields = self._trajectories.to_references(number, [other])
+            fields = self.trajectories.to_references(number, [other])
             if fields is None:
                 continue
             moved = [
                 warp_plane(plane, fields[0], scale)
                 for plane, scale in zip(
-                    self._planes(self._frames[other]), (1, 0.5, 0.5), strict=True
+                    self._planes(self.frames[other]), (1, 0.5, 0.5), strict=True
                 )
             ]
             left = _mean((moved[0] - planes[0]) ** 2)
@@ -93,21 +96,51 @@ class TemporalFilter:
         )
         return Frame(y=y, u=u, v=v, pts=frame.pts, duration=frame.duration)
 
+    @property
+    def _unit(self) -> np.float32:
+        """What a level of a sample is, in 8-bit units."""
+        return np.float32(1 if self.job.video_format.bit_depth == 8 else 0.25)
+
+    @property
+    def _most(self) -> int:
+        """The largest level."""
+        return (1 << self.job.video_format.bit_depth) - 1
+
     def _planes(self, frame: Frame) -> list[Samples]:
         """In 8-bit units, their borders repeated up to whole blocks."""
         found = []
         for plane, side in zip(frame.planes, (BLOCK, BLOCK // 2, BLOCK // 2), strict=True):
             rows, columns = (-length % side for length in plane.shape)
-            values = plane.astype(np.float32) * self._scale
+            values = plane.astype(np.float32) * self._unit
             found.append(np.pad(values, ((0, rows), (0, columns)), mode="edge"))
         return found
 
     def _whole(self, values: Samples, like: Plane) -> Plane:
         """A plane of such values, of the size and type of another one."""
         rows, columns = like.shape
-        levels = np.rint(values[:rows, :columns] / self._scale).clip(0, self._most)
+        levels = np.rint(values[:rows, :columns] / self._unit).clip(0, self._most)
         whole: Plane = levels.astype(like.dtype)
         return whole
+
+
+def frames_of(job: SegmentJob) -> dict[int, Frame]:
+    """A job's frames and those around them, by number."""
+    behind = job.after if job.next_key is None else (job.next_key, *job.after)
+    return dict(enumerate((*job.before, *job.frames, *behind), job.first - len(job.before)))
+
+
+def window(job: SegmentJob, number: int) -> range:
+    """Numbers of the frames that the filter of a frame may look at.
+
+    A keyframe that two jobs code has the same in both: of the GOP before it those of the job that
+    refers to it, and none behind its own GOP.
+    """
+    first, last = number - job.reach, number + job.reach
+    if number == 0:
+        last = min(last, len(job.frames) - 1 + (0 if job.next_key else len(job.after)))
+    elif job.next_key is not None and number == job.first + len(job.frames):
+        first = max(first, job.first)
+    return range(first, last + 1)
 
 
 def _mean(values: Samples) -> Samples:
