@@ -41,13 +41,19 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
     """All frames in order, each coded once, from what is kept then; bounds hold."""
     assert [f.pts for job in jobs for f in job.frames] == [f.pts for f in frames]
     slots: Slots[int] = Slots(0)
-    expected = 0
+    expected, sent = 0, False
     for job, following in zip(jobs, [*jobs, None][1:], strict=True):
         assert job.first == expected
         last = job.first + len(job.frames)
         expected = last if job.continues and following and following.first else 0
         if job.first == 0:
             slots = Slots(0)
+            assert job.key_sent == sent
+            assert bool(job.key_offset) <= sent
+            sent = False
+        sent |= job.next_key is not None
+        times = [frame.pts for _, frame in sorted(frames_of(job).items())]
+        assert times == list(range(times[0], times[-1] + 1))
         assert last <= structure.keyint
         inters = set(range(max(job.first, 1), last))
         assert {step.number for step in job.steps} == inters
@@ -124,6 +130,33 @@ def test_anchors(keyint: int, bframes: int | None, open_gop: bool) -> None:
         )
         if not open_gop:
             assert all(job.next_key is None for job in jobs)
+
+
+def test_a_gop_that_ends_on_an_anchor_leaves_nothing_to_the_next_keyframe() -> None:
+    """Its jobs all go on; the keyframe after it, forced or at a cut, is told as any other."""
+    for bframes, keyint, forced in ((3, 10, 15), (7, 48, 57), (3, 10, 19)):
+        jobs = plan(
+            clip(forced + 9, SMALL), (forced,), keyint=keyint, bframes=bframes, scenecut=False
+        )
+        assert not any(job.key_sent for job in jobs if job.frames[0].pts == forced)
+
+
+def test_a_part_of_a_job_has_the_frames_around_it() -> None:
+    frames = clip(110, SMALL)
+    found = 0
+    jobs = plan(frames, keyint=70, scenecut=False)
+    for job in (job for job in jobs if job.next_key is None):
+        last = job.first + len(job.frames) - 1
+        for middle in range(job.first, last):
+            for part in (
+                job.part(job.first, middle, ()),
+                *((job.part(middle, last, ()),) if middle else ()),
+            ):
+                times = [frame.pts for _, frame in sorted(frames_of(part).items())]
+                assert times == list(range(times[0], times[-1] + 1))
+                assert times[0] == part.frames[0].pts - len(part.before)
+                found += bool(part.before)
+    assert found
 
 
 @pytest.mark.parametrize("options", [{}, {"bframes": 15}])

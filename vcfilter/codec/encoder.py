@@ -201,8 +201,8 @@ class Encoder:
         """Take the next frame and return the packets that are now ready, in display order.
 
         Args:
-            frame: kept, and not to be changed, until its packet has come. None at the end of
-                the stream: all remaining packets come.
+            frame: kept, and not to be changed, until its packet and those of the next GOP have
+                come. None at the end of the stream: all remaining packets come.
             force_key: this frame becomes a keyframe.
 
         Raises:

@@ -68,7 +68,7 @@ class SegmentJob:
     after: tuple[Frame, ...] = ()
 
     def part(self, first: int, last: int, steps: Sequence[GopStep]) -> SegmentJob:
-        """The job of some of its frames, by their numbers; more follow where others are left."""
+        """The job of some of its frames, by their numbers; only of a job without next_key."""
         begin, end = first - self.first, last + 1 - self.first
         more = end < len(self.frames)
         return replace(
@@ -78,6 +78,7 @@ class SegmentJob:
             steps=tuple(steps),
             continues=self.continues or more,
             anchor_scale=None if more else self.anchor_scale,
+            before=self.before if first == 0 else (),
             after=(*self.frames[end:], *self.after)[: self.reach] if more else self.after,
         )
 
@@ -234,10 +235,10 @@ class _Placement(ABC):
             before=self._before if key_sent else (),
             after=() if next_key is not None else tuple(self._waiting[count:][: self._reach]),
         )
-        if not continues:
-            self.key_offset = 0
-        if not continues or next_key is not None:
-            self._key_sent = next_key is not None
+        if first == 0:  # what was known of the keyframe is told
+            self.key_offset, self._key_sent, self._key_scale, self._before = 0, False, None, ()
+        if next_key is not None:
+            self._key_sent = True
             self._key_scale = job.next_scale
             self._before = job.frames[-self._reach :] if self._reach else ()
         del self._waiting[:count]
