@@ -78,6 +78,8 @@ def one_thread() -> None:
     """
     import torch
 
+    # A thread's first look takes the process's number, which another may have changed by then.
+    torch.get_num_threads()
     torch.set_num_threads(1)
 
 
