@@ -235,7 +235,7 @@ class _Placement(ABC):
             before=self._before if key_sent else (),
             after=() if next_key is not None else tuple(self._waiting[count:][: self._reach]),
         )
-        if first == 0:  # what was known of the keyframe is told
+        if first == 0:  # none of it holds for the next keyframe
             self.key_offset, self._key_sent, self._key_scale, self._before = 0, False, None, ()
         if next_key is not None:
             self._key_sent = True
