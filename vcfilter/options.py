@@ -157,7 +157,7 @@ class EncoderOptions:
         open_gop: the last frames of a GOP may refer to the keyframe after it.
         temporal_filter: what other frames inherit most is coded towards a mean of the frame and
             those around it, moved to it, as far as predictions would leave the difference; not
-            with low delay.
+            with low delay, nor with open GOPs and fewer than 3 B-frames between anchors.
         structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
         bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
         ltr: low delay: interval of long-term references in frames. Each is coded from the one
