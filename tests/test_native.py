@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -311,6 +312,24 @@ def test_winograd_of_lines_and_batches(batch: int, monkeypatch: pytest.MonkeyPat
     found = Winograd(weight, bias)(x)
     plain = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     assert float((found - plain).abs().max()) < 1e-4
+
+
+def test_no_size_makes_onednn_rearrange_the_weights_at_each_call() -> None:
+    weights = PackedConv2d(torch.randn(36 * 96, 96, 1, 1), None, 36)
+
+    def seconds(positions: int) -> float:
+        x = torch.randn(1, 1, positions, 36 * 96).permute(0, 3, 1, 2)
+        times = []
+        for _ in range(6):
+            began = time.perf_counter()
+            weights(x)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    # 4 positions took 200 times as long as 5 where weights lay as for any other size.
+    each = {positions: seconds(positions) for positions in (*range(1, 19), 172, 184)}
+    for positions, found in each.items():
+        assert found < 10 * each[18] * max(1, positions / 18), positions
 
 
 def test_tiles_that_do_not_fit_are_refused() -> None:

@@ -18,6 +18,9 @@ SMALL = 20480
 NARROW = 16
 """Outputs of a dense layer up to which the same holds for it."""
 
+KEPT_SIZES = 8
+"""Of inputs, for which a convolution keeps its weights as oneDNN takes them."""
+
 
 def is_native(*tensors: Tensor) -> bool:
     """Whether native loops can work on tensors: float32 on a CPU, and no gradient passes.
@@ -104,20 +107,41 @@ class PackedConv2d:
         groups: int = 1,
         padding: tuple[int, int] | None = None,
     ) -> None:
-        zeros, ones = list(padding or (n // 2 for n in weight.shape[2:])), [1, 1]
-        pack = torch.ops.mkldnn._reorder_convolution_weight
-        self._weight = pack(weight.contiguous(), zeros, ones, ones, groups, None)
-        self._rest = bias, zeros, ones, ones, groups
+        self._zeros = list(padding or (n // 2 for n in weight.shape[2:]))
+        self._plain, self._bias, self._groups = weight.contiguous(), bias, groups
+        self._packed: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, x: Tensor, leaky: float | None = None) -> Tensor:
         """Convolution of x, after it a leaky ReLU of that slope."""
         convolve = torch.ops.mkldnn._convolution_pointwise
         after = ("none", [], "") if leaky is None else ("leaky_relu", [leaky], "")
-        found: Tensor = convolve(x, self._weight, *self._rest, *after)
+        found: Tensor = convolve(x, self._weight_for(x), *self._rest, *after)
         return found
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of x, and `other` added."""
         add = torch.ops.mkldnn._convolution_pointwise.binary
-        found: Tensor = add(x, other, self._weight, *self._rest, "add", None, None, [], None)
+        found: Tensor = add(x, other, self._weight_for(x), *self._rest, "add", None, None, [], None)
+        return found
+
+    @property
+    def _rest(self) -> tuple[Tensor | None, list[int], list[int], list[int], int]:
+        return self._bias, self._zeros, [1, 1], [1, 1], self._groups
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        """The weights as oneDNN wants them for inputs of this size.
+
+        Which layout that is depends on size and threads; given another one it rearranges them at
+        each call, at up to a hundred times the cost of a small convolution.
+        """
+        size = list(x.shape)
+        key = torch.get_num_threads(), *size
+        found = self._packed.get(key)
+        if found is None:
+            if len(self._packed) >= KEPT_SIZES:
+                self._packed.clear()
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            ones = [1, 1]
+            found = pack(self._plain, self._zeros, ones, ones, self._groups, size)
+            self._packed[key] = found
         return found
