@@ -152,6 +152,7 @@ def test_it_learns_and_goes_on_from_its_state(tmp_path: Path) -> None:
         two.resume(tmp_path / "broken")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not available(), reason="the weights of ST-LPIPS are not installed")
 def test_the_look_sharp_learns_from_st_lpips() -> None:
     one = trainer(6, StLpips("vgg"))

@@ -403,6 +403,7 @@ def resident_kib() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_200_cycles_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"

@@ -210,7 +210,9 @@ def test_maps_may_begin_with_a_minus() -> None:
     assert (found.streams, found.ss) == (["-0:s?", "-a:m:language:eng"], Fraction(1, 4))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, number: int) -> None:
     film = make_film(tmp_path / "long.mkv", frames=600, width=96, height=64)
     target = tmp_path / "out.mkv"
@@ -232,6 +234,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_hidden(tmp_path: Path, numb
     assert {path.name for path in tmp_path.iterdir()} <= {"long.mkv", "out.partial.mkv"}
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_is_ignored_at_the_start_stays_ignored(
     film: Path, tmp_path: Path
 ) -> None:

@@ -555,6 +555,7 @@ def stream_of(name: str, count: int) -> tuple[list[Packet], list[Frame]]:
     return packets, decode(packets, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_structures_keep_what_their_headers_promise(name: str) -> None:
     frames = clip(70, SMALL, cuts=(33,))
@@ -845,6 +846,7 @@ def test_each_encoder_and_decoder_has_its_own_threads() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_forked_child_works_or_says_why_not(threads: int) -> None:

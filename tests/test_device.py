@@ -130,6 +130,7 @@ def same_symbols(a: FrameSymbols, b: FrameSymbols) -> bool:
     return equal and filters[0] == filters[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stream", "levels"])
 def test_a_model_on_a_device_parses_on_the_host(
     model: HierarchicalModel, name: str, request: pytest.FixtureRequest
@@ -440,6 +441,7 @@ def test_a_frame_of_1080_lines_takes_few_operators_and_copies(
     assert keys[-1].operators.total() < 100
 
 
+@pytest.mark.slow
 def test_operators_do_not_depend_on_the_size(model: HierarchicalModel, no_inference: None) -> None:
     """Sizes that are padded alike."""
     counts = []

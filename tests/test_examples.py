@@ -114,6 +114,7 @@ def test_live(line: str) -> None:
     assert int(found[1]) == 5 or line == "udp"
 
 
+@pytest.mark.slow
 def test_live_ends_with_ctrl_c() -> None:
     command = [sys.executable, str(ROOT / "examples" / "live.py")]
     command += ["--seconds", "600", "--rate", "5", "--size", "96x32"]
@@ -126,6 +127,7 @@ def test_live_ends_with_ctrl_c() -> None:
     assert errors == b""
 
 
+@pytest.mark.slow
 def test_web_player(neural: Path) -> None:
     pytest.importorskip("starlette", reason="needs the extra serve")
     with socket.socket() as free:

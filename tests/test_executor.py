@@ -78,6 +78,7 @@ def test_threads_give_equal_bytes(options: dict[str, object]) -> None:
     assert sum(len(decoder.decode(packet)) for packet in [*packets, None]) == 45
 
 
+@pytest.mark.slow
 def test_processes_give_equal_bytes() -> None:
     with ProcessExecutor(partial(FakeModel, levels=2), 2) as executor:
         for options in OPTIONS[:2]:
@@ -266,6 +267,7 @@ def test_workers_are_checked() -> None:
         ProcessExecutor(FakeModel, -1)
 
 
+@pytest.mark.slow
 def test_tasks_can_be_pickled() -> None:
     tasks: list[GopTask] = []
 
@@ -318,6 +320,7 @@ def test_few_gops_are_held_and_no_worker_waits_for_the_slowest() -> None:
     assert executor.coded == len(executor.held) > 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("processes", OPTIONS[0]), *(("threads", each) for each in OPTIONS)],

@@ -35,6 +35,7 @@ def test_every_target_has_its_file() -> None:
     assert (done.returncode, "the targets are bitstream" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_takes_seeds_and_mutations(target: str, tmp_path: Path) -> None:
     words = [target, "--random", "--runs", str(RUNS[target]), "--seconds", "120"]

@@ -186,6 +186,7 @@ def with_levels(info: PacketInfo) -> list[tuple[str, int, list[Section]]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_crafted_level_costs_only_itself(coded: list[Packet], model: Model, index: int) -> None:
     identity = read_packet(coded[0].data).identity

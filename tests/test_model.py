@@ -591,6 +591,7 @@ def test_odd_sizes_and_depths(model: HierarchicalModel, size: tuple[int, int], d
         assert error < 2.0
 
 
+@pytest.mark.slow
 def test_cost_stays_in_the_envelope(model: HierarchicalModel) -> None:
     figures = model.complexity()
     assert figures["keyframe"]["total"] == pytest.approx(7.88, abs=0.1)
@@ -606,6 +607,7 @@ class Zeros:
         return torch.zeros_like(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", ["between", "past", "alone"])
 @pytest.mark.parametrize("motion", list(MotionMode))
 def test_coding_and_decoding_mix_no_devices(sides: str, motion: MotionMode) -> None:

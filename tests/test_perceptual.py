@@ -85,6 +85,7 @@ def test_the_row_goes_from_errors_to_features_to_a_discriminator() -> None:
             replace(ROW, stages=wrong)
 
 
+@pytest.mark.slow
 def test_before_a_step_frames_are_what_the_first_networks_make(material: Clip) -> None:
     """Of the same symbols, keyframes and all frames of groups of every kind."""
     t = trainer(material, replace(CHEAP, rate=0.0), steps=8)
@@ -130,6 +131,7 @@ def test_each_stage_has_its_losses_and_rate(material: Clip) -> None:
     assert rates[1] == pytest.approx(2 * rates[0])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_exactly(material: Clip, tmp_path: Path) -> None:
     whole, first, second = (trainer(material, steps=6) for _ in range(3))
     for _ in range(6):

@@ -80,6 +80,7 @@ def test_decode_into_ffmpeg(folder: Path, tmp_path: Path) -> None:
     assert np.array_equal(sound(tmp_path / "back.mkv"), sound(folder / "film.mkv"))
 
 
+@pytest.mark.slow
 def test_through_both_and_back(folder: Path, tmp_path: Path) -> None:
     """A neural film from standard input, and neural to neural through one pipe."""
     target = shlex.quote(str(tmp_path / "again.mkv"))
@@ -89,6 +90,7 @@ def test_through_both_and_back(folder: Path, tmp_path: Path) -> None:
     assert np.array_equal(sound(tmp_path / "again.mkv"), sound(folder / "film.mkv"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("ffplay"), reason="needs the stock ffplay")
 def test_decode_into_ffplay(folder: Path) -> None:
     line = f"{PYTHON} decode neural.mkv - -f nut -q | ffplay -v error -autoexit -"

@@ -159,6 +159,7 @@ def test_a_part_of_a_job_has_the_frames_around_it() -> None:
     assert found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bframes": 15}])
 def test_a_keyframe_that_few_frames_inherit_is_coarser(options: dict[str, object]) -> None:
     """By up to 6 qps in a still scene, by half of it in a moving one, and not at all where the

@@ -101,6 +101,7 @@ def test_an_ordinary_film_is_refused(film: Path, capfd: pytest.CaptureFixture[st
     assert "no neural video stream" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_picture_and_sound_start_together(
     film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

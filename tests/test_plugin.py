@@ -185,6 +185,7 @@ def test_decodes_what_python_decodes(tools: Tools, film: Path, expected: list[st
     assert tools.hashes("-i", film) == expected
 
 
+@pytest.mark.slow
 def test_a_look_is_the_decoders_option(
     tools: Tools,
     film: Path,
@@ -427,6 +428,7 @@ def test_encoded_times_are_the_source_s(tools: Tools, source: Path, tmp_path: Pa
     assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) <= Fraction(1, 1000)
 
 
+@pytest.mark.slow
 def test_options_reach_the_encoder(tools: Tools, source: Path, tmp_path: Path) -> None:
     def size(name: str, *flags: str) -> int:
         path = tmp_path / f"{name}.nut"
@@ -512,11 +514,13 @@ def test_forced_keyframes(tools: Tools, source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "keys"),
     [
-        (["-vcfilter-params", "keyint=4:scenecut=0"], [0, 4, 8, 12]),
+        pytest.param(
+            ["-vcfilter-params", "keyint=4:scenecut=0"], [0, 4, 8, 12], marks=pytest.mark.slow
+        ),
         (["-g", "9", "-vcfilter-params", "keyint=5"], [0, 5, 10]),
-        (["-g", "0"], list(range(FRAMES))),
-        (["-structure", "intra"], list(range(FRAMES))),
-        (["-flags", "+low_delay", "-g", "8"], [0, 8]),
+        pytest.param(["-g", "0"], list(range(FRAMES)), marks=pytest.mark.slow),
+        pytest.param(["-structure", "intra"], list(range(FRAMES)), marks=pytest.mark.slow),
+        pytest.param(["-flags", "+low_delay", "-g", "8"], [0, 8], marks=pytest.mark.slow),
         (["-g", "8", "-bf", "3", "-flags", "+cgop"], [0, 8]),
     ],
 )
@@ -602,6 +606,7 @@ def test_starts_its_own_worker(tools: Tools, film: Path, expected: list[str]) ->
     assert alone.hashes("-worker", WORKER, "-i", film) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "player"])
 def test_killed_in_the_middle(tools: Tools, film: Path, victim: str) -> None:
     """A worker that dies is an error with a sentence; a player that dies takes it along."""

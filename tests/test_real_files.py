@@ -280,6 +280,7 @@ def test_mended_and_missing_audio_is_logged_once(
     assert "2.00 s" in said[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["film.mkv", "film.flv"])
 def test_a_film_that_is_cut_short_is_told(name: str, tmp_path: Path) -> None:
     """Matroska states lengths in tags, FLV for the whole file alone."""

@@ -85,6 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     assert packets(target) == packets(tmp_path / "whole.mkv")
 
 
+@pytest.mark.slow
 def test_a_run_that_ctrl_c_stopped_goes_on(film: Path, tmp_path: Path) -> None:
     def stop(now: Progress) -> None:
         if now.frames >= 14:
@@ -163,6 +164,7 @@ def test_a_run_without_resume_tells_of_it(film: Path, killed: bytes, tmp_path: P
     assert (tmp_path / "o.part.mkv").read_bytes() == killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["random-access", "low-delay", "intra"])
 @pytest.mark.parametrize("open_gop", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])

@@ -183,6 +183,7 @@ def test_a_segment_alone_is_the_same_as_among_others(video: VideoFile) -> None:
     assert np.array_equal(alone[5][1], shown_frames(video, FULL, [0, 1, 2])[23][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["random-access", "low-delay"])
 def test_segments_of_one_long_gop(folder: Path, tmp_path: Path, structure: str) -> None:
     """They end inside the GOP, and show the same in order, alone and again."""
@@ -558,6 +559,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_errors_are_one_sentence(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     taken = Server(folder / "videos" / "silent.nut")
     try:
@@ -730,6 +732,7 @@ def test_other_sites_are_refused(server: Server) -> None:
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_and_hidden_files(folder: Path, tmp_path: Path) -> None:
     content = (folder / "videos" / "a video.mkv").read_bytes()
     for name in (b"x\xff.mkv", b"**.mkv", b".hidden.mkv", b"notes.txt"):
@@ -786,6 +789,7 @@ def test_a_fault_of_the_server_is_a_sentence(library: Library) -> None:
     assert (status, body) == (500, b"the server failed: ZeroDivisionError\n")
 
 
+@pytest.mark.slow
 def test_half_a_request_is_closed(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127")
@@ -830,6 +834,7 @@ def test_the_list_is_not_made_for_each_request(
     assert library.entries() == names
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_decoding_ends_cleanly(tmp_path: Path) -> None:
     source = make_film(tmp_path / "source.mkv", frames=48, width=320, height=240)
     options = EncoderOptions(qp=40, preset="ultrafast", keyint=24, scenecut=False)

@@ -147,6 +147,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 # --- cuts and joins -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @needs_ffmpeg
 @pytest.mark.parametrize("name", NAMES)
@@ -354,6 +355,7 @@ def test_each_frame_comes_with_its_packet(film_of: Callable[[str], Film]) -> Non
         assert container.streams.video[0].delay == 12
 
 
+@pytest.mark.slow
 def test_the_command_line_encodes_without_delay() -> None:
     """Each packet is on standard output before the next frame is on standard input; so is each
     decoded frame at a decoder behind it."""

@@ -148,6 +148,7 @@ def test_an_interrupt_touches_no_other_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["film.partial-2.mkv", "film.partial.mkv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extension", ["mkv", "nut"])
 def test_finished_segments_survive_sigkill(extension: str, tmp_path: Path) -> None:
     film = make_film(tmp_path / "in.mkv", frames=40, audio="pcm_s16le")
@@ -193,6 +194,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write(name: str, tmp_path: Path
     assert {path for path in tmp_path.rglob("*") if path.is_file()} <= before
 
 
+@pytest.mark.slow
 def test_what_a_link_leads_to_may_be_a_pipe(tmp_path: Path) -> None:
     """As /dev/stdout is."""
     film = make_film(tmp_path / "film.mkv", frames=2)

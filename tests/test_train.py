@@ -87,6 +87,7 @@ def trainer(
     return loop.Trainer(net, samples, stills, phase, steps, half=half)
 
 
+@pytest.mark.slow
 def test_loss_falls(material: Clip, start: dict[str, torch.Tensor]) -> None:
     t = trainer(material, start, steps=6)
     x = t.stills.draw([0], 4)[0]
@@ -330,6 +331,7 @@ def test_a_step_on_a_gpu(material: Clip, start: dict[str, torch.Tensor]) -> None
         assert found[name] == pytest.approx(value, abs=0.05), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distances", [(-2, 2), (-1, -3), (-4, 0)])
 def test_a_step_mixes_no_devices(
     distances: tuple[int, int], material: Clip, start: dict[str, torch.Tensor]
@@ -414,6 +416,7 @@ def frozen(start: dict[str, torch.Tensor], material: Clip, target: Path) -> dict
     return freeze(net, samples, str(target), "made", {"data": "made"}, rounds=2)
 
 
+@pytest.mark.slow
 def test_freezing_writes_a_verified_file(
     material: Clip, start: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -427,6 +430,7 @@ def test_freezing_writes_a_verified_file(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["pixels", "parse", "rate"])
 def test_a_model_that_fails_is_refused(
     fault: str,
@@ -466,6 +470,7 @@ def test_a_model_that_fails_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_verified(material: Clip) -> None:
     model = load(read_weights(store.locate(None)), torch.device("cpu"))
     figures = verify(model, Samples([material], 64, 1))
@@ -499,6 +504,7 @@ class Direct:
         return figures
 
 
+@pytest.mark.slow
 def test_a_captured_step_reads_nothing(
     material: Clip, start: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

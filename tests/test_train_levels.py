@@ -84,6 +84,7 @@ def test_only_the_distance_to_the_base_learns(trained: LevelsTrainer) -> None:
     assert any(bool(after[name][:, REFINED].any()) for name in learning)
 
 
+@pytest.mark.slow
 def test_resume_is_exact(material: Clip, tmp_path: Path) -> None:
     whole = trainer(material)
     for _ in range(3):

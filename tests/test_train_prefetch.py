@@ -95,6 +95,7 @@ def test_what_is_drawn_ahead_is_what_would_be_drawn() -> None:
     assert prefetcher.take()[0] == drawn[0]
 
 
+@pytest.mark.slow
 def test_resuming_draws_again_what_was_ahead(
     material: Clip, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def error_and_bits(results: list[SegmentResult]) -> tuple[float, int]:
     return sum(errors), sum(8 * r.size for r in records)
 
 
+@pytest.mark.slow
 def test_anchors_are_added_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of FakeModel's efforts code alike: the costs of the trial are those of the stream."""
     qp = 24
@@ -97,6 +98,7 @@ def test_anchors_are_added_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(counts) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"keyint": 70}, {"keyint": 70, "open_gop": False}])
 def test_workers_give_equal_bytes(options: dict[str, Any]) -> None:
     _, expected = encode(MOVING, **options)

@@ -495,6 +495,7 @@ def fake(tmp_path: Path, body: str) -> str:
     return f"{shlex.quote(sys.executable)} -S {script}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -692,6 +693,7 @@ def test_after_a_failure_the_next_open_starts_another(
     assert lines[1:] == material.lines
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed_takes_its_worker_along(
     client: Path, material: Material, mark: str
 ) -> None:
@@ -720,6 +722,7 @@ def test_a_client_that_is_killed_leaves_nothing_in_a_warm_worker(
     assert wait_until(lambda: warm.counts()[:2] == before[:2], 5)
 
 
+@pytest.mark.slow
 def test_a_hundred_opens_leave_nothing(plain_client: Path, material: Material, mark: str) -> None:
     """In one client and one worker: no descriptor, no shared memory, no growth."""
     process = subprocess.Popen(
