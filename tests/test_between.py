@@ -136,6 +136,7 @@ def trainer(steps: int, lpips: StLpips | None = None) -> BetweenTrainer:
     return BetweenTrainer(BetweenNet(SMALL), Samples([material()], 64, 3), steps, lpips=lpips)
 
 
+@pytest.mark.slow
 def test_it_learns_and_goes_on_from_its_state(tmp_path: Path) -> None:
     one = trainer(20)
     changes = [one.run_step().read(n)["change"] for n in range(20)]

@@ -268,6 +268,7 @@ def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error_text(neural: Path) -> None:
     run = subprocess.Popen(
         command("decode", neural, "-", "-q"), stdout=subprocess.PIPE, stderr=subprocess.PIPE

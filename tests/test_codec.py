@@ -670,6 +670,7 @@ def test_low_delay_heals_at_restarts() -> None:
     assert kinds == [True, False, False, False, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_numbers_past_256() -> None:
     _, packets = encode(clip(600, VideoFormat(width=16, height=16)), VideoFormat(width=16,
         height=16), keyint=1000, bframes=7, scenecut=False)  # fmt: skip

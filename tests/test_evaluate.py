@@ -246,6 +246,7 @@ def evaluate(*args: str) -> int:
     return COMMAND.run(command_parser(COMMAND).parse(args), Terminal(quiet=quiet))
 
 
+@pytest.mark.slow
 def test_report_of_two_anchors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

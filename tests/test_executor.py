@@ -192,6 +192,7 @@ def test_a_killed_worker_is_an_error_and_stops_the_others(tmp_path: Path) -> Non
     assert len(reported) >= 5  # three of each; the first keyframe of the second is the first GOP's
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_what_is_coded(tmp_path: Path) -> None:
     with ProcessExecutor(partial(Stuck, tmp_path), 2) as executor:
         executor.start()
@@ -354,6 +355,7 @@ class Noting(FakeModel):
         return replace(coded, mode=bytes((4,)), sections=(bytes((torch.get_num_threads(),)),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_an_encoders_threads_hold_in_the_workers(kind: str) -> None:
     wanted = torch.get_num_threads() + 1

@@ -94,6 +94,7 @@ def test_every_truncation_point(stream: tuple[list[Packet], dict[int, bytes]]) -
                 check_damaged(rest, whole, Decoder(model=FakeModel()))
 
 
+@pytest.mark.slow
 def test_every_bit_flip(stream: tuple[list[Packet], dict[int, bytes]]) -> None:
     packets, whole = stream
     for index, packet in enumerate(packets):

@@ -133,6 +133,7 @@ def base_quality(coded: list[Packet], frames: list[Frame], model: HierarchicalMo
     return quality(frames, decode(mixed(coded, [1] * FRAMES), model))
 
 
+@pytest.mark.slow
 def test_each_level_gains(
     coded: list[Packet], frames: list[Frame], model: HierarchicalModel
 ) -> None:
@@ -251,6 +252,7 @@ def test_thinning_cuts(coded: list[Packet]) -> None:
         assert thin(packet.data, LEVELS) == packet.data
 
 
+@pytest.mark.slow
 def test_damaged_levels_cost_quality_only(coded: list[Packet], model: HierarchicalModel) -> None:
     rng = np.random.default_rng(0)
     above = [i for i, p in enumerate(coded) if read_packet(p.data).base_size + 4 < len(p.data)]

@@ -143,6 +143,7 @@ def check_damage(packets: Sequence[Packet], model: Model, least: int, seed: int)
     return seen + kinds
 
 
+@pytest.mark.slow
 def test_damaged_levels(coded: list[Packet], model: Model) -> None:
     seen = check_damage(coded, model, 41, 0)
     assert all(seen[kind.__name__] for kind in DAMAGES) and seen["lost"] > 40
@@ -212,6 +213,7 @@ def test_a_crafted_level_costs_only_itself(coded: list[Packet], model: Model, in
     assert invalid >= 4
 
 
+@pytest.mark.slow
 def test_random_bytes_with_valid_checks(coded: list[Packet], model: Model) -> None:
     identity = read_packet(coded[0].data).identity
     rng = np.random.default_rng(2)

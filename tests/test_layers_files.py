@@ -135,6 +135,7 @@ def test_cut_and_joined(thinned: Path, base: list[bytes], tmp_path: Path) -> Non
     assert decoded(joined) == base
 
 
+@pytest.mark.slow
 @tools
 @needs_ffmpeg
 @needs_mkvmerge
@@ -197,6 +198,7 @@ def test_temporal_layers_and_the_frame_rate(layered: Path, tmp_path: Path, suffi
         assert count != 2 or main(["verify", "-q", str(target)]) == 0
 
 
+@pytest.mark.slow
 def test_a_rate_that_varies_is_not_stated(layered: Path, tmp_path: Path) -> None:
     film, target = tmp_path / "film.mkv", tmp_path / "out.mkv"
     options = ["--keyint", "7", "--preset", "ultrafast", "--qp", "40", "--bframes", "3"]

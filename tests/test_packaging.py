@@ -70,6 +70,7 @@ except Exception as error:
     assert said.startswith("ConfigError the worker needs Linux, this is darwin")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_worker_needs_linux() -> None:
     """Modules that only Unix has are imported in vcfilter/worker alone."""
     program = """

@@ -70,6 +70,7 @@ def test_ffmpeg_into_encode(folder: Path) -> None:
     assert np.array_equal(sound(folder / "neural.mkv"), sound(folder / "film.mkv"))
 
 
+@pytest.mark.slow
 def test_decode_into_ffmpeg(folder: Path, tmp_path: Path) -> None:
     target = shlex.quote(str(tmp_path / "back.mkv"))
     code = f"ffmpeg -v error -i - -c:v ffv1 -c:a copy {target}"

@@ -174,6 +174,7 @@ def test_a_typed_time_starts_it_anew_from_there(film: Path, tmp_path: Path) -> N
     assert " -ss 0.25 -- " in second
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @pytest.mark.skipif(not shutil.which("ffplay"), reason="needs the stock ffplay")
 def test_ffplay_plays_to_the_end(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +183,7 @@ def test_ffplay_plays_to_the_end(film: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert main(["play", str(film), "--player", "ffplay"]) == 0
 
 
+@pytest.mark.slow
 def test_a_name_like_an_option_is_played(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

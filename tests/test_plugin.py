@@ -452,6 +452,7 @@ def layered(source: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_decodes_some_quality_levels(tools: Tools, layered: Path, layers: int) -> None:
     options = DecoderOptions(levels=layers)
@@ -521,7 +522,7 @@ def test_forced_keyframes(tools: Tools, source: Path, tmp_path: Path) -> None:
         pytest.param(["-g", "0"], list(range(FRAMES)), marks=pytest.mark.slow),
         pytest.param(["-structure", "intra"], list(range(FRAMES)), marks=pytest.mark.slow),
         pytest.param(["-flags", "+low_delay", "-g", "8"], [0, 8], marks=pytest.mark.slow),
-        (["-g", "8", "-bf", "3", "-flags", "+cgop"], [0, 8]),
+        pytest.param(["-g", "8", "-bf", "3", "-flags", "+cgop"], [0, 8], marks=pytest.mark.slow),
     ],
 )
 def test_settings_of_structure(
@@ -600,6 +601,7 @@ def test_missing_worker_is_told(tools: Tools, film: Path, source: Path, tmp_path
     assert "VCFILTER_WORKER" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_starts_its_own_worker(tools: Tools, film: Path, expected: list[str]) -> None:
     alone = Tools(environment=dict(tools.environment))
     del alone.environment["VCFILTER_WORKER_SOCKET"]

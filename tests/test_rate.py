@@ -103,6 +103,7 @@ def test_quality_search_is_short_and_ends(aim: float, slope: float) -> None:
         assert abs(qp - best) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bitrate", [15000, 40000, 120000])
 @pytest.mark.parametrize("keyint", [6, 12])
 def test_one_pass_bitrate(bitrate: int, keyint: int) -> None:

@@ -876,6 +876,7 @@ def test_playlists_open_no_other_file(playlists: list[Path], tmp_path: Path) -> 
         assert len(list(container.decode(video=0))) == 2
 
 
+@pytest.mark.slow
 def test_a_threaded_decoder_can_be_left_in_the_middle(tmp_path: Path) -> None:
     """Its threads free packets while it is closed: that must not need Python's lock."""
     film = make_film(tmp_path / "in.mp4", frames=48, width=256, height=256, codec="libx264")

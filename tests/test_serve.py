@@ -101,6 +101,7 @@ def shown_frames(video: VideoFile, step: Any, numbers: list[int]) -> list[tuple[
 # --- which videos ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_list_holds_neural_films_only(library: Library) -> None:
     names = [entry.name for entry in library.entries()]
     assert names == ["a video.mkv", "more/odd.mkv", "silent.nut"]
@@ -448,6 +449,7 @@ def server(folder: Path) -> Iterator[Server]:
         assert "Traceback" not in said, said
 
 
+@pytest.mark.slow
 def test_paths_outside_get_403(server: Server) -> None:
     for path in (
         "/../../etc/passwd",
@@ -469,6 +471,7 @@ def test_paths_outside_get_403(server: Server) -> None:
         assert server.get(path)[0] == 404, path
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_is_ignored_at_the_start_stays_ignored(folder: Path) -> None:
     """As a shell's background jobs start it."""
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -517,6 +520,7 @@ def test_pages_and_segments(server: Server) -> None:
     assert told["original"] == "odd.mkv"
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the stock ffmpeg")
 def test_hls_plays_in_ffmpeg(server: Server) -> None:
@@ -546,6 +550,7 @@ def test_a_viewer_who_leaves_stops_the_decoding(server: Server) -> None:
     assert len({body for _, body, _ in results}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_server_that_nobody_watches_does_nothing(server: Server) -> None:
     time.sleep(1)

@@ -52,6 +52,7 @@ def luma(path: Path, levels: int) -> list[np.ndarray]:
     return [f.y for f in neural_frames(path, DecoderOptions(levels=levels), runtime=CPU)]
 
 
+@pytest.mark.slow
 def test_steps_of_a_layered_file(path: Path, tmp_path: Path) -> None:
     video = VideoFile(path, DecoderOptions(), runtime=CPU)
     assert video.levels == (1, 2, 3)

@@ -162,6 +162,7 @@ def test_cut_with_ffmpeg(name: str, film_of: Callable[[str], Film], tmp_path: Pa
     assert decoded(tmp_path / "first.mkv") == film.shown(0, key)
 
 
+@pytest.mark.slow
 @pytest.mark.tools
 @needs_mkvmerge
 @pytest.mark.parametrize("name", NAMES)
@@ -411,6 +412,7 @@ def test_the_command_line_encodes_without_delay() -> None:
 FFMPEG = Path(os.environ.get("VCFILTER_FFMPEG", "~/.cache/vcfilter/ffmpeg")).expanduser()
 
 
+@pytest.mark.slow
 @pytest.mark.plugin
 @pytest.mark.skipif(not (FFMPEG / "bin" / "ffmpeg").is_file(), reason="no FFmpeg with the plugin")
 def test_the_plugin_is_at_most_two_frames_late() -> None:
@@ -502,6 +504,7 @@ def scene() -> list[Frame]:
     return clip(300, SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
 def test_losses_with_feedback_after_three_frames(rate: float, scene: list[Frame]) -> None:
     arrived, shown, encoder = lossy(rate, scene, 3)

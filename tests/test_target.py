@@ -207,6 +207,7 @@ sys.exit(main(["encode", {str(film)!r}, "/dev/stdout", "-f", "nut", "-q", "--qp"
     assert done.stdout.startswith(b"nut/multimedia container")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closed", "source", "target", "message"),
     [

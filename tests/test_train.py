@@ -123,6 +123,7 @@ def test_resume_is_exact(material: Clip, start: dict[str, torch.Tensor], tmp_pat
     assert all(torch.equal(mine[k], others[k]) for k in mine)
 
 
+@pytest.mark.slow
 def test_a_foreign_state_is_one_sentence(
     material: Clip, start: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def trained(material: Clip) -> LevelsTrainer:
     return found
 
 
+@pytest.mark.slow
 def test_groups_hold_what_the_row_says(trained: LevelsTrainer) -> None:
     drops = {level.drop // level.delta for level in trained.levels}
     assert drops <= {1, 2, 3} and len(drops) > 1

@@ -51,6 +51,7 @@ def anchors_of(encoder: Encoder) -> list[int]:
     return [r.pts for r in encoder.statistics.records if r.header.step.layer == 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"keyint": 70}, {"open_gop": False, "scenecut": False}])
 def test_the_stream_can_be_decoded(options: dict[str, Any]) -> None:
     encoder, packets = encode(MOVING, **options)
@@ -112,6 +113,7 @@ def test_processes_give_equal_bytes() -> None:
         assert data_of(encode(MOVING, executor=executor)[1]) == data_of(encode(MOVING)[1])
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_gone_on_from() -> None:
     full = TRYING()
     _, expected = encode(MOVING, full)
@@ -135,6 +137,7 @@ def test_every_frame_is_told_once() -> None:
     assert sorted(told) == list(range(len(MOVING)))
 
 
+@pytest.mark.slow
 def test_no_more_frames_are_held() -> None:
     encoder = Encoder(SMALL, EncoderOptions(preset="veryslow"), model=TRYING())
     plain = Encoder(SMALL, EncoderOptions(preset="veryslow"), model=FakeModel())
@@ -145,6 +148,7 @@ def test_no_more_frames_are_held() -> None:
         assert held <= encoder.delay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

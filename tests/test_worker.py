@@ -302,6 +302,7 @@ def test_flush_forgets_what_was_sent(
     assert done.stdout.splitlines() == 2 * material.lines
 
 
+@pytest.mark.slow
 def test_valgrind_has_nothing_to_say(plain_client: Path, warm: Warm, material: Material) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
@@ -317,6 +318,7 @@ def test_valgrind_has_nothing_to_say(plain_client: Path, warm: Warm, material: M
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_one_worker_serves_all_streams_of_a_process(
     client: Path, material: Material, tmp_path: Path, mark: str
 ) -> None:
@@ -329,6 +331,7 @@ def test_one_worker_serves_all_streams_of_a_process(
     assert log.read_text() == "start\n"
 
 
+@pytest.mark.slow
 def test_a_socket_where_nobody_listens_is_no_obstacle(
     client: Path, material: Material, tmp_path: Path, mark: str
 ) -> None:
@@ -868,6 +871,7 @@ def light(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Light]:
 FEW = "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [FEW], indirect=True)
 def test_a_worker_out_of_descriptors_serves_on(light: Light) -> None:
     first = light.greet()
@@ -950,6 +954,7 @@ def test_a_warm_worker_that_hangs_is_given_up(
     assert done.stdout.startswith("error -3 the codec worker gave no sign of life for 700 ms")
 
 
+@pytest.mark.slow
 def test_a_second_worker_does_not_take_a_socket(warm: Warm) -> None:
     done = subprocess.run(
         [*shlex.split(WORKER), "--listen", str(warm.path)],
