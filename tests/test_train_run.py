@@ -351,7 +351,7 @@ def test_minutes_that_are_over_count_from_the_first_step_on(tmp_path: Path) -> N
 
 
 def minutes_of(films: Path, out: Path, *more: str) -> list[str]:
-    own = ["--minutes", "0.1", "--model", "default", "--no-freeze", "--keep", "2"]
+    own = ["--minutes", "0.1", "--steps", "5000", "--model", "default", "--no-freeze", "--keep", "2"]
     return [*command(films, out), *own, *more]
 
 
@@ -364,7 +364,7 @@ def test_minutes_end_in_time_and_another_machine_writes_the_file(
     assert cli.main(minutes_of(films, out)) == 0
     assert time.monotonic() - begun < 6 + 60  # a step, and what comes before the first
     steps = [row["step"] for row in read_log(Path(f"{out}.jsonl"))]
-    assert steps and steps != [2, 4, 6]
+    assert steps and steps[-1] < 5000
     average = Path(f"{out}.average")
     assert average.exists() and not out.exists()
     home = tmp_path / "home.safetensors"

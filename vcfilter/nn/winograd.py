@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcfilter.nn.native import PackedConv2d
+from vcfilter.nn.native import PackedConv2d, in_parts
 
 TILE, SIDE = 4, 6
 """Positions of a tile and values that stand for them, each way."""
@@ -21,7 +21,9 @@ FILTERS = (
 )
 """What a filter becomes, each way."""
 TILES = 128
-"""So many are transformed and multiplied at a time, for the cache's sake."""
+"""So many are transformed and multiplied at a time per thread, for the cache's sake."""
+PART = 48
+"""So many are worth a thread's while to transform, at least."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,9 +67,21 @@ class Winograd:
 
         rows, columns, inputs = maps.shape
         high, wide = -(-rows // TILE), -(-columns // TILE)
-        lines = max(1, round(TILES / wide))
+        lines = max(1, round(TILES * torch.get_num_threads() / wide))
+        least = max(1, PART // wide)
         for first in range(0, high, lines):
-            tiles = torch.empty(1, min(lines, high - first), wide, SIDE**2 * inputs)
-            winograd.tile(maps, first, tiles[0].numpy())
+            count = min(lines, high - first)
+            tiles = torch.empty(1, count, wide, SIDE**2 * inputs)
+            cut = tiles[0].numpy()
+
+            def tile(part: slice, first: int = first, cut: Floats = cut) -> None:
+                winograd.tile(maps, first + part.start, cut[part])
+
+            in_parts(tile, count, least)
             products = self._products(tiles.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            winograd.untile(products[0].contiguous().numpy(), first, gain, shift, out)
+            found = products[0].contiguous().numpy()
+
+            def untile(part: slice, first: int = first, found: Floats = found) -> None:
+                winograd.untile(found[part], first + part.start, gain, shift, out)
+
+            in_parts(untile, count, least)
