@@ -351,7 +351,17 @@ def test_minutes_that_are_over_count_from_the_first_step_on(tmp_path: Path) -> N
 
 
 def minutes_of(films: Path, out: Path, *more: str) -> list[str]:
-    own = ["--minutes", "0.1", "--steps", "5000", "--model", "default", "--no-freeze", "--keep", "2"]
+    own = [
+        "--minutes",
+        "0.1",
+        "--steps",
+        "5000",
+        "--model",
+        "default",
+        "--no-freeze",
+        "--keep",
+        "2",
+    ]
     return [*command(films, out), *own, *more]
 
 

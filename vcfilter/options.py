@@ -139,12 +139,15 @@ DEFAULT_PRESET = "medium"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOptions:
-    """Options of one encoder. At most one of qp, quality and bitrate sets the rate.
+    """Options of one encoder. At most one of crf, qp, quality and bitrate sets the rate.
 
     Args:
-        qp: quantiser parameter of keyframes, 0 (finest) to 63; 6 more double the step.
-            32 when neither quality nor bitrate is given. Keyframes that few frames inherit are
-            coarser.
+        crf: constant rate factor, 0 (finest) to 63: the qp of a scene that moves as usual. What
+            moves more is coded up to 6 qps coarser, what moves less as much finer, as motion hides
+            errors and bits are cheap in still scenes; with low delay, or keyframes alone, all
+            scenes have this qp. 32 when nothing else sets the rate.
+        qp: the same quantiser parameter for all scenes, 0 (finest) to 63; 6 more double the step.
+            It is that of keyframes; those that few frames inherit are coarser.
         quality: constant quality: PSNR in dB (Y, U, V weighted 6:1:1) that each segment aims at,
             20 to 60.
         bitrate: target in bit/s of the video stream, at least 1000.
@@ -172,6 +175,7 @@ class EncoderOptions:
         ConfigError: a value is out of range, or of another type.
     """
 
+    crf: int | None = None
     qp: int | None = None
     quality: float | None = None
     bitrate: int | None = None
@@ -196,11 +200,13 @@ class EncoderOptions:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:
                 _check_kind(name, value)
-        given = [n for n in ("qp", "quality", "bitrate") if getattr(self, n) is not None]
+        given = [n for n in ("crf", "qp", "quality", "bitrate") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} exclude each other: give one of them")
-        if self.qp is not None and not 0 <= self.qp <= QP_MAX:
-            raise ConfigError(f"qp {self.qp} is outside 0 to {QP_MAX}")
+        for name in ("crf", "qp"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= QP_MAX:
+                raise ConfigError(f"{name} {value} is outside 0 to {QP_MAX}")
         if self.quality is not None and not 20 <= self.quality <= 60:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
@@ -225,15 +231,23 @@ class EncoderOptions:
             raise ConfigError(f"layers {self.layers} is outside 1 to {LEVELS_MAX}")
         if not 2 <= self.layer_step <= 12:
             raise ConfigError(f"layer_step {self.layer_step} is outside 2 to 12")
-        if self.qp is not None and self.qp + (self.layers - 1) * self.layer_step > QP_MAX:
-            raise ConfigError(
-                f"{self.layers} layers {self.layer_step} qps apart need a qp of at most "
-                f"{QP_MAX - (self.layers - 1) * self.layer_step}, not {self.qp}"
-            )
+        most = QP_MAX - (self.layers - 1) * self.layer_step
+        for name in ("crf", "qp"):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ConfigError(
+                    f"{self.layers} layers {self.layer_step} qps apart need a {name} of at most "
+                    f"{most}, not {value}"
+                )
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if not 0 < self.frame_rate < inf:
             raise ConfigError(f"frame rate {self.frame_rate} is not positive and finite")
+
+    @property
+    def is_constant_qp(self) -> bool:
+        """Whether qps follow from the frames alone, whatever the size of what is coded."""
+        return self.quality is None and self.bitrate is None
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> EncoderOptions:
@@ -321,6 +335,7 @@ def _check_kind(name: str, value: object) -> None:
 
 
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "crf": ("a whole number", _whole),
     "qp": ("a whole number", _whole),
     "quality": ("a number", lambda text: float(_decimal(text))),
     "bitrate": ("a bitrate like 800000 or 800k", bitrate),
@@ -341,4 +356,4 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "model": ("a text", str),
 }
 """By option: the type, in words, and the function that reads it from a text."""
-_MAY_BE_NONE = {"qp", "quality", "bitrate", "maxrate", "bufsize", "bframes", "model"}
+_MAY_BE_NONE = {"crf", "qp", "quality", "bitrate", "maxrate", "bufsize", "bframes", "model"}

@@ -25,7 +25,7 @@ typedef struct LibVcfilterEncContext {
     const AVClass *class;
     LibVcfilterWorker worker;
     char *preset, *tune;
-    int qp;
+    int crf, qp;
     float quality;
     int scenecut;
     char *structure;
@@ -47,7 +47,9 @@ static const AVOption libvcfilter_encode_options[] = {
                                                OFFSET(preset),   AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
     { "tune",     "What the settings are made for: psnr zerolatency",
                                                OFFSET(tune),     AV_OPT_TYPE_STRING, { .str = NULL }, 0,  0, VE },
-    { "qp",       "Quantiser of keyframes, 0 finest; -1: 32 unless -quality or -b:v is given",
+    { "crf",      "Constant rate factor, 0 finest; -1: 32 unless -qp, -quality or -b:v is given",
+                                               OFFSET(crf),      AV_OPT_TYPE_INT,    { .i64 = -1 },  -1, 63, VE },
+    { "qp",       "The same quantiser whatever moves, 0 finest; -1: off",
                                                OFFSET(qp),       AV_OPT_TYPE_INT,    { .i64 = -1 },  -1, 63, VE },
     { "quality",  "Constant quality: PSNR in dB to aim at, 20 to 60; 0: off",
                                                OFFSET(quality),  AV_OPT_TYPE_FLOAT,  { .dbl = 0 },    0, 60, VE },

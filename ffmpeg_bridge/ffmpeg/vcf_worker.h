@@ -102,7 +102,7 @@ int vcf_open_decoder(VcfStream **stream, const VcfWorkerOptions *options, const 
 int vcf_open_decoder_with(VcfStream **stream, const VcfWorkerOptions *options,
                           const uint8_t *extradata, size_t size, const char *settings);
 
-/* settings: "key=value:key=value" with the fields of vcfilter.EncoderOptions: qp, quality (dB),
+/* settings: "key=value:key=value" with the fields of vcfilter.EncoderOptions: crf, qp, quality (dB),
  * bitrate (bit/s), keyint, scenecut, preset, frame_rate ("30000/1001", for rate control), ...;
  * NULL or "": the defaults. The model is chosen by the worker's command. */
 int vcf_open_encoder(VcfStream **stream, const VcfWorkerOptions *options, const VcfFormat *format,

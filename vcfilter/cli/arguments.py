@@ -101,10 +101,17 @@ def add_map(group: argparse._ActionsContainer) -> None:
 
 _SETTINGS = (
     (
+        "crf",
+        ("--crf",),
+        "N",
+        f"constant rate factor, 0 (finest) to {QP_MAX}: the qp of usual motion, coarser where more "
+        "moves, finer where less (32)",
+    ),
+    (
         "qp",
         ("--qp",),
         "N",
-        f"quantiser parameter, 0 (finest) to {QP_MAX}; 6 more double the step (32)",
+        f"the same quantiser parameter everywhere, 0 (finest) to {QP_MAX}; 6 more double the step",
     ),
     ("quality", ("--quality",), "DB", "constant quality: mean PSNR of each segment, 20 to 60 dB"),
     ("bitrate", ("--bitrate",), "RATE", "bit/s on average: 800k, 1.5M"),
@@ -185,12 +192,12 @@ def add_parallel(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--workers", type=_workers, metavar="N",
         help="code N GOPs beside each other, in processes of one thread each; auto: as many as "
-        "there are cores and memory for (constant qp; the bytes do not depend on N)",
+        "there are cores and memory for (--crf or --qp; the bytes do not depend on N)",
     )  # fmt: skip
     group.add_argument(
         "--cluster", metavar="ADDRESS",
-        help="code GOPs on the workers of the Dask scheduler there, as tcp://host:8786 (constant "
-        "qp; only in a network you trust)",
+        help="code GOPs on the workers of the Dask scheduler there, as tcp://host:8786 (--crf or "
+        "--qp; only in a network you trust)",
     )  # fmt: skip
 
 
@@ -216,7 +223,9 @@ def encoder_options(args: argparse.Namespace) -> EncoderOptions:
 
 
 def is_rate_given(args: argparse.Namespace, but: Collection[str] = ("layers",)) -> bool:
-    """Whether any option of `add_rate` is given, but for some."""
+    """Whether any option of `add_rate` is given, but for some; --crf is as well that of -c:v."""
+    if getattr(args, "codec", None) not in (None, "vcfilter"):
+        but = (*but, "crf")
     return any(name not in but for name in _settings_of(args)) or args.two_pass
 
 
@@ -235,13 +244,18 @@ def add_image_rate(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_codec(parser: argparse.ArgumentParser) -> None:
-    """Encoders of FFmpeg's; `media_codec` reads them."""
+def add_codec(parser: argparse.ArgumentParser, *, crf: bool = True) -> None:
+    """Encoders of FFmpeg's; `media_codec` reads them.
+
+    Args:
+        crf: False where `add_rate` has --crf already.
+    """
     group = parser.add_argument_group("coding with another encoder")
     group.add_argument(
         "-c:v", dest="codec", metavar="NAME", help="encoder: libx264, libx265, ffv1, ..."
     )
-    group.add_argument("--crf", type=float, metavar="N", help="constant quality of -c:v")
+    if crf:
+        group.add_argument("--crf", metavar="N", help="constant quality of -c:v")
     group.add_argument(
         "--pix-fmt", metavar="NAME", help="pixel format for -c:v: yuv420p, yuv444p, ..."
     )
@@ -263,7 +277,11 @@ def media_codec(args: argparse.Namespace) -> MediaCodec | None:
         if args.crf is not None or args.pix_fmt or args.set:
             raise ConfigError("--crf, --pix-fmt and --set need an encoder: give -c:v too")
         return None
-    return MediaCodec.named(args.codec, args.crf, args.pix_fmt, dict(args.set))
+    try:
+        crf = None if args.crf is None else float(args.crf)
+    except ValueError:
+        raise ConfigError(f"--crf {args.crf!r} is not a number") from None
+    return MediaCodec.named(args.codec, crf, args.pix_fmt, dict(args.set))
 
 
 def add_filter(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,10 @@ from vcfilter.cli.command import Command
 from vcfilter.cli.terminal import Terminal
 
 _EXAMPLES = """\
-One of --qp, --quality and --bitrate sets the rate; the default is --qp 32.
+One of --crf, --qp, --quality and --bitrate sets the rate; the default is --crf 32.
 
 examples:
-  vcfilter encode in.mp4 out.mkv                           qp 32
+  vcfilter encode in.mp4 out.mkv                           crf 32
   vcfilter encode in.mp4 out.mkv --quality 38              about 38 dB in every segment
   vcfilter encode in.mp4 out.mkv --bitrate 800k --two-pass
   vcfilter encode in.mp4 out.mkv --workers auto            on all cores: several GOPs at a time
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="go on with what a run that was stopped left beside TARGET, NAME.part.EXT or "
-        "NAME.partial.EXT, from its last keyframe (mkv and nut, constant qp; same settings)",
+        "NAME.partial.EXT, from its last keyframe (mkv and nut, --crf or --qp; same settings)",
     )
     add_depth(parser)
     add_image_rate(parser)

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", default=DEFAULT_PRESET, metavar="NAME,...",
         help=f"vcfilter's presets, out of {', '.join(PRESETS)}. Settings may follow: "
-        "medium:structure=low-delay (%(default)s)",
+        "medium:structure=low-delay; crf=20/26/32/38 takes the place of --qp (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--keyint", type=_interval, default=12, metavar="N",

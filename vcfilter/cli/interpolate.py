@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true",
         help="PNG files that an earlier run left in the target stay, the others are made",
     )  # fmt: skip
-    add_codec(parser)
+    add_codec(parser, crf=False)
     add_rate(parser)
     add_streams(parser)
     add_filter(parser)

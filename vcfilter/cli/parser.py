@@ -27,18 +27,18 @@ options:
   --version    show the version
 
 examples:
-  vcfilter encode holiday.mp4 holiday.mkv --qp 32
+  vcfilter encode holiday.mp4 holiday.mkv --crf 32
   vcfilter decode holiday.mkv back.mp4
   vcfilter decode holiday.mkv - -f nut | ffplay -
   vcfilter info holiday.mkv
 
 vcfilter COMMAND --help tells more about a command.
 """
-_QUALITY = "--qp N or --quality DB sets the quality of neural coding"
+_QUALITY = "--crf N or --quality DB sets the quality of neural coding"
 _FILTER = "it is a filter here: -vf scale=640:-2, fps=25, setsar=1, ..."
 _COPIED = "audio is copied as it is"
 _HINTS = {
-    "-crf": f"{_QUALITY}, --crf that of another encoder (-c:v)",
+    "-crf": "--crf N",
     "--crf": _QUALITY,
     "-q:v": _QUALITY,
     "-qscale": _QUALITY,

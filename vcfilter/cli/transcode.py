@@ -27,7 +27,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of transcode to a parser."""
     add_files(parser, "any video file, neural or not")
-    add_codec(parser)
+    add_codec(parser, crf=False)
     add_parallel(add_rate(parser))
     coding.add_arguments(parser)
 

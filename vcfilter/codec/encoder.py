@@ -104,7 +104,7 @@ class Encoder:
 
     Raises:
         ConfigError: the pass log does not fit, the preset is none of the model's, or an executor
-            or finished packets come with a rate that is not a constant qp.
+            or finished packets come with a rate that is neither a constant qp nor a crf.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class Encoder:
         self._runtime = runtime if runtime is not None else Runtime()
         self._rate = make_rate_control(video_format, options, pass_log)
         if executor is not None and not isinstance(self._rate, ConstantQp):
-            raise ConfigError("GOPs can be coded beside each other at a constant qp only")
+            raise ConfigError("GOPs can be coded beside each other at a constant qp or crf only")
         if executor is not None and options.maxrate is not None:
             raise ConfigError("GOPs that are coded beside each other cannot keep a maxrate")
         if finished and (not isinstance(self._rate, ConstantQp) or options.maxrate is not None):
-            raise ConfigError("an earlier run can be gone on from at a constant qp only")
+            raise ConfigError("an earlier run can be gone on from at a constant qp or crf only")
         self._finished = FinishedPackets(finished) if finished else None
         self._joined: FinishedPackets | None = None  # until the first job after them is coded
         self._buffer = None

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import StructureKind
-from vcfilter.codec.lookahead import anchor_distance, key_offset
-from vcfilter.codec.propagation import HORIZON, Inheritance, Map, anchor_scale, key_scales
+from vcfilter.codec.lookahead import FOLLOWERS, anchor_distance, key_offset
+from vcfilter.codec.propagation import (
+    HORIZON,
+    Inheritance,
+    Map,
+    anchor_scale,
+    key_scales,
+    motion_offset,
+)
 from vcfilter.codec.scenecut import SceneCutDetector, Thumbnail, thumbnail
 from vcfilter.codec.structure import (
     GopStep,
@@ -39,7 +46,8 @@ class SegmentJob:
         continues: more frames of this GOP follow in the next job.
         key_sent: the keyframe was next_key of the job before, and its packet came with that one.
         next_key: the next GOP's keyframe, where steps refer to it: number first + len(frames).
-        key_offset, next_offset: qp offsets of the GOP's keyframe and of next_key.
+        qp_offset: added to the qps of its inter frames. key_offset, next_offset: the same of the
+            GOP's keyframe and of next_key.
         divisible: the last frame is an anchor, and others may be put before it (codec.trial): the
             anchors that steps refer to are those that the state holds.
         key_scale, next_scale: factors on the Lagrangian of their positions; None: 1 everywhere.
@@ -57,6 +65,7 @@ class SegmentJob:
     continues: bool = False
     key_sent: bool = False
     next_key: Frame | None = None
+    qp_offset: int = 0
     key_offset: int = 0
     next_offset: int = 0
     divisible: bool = False
@@ -175,6 +184,7 @@ class Planner:
                 self._structure.keyint,
                 self._format.bit_depth,
             )
+        offset += self._gop.motion_offset(1, 1 + FOLLOWERS)
         self._gop.key_offset = offset
         return [replace(job, next_offset=offset, after=self._gop.following(job.reach))]
 
@@ -190,6 +200,7 @@ class _Placement(ABC):
         self.key_offset = 0  # of the keyframe that waits, or of the last one
         self._key_scale: Map | None = None  # of the keyframe that was sent
         self._before: tuple[Frame, ...] = ()  # that keyframe
+        self._previous: Frame | None = None  # the last frame of the job before
         self._reach = structure.filter_reach
 
     @abstractmethod
@@ -203,6 +214,14 @@ class _Placement(ABC):
         Args:
             next_key: the keyframe that follows, if frames may refer to it.
         """
+
+    def motion_offset(self, first: int, last: int) -> int:
+        """By how many qps frames are coded coarser, as they move.
+
+        Args:
+            first, last: places among the frames that wait, the last one excluded.
+        """
+        return 0
 
     def following(self, count: int) -> tuple[Frame, ...]:
         """So many frames behind the keyframe, as far as they are known."""
@@ -220,6 +239,8 @@ class _Placement(ABC):
             keys.append(last)
             lumas[last] = next_key.y
         scales = key_scales(lumas, steps, keys, self._format.bit_depth)
+        known = count if first or count > 1 else 1 + FOLLOWERS
+        offset = self.motion_offset(1 if first == 0 else 0, known)
         job = SegmentJob(
             video_format=self._format,
             first=first,
@@ -228,7 +249,8 @@ class _Placement(ABC):
             continues=continues,
             key_sent=key_sent,
             next_key=next_key,
-            key_offset=0 if first else self.key_offset,
+            qp_offset=offset,
+            key_offset=0 if first else self.key_offset if key_sent else offset,
             key_scale=self._key_scale if key_sent else scales.get(0),
             next_scale=scales.get(last) if next_key is not None else None,
             reach=self._reach,
@@ -242,6 +264,7 @@ class _Placement(ABC):
             self._key_scale = job.next_scale
             self._before = job.frames[-self._reach :] if self._reach else ()
         del self._waiting[:count]
+        self._previous = frames[-1]
         self._first = last if continues else 0
         return job
 
@@ -381,8 +404,8 @@ class _Anchors(_Placement):
         self._anchors = (last, self._anchors[0])
         scale = self._scale(count - 1)
         end = self._first + count
-        self._inherited = {n: each for n, each in self._inherited.items() if n >= end}
         job = self._job(count, steps, continues)
+        self._inherited = {n: each for n, each in self._inherited.items() if n >= end}
         return replace(job, divisible=self._structure.trial, anchor_scale=scale)
 
     def _scale(self, anchor: int) -> Map | None:
@@ -391,15 +414,32 @@ class _Anchors(_Placement):
         Args:
             anchor: its place among the frames that wait.
         """
-        following = []
-        for index in range(anchor + 1, min(anchor + 1 + HORIZON, len(self._waiting))):
-            number = self._first + index
-            if number not in self._inherited:
-                before, now = (frame.y for frame in self._waiting[index - 1 : index + 1])
-                depth = self._format.bit_depth
-                flow = search_step(now, before, depth)
-                if flow is None:
-                    return None
-                self._inherited[number] = Inheritance.of(before, now, flow, depth)
-            following.append(self._inherited[number])
+        known = [
+            self._inheritance(index)
+            for index in range(anchor + 1, min(anchor + 1 + HORIZON, len(self._waiting)))
+        ]
+        following = [each for each in known if each is not None]
         return anchor_scale(following) if following else None
+
+    def motion_offset(self, first: int, last: int) -> int:
+        if not self._structure.by_motion:
+            return 0
+        known = [self._inheritance(n) for n in range(first, min(last, len(self._waiting)))]
+        return motion_offset([each for each in known if each is not None])
+
+    def _inheritance(self, index: int) -> Inheritance | None:
+        """What a frame takes over from the one before it; None: frames are too small to tell.
+
+        Args:
+            index: its place among the frames that wait; there is a frame before it.
+        """
+        number = self._first + index
+        if number not in self._inherited:
+            before = self._waiting[index - 1] if index else self._previous
+            assert before is not None
+            now, depth = self._waiting[index].y, self._format.bit_depth
+            flow = search_step(now, before.y, depth)
+            if flow is None:
+                return None
+            self._inherited[number] = Inheritance.of(before.y, now, flow, depth)
+        return self._inherited[number]

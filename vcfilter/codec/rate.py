@@ -142,7 +142,8 @@ class RateControl(ABC):
 
 
 class ConstantQp(RateControl):
-    """The same qp for all segments, but for keyframes that few frames inherit."""
+    """The same qp for all segments, but for keyframes that few frames inherit, and for what the
+    planner adds to a job's qps."""
 
     def __init__(self, qp: int) -> None:
         self.qp = qp
@@ -514,7 +515,8 @@ def make_rate_control(
         return AverageBitrate(per_frame, pixels, options.keyint)
     if options.quality is not None:
         return ConstantQuality(options.quality)
-    return ConstantQp(DEFAULT_QP if options.qp is None else options.qp)
+    given = options.qp if options.crf is None else options.crf
+    return ConstantQp(DEFAULT_QP if given is None else given)
 
 
 def first_pass_options(video_format: VideoFormat, options: EncoderOptions) -> EncoderOptions:

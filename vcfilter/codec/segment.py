@@ -176,6 +176,7 @@ def encode_segment(
     def code(index: int, references: Sequence[Reference]) -> CodedInter:
         step = job.steps[index]
         qp = rate.inter_qp(key.trial, [later.layer for later in job.steps[index:]], gop)
+        qp = min(max(qp + job.qp_offset, 0), QP_MAX)
         next_key = following if following and length in step.references else None
         tracked = partial(trajectories.to_references, step.number, step.references)
         scale = job.anchor_scale if step.number == length - 1 else None

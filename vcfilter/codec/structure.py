@@ -88,6 +88,7 @@ class GopStructure:
             lookahead's distance, and may divide them.
         ltr: low delay: interval of long-term references, each coded from the one before it alone.
         temporal_filter: frames that others inherit are filtered (codec.temporal_filter).
+        by_motion: what moves more is coded at a coarser qp (codec.propagation.motion_offset).
     """
 
     kind: StructureKind
@@ -100,6 +101,7 @@ class GopStructure:
     ltr: int = 0
     trial: bool = False
     temporal_filter: bool = True
+    by_motion: bool = False
 
     @classmethod
     def of(cls, options: EncoderOptions) -> GopStructure:
@@ -120,6 +122,9 @@ class GopStructure:
             adaptive=options.bframes is None,
             ltr=options.ltr if kind is StructureKind.LOW_DELAY else 0,
             temporal_filter=options.temporal_filter,
+            by_motion=kind is StructureKind.RANDOM_ACCESS
+            and options.qp is None
+            and options.is_constant_qp,
         )
 
     @property

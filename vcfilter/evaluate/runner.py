@@ -36,7 +36,7 @@ class Neural:
     Args:
         preset: one of vcfilter's presets.
         extra: further settings of its encoder, (name, value) each.
-        qps: quantiser parameters of keyframes, one point each.
+        qps: one point each: quantiser parameters, or constant rate factors where rate is "crf".
         model: name, id or path of a model; None takes the default one.
         device: a PyTorch device name or "auto".
     """
@@ -46,31 +46,37 @@ class Neural:
     extra: tuple[tuple[str, str], ...] = ()
     model: str | None = None
     device: str = "auto"
+    rate: str = "qp"
 
     @property
     def label(self) -> str:
         """What reports call it: "vcfilter medium"."""
-        name = " ".join(["vcfilter", self.preset, *(f"{k}={v}" for k, v in self.extra)])
+        rate = [self.rate] if self.rate != "qp" else []
+        name = " ".join(["vcfilter", self.preset, *rate, *(f"{k}={v}" for k, v in self.extra)])
         return f"{name} {Path(self.model).stem}" if self.model else name
 
 
 def neural(
     text: str, qps: tuple[int, ...], model: str | None = None, device: str = "auto"
 ) -> Neural:
-    """vcfilter from PRESET[:NAME=VALUE...].
+    """vcfilter from PRESET[:NAME=VALUE...]; crf=20/26/32/38 sets its points, instead of qps.
 
     Raises:
         ConfigError: a preset, a setting or a value is not vcfilter's.
     """
     preset, *parts = text.split(":")
-    extra = []
+    extra, rate = [], "qp"
     for part in parts:
         name, equals, value = part.partition("=")
         if not (name and equals and value):
             raise ConfigError(f"{part!r} in {text!r} is not NAME=VALUE")
-        extra.append((name, value))
+        if name == "crf":
+            rate, points = name, value.split("/")
+            qps = tuple(EncoderOptions.from_mapping({name: each}).crf or 0 for each in points)
+        else:
+            extra.append((name, value))
     EncoderOptions.from_mapping({"preset": preset, **dict(extra)})
-    return Neural(preset=preset, qps=qps, extra=tuple(extra), model=model, device=device)
+    return Neural(preset=preset, qps=qps, extra=tuple(extra), model=model, device=device, rate=rate)
 
 
 Codec = Neural | Anchor
@@ -197,7 +203,7 @@ def _encode(
         return encode(clip, codec, setting, keyint, target, threads)
     from vcfilter.stream.transcode import encode_file
 
-    settings = {"qp": int(setting), "preset": codec.preset, "frame_rate": clip.rate}
+    settings = {codec.rate: int(setting), "preset": codec.preset, "frame_rate": clip.rate}
     if keyint:
         settings["keyint"] = keyint
     if codec.model:

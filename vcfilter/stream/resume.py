@@ -59,8 +59,8 @@ def settings_text(
     """The settings that coded frames depend on, as SETTINGS_TAG: those that are not the default."""
     plain = EncoderOptions()
     values: dict[str, object] = {}
-    if options.qp is None and options.quality is None and options.bitrate is None:
-        values["qp"] = DEFAULT_QP
+    if options.is_constant_qp and options.qp is None and options.crf is None:
+        values["crf"] = DEFAULT_QP
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name not in _NOT_OF_FRAMES and value != getattr(plain, field.name):
@@ -80,7 +80,7 @@ def check_resumable(options: EncoderOptions, container: str) -> None:
         raise ConfigError(f"only {' and '.join(RESUMABLE)} can be resumed, not {container}")
     for name in ("bitrate", "quality", "maxrate"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"only runs at a constant qp can be resumed: give no {name}")
+            raise ConfigError(f"only runs at a constant qp or crf can be resumed: give no {name}")
 
 
 def earlier_runs(target: Target, settings: str) -> list[EarlierRun]:

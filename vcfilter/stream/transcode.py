@@ -89,14 +89,14 @@ def encode_file(
         bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8). A source
             that is itself neural keeps its own.
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
-            do not depend on how many. A constant qp only. None: in this process. "auto": as many as
-            there are cores and memory for; where that is one, the networks run on a GPU, or the
+            do not depend on how many. With crf or qp only. None: in this process. "auto": as many
+            as there are cores and memory for; where that is one, the networks run on a GPU, or the
             source has no more frames than one GOP may have, in this process.
         cluster: address of a Dask scheduler, whose workers code GOPs beside each other instead;
-            see codec.cluster.ClusterExecutor. A constant qp only.
+            see codec.cluster.ClusterExecutor. With crf or qp only.
         resume: go on with a run that was stopped, from the last keyframe of what it left beside the
             target (NAME.part.EXT or NAME.partial.EXT), which is removed at the end; begin anew
-            where there is nothing. Matroska and NUT at a constant qp only. The source is read from
+            where there is nothing. Matroska and NUT with crf or qp only. The source is read from
             its start, and all packets become those of an undisturbed run.
         container: FFmpeg's name of the container, instead of the extension's.
         filters: what frames go through before they are coded, in this order.
@@ -211,7 +211,7 @@ def _check_workers(
     for name in ("bitrate", "quality", "maxrate"):
         if getattr(options, name) is not None:
             who = "workers code" if cluster is None else "a cluster codes"
-            raise ConfigError(f"{who} at a constant qp only: give no {name}")
+            raise ConfigError(f"{who} at a constant qp or crf only: give no {name}")
 
 
 def decode_file(
