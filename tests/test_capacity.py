@@ -108,7 +108,7 @@ def test_workers_are_a_number_or_auto(tmp_path: Path, capsys: pytest.CaptureFixt
         "vcfilter encode --help)\n"
     )
     assert main(["encode", source, target, "--workers", "auto", "--bitrate", "100k"]) == 2
-    assert "workers code at a constant qp only: give no bitrate" in capsys.readouterr().err
+    assert "workers code at a constant qp or crf only: give no bitrate" in capsys.readouterr().err
     assert main(["transcode", source, str(tmp_path / "out.mp4"), "--workers", "2"]) == 2
     assert "workers and a cluster code neurally" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="workers 'all' is not a whole number or 'auto'"):

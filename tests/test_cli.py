@@ -309,8 +309,8 @@ def test_an_option_that_the_encoder_lacks_is_an_error(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("encode a b -crf 23", "there is no option -crf: --qp N or --quality DB"),
-        ("encode a b --crf 23", "there is no option --crf: --qp N or --quality DB"),
+        ("encode a b -crf 23", "there is no option -crf: it is --crf here"),
+        ("encode a b -q:v 23", "there is no option -q:v: --crf N or --quality DB"),
         ("decode a b -c:v libx264 -crf 23", "there is no option -crf: it is --crf here"),
         ("encode -i a b", "there is no option -i: the source stands without it"),
         ("encode a b -r 25", "there is no option -r"),

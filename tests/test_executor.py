@@ -255,7 +255,7 @@ def test_processes_end_with_their_owner(number: signal.Signals, tmp_path: Path) 
 def test_only_a_constant_qp_can_be_coded_beside_each_other() -> None:
     with ThreadExecutor(FakeModel(), 1) as executor:
         for options in ({"bitrate": 50_000}, {"quality": 35.0}):
-            with pytest.raises(ConfigError, match="at a constant qp only"):
+            with pytest.raises(ConfigError, match="at a constant qp or crf only"):
                 encode(executor, **options)
         with pytest.raises(ConfigError, match="cannot keep a maxrate"):
             encode(executor, qp=30, maxrate=100_000, bufsize=100_000)

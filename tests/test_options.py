@@ -192,7 +192,7 @@ def test_other_names() -> None:
     own = EncoderOptions.from_mapping({"structure": "intra", "tune": "zerolatency"})
     assert own.structure == "intra"
     for settings_, message in (
-        ({"quant": "3"}, "setting 'quant' is not one of qp, quality"),
+        ({"quant": "3"}, "setting 'quant' is not one of crf, qp, quality"),
         ({"tune": "film"}, "tune 'film' is not one of psnr, zerolatency"),
         ({"tune": ["psnr"]}, "tune .'psnr'. is not one of"),
         ({"g": "12", "keyint": "13"}, "'keyint' is given twice"),

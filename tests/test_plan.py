@@ -29,8 +29,13 @@ def structure_of(**options: object) -> GopStructure:
     return GopStructure.of(EncoderOptions(**options))
 
 
-def plan(frames: list[Frame], forced: tuple[int, ...] = (), **options: object) -> list[SegmentJob]:
-    planner = Planner(SMALL, structure_of(**options))
+def plan(
+    frames: list[Frame],
+    forced: tuple[int, ...] = (),
+    fmt: VideoFormat = SMALL,
+    **options: object,
+) -> list[SegmentJob]:
+    planner = Planner(fmt, structure_of(**options))
     jobs = [job for f in frames for job in planner.push(f, f.pts in forced)]
     jobs += planner.finish()
     check(jobs, frames, structure_of(**options))
@@ -49,7 +54,7 @@ def check(jobs: list[SegmentJob], frames: list[Frame], structure: GopStructure) 
         if job.first == 0:
             slots = Slots(0)
             assert job.key_sent == sent
-            assert bool(job.key_offset) <= sent
+            assert sent or job.key_offset == job.qp_offset
             sent = False
         sent |= job.next_key is not None
         times = [frame.pts for _, frame in sorted(frames_of(job).items())]
@@ -211,6 +216,26 @@ def test_anchors_follow_the_motion() -> None:
     assert mean_distance(pan(1), large) == 16  # in 32 frames an eighth of the picture is new
     assert mean_distance(pan(4), large) <= 8
     assert mean_distance(pan(16), large) <= 4
+
+
+@pytest.mark.parametrize("options", [{}, {"keyint": 8}, {"keyint": 8, "open_gop": False}])
+def test_what_moves_more_is_coarser_at_a_constant_rate_factor(options: dict[str, object]) -> None:
+    fmt = VideoFormat(width=96, height=64)
+    calm = clip(24, fmt, still=True)
+    wild = clip(24, fmt, seed=3, noise=20.0)
+    frames = [
+        Frame(y=f.y, u=f.u, v=f.v, pts=i) for i, f in enumerate([*calm, *wild, *calm, calm[0]])
+    ]
+    for rate in ({}, {"crf": 40}):
+        jobs = plan(frames, fmt=fmt, **options, **rate)
+        by_frame = {f.pts: job.qp_offset for job in jobs for f in job.frames}
+        assert [by_frame[i] for i in (3, 20, 51, 68)] == [-6, -6, -6, -6]
+        assert all(by_frame[i] == 6 for i in range(28, 44))
+        keys = {job.frames[0].pts: job.key_offset for job in jobs if job.first == 0}
+        assert (keys[0], keys[24], keys[48]) == (-6, 6, -6)
+    for rate in ({"qp": 32}, {"quality": 38.0}, {"bitrate": 10000}, {"structure": "low-delay"}):
+        jobs = plan(frames, fmt=fmt, **options, **rate)
+        assert {job.qp_offset for job in jobs} == {0}
 
 
 def test_anchors_lie_at_the_same_frames_in_any_size() -> None:

@@ -38,8 +38,6 @@ _QUALITY = "--crf N or --quality DB sets the quality of neural coding"
 _FILTER = "it is a filter here: -vf scale=640:-2, fps=25, setsar=1, ..."
 _COPIED = "audio is copied as it is"
 _HINTS = {
-    "-crf": "--crf N",
-    "--crf": _QUALITY,
     "-q:v": _QUALITY,
     "-qscale": _QUALITY,
     "-i": "the source stands without it: vcfilter COMMAND SOURCE TARGET",
