@@ -1,15 +1,15 @@
-"""Code a film neurally: python examples/encode_file.py film.mp4 film.mkv [qp]"""
+"""Code a film neurally: python examples/encode_file.py film.mp4 film.mkv [crf]"""
 
 import sys
 
 import vcfilter
 
 
-def main(source: str, target: str, qp: str = "32") -> None:
+def main(source: str, target: str, crf: str = "32") -> None:
     report = vcfilter.encode_file(
         source,
         target,
-        vcfilter.EncoderOptions(qp=int(qp), preset="fast"),
+        vcfilter.EncoderOptions(crf=int(crf), preset="fast"),
         overwrite=True,
         progress=lambda now: print(f"\r{now.frames} frames", end="", file=sys.stderr),
     )
