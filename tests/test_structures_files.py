@@ -594,7 +594,8 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
 )
 def test_workers_need_a_constant_qp(options: dict[str, object], tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mkv", frames=1)
-    with pytest.raises(ConfigError, match=r"^workers code at a constant qp or crf only: give no \w+$"):
+    message = r"^workers code at a constant qp or crf only: give no \w+$"
+    with pytest.raises(ConfigError, match=message):
         encode_file(source, tmp_path / "out.mkv", EncoderOptions(**options), workers=2)
     with pytest.raises(ConfigError, match="workers 0 is below 1"):
         encode_file(source, tmp_path / "out.mkv", workers=0)
