@@ -14,6 +14,7 @@ from vcfilter.codec.plan import Planner, SegmentJob
 from vcfilter.codec.references import Slots
 from vcfilter.codec.structure import GopStructure
 from vcfilter.codec.temporal_filter import frames_of, window
+from vcfilter.codec.trajectories import Trajectories
 from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import EncoderOptions
 
@@ -236,6 +237,22 @@ def test_what_moves_more_is_coarser_at_a_constant_rate_factor(options: dict[str,
     for rate in ({"qp": 32}, {"quality": 38.0}, {"bitrate": 10000}, {"structure": "low-delay"}):
         jobs = plan(frames, fmt=fmt, **options, **rate)
         assert {job.qp_offset for job in jobs} == {0}
+
+
+def test_motion_that_the_planner_searched_is_what_a_segment_would_search() -> None:
+    fmt = VideoFormat(width=88, height=68)
+    jobs = plan(clip(20, fmt, seed=5), fmt=fmt, keyint=1000)
+    assert len(jobs) > 1
+    for job in jobs:
+        numbers = range(max(job.first, 1), job.first + len(job.frames))
+        assert set(numbers) <= job.flows.keys()
+        lumas = {number: frame.y for number, frame in frames_of(job).items()}
+        known = Trajectories(lumas, 8, rough=job.flows)
+        searched = Trajectories(lumas, 8)
+        for number in numbers[job.first > 0 :]:
+            pair = known, searched
+            (ours,), (theirs,) = (each.to_references(number, [number - 1]) for each in pair)
+            assert np.array_equal(ours, theirs)
 
 
 def test_anchors_lie_at_the_same_frames_in_any_size() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vcfilter.bitstream import StructureKind
@@ -27,8 +27,9 @@ from vcfilter.codec.structure import (
     halve,
     restart_step,
 )
-from vcfilter.codec.trajectories import search_step
+from vcfilter.codec.trajectories import is_searched_alike, search_step
 from vcfilter.frames import DISTANCE_MAX, Frame, VideoFormat
+from vcfilter.nn.flow import Flow
 
 SPAN = 2
 """Times the lookahead's distance: the span in which the distance between anchors is tried."""
@@ -54,6 +55,8 @@ class SegmentJob:
         anchor_scale: of the last frame's, where that is an anchor; others that trials put before
             it have none.
         reach: of the temporal filter: frames on either side that it may look at; 0: none is used.
+        flows: by number, dense motion from a frame to the one before, where the planner searched
+            what `trajectories.Trajectories` would search as well.
         before: up to so many before the keyframe, where the GOP before it refers to it. after: the
             same behind the last frame, or behind next_key, of the same GOP.
     """
@@ -73,6 +76,7 @@ class SegmentJob:
     next_scale: Map | None = field(default=None, compare=False)
     anchor_scale: Map | None = field(default=None, compare=False)
     reach: int = 0
+    flows: Mapping[int, Flow] = field(default_factory=dict, compare=False)
     before: tuple[Frame, ...] = ()
     after: tuple[Frame, ...] = ()
 
@@ -201,6 +205,7 @@ class _Placement(ABC):
         self._key_scale: Map | None = None  # of the keyframe that was sent
         self._before: tuple[Frame, ...] = ()  # that keyframe
         self._previous: Frame | None = None  # the last frame of the job before
+        self._flows: dict[int, Flow] = {}  # to the frame before, by number
         self._reach = structure.filter_reach
 
     @abstractmethod
@@ -239,8 +244,9 @@ class _Placement(ABC):
             keys.append(last)
             lumas[last] = next_key.y
         scales = key_scales(lumas, steps, keys, self._format.bit_depth)
-        known = count if first or count > 1 else 1 + FOLLOWERS
-        offset = self.motion_offset(1 if first == 0 else 0, known)
+        told = count if first or count > 1 else 1 + FOLLOWERS
+        offset = self.motion_offset(1 if first == 0 else 0, told)
+        known = last if next_key is not None else last + self._reach  # those behind have flows, too
         job = SegmentJob(
             video_format=self._format,
             first=first,
@@ -254,6 +260,7 @@ class _Placement(ABC):
             key_scale=self._key_scale if key_sent else scales.get(0),
             next_scale=scales.get(last) if next_key is not None else None,
             reach=self._reach,
+            flows={n: flow for n, flow in self._flows.items() if n < known},
             before=self._before if key_sent else (),
             after=() if next_key is not None else tuple(self._waiting[count:][: self._reach]),
         )
@@ -264,6 +271,7 @@ class _Placement(ABC):
             self._key_scale = job.next_scale
             self._before = job.frames[-self._reach :] if self._reach else ()
         del self._waiting[:count]
+        self._flows = {n: flow for n, flow in self._flows.items() if n >= last}
         self._previous = frames[-1]
         self._first = last if continues else 0
         return job
@@ -341,6 +349,7 @@ class _Anchors(_Placement):
         self._slot = 0  # of the newest
         self._anchor: Frame | None = None
         self._inherited: dict[int, Inheritance] = {}  # by number of the frame
+        self._flows = {}
 
     def add(self, frame: Frame) -> list[SegmentJob]:
         self._waiting.append(frame)
@@ -442,4 +451,6 @@ class _Anchors(_Placement):
             if flow is None:
                 return None
             self._inherited[number] = Inheritance.of(before.y, now, flow, depth)
+            if is_searched_alike(now):
+                self._flows[number] = flow
         return self._inherited[number]

@@ -147,7 +147,9 @@ def encode_segment(
     by_number = frames_of(job)
     lumas = {number: frame.y for number, frame in by_number.items()}
     known = state.motion if state is not None and job.first else None
-    trajectories = Trajectories(lumas, job.video_format.bit_depth, known, threads=threads)
+    trajectories = Trajectories(
+        lumas, job.video_format.bit_depth, known, rough=job.flows, threads=threads
+    )
     temporal_filter = TemporalFilter(job=job, frames=by_number, trajectories=trajectories)
     coder = _FrameCoder(model, coding, rate, temporal_filter)
     if job.first == 0:

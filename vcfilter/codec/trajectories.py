@@ -61,6 +61,7 @@ class Trajectories:
     Args:
         lumas: luma planes by display number, consecutive, of one size.
         earlier: of the segment before, whose newest frame is the one before these.
+        rough: of `search_step`, by the later frame's number, where `is_searched_alike`.
         threads: so many steps are searched at a time.
     """
 
@@ -70,10 +71,11 @@ class Trajectories:
         bit_depth: int,
         earlier: KnownMotion | None = None,
         *,
+        rough: Mapping[int, Flow] | None = None,
         threads: int = 1,
     ) -> None:
         self._lumas = {number: whole_blocks(luma, bit_depth) for number, luma in lumas.items()}
-        self._earlier, self._threads = earlier, threads
+        self._earlier, self._threads, self._rough = earlier, threads, rough or {}
         if earlier is not None:
             self._lumas.update(earlier.lumas)
         self._steps: dict[int, Future[Flow]] = {}
@@ -161,7 +163,11 @@ class Trajectories:
                 future = self._steps[later] = Future()
         if mine:
             try:
-                future.set_result(_searched(self._lumas[later], self._lumas[earlier]))
+                x, reference = self._lumas[later], self._lumas[earlier]
+                rough = self._rough.get(later)
+                if rough is None:
+                    rough = _rough(x, reference, LARGE)
+                future.set_result(nearer(rough, x, reference))  # to the detail of the full size
             except BaseException as error:
                 future.set_exception(error)
                 raise
@@ -179,13 +185,16 @@ def search_step(now: Plane, before: Plane, bit_depth: int) -> Flow | None:
     return _rough(x, reference, ROUGH)
 
 
-def _searched(x: Luma, reference: Luma) -> Flow:
-    """The flow between two frames (height, width) on the grid, to the detail of their full size."""
-    return nearer(_rough(x, reference, LARGE), x, reference)
+def is_searched_alike(luma: Plane) -> bool:
+    """Whether frames are small enough for `search_step` to search as `Trajectories` does."""
+    rows, columns = (side + -side % BLOCK for side in luma.shape)
+    return bool(rows * columns <= 4 * ROUGH)
 
 
 def _rough(x: Luma, reference: Luma, most: int) -> Flow:
-    """The same, searched at half the size, or less of large frames: at so many samples at most."""
+    """The flow between two frames (height, width) on the grid, searched at half the size, or less
+    of large frames: at so many samples at most.
+    """
     rows, columns = x.shape
     scale = 2 if min(x.shape) >= SMALLEST * 2 else 1
     while x.size > most * scale * scale:
