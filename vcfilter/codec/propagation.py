@@ -38,7 +38,7 @@ USUAL = 1.8
 """Mean absolute difference from the frame before, moved, at half the size, in 8-bit units: the
 median of 162 training clips."""
 STILL = 0.2
-"""The same that nothing can be told from none below."""
+"""Added to it: scenes that are stiller than this are alike."""
 PER_DOUBLING, OFFSET_MAX = 3.0, 6
 """qps per doubling of that difference, and the most of them: x264's constant rate factor has 2.4 at
 its default qcomp of 0.6, before mb-tree adds to it."""
