@@ -200,7 +200,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_bad_arguments(film: Path, tmp_path: Path) -> None:
     with vcfilter.open(io.BytesIO(), "w", format="matroska") as output:
-        with pytest.raises(ConfigError, match="not one of qp, quality"):
+        with pytest.raises(ConfigError, match="not one of crf, qp, quality"):
             output.add_stream("vcfilter", options={"crf": 1})
         with pytest.raises(ConfigError, match="not a whole number"):
             output.add_stream("vcfilter", options={"qp": "high"})

@@ -437,6 +437,7 @@ def test_options_reach_the_encoder(tools: Tools, source: Path, tmp_path: Path) -
 
     fine, coarse = size("fine", "-qp", "20"), size("coarse", "-qp", "44")
     assert coarse < 0.7 * fine
+    assert size("worse", "-crf", "44") < size("better", "-crf", "20")
     assert size("bitrate", "-b:v", "20k") < fine
     assert size("quality", "-quality", "24") < fine
     keys = size("keys", "-qp", "44", "-g", "1")
@@ -546,7 +547,7 @@ def test_settings_of_structure(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["-vcfilter-params", "speed=3"], b"setting 'speed' is not one of qp,"),
+        (["-vcfilter-params", "speed=3"], b"setting 'speed' is not one of crf, qp,"),
         (["-vcfilter-params", "model=/etc/passwd"], b"the model is chosen by the worker's command"),
         (["-preset", "placebo"], b"preset 'placebo' is not one of"),
         (["-maxrate", "100k"], b"maxrate and bufsize belong together"),
@@ -572,7 +573,7 @@ def test_refused_options_are_told(tools: Tools, source: Path, tmp_path: Path) ->
 def test_help_lists_the_presets(tools: Tools) -> None:
     text = tools.run("ffmpeg", "-h", "encoder=vcfilter").stdout.decode()
     presets = ("ultrafast", "fast", "medium", "slow", "veryslow")
-    for word in ("-qp", "-quality", "-vcfilter-params", "-worker", "-worker_timeout", *presets):
+    for word in ("-crf", "-qp", "-quality", "-vcfilter-params", "-worker", "-worker_timeout", *presets):
         assert word in text.split(), word
 
 

@@ -397,7 +397,7 @@ def test_another_model_is_refused_when_opening(
     ("settings", "reason"),
     [
         ("qp=77", "qp 77 is outside 0 to 63"),
-        ("speed=3", "setting 'speed' is not one of qp, quality,"),
+        ("speed=3", "setting 'speed' is not one of crf, qp,"),
         ("qp", "setting 'qp' has no value: write qp=VALUE"),
         ("frame_rate=1/0", "frame_rate '1/0' is not a number"),
         ("frame_rate=1e30000000", "frame_rate '1e30000000' is not a number"),
