@@ -573,7 +573,15 @@ def test_refused_options_are_told(tools: Tools, source: Path, tmp_path: Path) ->
 def test_help_lists_the_presets(tools: Tools) -> None:
     text = tools.run("ffmpeg", "-h", "encoder=vcfilter").stdout.decode()
     presets = ("ultrafast", "fast", "medium", "slow", "veryslow")
-    for word in ("-crf", "-qp", "-quality", "-vcfilter-params", "-worker", "-worker_timeout", *presets):
+    for word in (
+        "-crf",
+        "-qp",
+        "-quality",
+        "-vcfilter-params",
+        "-worker",
+        "-worker_timeout",
+        *presets,
+    ):
         assert word in text.split(), word
 
 
