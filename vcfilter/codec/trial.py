@@ -140,8 +140,9 @@ class _Trial:
     def _weight(self, tried: _Tried) -> float:
         """The Lagrangian per bit of a frame."""
         pixels = self._job.video_format.width * self._job.video_format.height
+        qp = self._rate.qp + self._job.qp_offset
         least, most = (
-            QUANTISER_LAMBDA * 2 ** ((self._rate.qp + coarser - 4) / 3) / pixels
+            QUANTISER_LAMBDA * 2 ** ((qp + coarser - 4) / 3) / pixels
             for coarser in COARSER
         )
         return min(max(tried.error / tried.bits, least), most)
