@@ -142,8 +142,7 @@ class _Trial:
         pixels = self._job.video_format.width * self._job.video_format.height
         qp = self._rate.qp + self._job.qp_offset
         least, most = (
-            QUANTISER_LAMBDA * 2 ** ((qp + coarser - 4) / 3) / pixels
-            for coarser in COARSER
+            QUANTISER_LAMBDA * 2 ** ((qp + coarser - 4) / 3) / pixels for coarser in COARSER
         )
         return min(max(tried.error / tried.bits, least), most)
 
