@@ -24,7 +24,7 @@ Luma = npt.NDArray[np.uint8]
 FRAMES = 6  # of a shot, at most
 QPS = (26, 40)  # of keyframes, drawn uniformly; inter frames lie above
 SIDE = 256  # of what is cut from a frame, at most
-PRESET = "ultrafast"
+PRESET = "veryfast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
