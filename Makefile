@@ -23,7 +23,7 @@ test:               ## four minutes on 2 cores, no network, no GPU; without the 
 	$(PY) -m pytest -n 2 --dist loadfile
 
 test-all:           ## every test
-	$(PY) -m pytest -m ""
+	$(PY) -m pytest -m "" -n 2 --dist loadfile
 
 fuzz:               ## FUZZ_SECONDS of each target in tests/fuzz, led by coverage where Atheris is
 	$(PY) -c 'import atheris' 2>/dev/null || \

@@ -201,7 +201,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 def test_bad_arguments(film: Path, tmp_path: Path) -> None:
     with vcfilter.open(io.BytesIO(), "w", format="matroska") as output:
         with pytest.raises(ConfigError, match="not one of crf, qp, quality"):
-            output.add_stream("vcfilter", options={"crf": 1})
+            output.add_stream("vcfilter", options={"speed": 1})
         with pytest.raises(ConfigError, match="not a whole number"):
             output.add_stream("vcfilter", options={"qp": "high"})
         with pytest.raises(ConfigError, match="outside 0 to 63"):

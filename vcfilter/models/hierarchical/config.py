@@ -154,7 +154,7 @@ EFFORTS: dict[str, Effort] = {
     "ultrafast": Effort(
         motion_levels=(4,),
         free_modes=False,
-        settled=0.55,
+        settled=0.3,
         searched=math.inf,
         fit_rounds=1,
         plain_motion=False,
