@@ -78,6 +78,24 @@ def test_threads_give_equal_bytes(options: dict[str, object]) -> None:
     assert sum(len(decoder.decode(packet)) for packet in [*packets, None]) == 45
 
 
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+def test_qps_that_follow_motion_do_not_depend_on_who_codes(options: dict[str, object]) -> None:
+    wide = VideoFormat(width=96, height=64)
+    calm, wild = clip(20, wide, still=True), clip(25, wide, seed=3, noise=20.0, first_pts=20)
+
+    def coded(executor: Executor | None) -> Encoder:
+        encoder = Encoder(wide, EncoderOptions(**options), model=FakeModel(), executor=executor)
+        encoder.packets = [p for f in [*calm, *wild, None] for p in encoder.encode(f)]  # type: ignore[attr-defined]
+        return encoder
+
+    expected = coded(None)
+    with ThreadExecutor(FakeModel(), 3) as executor:
+        assert data_of(coded(executor)) == data_of(expected)
+    qps = [record.header.step.qp for record in expected.statistics.records]
+    assert qps[0] == 26
+    assert sum(qps[20:]) / 25 > sum(qps[:20]) / 20 + 8
+
+
 @pytest.mark.slow
 def test_processes_give_equal_bytes() -> None:
     with ProcessExecutor(partial(FakeModel, levels=2), 2) as executor:
