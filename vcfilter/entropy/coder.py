@@ -58,7 +58,13 @@ class TableSet:
 
 
 class Coder(Protocol):
-    """What the walk needs of a coder that writes or estimates."""
+    """What the walk needs of a coder that writes or estimates.
+
+    Its `bits` are (tables, 257), per table and magnitude.
+    """
+
+    @property
+    def bits(self) -> Tensor: ...
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols for u under the tables of index, all of one shape."""
@@ -138,6 +144,11 @@ class EncodingCoder:
 
         chosen = native.quantise(values, tables_, self._tables.bits.numpy(), weight, LEVEL_MAX)
         return torch.from_numpy(chosen).to(u.dtype).view(u.shape)
+
+    @property
+    def bits(self) -> Tensor:
+        """(tables, 257) float32 bits per magnitude; see `TableSet`."""
+        return self._tables.bits
 
     @property
     def entries(self) -> tuple[Entry, ...]:

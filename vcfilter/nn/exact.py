@@ -57,8 +57,9 @@ class ExactLayer(nn.Module):
         if self._fixed is not None and self._fixed[0] == key and not self.weight.requires_grad:
             return self._fixed[1]
         unit = float(1 << WEIGHT_SHIFT)
-        weight, bias = round_through(self.weight * unit), round_through(self.bias * unit)
-        fixed = weight.to(dtype), bias.to(dtype)
+        with torch.inference_mode(False):  # gradients of inputs may pass through them
+            weight, bias = round_through(self.weight * unit), round_through(self.bias * unit)
+            fixed = weight.to(dtype), bias.to(dtype)
         self._fixed = None if self.weight.requires_grad else (key, fixed)
         return fixed
 

@@ -124,7 +124,9 @@ class Effort:
         least_gain: share of the cost that a residual must save by the estimate to be tried;
             deep_gain: the same of deep layers.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
-            pass before left; that of a keyframe twice more, those of deep layers once less.
+            pass before left; those of deep layers once less. key_passes: of keyframes.
+        foreseen: how often between passes it is measured what symbols cost later ones, through the
+            tables, for the following passes to count.
         filtered: frames of layers below have a loop filter where one pays.
     """
 
@@ -140,11 +142,13 @@ class Effort:
     least_gain: float = 0.0
     deep_gain: float = 0.0
     passes: int
+    key_passes: int
+    foreseen: int = 0
     filtered: int = LAYER_MAX + 1
 
     def passes_of(self, layer: int) -> int:
         """Passes of a frame of a temporal layer."""
-        return max(1, self.passes + 2 * (layer == 0) - (layer >= DEEP_LAYER))
+        return self.key_passes if layer == 0 else max(1, self.passes - (layer >= DEEP_LAYER))
 
 
 DEEP_LAYER = 3
@@ -160,6 +164,7 @@ EFFORTS: dict[str, Effort] = {
         plain_motion=False,
         deep_gain=0.55,
         passes=1,
+        key_passes=3,
         filtered=2,
     ),
     "veryfast": Effort(
@@ -171,6 +176,7 @@ EFFORTS: dict[str, Effort] = {
         plain_motion=False,
         deep_gain=0.25,
         passes=1,
+        key_passes=3,
         filtered=DEEP_LAYER,
     ),
     "fast": Effort(
@@ -182,6 +188,8 @@ EFFORTS: dict[str, Effort] = {
         plain_motion=False,
         deep_gain=0.25,
         passes=2,
+        key_passes=4,
+        foreseen=1,
         filtered=DEEP_LAYER,
     ),
     "medium": Effort(
@@ -193,9 +201,18 @@ EFFORTS: dict[str, Effort] = {
         fit_rounds=2,
         plain_motion=False,
         passes=2,
+        key_passes=6,
+        foreseen=2,
     ),
-    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3),
-    "veryslow": Effort(motion_levels=(1, 2, 3, 4, 5, 6, 7), fit_rounds=4, residuals=4, passes=3),
+    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3, key_passes=7, foreseen=3),
+    "veryslow": Effort(
+        motion_levels=(1, 2, 3, 4, 5, 6, 7),
+        fit_rounds=4,
+        residuals=4,
+        passes=3,
+        key_passes=8,
+        foreseen=4,
+    ),
 }
 
 TRIALS = {"veryslow": "veryfast"}

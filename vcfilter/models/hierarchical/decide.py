@@ -79,7 +79,9 @@ def choose_keyframe(
     coder, above = EncodingCoder(tables), _level_coders(tables, step, levels, passes)
     earlier = [EncodingCoder(tables) for _ in range(passes - 1)]
     filters = filters_of(tables, x, step.qp, ())
-    reference = net.code_keyframe(conditions, x.planes, coder, earlier, above, scale, filters)
+    reference = net.code_keyframe(
+        conditions, x.planes, coder, earlier, above, scale, filters, effort.foreseen
+    )
     return coder, above, reference
 
 
@@ -118,6 +120,7 @@ def choose_inter(
     references: Pair,
     field: MotionField | None,
     passes: int,
+    foreseen: int,
     coded: dict[int, tuple[CodedMotion, tuple[Entry, ...]]] | None = None,
     levels: Sequence[int] = (),
     finer: int = 0,
@@ -127,6 +130,7 @@ def choose_inter(
 
     Args:
         field: estimated motion, for CODED.
+        passes, foreseen: see `Effort`.
         coded: motion by its level, as it was coded of this field before; added to.
         finer: see `VideoNet.code_motion`. rd_scale: see `VideoNet.code_inter`.
     """
@@ -157,6 +161,7 @@ def choose_inter(
         above,
         rd_scale,
         filters,
+        foreseen,
     )
     return coder, above, reference
 
@@ -290,6 +295,7 @@ class ModeDecision:
             self._pair,
             self._field,
             passes,
+            self._effort.foreseen,
             self._coded,
             levels,
             self._finer,
@@ -321,6 +327,7 @@ class ModeDecision:
             self._pair,
             field,
             passes,
+            self._effort.foreseen,
             self._coded,
             finer=self._finer,
             rd_scale=self._rd_scale,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcfilter.entropy import tables
-from vcfilter.entropy.coder import Coder, Reader
+from vcfilter.entropy.coder import QUANTISER_LAMBDA, Coder, Reader
 from vcfilter.fused import fused
 from vcfilter.models.hierarchical.conditions import CONTEXT, CONTEXT_MAX
 from vcfilter.models.hierarchical.refinement import Below
@@ -46,6 +46,8 @@ DENSE_MAX = 32767  # largest weight of a dense layer that the native loops take
 KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows from them
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 PART = 1024  # positions that one thread computes the tables of, at least
+LATER_LAMBDA = 0.75  # factor on the Lagrangian where rounding counts what symbols cost later ones
+LATER_SHARE = 0.8  # of what a pass found in what the next one counts
 DECAY = FADED / (1 << FADED_SHIFT)  # of activity (exact in integers below)
 
 
@@ -401,6 +403,19 @@ def _activation(symbols: Tensor, levels: Tensor) -> Tensor:
     return levels[symbols.abs().clamp(max=256).long()]
 
 
+def _foreseeing(u: Tensor, costs: Tensor) -> Tensor:
+    """Values in steps, moved so that rounding them down or up counts what that costs later symbols.
+
+    Args:
+        u: (B, N, count). costs: the same, squared steps per unit of activation.
+    """
+    magnitude = u.abs()
+    high = torch.floor(magnitude + 0.5)
+    rise = 32 * torch.log2((1 + high) / high.clamp(min=1)) * (high > 0)
+    moved = (magnitude - costs * rise / 2).clamp(min=0)
+    return torch.minimum(moved, high + 0.499) * u.sign()
+
+
 NextSymbols = Callable[[Place, Tensor], Tensor]
 """Where a walk's symbols come from: of a step and its table indices, (B, N, count) both."""
 
@@ -519,6 +534,7 @@ class LatentModel(nn.Module):
         coder: Coder,
         rd_scale: Tensor | float = 1.0,
         below: Below | None = None,
+        later: Tensor | None = None,
     ) -> tuple[Tensor, LatentSymbols]:
         """The walk with symbols that a coder chooses near a target.
 
@@ -529,6 +545,7 @@ class LatentModel(nn.Module):
             rd_scale: factor on the quantiser's Lagrangian, (B, C, h, w), of which the part outside
                 the picture may be missing, or a number.
             below: see `walk`.
+            later: what symbols cost later ones, to be counted; see `later_costs`.
 
         Returns:
             The reconstruction, as `values` gives it of the symbols, and the integers.
@@ -540,12 +557,50 @@ class LatentModel(nn.Module):
         def choose(place: Place, index: Tensor) -> Tensor:
             wanted = (place.take(difference) - values.mean(place)) / values.steps(place)
             scale = rd_scale if scales is None else place.take(scales)
+            if later is not None:
+                scale = scale * LATER_LAMBDA
+                wanted = _foreseeing(wanted, place.take(later) * (scale * QUANTISER_LAMBDA))
             coded = coder.code(wanted, index, scale)
             values.add(place, coded)
             return coded
 
         symbols = self.walk(context, choose, below)
         return prediction + context.fill(values.maps), symbols
+
+    def later_costs(
+        self, symbols: Tensor, context: LatentContext, bits: Tensor, before: Tensor | None = None
+    ) -> Tensor:
+        """What symbols cost those after them in a frame, whose tables follow from them.
+
+        (B, C, h, w) of the part in the picture: bits per unit of a symbol's activation, by the
+        gradient of the table indices at symbols that a pass chose. An estimate, for rounding alone.
+
+        Args:
+            bits: (tables, 257) per table and magnitude.
+            before: what was found after an earlier pass; a part of it goes on.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            coded, features = context.crop(symbols).clone(), context.features.clone()
+            lowest, past = context.lowest.clone(), [context.crop(p) for p in context.temporal]
+            flat = bits.view(-1)
+            seen, known, costs = (torch.zeros_like(coded) for _ in range(3))
+            for place in self.places(coded):
+                step = place.model.step
+                own = place.take(coded)
+                if bool(known.any()):
+                    near = place.lattice(seen).clone().requires_grad_()
+                    before_ = [place.lattice(p)[:, step.low :] for p in past]
+                    index = place.model.indices(near, before_, features, lowest, place.where)
+                    table = index.detach().floor().clamp(0, tables.TABLES - 2).long()
+                    level = own.abs().clamp(max=bits.shape[1] - 3).long()
+                    at = table * bits.shape[1] + level
+                    slope = flat[at + bits.shape[1]] - flat[at]
+                    (found,) = torch.autograd.grad((index * slope).sum(), near)
+                    part = costs[:, : step.high, :: step.stride, :: step.stride]
+                    part += found * place.lattice(known)
+                positioned.write(seen, step.low, self.activation(own), place.at)
+                positioned.write(known, step.low, torch.ones_like(own), place.at)
+            return costs * LATER_SHARE if before is None else before.lerp(costs, LATER_SHARE)
 
     def values(
         self, symbols: Tensor, prediction: Tensor, steps: Tensor, extent: LatentExtent

@@ -466,6 +466,7 @@ class VideoNet(nn.Module):
         levels: Sequence[LevelCoder] = (),
         rd_scale: Tensor | float = 1.0,
         filters: Filtering | None = None,
+        foreseen: int = 0,
     ) -> Reference:
         """Code keyframes.
 
@@ -477,11 +478,13 @@ class VideoNet(nn.Module):
             rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
                 or a number.
             filters: passes aim at what a filter leaves; the reconstruction is not filtered yet.
+            foreseen: how often it is measured between passes what symbols of the base cost later
+                ones (see `LatentModel.later_costs`), after every other pass from the first on.
         """
         wanted = to_blocks(*x)
         start = self.from_nothing
         blocks, image = self._code_image(
-            conditions, wanted, None, start, coder, earlier, levels, rd_scale, filters
+            conditions, wanted, None, start, coder, earlier, levels, rd_scale, filters, foreseen
         )
         assert blocks is not None
         integers = FrameContext.of(image, None, self.config.motion_channels)
@@ -530,12 +533,13 @@ class VideoNet(nn.Module):
         levels: Sequence[LevelCoder] = (),
         rd_scale: Tensor | float = 1.0,
         filters: Filtering | None = None,
+        foreseen: int = 0,
     ) -> Reference:
         """Code inter frames.
 
         Args:
             motion: what `code_motion` gave, for CODED.
-            earlier, levels, rd_scale, filters: see `code_keyframe`.
+            earlier, levels, rd_scale, filters, foreseen: see `code_keyframe`.
         """
         contexts = references[0].context, references[1].context
         predicted = self.predict(mode, conditions, references, motion.field if motion else None)
@@ -555,7 +559,17 @@ class VideoNet(nn.Module):
             alone = self._predict_alone(mode, conditions, references, motion)
             less = to_blocks(*predicted.planes) - to_blocks(*alone.planes)
         blocks, image = self._code_image(
-            conditions, wanted, contexts, start, base, earlier, levels, rd_scale, filters, less
+            conditions,
+            wanted,
+            contexts,
+            start,
+            base,
+            earlier,
+            levels,
+            rd_scale,
+            filters,
+            foreseen,
+            less,
         )
         integers = FrameContext.of(image, motion_symbols, self.config.motion_channels)
         for level in levels:
@@ -599,6 +613,7 @@ class VideoNet(nn.Module):
         levels: Sequence[LevelCoder],
         rd_scale: Tensor | float = 1.0,
         filters: Filtering | None = None,
+        foreseen: int = 0,
         less: Tensor | None = None,
     ) -> tuple[Tensor | None, LatentSymbols]:
         """Code the image latent: (reconstruction in blocks, integers of the base).
@@ -606,7 +621,7 @@ class VideoNet(nn.Module):
         Args:
             coder: of the base; None: it holds no residual. Where no level holds one either there
                 is no reconstruction.
-            rd_scale, filters: see `code_keyframe`.
+            rd_scale, filters, foreseen: see `code_keyframe`.
             less: with levels, what a prediction from bases alone lacks, in blocks.
         """
         if isinstance(rd_scale, Tensor):
@@ -619,7 +634,7 @@ class VideoNet(nn.Module):
             scale = rd_scale * (REFINED if levels else 1.0)
             aim = wanted if less is None else wanted + ALONE * less
             blocks, image = self._code_level(
-                conditions, aim, context, start, passes, None, scale, filters
+                conditions, aim, context, start, passes, None, scale, filters, foreseen
             )
             stack.add(0, image.symbols)
             if levels:
@@ -652,6 +667,7 @@ class VideoNet(nn.Module):
         below: Below | None,
         scale: Tensor | float,
         filters: Filtering | None,
+        foreseen: int = 0,
     ) -> tuple[Tensor, LatentSymbols]:
         """Code the base or a level of the image latent in passes; see `code_keyframe`.
 
@@ -661,15 +677,21 @@ class VideoNet(nn.Module):
         base, features = self.features(conditions)
         (_, steps), coding = self.quantiser(conditions), self.image.coding
         expected, synthesis = start(conditions)
-        target = self.image.analyse(wanted, base, features)
-        for each in passes[:-1]:
+        target, later = self.image.analyse(wanted, base, features), None
+        for number, each in enumerate(passes[:-1]):
             with torch.no_grad():
-                latent, image = coding.code(target, expected, steps, context, each, scale, below)
+                latent, image = coding.code(
+                    target, expected, steps, context, each, scale, below, later
+                )
                 blocks = synthesis(latent, image.symbols)
                 if filters is not None:
                     size = conditions.size
                     planes = filters.filtered(finish(to_planes(blocks), size))
                     blocks = to_blocks(*finish(planes, size))
                 target = latent + self.image.analysis_linear(wanted - blocks)
-        latent, image = coding.code(target, expected, steps, context, passes[-1], scale, below)
+                if number in range(0, 2 * foreseen, 2):
+                    later = coding.later_costs(image.symbols, context, each.bits, later)
+        latent, image = coding.code(
+            target, expected, steps, context, passes[-1], scale, below, later
+        )
         return synthesis(latent, image.symbols), image
