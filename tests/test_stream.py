@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 from av.audio.frame import AudioFrame
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from clips import luma_psnr, make_film, planes, times, video_frame
 
@@ -78,6 +79,24 @@ def test_native_planes_pass_unchanged(width: int, height: int, pix_fmt: str) -> 
     assert back.format.name == pix_fmt
     for got, expected in zip(planes(back), sent, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "gray"])
+def test_frames_that_lie_bottom_up_are_read_from_the_top(pix_fmt: str) -> None:
+    """FFmpeg's vflip turns no samples: it makes the size of a line negative."""
+    source = video_frame(3, 64, 48, pix_fmt)
+    source.pts, source.time_base = 0, Fraction(1, 25)
+    graph = Graph()
+    buffer = f"video_size=64x48:pix_fmt={pix_fmt}:time_base=1/25"
+    graph.link_nodes(graph.add("buffer", buffer), graph.add("vflip"), graph.add("buffersink"))
+    graph.configure()
+    graph.vpush(source)
+    turned: VideoFrame = graph.vpull()
+    assert turned.planes[0].line_size < 0
+    upright = frame_of(source)[0]
+    assert not np.array_equal(upright.y, upright.y[::-1])
+    for got, plane in zip(frame_of(turned)[0].planes, upright.planes, strict=True):
+        np.testing.assert_array_equal(got, plane[::-1])
 
 
 @pytest.mark.parametrize(
