@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path as FilePath
 
 from vcfilter._bridge import BridgeError
-from vcfilter.bitstream import read_packet
+from vcfilter.bitstream import SequenceHeader, read_packet
 from vcfilter.codec import DEFAULT_QP
 from vcfilter.errors import BitstreamError, ConfigError, MediaError
 from vcfilter.frames import Packet
@@ -34,7 +34,7 @@ class EarlierRun:
     Args:
         path: of its file.
         settings: the file's SETTINGS_TAG.
-        extradata: the sequence header.
+        extradata: the sequence header, and nothing behind it.
         packets: the coded frames, from the first on.
     """
 
@@ -107,7 +107,7 @@ def earlier_runs(target: Target, settings: str) -> list[EarlierRun]:
 
 
 def _read(path: FilePath) -> EarlierRun | None:
-    """The run's intact packets; None where there is none."""
+    """The run's header and intact packets; None where there is none."""
     packets: list[Packet] = []
     try:
         demuxer = Source(path).demuxer()
@@ -116,6 +116,10 @@ def _read(path: FilePath) -> EarlierRun | None:
     with demuxer:
         info = next((each for each in demuxer.streams if is_neural(each)), None)
         if info is None:
+            return None
+        try:
+            extradata = SequenceHeader.read(info.extradata).write()  # Matroska fills it up
+        except BitstreamError:
             return None
         with suppress(BitstreamError, BridgeError):
             identity, number = None, 0
@@ -131,9 +135,7 @@ def _read(path: FilePath) -> EarlierRun | None:
     if not packets or not packets[0].is_keyframe:
         return None
     settings = {key.upper(): value for key, value in info.metadata.items()}.get(SETTINGS_TAG, "")
-    return EarlierRun(
-        path=path, settings=settings, extradata=info.extradata, packets=tuple(packets)
-    )
+    return EarlierRun(path=path, settings=settings, extradata=extradata, packets=tuple(packets))
 
 
 def remove(runs: Sequence[EarlierRun]) -> None:
