@@ -388,6 +388,25 @@ def test_settings_of_an_output_stream_are_honoured() -> None:
     assert sizes[20_000] < sizes[400_000]
 
 
+def test_a_drained_stream_takes_no_more_frames() -> None:
+    """They would be lost, since close() drains a stream once."""
+    sound = AudioFrame(format="flt", layout="stereo", samples=64)
+    sound.sample_rate = 48000
+    for drained_before in (False, True):
+        output = vcfilter.open(io.BytesIO(), "w", format="matroska")
+        video = output.add_stream("vcfilter", options=OPTIONS)
+        audio = output.add_stream("pcm_f32le")
+        if not drained_before:
+            output.mux(video.encode(video_frame(0, 64, 48)))
+            output.mux(audio.encode(sound))
+            output.close()
+        for stream, frame in ((video, video_frame(1, 64, 48)), (audio, sound)):
+            assert stream.encode(None) == []
+            with pytest.raises(ConfigError, match=r"is drained, .* it takes no frame"):
+                stream.encode(frame)
+        output.abort()
+
+
 def test_frames_closer_than_the_containers_clock_get_times_of_their_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
