@@ -129,5 +129,12 @@ def test_frames_are_checked_against_a_format() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             replace(frame, **fields).check(FORMAT)
+    deep = replace(FORMAT, bit_depth=10)
     with pytest.raises(ConfigError, match="plane y is uint8"):
-        frame.check(replace(FORMAT, bit_depth=10))
+        frame.check(deep)
+    y, u, v = (plane.astype(np.uint16) for plane in frame.planes)
+    u[3, 5] = 1023
+    Frame(y=y, u=u, v=v, pts=0).check(deep)
+    u[3, 5] = 1024
+    with pytest.raises(ConfigError, match="plane u has a sample of 1024: more than 1023"):
+        Frame(y=y, u=u, v=v, pts=0).check(deep)

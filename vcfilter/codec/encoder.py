@@ -222,6 +222,7 @@ class Encoder:
         if not isinstance(frame, Frame):
             raise ConfigError(f"a {type(frame).__name__} is no Frame")
         frame.check(self._format)
+        frame = frame.in_c_order()
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts
