@@ -127,13 +127,17 @@ def test_seek_and_frame_at(neural: Path) -> None:
             assert shown.pts == frame.pts
             np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
         assert container.frame_at(0).pts == whole[0].pts
-        assert container.frame_at(99).pts == whole[-1].pts
+        for late in (99, 10**30):
+            assert container.frame_at(late).pts == whole[-1].pts
         container.seek(whole[7].pts, stream=stream)
         assert next(container.decode(video=0)).pts == whole[5].pts
         container.seek(whole[7].pts, stream=stream, backward=False)
         assert next(container.decode(video=0)).pts == whole[10].pts
         container.seek(0)
         assert next(container.decode()).pts == 0
+    for closed in (lambda: container.frame_at(0), lambda: next(container.demux())):
+        with pytest.raises(MediaError, match=r"neural\.mkv is closed$"):
+            closed()
 
 
 def test_write_frames_and_copy_sound(film: Path, tmp_path: Path) -> None:
@@ -482,7 +486,10 @@ def test_wrong_types_are_one_sentence(neural: Path, tmp_path: Path) -> None:
         "av.VideoFrame": lambda: stream.encode(np.zeros((48, 64), np.uint8)),
         "a packet": lambda: output.mux(5),
         "'1:30' is not a number": lambda: video.frame_at("1:30"),
-        "whole number of ticks": lambda: video.seek(1.5),
+        "None is not a number": lambda: video.frame_at(None),
+        "nan is not a number": lambda: video.frame_at(float("nan")),
+        "offset 1.5 is not a whole number of ticks": lambda: video.seek(1.5),
+        "offset 9223372036854775808 is not": lambda: video.seek(1 << 63),
         "below 2": lambda: next(video.demux(7)),
         "not positive": lambda: output.add_stream("vcfilter", rate=0),
         "not a number": lambda: output.add_stream("vcfilter", rate="fast"),

@@ -33,7 +33,7 @@ from vcfilter.stream.report import RunLog
 from vcfilter.stream.source import Source, _Pipe
 from vcfilter.stream.streams import StreamSelection
 from vcfilter.stream.tags import cut_chapters
-from vcfilter.stream.timestamps import Cut
+from vcfilter.stream.timestamps import Cut, seconds_of
 from vcfilter.stream.transcode import Interrupted, Progress, decode_file, encode_file
 
 FAST = EncoderOptions(qp=24, preset="ultrafast", keyint=6)
@@ -323,6 +323,19 @@ def test_cut_starts_at_zero_and_holds_the_part(film: Path, tmp_path: Path) -> No
     sound = [pts for pts, _ in packets_of(target, "audio")]
     assert sound
     assert all(pts is not None and 0 <= pts < Fraction(4, 24) + MILLISECOND for pts in sound)
+
+
+def test_a_float_stands_for_the_decimal_that_it_is_written_as(tmp_path: Path) -> None:
+    """Its binary value is a little more than 0.28: the frame at that time would be left out."""
+    source = make_film(tmp_path / "in.mkv", frames=10, rate=25)
+    report = encode_file(source, tmp_path / "out.mkv", FAST, start=0.28, duration=0.08)
+    assert report.frames == 2
+    assert seconds_of("start", np.float64(0.1)) == Fraction(1, 10)
+    assert seconds_of("start", 1e300) == 10**300
+    assert seconds_of("start", Fraction(1, 3)) == Fraction(1, 3)
+    for value in (float("nan"), float("-inf"), "1", True, [1]):
+        with pytest.raises(ConfigError, match=r"start .* is not a number of seconds"):
+            encode_file(source, tmp_path / "out.mkv", FAST, start=value)  # type: ignore[arg-type]
 
 
 def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vcfilter.stream.containers import MATROSKA
 from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source
 from vcfilter.stream.target import Target
+from vcfilter.stream.timestamps import seconds_of
 from vcfilter.stream.track import is_neural
 
 SETTINGS_TAG = "ENCODER_SETTINGS"
@@ -66,7 +67,7 @@ def settings_text(
         if field.name not in _NOT_OF_FRAMES and value != getattr(plain, field.name):
             values[field.name] = value
     if start:
-        values["start"] = Fraction(start).limit_denominator(10**9)
+        values["start"] = seconds_of("start", start).limit_denominator(10**9)
     if bit_depth is not None:
         values["bit_depth"] = bit_depth
     if video_filter is not None:
