@@ -491,6 +491,16 @@ def test_wrong_types_are_one_sentence(neural: Path, tmp_path: Path) -> None:
         "offset 1.5 is not a whole number of ticks": lambda: video.seek(1.5),
         "offset 9223372036854775808 is not": lambda: video.seek(1 << 63),
         "below 2": lambda: next(video.demux(7)),
+        "video='0' is neither a position": lambda: next(video.decode(video="0")),
+        "video=None is neither a position": lambda: next(video.decode(video=None)),
+        "filters 5 is not": lambda: encode_file(neural, tmp_path / "o.mkv", filters=5),
+        "filter 3 is not a function": lambda: encode_file(neural, tmp_path / "o.mkv", filters=[3]),
+        "progress 5 is not": lambda: encode_file(neural, tmp_path / "o.mkv", progress=5),
+        "workers True is not": lambda: encode_file(neural, tmp_path / "o.mkv", workers=True),
+        "metadata 5 is not a text": lambda: encode_file(
+            neural, tmp_path / "o.mkv", metadata={"title": 5}
+        ),
+        "runtime 3 is not": lambda: vcfilter.open(tmp_path / "o.mkv", "w", runtime=3),
         "not positive": lambda: output.add_stream("vcfilter", rate=0),
         "not a number": lambda: output.add_stream("vcfilter", rate="fast"),
         "nor a mapping": lambda: output.add_stream("vcfilter", options=5),

@@ -206,6 +206,22 @@ def test_frames_are_checked() -> None:
         encoder.encode(first)
 
 
+def test_arguments_of_another_type_are_one_sentence() -> None:
+    for call, message in (
+        (lambda: Encoder("x"), "video_format 'x' is not a VideoFormat"),
+        (lambda: Encoder(SMALL, {"qp": 3}), "options .'qp': 3. is not EncoderOptions"),
+        (lambda: Encoder(SMALL, runtime="cpu"), "runtime 'cpu' is not a Runtime"),
+        (lambda: Decoder(b"x", {}), "options {} is not DecoderOptions"),
+        (lambda: Decoder(runtime="cpu"), "runtime 'cpu' is not a Runtime"),
+        (
+            lambda: new_decoder().decode(Packet(data=None, pts=0, is_keyframe=True)),
+            "a packet's data are NoneType, not bytes",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
 @pytest.mark.parametrize(
     "options",
     [

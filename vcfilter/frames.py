@@ -166,6 +166,8 @@ class VideoFormat:
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise ConfigError(f"{name} {value!r} is not a whole number")
+            if not isinstance(value, int):  # NumPy's overflow
+                object.__setattr__(self, name, int(value))
         ratio = self.sample_aspect_ratio
         if not (
             isinstance(ratio, tuple)
@@ -244,11 +246,17 @@ class Frame:
         return replace(self, y=y, u=u, v=v)
 
     def check(self, video_format: VideoFormat) -> None:
-        """Raise ConfigError unless the planes have the format's shapes, dtype and range."""
+        """Raise ConfigError unless the planes have the format's shapes, dtype and range, and times
+        are whole numbers of 64 bits."""
+        for name, time in (("pts", self.pts), ("duration", self.duration)):
+            if not isinstance(time, Integral) or not -(1 << 63) <= int(time) < 1 << 63:
+                raise ConfigError(f"{name} {time!r} is not a whole number of 64 bits")
         dtype = np.dtype(np.uint8 if video_format.bit_depth == 8 else np.uint16)
         luma = (video_format.height, video_format.width)
         chroma = video_format.chroma_size[::-1]
         for name, plane, shape in zip("yuv", self.planes, (luma, chroma, chroma), strict=True):
+            if not isinstance(plane, np.ndarray):
+                raise ConfigError(f"plane {name} is a {type(plane).__name__}, not a NumPy array")
             if plane.shape != shape or plane.dtype != dtype:
                 raise ConfigError(
                     f"plane {name} is {plane.dtype} {plane.shape}; the stream has {dtype} {shape}"

@@ -23,7 +23,7 @@ from vcfilter.codec.trial import encode_tried
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, Packet, VideoFormat
 from vcfilter.models.base import ARCHITECTURES, Model
-from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.options import EncoderOptions, Runtime, check_type
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,9 @@ class Encoder:
         delay: most frames that are held before a packet comes.
 
     Raises:
-        ConfigError: the pass log does not fit, the preset is none of the model's, or an executor
-            or finished packets come with a rate that is neither a constant qp nor a crf.
+        ConfigError: an argument is of another type, the pass log does not fit, the preset is none
+            of the model's, or an executor or finished packets come with a rate that is neither a
+            constant qp nor a crf.
     """
 
     def __init__(
@@ -120,8 +121,12 @@ class Encoder:
         coded_frame: Callable[[FrameRecord], None] | None = None,
     ) -> None:
         options = options if options is not None else EncoderOptions()
+        runtime = runtime if runtime is not None else Runtime()
+        check_type("video_format", video_format, VideoFormat, "a VideoFormat")
+        check_type("options", options, EncoderOptions, "EncoderOptions")
+        check_type("runtime", runtime, Runtime, "a Runtime")
         self.statistics = EncoderStatistics()
-        self._runtime = runtime if runtime is not None else Runtime()
+        self._runtime = runtime
         if executor is not None and not options.is_constant_qp:
             raise ConfigError("GOPs can be coded beside each other at a constant qp or crf only")
         if executor is not None and options.maxrate is not None:
@@ -188,6 +193,7 @@ class Encoder:
         self._planner = Planner(self._format, self._structure)
         self._state: GopState | None = None
         self._last_pts: int | None = None
+        self._is_over = False
 
     @property
     def is_skipping(self) -> bool:
@@ -225,12 +231,14 @@ class Encoder:
             while self._pending:
                 self._wait([self._pending[0].result])
                 packets += self._ready()
-            self._begin()
+            self._state, self._is_over = None, True
             return packets
         if not isinstance(frame, Frame):
             raise ConfigError(f"a {type(frame).__name__} is no Frame")
         frame.check(self._format)
         frame = frame.in_c_order()
+        if self._is_over:
+            self._begin()
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -99,9 +99,19 @@ class Job:
         decoder: DecoderOptions | None,
         runtime: Runtime | None,
         image_rate: Fraction | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         check_kind("decoder", decoder, DecoderOptions, "DecoderOptions")
         check_kind("runtime", runtime, Runtime, "a Runtime")
+        check_kind("filters", filters, Iterable, "a sequence of functions", none=False)
+        check_kind("progress", progress, Callable, "a function")  # type: ignore[arg-type]
+        self._filters = tuple(filters)
+        for each in self._filters:
+            check_kind("filter", each, Callable, "a function", none=False)  # type: ignore[arg-type]
+        check_kind("metadata", metadata, Mapping, "a mapping of texts")
+        self.metadata = dict(metadata or {})
+        for text in (*self.metadata, *self.metadata.values()):
+            check_kind("metadata", text, str, "a text", none=False)
         self._start = None if start is None else seconds_of("start", start)
         self._duration = None if duration is None else seconds_of("duration", duration)
         if self._start is not None and self._start < 0:
@@ -110,8 +120,6 @@ class Job:
             raise ConfigError(f"duration {duration} s is not positive")
         self._selection = StreamSelection.of(streams)
         self._copy_videos = streams != "all"
-        self._filters = tuple(filters)
-        self.metadata: dict[str, str] = {}
         self._decoder = decoder or DecoderOptions()
         self._runtime = runtime
         self._began = time.monotonic()
