@@ -168,7 +168,7 @@ class Decoder:
         """
         if packet is not None and not isinstance(packet, Packet):
             raise ConfigError(f"a {type(packet).__name__} is no Packet")
-        if packet is not None and not isinstance(packet.data, bytes | bytearray | memoryview):
+        if packet is not None and not isinstance(packet.data, bytes | bytearray):
             raise ConfigError(f"a packet's data are {type(packet.data).__name__}, not bytes")
         self._work.append(self._end_gop(None) if packet is None else self._accept(packet, show))
         return self._decoded()

@@ -115,9 +115,9 @@ class Job:
         self._start = None if start is None else seconds_of("start", start)
         self._duration = None if duration is None else seconds_of("duration", duration)
         if self._start is not None and self._start < 0:
-            raise ConfigError(f"start {start} s is negative")
+            raise ConfigError(f"start {float(start or 0)} s is negative")
         if self._duration is not None and self._duration <= 0:
-            raise ConfigError(f"duration {duration} s is not positive")
+            raise ConfigError(f"duration {float(duration or 0)} s is not positive")
         self._selection = StreamSelection.of(streams)
         self._copy_videos = streams != "all"
         self._decoder = decoder or DecoderOptions()
