@@ -127,13 +127,17 @@ def test_seek_and_frame_at(neural: Path) -> None:
             assert shown.pts == frame.pts
             np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
         assert container.frame_at(0).pts == whole[0].pts
-        assert container.frame_at(99).pts == whole[-1].pts
+        for late in (99, 10**30):
+            assert container.frame_at(late).pts == whole[-1].pts
         container.seek(whole[7].pts, stream=stream)
         assert next(container.decode(video=0)).pts == whole[5].pts
         container.seek(whole[7].pts, stream=stream, backward=False)
         assert next(container.decode(video=0)).pts == whole[10].pts
         container.seek(0)
         assert next(container.decode()).pts == 0
+    for closed in (lambda: container.frame_at(0), lambda: next(container.demux())):
+        with pytest.raises(MediaError, match=r"neural\.mkv is closed$"):
+            closed()
 
 
 def test_write_frames_and_copy_sound(film: Path, tmp_path: Path) -> None:
@@ -388,6 +392,25 @@ def test_settings_of_an_output_stream_are_honoured() -> None:
     assert sizes[20_000] < sizes[400_000]
 
 
+def test_a_drained_stream_takes_no_more_frames() -> None:
+    """They would be lost, since close() drains a stream once."""
+    sound = AudioFrame(format="flt", layout="stereo", samples=64)
+    sound.sample_rate = 48000
+    for drained_before in (False, True):
+        output = vcfilter.open(io.BytesIO(), "w", format="matroska")
+        video = output.add_stream("vcfilter", options=OPTIONS)
+        audio = output.add_stream("pcm_f32le")
+        if not drained_before:
+            output.mux(video.encode(video_frame(0, 64, 48)))
+            output.mux(audio.encode(sound))
+            output.close()
+        for stream, frame in ((video, video_frame(1, 64, 48)), (audio, sound)):
+            assert stream.encode(None) == []
+            with pytest.raises(ConfigError, match=r"is drained, .* it takes no frame"):
+                stream.encode(frame)
+        output.abort()
+
+
 def test_frames_closer_than_the_containers_clock_get_times_of_their_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -463,8 +486,21 @@ def test_wrong_types_are_one_sentence(neural: Path, tmp_path: Path) -> None:
         "av.VideoFrame": lambda: stream.encode(np.zeros((48, 64), np.uint8)),
         "a packet": lambda: output.mux(5),
         "'1:30' is not a number": lambda: video.frame_at("1:30"),
-        "whole number of ticks": lambda: video.seek(1.5),
+        "None is not a number": lambda: video.frame_at(None),
+        "nan is not a number": lambda: video.frame_at(float("nan")),
+        "offset 1.5 is not a whole number of ticks": lambda: video.seek(1.5),
+        "offset 9223372036854775808 is not": lambda: video.seek(1 << 63),
         "below 2": lambda: next(video.demux(7)),
+        "video='0' is neither a position": lambda: next(video.decode(video="0")),
+        "video=None is neither a position": lambda: next(video.decode(video=None)),
+        "filters 5 is not": lambda: encode_file(neural, tmp_path / "o.mkv", filters=5),
+        "filter 3 is not a function": lambda: encode_file(neural, tmp_path / "o.mkv", filters=[3]),
+        "progress 5 is not": lambda: encode_file(neural, tmp_path / "o.mkv", progress=5),
+        "workers True is not": lambda: encode_file(neural, tmp_path / "o.mkv", workers=True),
+        "metadata 5 is not a text": lambda: encode_file(
+            neural, tmp_path / "o.mkv", metadata={"title": 5}
+        ),
+        "runtime 3 is not": lambda: vcfilter.open(tmp_path / "o.mkv", "w", runtime=3),
         "not positive": lambda: output.add_stream("vcfilter", rate=0),
         "not a number": lambda: output.add_stream("vcfilter", rate="fast"),
         "nor a mapping": lambda: output.add_stream("vcfilter", options=5),

@@ -206,9 +206,40 @@ def test_frames_are_checked() -> None:
         encoder.encode(first)
 
 
-def test_an_encoder_can_be_used_again_after_the_end() -> None:
-    encoder, packets = encode(clip(6, SMALL), keyint=4)
-    again = [p for f in [*clip(6, SMALL), None] for p in encoder.encode(f)]
+def test_arguments_of_another_type_are_one_sentence() -> None:
+    for call, message in (
+        (lambda: Encoder("x"), "video_format 'x' is not a VideoFormat"),
+        (lambda: Encoder(SMALL, {"qp": 3}), "options .'qp': 3. is not EncoderOptions"),
+        (lambda: Encoder(SMALL, runtime="cpu"), "runtime 'cpu' is not a Runtime"),
+        (lambda: Decoder(b"x", {}), "options {} is not DecoderOptions"),
+        (lambda: Decoder(runtime="cpu"), "runtime 'cpu' is not a Runtime"),
+        (
+            lambda: new_decoder().decode(Packet(data=None, pts=0, is_keyframe=True)),
+            "a packet's data are NoneType, not bytes",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keyint": 12},
+        {"structure": "low-delay"},
+        {"quality": 36.0, "keyint": 6},
+        {"bitrate": 60_000, "keyint": 6},
+        {"bitrate": 60_000, "maxrate": 80_000, "bufsize": 30_000, "keyint": 6},
+    ],
+    ids=["crf", "low delay", "quality", "bitrate", "maxrate"],
+)
+def test_an_encoder_can_be_used_again_after_the_end(options: dict[str, object]) -> None:
+    """Nothing is left of the stream before: no scene, no debt of bits."""
+    frames = clip(14, SMALL, cuts=(1, 7))
+    encoder, packets = encode(frames, **options)
+    other = [p for f in [*clip(9, SMALL, seed=7), None] for p in encoder.encode(f)]
+    assert len(other) == 9
+    again = [p for f in [*frames, None] for p in encoder.encode(f)]
     assert [p.data for p in again] == [p.data for p in packets]
 
 

@@ -60,6 +60,12 @@ def test_video_formats_check_themselves(fields: dict[str, Any], message: str) ->
         replace(FORMAT, **fields)
 
 
+def test_numbers_of_numpy_do_not_overflow() -> None:
+    found = VideoFormat(width=np.int16(1920), height=np.int16(1080))  # type: ignore[arg-type]
+    assert found == VideoFormat(width=1920, height=1080)
+    assert type(found.width) is int
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     fmt = VideoFormat(width=np.int64(64), height=np.uint16(48))  # type: ignore[arg-type]
     assert fmt == FORMAT
@@ -126,8 +132,20 @@ def test_frames_are_checked_against_a_format() -> None:
         ({"y": plane(48, 63)}, r"plane y is uint8 \(48, 63\)"),
         ({"u": plane(24, 31)}, "plane u"),
         ({"v": plane(24, 32, np.uint16)}, "plane v is uint16"),
+        ({"y": [[1]]}, "plane y is a list, not a NumPy array"),
+        ({"pts": None}, "pts None is not a whole number of 64 bits"),
+        ({"pts": 0.5}, r"pts 0\.5 is not"),
+        ({"pts": 1 << 63}, "pts 9223372036854775808 is not"),
+        ({"duration": "1"}, "duration '1' is not"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(frame, **fields).check(FORMAT)
+    deep = replace(FORMAT, bit_depth=10)
     with pytest.raises(ConfigError, match="plane y is uint8"):
-        frame.check(replace(FORMAT, bit_depth=10))
+        frame.check(deep)
+    y, u, v = (plane.astype(np.uint16) for plane in frame.planes)
+    u[3, 5] = 1023
+    Frame(y=y, u=u, v=v, pts=0).check(deep)
+    u[3, 5] = 1024
+    with pytest.raises(ConfigError, match="plane u has a sample of 1024: more than 1023"):
+        Frame(y=y, u=u, v=v, pts=0).check(deep)

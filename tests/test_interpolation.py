@@ -274,7 +274,18 @@ def test_generator_over_video_frames() -> None:
         assert all(
             np.array_equal(*p) for p in zip(planes(frame), planes(found[2 * n]), strict=True)
         )
+    frames[2].pts, frames[2].time_base, frames[2].duration = 200, Fraction(1, 2400), 100
+    found = list(vcfilter.interpolate(frames, factor=2, preset="fast"))
+    assert [f.pts * f.time_base for f in found] == [Fraction(n, 48) for n in range(8)]
     assert list(vcfilter.interpolate([], factor=2)) == []
+    for call, message in (
+        (lambda: vcfilter.interpolate(5, factor=2), "frames 5 is not"),
+        (lambda: list(vcfilter.interpolate([1], factor=2)), "frame 1 is not an av.VideoFrame"),
+        (lambda: vcfilter.interpolate(frames, fps=float("nan")), "rate nan is not a number"),
+        (lambda: vcfilter.interpolate(frames, fps="x"), "rate 'x' is not a number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
     with pytest.raises(ConfigError, match="not after"):
         list(vcfilter.interpolate([frames[1], frames[0]], factor=2))
     with pytest.raises(ConfigError, match="none is given"):

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import clip
 
+import vcfilter
 from vcfilter.bitstream import level_sizes, read_packet, thin, thin_packet
 from vcfilter.cli.main import main
 from vcfilter.codec import Decoder, Encoder
@@ -39,6 +40,8 @@ from vcfilter.models.hierarchical.refinement import (
     with_own_tables,
 )
 from vcfilter.options import DecoderOptions, EncoderOptions, Runtime
+from vcfilter.stream import thinning
+from vcfilter.stream.remux import copy_file
 from vcfilter.stream.thinning import Thinning
 
 FORMAT = VideoFormat(width=72, height=56)
@@ -451,6 +454,23 @@ def test_thin_to_a_bitrate(layered: Path, tmp_path: Path) -> None:
         total = sum(map(len, video_packets(target)))
         assert sizes[0] <= total <= rate * seconds / 8 * 1.01  # times are in milliseconds
         assert share < 1 or total > sizes[0]
+
+
+def test_thin_counts_gops_where_the_first_keyframe_is_lost(
+    layered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = tmp_path / "lost.mkv"
+    with vcfilter.open(layered) as source, vcfilter.open(lost, "w") as target:
+        stream = source.streams.video[0]
+        target.add_stream_from_template(stream)
+        target.mux(list(source.demux(stream))[1:])
+    packets = video_packets(lost)
+    key = next(n for n, data in enumerate(packets) if read_packet(data).sequence is not None)
+    assert key == 4
+    monkeypatch.setattr(thinning, "_choose", lambda bitrate, gops, levels: [2, 1][: len(gops)])
+    copy_file(lost, tmp_path / "thin.mkv", thinning=Thinning(bitrate=1000))
+    wanted = [thin(data, 2 if n < key else 1) for n, data in enumerate(packets)]
+    assert video_packets(tmp_path / "thin.mkv") == wanted
 
 
 def test_thin_to_temporal_layers(layered: Path, tmp_path: Path) -> None:

@@ -162,6 +162,9 @@ def test_values_of_a_wrong_type(name: str, value: Any) -> None:
         ({"frame_rate": Fraction(-1)}, "frame rate -1"),
         ({"frame_rate": float("nan")}, "frame rate nan"),
         ({"frame_rate": float("inf")}, "frame rate inf"),
+        ({"frame_rate": Fraction(1, 10**400)}, r"frame rate 0\.0 is outside"),
+        ({"bitrate": 10**400}, "bitrate is above 10{15}"),
+        ({"maxrate": 5000, "bufsize": 10**16}, "bufsize is above 10{15}"),
     ],
 )
 def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
@@ -195,6 +198,7 @@ def test_other_names() -> None:
         ({"quant": "3"}, "setting 'quant' is not one of crf, qp, quality"),
         ({"tune": "film"}, "tune 'film' is not one of psnr, zerolatency"),
         ({"tune": ["psnr"]}, "tune .'psnr'. is not one of"),
+        ({1: 2}, "setting 1 is not a name"),
         ({"g": "12", "keyint": "13"}, "'keyint' is given twice"),
         ({"open_gop": True, "open-gop": False}, "'open_gop' is given twice"),
     ):

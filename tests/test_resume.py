@@ -16,6 +16,7 @@ from synthetic import clip
 
 import vcfilter
 from vcfilter import ConfigError, EncoderOptions, MediaError, encode_file
+from vcfilter.bitstream import SequenceHeader
 from vcfilter.cli.main import main
 from vcfilter.codec import Encoder
 from vcfilter.codec.executor import ThreadExecutor
@@ -109,6 +110,21 @@ def test_a_run_that_ctrl_c_stopped_goes_on(film: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["o.nut"]
     encode_file(film, tmp_path / "whole.nut", OPTIONS)
     assert packets(target) == packets(tmp_path / "whole.nut")
+
+
+def test_a_header_that_matroska_filled_up_is_the_same(film: Path, tmp_path: Path) -> None:
+    """It writes an even number of bytes; a header without colours has an odd one."""
+    target, left = tmp_path / "o.mkv", tmp_path / "o.part.mkv"
+    plain = "setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown"
+    encode_file(film, target, OPTIONS, video_filter=plain, duration=0.4)
+    whole = packets(target)
+    target.rename(left)
+    with vcfilter.open(left) as video:
+        extradata = video.streams.video[0].info.extradata
+    assert len(SequenceHeader.read(extradata).write()) == len(extradata) - 1
+    report = encode_file(film, target, OPTIONS, video_filter=plain, duration=0.4, resume=True)
+    assert report.resumed == 6
+    assert packets(target) == whole
 
 
 def test_with_nothing_left_it_begins_anew(film: Path, tmp_path: Path) -> None:

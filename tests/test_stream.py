@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 from av.audio.frame import AudioFrame
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from clips import luma_psnr, make_film, planes, times, video_frame
 
@@ -32,7 +33,7 @@ from vcfilter.stream.report import RunLog
 from vcfilter.stream.source import Source, _Pipe
 from vcfilter.stream.streams import StreamSelection
 from vcfilter.stream.tags import cut_chapters
-from vcfilter.stream.timestamps import Cut
+from vcfilter.stream.timestamps import Cut, seconds_of
 from vcfilter.stream.transcode import Interrupted, Progress, decode_file, encode_file
 
 FAST = EncoderOptions(qp=24, preset="ultrafast", keyint=6)
@@ -78,6 +79,24 @@ def test_native_planes_pass_unchanged(width: int, height: int, pix_fmt: str) -> 
     assert back.format.name == pix_fmt
     for got, expected in zip(planes(back), sent, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "gray"])
+def test_frames_that_lie_bottom_up_are_read_from_the_top(pix_fmt: str) -> None:
+    """FFmpeg's vflip turns no samples: it makes the size of a line negative."""
+    source = video_frame(3, 64, 48, pix_fmt)
+    source.pts, source.time_base = 0, Fraction(1, 25)
+    graph = Graph()
+    buffer = f"video_size=64x48:pix_fmt={pix_fmt}:time_base=1/25"
+    graph.link_nodes(graph.add("buffer", buffer), graph.add("vflip"), graph.add("buffersink"))
+    graph.configure()
+    graph.vpush(source)
+    turned: VideoFrame = graph.vpull()
+    assert turned.planes[0].line_size < 0
+    upright = frame_of(source)[0]
+    assert not np.array_equal(upright.y, upright.y[::-1])
+    for got, plane in zip(frame_of(turned)[0].planes, upright.planes, strict=True):
+        np.testing.assert_array_equal(got, plane[::-1])
 
 
 @pytest.mark.parametrize(
@@ -304,6 +323,19 @@ def test_cut_starts_at_zero_and_holds_the_part(film: Path, tmp_path: Path) -> No
     sound = [pts for pts, _ in packets_of(target, "audio")]
     assert sound
     assert all(pts is not None and 0 <= pts < Fraction(4, 24) + MILLISECOND for pts in sound)
+
+
+def test_a_float_stands_for_the_decimal_that_it_is_written_as(tmp_path: Path) -> None:
+    """Its binary value is a little more than 0.28: the frame at that time would be left out."""
+    source = make_film(tmp_path / "in.mkv", frames=10, rate=25)
+    report = encode_file(source, tmp_path / "out.mkv", FAST, start=0.28, duration=0.08)
+    assert report.frames == 2
+    assert seconds_of("start", np.float64(0.1)) == Fraction(1, 10)
+    assert seconds_of("start", 1e300) == 10**300
+    assert seconds_of("start", Fraction(1, 3)) == Fraction(1, 3)
+    for value in (float("nan"), float("-inf"), "1", True, [1]):
+        with pytest.raises(ConfigError, match=r"start .* is not a number of seconds"):
+            encode_file(source, tmp_path / "out.mkv", FAST, start=value)  # type: ignore[arg-type]
 
 
 def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What frames that others inherit are coded towards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import clip
@@ -114,6 +116,20 @@ def test_an_encoder_codes_noise_in_fewer_bytes_and_tells_the_psnr_of_the_source(
         assert encoder.statistics.psnr is not None
         assert 33 < encoder.statistics.psnr < 45
     assert sizes[0] < 0.97 * sizes[1]
+
+
+def test_how_samples_lie_in_memory_changes_no_bytes() -> None:
+    source = clip(4, FORMAT)
+    turned = [
+        replace(f, y=np.asfortranarray(f.y), u=np.asfortranarray(f.u), v=np.asfortranarray(f.v))
+        for f in source
+    ]
+    assert not turned[0].y.flags.c_contiguous
+    coded = []
+    for frames in (source, turned):
+        encoder = Encoder(FORMAT, EncoderOptions(preset="ultrafast"), runtime=Runtime(threads=1))
+        coded.append([p.data for f in [*frames, None] for p in encoder.encode(f)])
+    assert coded[0] == coded[1]
 
 
 def test_its_names() -> None:

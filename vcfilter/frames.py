@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from numbers import Integral
 
@@ -166,6 +166,8 @@ class VideoFormat:
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise ConfigError(f"{name} {value!r} is not a whole number")
+            if not isinstance(value, int):  # NumPy's overflow
+                object.__setattr__(self, name, int(value))
         ratio = self.sample_aspect_ratio
         if not (
             isinstance(ratio, tuple)
@@ -236,16 +238,31 @@ class Frame:
         """(y, u, v)."""
         return self.y, self.u, self.v
 
+    def in_c_order(self) -> Frame:
+        """The frame with each plane's samples in one piece, row by row: itself where they are."""
+        if all(plane.flags.c_contiguous for plane in self.planes):
+            return self
+        y, u, v = (plane.copy() for plane in self.planes)
+        return replace(self, y=y, u=u, v=v)
+
     def check(self, video_format: VideoFormat) -> None:
-        """Raise ConfigError unless the planes have the format's shapes and dtype."""
+        """Raise ConfigError unless the planes have the format's shapes, dtype and range, and times
+        are whole numbers of 64 bits."""
+        for name, time in (("pts", self.pts), ("duration", self.duration)):
+            if not isinstance(time, Integral) or not -(1 << 63) <= int(time) < 1 << 63:
+                raise ConfigError(f"{name} {time!r} is not a whole number of 64 bits")
         dtype = np.dtype(np.uint8 if video_format.bit_depth == 8 else np.uint16)
         luma = (video_format.height, video_format.width)
         chroma = video_format.chroma_size[::-1]
         for name, plane, shape in zip("yuv", self.planes, (luma, chroma, chroma), strict=True):
+            if not isinstance(plane, np.ndarray):
+                raise ConfigError(f"plane {name} is a {type(plane).__name__}, not a NumPy array")
             if plane.shape != shape or plane.dtype != dtype:
                 raise ConfigError(
                     f"plane {name} is {plane.dtype} {plane.shape}; the stream has {dtype} {shape}"
                 )
+            if dtype == np.uint16 and plane.max() > 1023:
+                raise ConfigError(f"plane {name} has a sample of {plane.max()}: more than 1023")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,10 @@ from vcfilter.errors import ConfigError
 from vcfilter.frames import LEVELS_MAX, QP_MAX
 
 KEYINT_MAX = 1 << 30
+BITS_MAX = 10**15
+"""The largest bitrate, maxrate and bufsize."""
+RATE_MAX = 1 << 31
+"""The largest frame rate; the smallest is its inverse."""
 STRUCTURES = ("random-access", "low-delay", "intra")
 TUNES: dict[str, dict[str, Any]] = {
     "psnr": {},  # the mode decision always minimises squared error
@@ -50,8 +54,8 @@ class Runtime:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _check_type("device", self.device, str, "a text")
-        _check_type("threads", self.threads, int, "a whole number")
+        check_type("device", self.device, str, "a text")
+        check_type("threads", self.threads, int, "a whole number")
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads} is negative")
 
@@ -83,7 +87,7 @@ class Limits:
         for name in ("pixels", "frames", "memory"):
             value = getattr(self, name)
             if value is not None:
-                _check_type(f"limit of {name}", value, int, "a whole number")
+                check_type(f"limit of {name}", value, int, "a whole number")
         seconds = self.seconds
         if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
             raise ConfigError(f"limit of seconds {seconds!r} is not a number")
@@ -120,16 +124,16 @@ class DecoderOptions:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        _check_type("strict", self.strict, bool, "yes or no")
+        check_type("strict", self.strict, bool, "yes or no")
         if self.model is not None:
-            _check_type("model", self.model, str, "a text")
+            check_type("model", self.model, str, "a text")
         if self.levels is not None:
-            _check_type("levels", self.levels, int, "a whole number")
+            check_type("levels", self.levels, int, "a whole number")
             if not 1 <= self.levels <= LEVELS_MAX:
                 raise ConfigError(f"levels {self.levels} is outside 1 to {LEVELS_MAX}")
         if self.look not in LOOKS:
             raise ConfigError(f"look {self.look!r} is not one of {', '.join(LOOKS)}")
-        _check_type("limits", self.limits, Limits, "of the type Limits")
+        check_type("limits", self.limits, Limits, "of the type Limits")
 
 
 PRESETS = ("ultrafast", "veryfast", "fast", "medium", "slow", "veryslow")
@@ -211,6 +215,10 @@ class EncoderOptions:
             raise ConfigError(f"quality {self.quality} dB is outside 20 to 60")
         if self.bitrate is not None and self.bitrate < 1000:
             raise ConfigError(f"bitrate {self.bitrate} bit/s is below 1000")
+        for name in ("bitrate", "maxrate", "bufsize"):
+            value = getattr(self, name)
+            if value is not None and value > BITS_MAX:
+                raise ConfigError(f"{name} is above {BITS_MAX}")
         if (self.maxrate is None) != (self.bufsize is None):
             raise ConfigError("maxrate and bufsize belong together: give both or neither")
         for name in ("maxrate", "bufsize"):
@@ -243,6 +251,8 @@ class EncoderOptions:
             raise ConfigError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         if not 0 < self.frame_rate < inf:
             raise ConfigError(f"frame rate {self.frame_rate} is not positive and finite")
+        if not Fraction(1, RATE_MAX) <= self.frame_rate <= RATE_MAX:
+            raise ConfigError(f"frame rate {float(self.frame_rate)} is outside 2^-31 to 2^31")
 
     @property
     def is_constant_qp(self) -> bool:
@@ -263,6 +273,7 @@ class EncoderOptions:
         values: dict[str, Any] = {}
         named: dict[str, Any] = {}
         for given, value in settings.items():
+            check_type("setting", given, str, "a name")
             name = given.replace("-", "_")
             name = _SYNONYMS.get(name, name)
             if name in named:
@@ -314,7 +325,7 @@ def _flag(text: str) -> bool:
     }[text.strip().lower()]  # fmt: skip
 
 
-def _check_type(name: str, value: object, kind: type, text: str) -> None:
+def check_type(name: str, value: object, kind: type, text: str) -> None:
     """Raise ConfigError unless a value is of a type; a bool is no int."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name} {value!r} is not {text}")

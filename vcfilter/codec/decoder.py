@@ -26,7 +26,7 @@ from vcfilter.codec.runtime import find_finish, find_model, load_model, reads_ah
 from vcfilter.errors import BitstreamError, ConfigError, LimitError, ModelMismatchError
 from vcfilter.frames import LEVELS_MAX, SLOTS, CodedMotion, Frame, Packet, VideoFormat
 from vcfilter.models.base import Context, Finish, Model, Reference, Symbols
-from vcfilter.options import LOOKS, DecoderOptions, Runtime
+from vcfilter.options import LOOKS, DecoderOptions, Runtime, check_type
 
 _HELD_MAX = 3 * SLOTS
 """Most decoded frames that are held: those in slots, those that wait for output, and references of
@@ -73,6 +73,7 @@ class Decoder:
         ModelMismatchError: extradata name a model that cannot be found, or another than `model`,
             or one that has no finish for the look.
         BitstreamError: extradata are of an unknown version, or damaged and strict is set.
+        ConfigError: options or runtime are of another type.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Decoder:
         self.dropped_missing_reference = 0
         self.lost_levels = 0
         self._options = options if options is not None else DecoderOptions()
-        self._levels = self._options.levels
         self._runtime = runtime if runtime is not None else Runtime()
+        check_type("options", self._options, DecoderOptions, "DecoderOptions")
+        check_type("runtime", self._runtime, Runtime, "a Runtime")
+        self._levels = self._options.levels
         self._motion = motion
         self._budget = Budget(self._options.limits, _HELD_MAX)
         sequence = self._read_extradata(extradata) if extradata else None
@@ -165,6 +168,8 @@ class Decoder:
         """
         if packet is not None and not isinstance(packet, Packet):
             raise ConfigError(f"a {type(packet).__name__} is no Packet")
+        if packet is not None and not isinstance(packet.data, bytes | bytearray):
+            raise ConfigError(f"a packet's data are {type(packet.data).__name__}, not bytes")
         self._work.append(self._end_gop(None) if packet is None else self._accept(packet, show))
         return self._decoded()
 

@@ -15,7 +15,7 @@ from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.executor import Executor, GopTask
 from vcfilter.codec.finished import FinishedPackets
 from vcfilter.codec.plan import Planner, SegmentJob
-from vcfilter.codec.rate import Coarser, ConstantQp, PassLog, SegmentRecord, make_rate_control
+from vcfilter.codec.rate import Coarser, PassLog, SegmentRecord, make_rate_control
 from vcfilter.codec.runtime import frame_threads, load_model, threads_of
 from vcfilter.codec.segment import Coding, FrameRecord, GopState, SegmentResult, encode_segment
 from vcfilter.codec.structure import GopStructure
@@ -23,7 +23,7 @@ from vcfilter.codec.trial import encode_tried
 from vcfilter.errors import ConfigError
 from vcfilter.frames import QP_MAX, Frame, Packet, VideoFormat
 from vcfilter.models.base import ARCHITECTURES, Model
-from vcfilter.options import EncoderOptions, Runtime
+from vcfilter.options import EncoderOptions, Runtime, check_type
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,9 @@ class Encoder:
         delay: most frames that are held before a packet comes.
 
     Raises:
-        ConfigError: the pass log does not fit, the preset is none of the model's, or an executor
-            or finished packets come with a rate that is neither a constant qp nor a crf.
+        ConfigError: an argument is of another type, the pass log does not fit, the preset is none
+            of the model's, or an executor or finished packets come with a rate that is neither a
+            constant qp nor a crf.
     """
 
     def __init__(
@@ -120,26 +121,27 @@ class Encoder:
         coded_frame: Callable[[FrameRecord], None] | None = None,
     ) -> None:
         options = options if options is not None else EncoderOptions()
+        runtime = runtime if runtime is not None else Runtime()
+        check_type("video_format", video_format, VideoFormat, "a VideoFormat")
+        check_type("options", options, EncoderOptions, "EncoderOptions")
+        check_type("runtime", runtime, Runtime, "a Runtime")
         self.statistics = EncoderStatistics()
-        self._runtime = runtime if runtime is not None else Runtime()
-        self._rate = make_rate_control(video_format, options, pass_log)
-        if executor is not None and not isinstance(self._rate, ConstantQp):
+        self._runtime = runtime
+        if executor is not None and not options.is_constant_qp:
             raise ConfigError("GOPs can be coded beside each other at a constant qp or crf only")
         if executor is not None and options.maxrate is not None:
             raise ConfigError("GOPs that are coded beside each other cannot keep a maxrate")
-        if finished and (not isinstance(self._rate, ConstantQp) or options.maxrate is not None):
+        if finished and (not options.is_constant_qp or options.maxrate is not None):
             raise ConfigError("an earlier run can be gone on from at a constant qp or crf only")
         self._finished = FinishedPackets(finished) if finished else None
         self._joined: FinishedPackets | None = None  # until the first job after them is coded
-        self._buffer = None
-        if options.maxrate is not None and options.bufsize is not None:
-            self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
         self._executor = executor
         self._coded_frame = coded_frame
         self._pending: deque[_Submitted] = deque()
         self._jobs: list[SegmentJob] = []  # of a GOP that an executor will code
         self._format = video_format
         self._options = options
+        self._pass_log = pass_log
         self._model = model if model is not None else load_model(options.model, self._runtime)
         info = self._model.info
         if options.preset not in info.efforts:
@@ -165,7 +167,7 @@ class Encoder:
             name=info.name,
         )
         trial = info.trials.get(options.preset)
-        constant = isinstance(self._rate, ConstantQp) and self._buffer is None
+        constant = options.is_constant_qp and options.maxrate is None
         if not (constant and structure.adaptive):
             trial = None
         self.extradata = sequence.write()
@@ -178,9 +180,20 @@ class Encoder:
             layer_step=options.layer_step,
             trial=trial,
         )
-        self._planner = Planner(video_format, replace(structure, trial=trial is not None))
+        self._structure = replace(structure, trial=trial is not None)
+        self._begin()
+
+    def _begin(self) -> None:
+        """A stream begins, of which nothing is known."""
+        options = self._options
+        self._rate = make_rate_control(self._format, options, self._pass_log)
+        self._buffer: Buffer | None = None
+        if options.maxrate is not None and options.bufsize is not None:
+            self._buffer = Buffer(options.maxrate, options.bufsize, options.frame_rate)
+        self._planner = Planner(self._format, self._structure)
         self._state: GopState | None = None
         self._last_pts: int | None = None
+        self._is_over = False
 
     @property
     def is_skipping(self) -> bool:
@@ -202,7 +215,8 @@ class Encoder:
 
         Args:
             frame: kept, and not to be changed, until its packet and those of the next GOP have
-                come. None at the end of the stream: all remaining packets come.
+                come. None at the end of the stream: all remaining packets come, and the next frame
+                begins another stream.
             force_key: this frame becomes a keyframe.
 
         Raises:
@@ -217,11 +231,14 @@ class Encoder:
             while self._pending:
                 self._wait([self._pending[0].result])
                 packets += self._ready()
-            self._last_pts, self._state = None, None
+            self._state, self._is_over = None, True
             return packets
         if not isinstance(frame, Frame):
             raise ConfigError(f"a {type(frame).__name__} is no Frame")
         frame.check(self._format)
+        frame = frame.in_c_order()
+        if self._is_over:
+            self._begin()
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ConfigError(f"frame with pts {frame.pts} comes after one with {self._last_pts}")
         self._last_pts = frame.pts

@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 
 from vcfilter.errors import MediaError
 from vcfilter.frames import Frame
+from vcfilter.stream.pixels import read_plane
 
 NATIVE = {"yuv420p": 8, "yuvj420p": 8, "yuv420p10le": 10}
 """Pixel formats whose planes are compared as they are, with their bit depth."""
@@ -62,13 +63,9 @@ def planes_of(frame: VideoFrame) -> Frame:
     """
     if frame.format.name not in NATIVE:
         raise MediaError(f"decoded frames are {frame.format.name}, not 4:2:0 of 8 or 10 bit")
-    dtype = np.dtype(np.uint8 if NATIVE[frame.format.name] == 8 else np.uint16)
-    planes: list[Any] = []
-    for plane in frame.planes:
-        stride = plane.line_size // dtype.itemsize
-        rows = np.frombuffer(memoryview(plane), dtype=dtype, count=plane.height * stride)
-        planes.append(rows.reshape(plane.height, stride)[:, : plane.width].copy())
-    return Frame(y=planes[0], u=planes[1], v=planes[2], pts=frame.pts or 0)
+    dtype = np.uint8 if NATIVE[frame.format.name] == 8 else np.uint16
+    y, u, v = (read_plane(frame, index, dtype) for index in range(3))
+    return Frame(y=y, u=u, v=v, pts=frame.pts or 0)
 
 
 def frames_of(path: str | Path, threads: int = 1, limit: int | None = None) -> Iterator[VideoFrame]:

@@ -199,7 +199,8 @@ def check_kind(
     name: str, value: object, kind: type | tuple[type, ...], wanted: str, *, none: bool = True
 ) -> None:
     """Raise ConfigError unless an argument is of a kind; None passes where it may be left out."""
-    if not (isinstance(value, kind) or (none and value is None)):
+    fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is int)
+    if not (fits or (none and value is None)):
         raise ConfigError(f"{name} {value!r} is not {wanted}")
 
 

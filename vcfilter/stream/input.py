@@ -27,7 +27,10 @@ from vcfilter.stream.lookup import Shown, decode_up_to, look_up
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.packets import StreamPacket
 from vcfilter.stream.source import open_av, reason_of, unreadable
+from vcfilter.stream.timestamps import seconds_of
 from vcfilter.stream.track import is_neural
+
+_TICKS_MAX = (1 << 63) - 1
 
 
 class InputContainer:
@@ -151,7 +154,7 @@ class InputContainer:
             streams, kinds: as for Streams.get; all streams if nothing is given.
 
         Raises:
-            MediaError: the file cannot be read on, or another thread reads it.
+            MediaError: the file cannot be read on or is closed, or another thread reads it.
         """
         chosen = {stream.index: stream for stream in self.streams.get(*streams, **kinds)}
         with self._reading():
@@ -200,14 +203,13 @@ class InputContainer:
                 others need are decoded. Packets come from the keyframe on all the same.
 
         Raises:
-            MediaError: there is no such place, or the source cannot seek.
+            MediaError: there is no such place, the source cannot seek, or it is closed.
+            ConfigError: offset is no whole number of 63 bits.
         """
-        if not isinstance(offset, int):
-            raise ConfigError(f"offset {offset!r} is not a whole number of ticks")
-        try:
+        if not isinstance(offset, int) or abs(offset) > _TICKS_MAX:
+            raise ConfigError(f"offset {offset!r} is not a whole number of ticks, of 63 bits")
+        with self._told(f"cannot seek to {offset}"):
             self._demuxer.seek(-1 if stream is None else stream.index, offset, backward)
-        except BridgeError as error:
-            raise MediaError(f"{self.name} cannot seek to {offset}: {reason_of(error)}") from error
         self._returned = None
         base = Fraction(1, 1_000_000) if stream is None else stream.time_base
         for each in self.streams:
@@ -229,15 +231,14 @@ class InputContainer:
             video: which video stream.
 
         Raises:
-            MediaError: no frame can be decoded there.
-            ConfigError: seconds is no number.
+            MediaError: no frame can be decoded there, or the file is closed.
+            ConfigError: seconds is no finite number.
         """
-        if isinstance(seconds, str):
-            raise ConfigError(f"seconds {seconds!r} is not a number")
+        time = seconds_of("seconds", seconds)
         stream = self.streams.get(video=video)[0]
         # Containers round times to ticks: half a tick early is in time.
-        ticks = Fraction(seconds) / stream.time_base + Fraction(1, 2)
-        target = max(int(ticks), stream.start_time or 0)
+        ticks = time / stream.time_base + Fraction(1, 2)
+        target = min(max(int(ticks), stream.start_time or 0), _TICKS_MAX)
         if not self._shown.covers(stream.index, target):
             self._shown = self._found(stream, target)
         frame = self._shown.at(target) or next(iter(self._shown.frames), None)
@@ -265,10 +266,18 @@ class InputContainer:
         returned, self._returned = self._returned, None
         if returned is not None:
             return returned
-        try:
+        with self._told("cannot be read on"):
             return self._demuxer.read_packet()
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """The block whose failure is a MediaError that says what cannot be done."""
+        try:
+            yield
         except BridgeError as error:
-            raise MediaError(f"{self.name} cannot be read on: {reason_of(error)}") from error
+            raise MediaError(f"{self.name} {what}: {reason_of(error)}") from error
+        except ValueError as error:  # it is closed
+            raise MediaError(reason_of(error)) from error
 
     def __enter__(self) -> Self:
         return self

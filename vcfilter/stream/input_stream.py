@@ -436,7 +436,10 @@ class Streams(tuple[Stream, ...]):
             if kind not in _KINDS:
                 raise ConfigError(f"stream kind {kind!r} is not one of {', '.join(_KINDS)}")
             of_kind = self.video if kind == "video" else self._of(_KINDS[kind])
-            for position in (positions,) if isinstance(positions, int) else positions:
+            wanted = (positions,) if isinstance(positions, int) else positions
+            if not isinstance(wanted, Sequence) or not all(isinstance(n, int) for n in wanted):
+                raise ConfigError(f"{kind}={positions!r} is neither a position nor several of them")
+            for position in wanted:
                 if not 0 <= position < len(of_kind):
                     raise ConfigError(f"{kind}={position}: there are {len(of_kind)} such streams")
                 chosen.append(of_kind[position])

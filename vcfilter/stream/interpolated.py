@@ -13,10 +13,12 @@ from vcfilter.frames import FieldOrder, Frame, VideoFormat
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.interpolation.sequence import FrameInterpolation
 from vcfilter.options import Runtime
+from vcfilter.stream.containers import check_kind
 from vcfilter.stream.decoders import FrameSource
+from vcfilter.stream.output_stream import rate_of
 from vcfilter.stream.pixels import FrameReader, to_video_frame
 from vcfilter.stream.report import Log
-from vcfilter.stream.timestamps import Rising, TimestampSnapper, rational
+from vcfilter.stream.timestamps import Rising, TimestampSnapper, nearest, rational
 
 _CLOCK = Fraction(1, 90_000)  # of frames that state no time base
 
@@ -115,11 +117,13 @@ def interpolate(
         Frames with pts and duration in ticks of a finer time base.
 
     Raises:
-        ConfigError: an argument is out of range, or pts do not rise.
+        ConfigError: an argument is out of range or of the wrong type, or pts do not rise.
     """
+    check_kind("frames", frames, Iterable, "an iterable of frames", none=False)
+    check_kind("runtime", runtime, Runtime, "a Runtime")
     options = InterpolationOptions(
         factor=factor,
-        fps=None if fps is None else Fraction(fps),
+        fps=None if fps is None else rate_of(fps),
         slow=slow,
         preset=preset,
         duplicates=duplicates,
@@ -137,6 +141,7 @@ def _interpolated(
     first = next(iterator, None)
     if first is None:
         return
+    check_kind("frame", first, VideoFrame, "an av.VideoFrame", none=False)
     base = rational(first.time_base) or _CLOCK
     stage = FrameInterpolation(options, base, runtime)
 
@@ -144,11 +149,13 @@ def _interpolated(
         last: int | None = None
         found: VideoFrame | None = first
         while found is not None:
-            pts = found.pts
+            check_kind("frame", found, VideoFrame, "an av.VideoFrame", none=False)
+            ratio = (rational(found.time_base) or base) / base
+            pts = None if found.pts is None else nearest(found.pts * ratio)
             if pts is None or (last is not None and pts <= last):
                 raise ConfigError(f"a frame's pts {pts} is not after the one before, {last}")
             last = pts
-            yield reader.read(found, pts, found.duration or 0)
+            yield reader.read(found, pts, nearest((found.duration or 0) * ratio))
             found = next(iterator, None)
 
     for frame in stage(read()):

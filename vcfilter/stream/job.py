@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -49,7 +49,14 @@ from vcfilter.stream.streams import (
 )
 from vcfilter.stream.tags import cut_chapters, file_metadata, track_metadata
 from vcfilter.stream.target import Target
-from vcfilter.stream.timestamps import Cut, FrameClock, constant_rate, frame_rate, rate_of_gaps
+from vcfilter.stream.timestamps import (
+    Cut,
+    FrameClock,
+    constant_rate,
+    frame_rate,
+    rate_of_gaps,
+    seconds_of,
+)
 from vcfilter.stream.track import is_neural
 from vcfilter.stream.upright import UprightFrames
 
@@ -92,20 +99,27 @@ class Job:
         decoder: DecoderOptions | None,
         runtime: Runtime | None,
         image_rate: Fraction | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        for name, value in (("start", start), ("duration", duration)):
-            check_kind(name, value, (int, float, Fraction), "a number of seconds")
         check_kind("decoder", decoder, DecoderOptions, "DecoderOptions")
         check_kind("runtime", runtime, Runtime, "a Runtime")
-        if start is not None and start < 0:
-            raise ConfigError(f"start {float(start)} s is negative")
-        if duration is not None and duration <= 0:
-            raise ConfigError(f"duration {float(duration)} s is not positive")
+        check_kind("filters", filters, Iterable, "a sequence of functions", none=False)
+        check_kind("progress", progress, Callable, "a function")  # type: ignore[arg-type]
+        self._filters = tuple(filters)
+        for each in self._filters:
+            check_kind("filter", each, Callable, "a function", none=False)  # type: ignore[arg-type]
+        check_kind("metadata", metadata, Mapping, "a mapping of texts")
+        self.metadata = dict(metadata or {})
+        for text in (*self.metadata, *self.metadata.values()):
+            check_kind("metadata", text, str, "a text", none=False)
+        self._start = None if start is None else seconds_of("start", start)
+        self._duration = None if duration is None else seconds_of("duration", duration)
+        if self._start is not None and self._start < 0:
+            raise ConfigError(f"start {float(start or 0)} s is negative")
+        if self._duration is not None and self._duration <= 0:
+            raise ConfigError(f"duration {float(duration or 0)} s is not positive")
         self._selection = StreamSelection.of(streams)
         self._copy_videos = streams != "all"
-        self._start, self._duration = start, duration
-        self._filters = tuple(filters)
-        self.metadata: dict[str, str] = {}
         self._decoder = decoder or DecoderOptions()
         self._runtime = runtime
         self._began = time.monotonic()
@@ -169,10 +183,10 @@ class Job:
         if is_encrypted(self._video):
             raise MediaError(f"{name_of(self._video)} is encrypted: it cannot be decoded")
         begin = self._demuxer.start_time or Fraction(0)
-        start = None if self._start is None else begin + Fraction(self._start)
+        start = None if self._start is None else begin + self._start
         end = None
         if self._duration is not None:
-            end = (begin if start is None else start) + Fraction(self._duration)
+            end = (begin if start is None else start) + self._duration
         # The clock of MPEG-TS begins anywhere; that of other containers means what it says.
         zero = begin if self._demuxer.clock_may_jump else Fraction(0)
         self._cut = Cut(start=start, end=end, zero=zero)
@@ -187,8 +201,7 @@ class Job:
         if start is None:
             length = stated_seconds(video) or length  # subtitles may outlast the frames
         if self._duration is not None:
-            wanted = Fraction(self._duration)
-            length = wanted if length is None else min(length, wanted)
+            length = self._duration if length is None else min(length, self._duration)
         rate = self._video.frame_rate
         if self.interpolation is not None:
             known = frame_rate(self._video)

@@ -20,6 +20,7 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.options import EncoderOptions, Runtime
 from vcfilter.stream.containers import (
     MATROSKA,
+    check_kind,
     container_named,
     container_of,
     holds,
@@ -55,7 +56,8 @@ class OutputContainer:
         streams: those that were added.
 
     Raises:
-        ConfigError: the container cannot hold a neural stream.
+        ConfigError: the container cannot hold a neural stream, or an argument is of the wrong
+            type.
         MediaError: the file cannot be written.
     """
 
@@ -71,6 +73,7 @@ class OutputContainer:
         *,
         runtime: Runtime | None = None,
     ) -> None:
+        check_kind("runtime", runtime, Runtime, "a Runtime")
         self._target: Target | None = None
         self._file: Any = file
         name = fspath(file) if isinstance(file, str | PathLike) else getattr(file, "name", "")

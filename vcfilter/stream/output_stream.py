@@ -166,12 +166,13 @@ class NeuralStream(OutputStream):
         return self._rising.moved_count if self._rising else 0
 
     def encode(self, frame: VideoFrame | None = None) -> list[StreamPacket]:
-        """Packets that are now ready; they come a segment at a time. None drains.
+        """Packets that are now ready; they come a segment at a time. None drains, and ends it.
 
         A frame without pts follows the one before it by one frame duration.
 
         Raises:
-            ConfigError: the size or a setting cannot be coded, or it is no av.VideoFrame.
+            ConfigError: the size or a setting cannot be coded, it is no av.VideoFrame, or the
+                stream was drained.
             MediaError: the times do not ascend.
         """
         if frame is None:
@@ -179,6 +180,8 @@ class NeuralStream(OutputStream):
             return self._packets(self._encoder.encode(None)) if self._encoder else []
         if not isinstance(frame, VideoFrame):
             raise ConfigError(f"frame of {type(frame).__name__} is not an av.VideoFrame")
+        if self._drained:
+            raise _drained_error(self.index)
         if self.time_base is None:
             base = rational(frame.time_base) if frame.pts is not None else None
             self.time_base = base or 1 / self.rate
@@ -263,10 +266,12 @@ class AudioStream(OutputStream):
         return self._drained or not self.codec_context.is_open
 
     def encode(self, frame: AudioFrame | None = None) -> list[StreamPacket]:
-        """Packets that are now ready; None drains. A frame without pts follows the one before it.
+        """Packets that are now ready; None drains, and ends it.
+
+        A frame without pts follows the one before it.
 
         Raises:
-            ConfigError: it is no av.AudioFrame.
+            ConfigError: it is no av.AudioFrame, or the stream was drained.
             MediaError: the encoder failed.
         """
         context = self.codec_context
@@ -276,6 +281,8 @@ class AudioStream(OutputStream):
             if self._drained:
                 return []
             self._drained = True
+        elif self._drained:
+            raise _drained_error(self.index)
         elif frame.pts is None:
             frame.pts, frame.time_base = self._next, Fraction(1, frame.sample_rate)
         if frame is not None and frame.pts is not None:
@@ -306,6 +313,10 @@ class AudioStream(OutputStream):
         return [
             StreamPacket(self, from_av(packet, self.index, self.time_base)) for packet in packets
         ]
+
+
+def _drained_error(index: int) -> ConfigError:
+    return ConfigError(f"stream {index} is drained, by encode(None) or close(): it takes no frame")
 
 
 def _audio_context(codec: str, rate: int, options: Mapping[str, str]) -> AudioCodecContext:

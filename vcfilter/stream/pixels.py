@@ -18,6 +18,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.format import VideoFormat as PixelFormat
 from av.video.frame import PictureType, VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from vcfilter._bridge import StreamInfo
@@ -53,11 +54,14 @@ _RANGE_NAMES = {_LIMITED: "limited", _FULL: "full"}
 def read_plane(av_frame: VideoFrame, index: int, dtype: Any) -> Plane:
     """A copy of one plane of a frame, (height, width) without the padding of its rows."""
     plane = av_frame.planes[index]
-    samples = np.dtype(dtype)
-    stride = plane.line_size // samples.itemsize
-    rows = np.frombuffer(memoryview(plane), dtype=samples, count=plane.height * stride)
-    copy: Plane = rows.reshape(plane.height, stride)[:, : plane.width].copy()
+    copy: Plane = plane_rows(plane, dtype)[:, : plane.width].copy()
     return copy
+
+
+def plane_rows(plane: VideoPlane, dtype: Any) -> Plane:
+    """A view of a plane's rows from top to bottom, with their padding."""
+    rows: Plane = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
+    return rows[::-1] if plane.line_size < 0 else rows  # negative: the last row lies first
 
 
 class FrameReader:
@@ -365,7 +369,7 @@ def _is_opaque(av_frame: VideoFrame) -> bool:
     pixel = av_frame.format
     if pixel.name in ("rgba", "bgra", "argb", "abgr"):
         (plane,) = av_frame.planes
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        rows = plane_rows(plane, np.uint8)
         alpha: Any = rows[:, pixel.name.index("a") : 4 * plane.width : 4]
     elif len(av_frame.planes) == 4 and not pixel.name.endswith("be"):
         alpha = read_plane(av_frame, 3, _dtype(_depth(pixel)))
@@ -429,6 +433,7 @@ __all__ = [
     "convert",
     "describe",
     "frame_of",
+    "plane_rows",
     "read_plane",
     "to_video_frame",
 ]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path as FilePath
 
 from vcfilter._bridge import BridgeError
-from vcfilter.bitstream import read_packet
+from vcfilter.bitstream import SequenceHeader, read_packet
 from vcfilter.codec import DEFAULT_QP
 from vcfilter.errors import BitstreamError, ConfigError, MediaError
 from vcfilter.frames import Packet
@@ -18,6 +18,7 @@ from vcfilter.stream.containers import MATROSKA
 from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source
 from vcfilter.stream.target import Target
+from vcfilter.stream.timestamps import seconds_of
 from vcfilter.stream.track import is_neural
 
 SETTINGS_TAG = "ENCODER_SETTINGS"
@@ -34,7 +35,7 @@ class EarlierRun:
     Args:
         path: of its file.
         settings: the file's SETTINGS_TAG.
-        extradata: the sequence header.
+        extradata: the sequence header, and nothing behind it.
         packets: the coded frames, from the first on.
     """
 
@@ -66,7 +67,7 @@ def settings_text(
         if field.name not in _NOT_OF_FRAMES and value != getattr(plain, field.name):
             values[field.name] = value
     if start:
-        values["start"] = Fraction(start).limit_denominator(10**9)
+        values["start"] = seconds_of("start", start).limit_denominator(10**9)
     if bit_depth is not None:
         values["bit_depth"] = bit_depth
     if video_filter is not None:
@@ -107,7 +108,7 @@ def earlier_runs(target: Target, settings: str) -> list[EarlierRun]:
 
 
 def _read(path: FilePath) -> EarlierRun | None:
-    """The run's intact packets; None where there is none."""
+    """The run's header and intact packets; None where there is none."""
     packets: list[Packet] = []
     try:
         demuxer = Source(path).demuxer()
@@ -116,6 +117,10 @@ def _read(path: FilePath) -> EarlierRun | None:
     with demuxer:
         info = next((each for each in demuxer.streams if is_neural(each)), None)
         if info is None:
+            return None
+        try:
+            extradata = SequenceHeader.read(info.extradata).write()  # Matroska fills it up
+        except BitstreamError:
             return None
         with suppress(BitstreamError, BridgeError):
             identity, number = None, 0
@@ -131,9 +136,7 @@ def _read(path: FilePath) -> EarlierRun | None:
     if not packets or not packets[0].is_keyframe:
         return None
     settings = {key.upper(): value for key, value in info.metadata.items()}.get(SETTINGS_TAG, "")
-    return EarlierRun(
-        path=path, settings=settings, extradata=info.extradata, packets=tuple(packets)
-    )
+    return EarlierRun(path=path, settings=settings, extradata=extradata, packets=tuple(packets))
 
 
 def remove(runs: Sequence[EarlierRun]) -> None:

@@ -69,6 +69,7 @@ class Thinner:
         self._temporal = thinning.temporal
         self._levels = LEVELS_MAX if thinning.levels is None else thinning.levels
         self._gops: Iterator[int] = iter(())
+        self._began = False
         self._durations: Iterator[int] = iter(())
         self.frame_rate = video.frame_rate
         if thinning.temporal is not None and _structure(video) is StructureKind.LOW_DELAY:
@@ -98,8 +99,9 @@ class Thinner:
             pass
         else:
             step = info.header.step
-            if not step.references:
+            if not step.references or not self._began:  # a stream may begin within a GOP
                 self._levels = next(self._gops, self._levels)
+            self._began = True
             if self._temporal is not None and step.layer >= self._temporal:
                 return None
             data = data[: level_sizes(info)[min(self._levels, LEVELS_MAX) - 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -10,6 +11,7 @@ from math import ceil, floor, lcm
 from typing import Any
 
 from vcfilter._bridge import BridgePacket, StreamInfo
+from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame
 
 
@@ -26,6 +28,18 @@ def rational(value: Any) -> Fraction | None:
 def nearest(value: Fraction) -> int:
     """The nearest integer, a half up, as libavformat rounds times."""
     return floor(value + Fraction(1, 2))
+
+
+def seconds_of(name: str, value: float | Fraction) -> Fraction:
+    """A time that was given, exactly: a float stands for the shortest decimal that it prints as.
+
+    Raises:
+        ConfigError: it is no finite number.
+    """
+    if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
+        with suppress(ValueError):  # nan and inf are none
+            return Fraction(float.__repr__(value) if isinstance(value, float) else value)
+    raise ConfigError(f"{name} {value!r} is not a number of seconds")
 
 
 _BASE_RATE_MAX = 240

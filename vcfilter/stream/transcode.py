@@ -114,8 +114,9 @@ def encode_file(
     """
     check_kind("options", options, EncoderOptions, "EncoderOptions")
     options = options or EncoderOptions()
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
-    job.metadata = dict(metadata or {})
+    job = Job(
+        source, start, duration, streams, filters, progress, decoder, runtime, image_rate, metadata
+    )
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
     check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")
@@ -256,8 +257,9 @@ def decode_file(
         BitstreamError: damage, where the decoder is strict.
         ModelMismatchError: the stream was coded by another model.
     """
-    job = Job(source, start, duration, streams, filters, progress, decoder, runtime, image_rate)
-    job.metadata = dict(metadata or {})
+    job = Job(
+        source, start, duration, streams, filters, progress, decoder, runtime, image_rate, metadata
+    )
     check_kind("video_filter", video_filter, str, "a text")
     job.video_filter = video_filter
     check_kind("interpolation", interpolation, InterpolationOptions, "InterpolationOptions")

@@ -29,6 +29,7 @@ from av.video.stream import VideoStream
 
 from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
 from vcfilter.errors import MediaError
+from vcfilter.stream.pixels import plane_rows
 from vcfilter.train.data import Clip
 
 Frames = npt.NDArray[np.uint8]
@@ -341,13 +342,8 @@ def planes(frame: av.VideoFrame) -> Frames:
     """(rows * 3 / 2, columns) uint8 of a yuv420p frame, cut to an even size."""
     rows, columns = frame.height // 2 * 2, frame.width // 2 * 2
     whole = np.empty((rows * 3 // 2, columns), np.uint8)
-    whole[:rows] = plane(frame, 0)[:rows, :columns]
-    chroma = [plane(frame, i)[: rows // 2, : columns // 2].reshape(-1) for i in (1, 2)]
+    luma, *parts = (plane_rows(plane, np.uint8) for plane in frame.planes)
+    whole[:rows] = luma[:rows, :columns]
+    chroma = [part[: rows // 2, : columns // 2].reshape(-1) for part in parts]
     whole[rows:].reshape(-1)[:] = np.concatenate(chroma)
     return whole
-
-
-def plane(frame: av.VideoFrame, index: int) -> Frames:
-    """One plane with its padding on the right."""
-    found = frame.planes[index]
-    return np.frombuffer(memoryview(found), np.uint8).reshape(found.height, found.line_size)
