@@ -37,7 +37,7 @@ from vcfilter.models.hierarchical.decide import (
     choose_inter,
     choose_keyframe,
 )
-from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, mirror, positions
+from vcfilter.models.hierarchical.latent import BLACK, EVERY, WHITE, Place, mirror, positions
 from vcfilter.models.hierarchical.mode import KEY_MODE, HierarchicalMode, MotionMode
 from vcfilter.models.hierarchical.model import HierarchicalModel
 from vcfilter.models.hierarchical.net import VideoNet
@@ -78,10 +78,13 @@ def code(
     mode: HierarchicalMode = KEY_MODE,
     past: Sequence[Reference] = (),
     passes: int = 1,
+    foreseen: int = 0,
 ) -> tuple[bytes, Reference]:
     """One frame in one mode."""
     if step.type is FrameType.KEY:
-        effort = Effort(motion_levels=(), fit_rounds=1, passes=passes - 2)
+        effort = Effort(
+            motion_levels=(), fit_rounds=1, passes=1, key_passes=passes, foreseen=foreseen
+        )
         chosen = choose_keyframe(model.net, model.tables, x, step, effort)
         _, sections, reference = finish_sections(chosen, None, x.size)
         return sections[0], reference
@@ -89,7 +92,7 @@ def code(
     if mode.motion is MotionMode.CODED:
         conditions = Conditions.of([step], [mode], CPU, x.size)
         field = estimate_motion(conditions, x.planes, both)
-    chosen = choose_inter(model.net, model.tables, x, step, mode, both, field, passes)
+    chosen = choose_inter(model.net, model.tables, x, step, mode, both, field, passes, foreseen)
     _, sections, reference = finish_sections(chosen, None, x.size)
     return sections[0], reference
 
@@ -248,6 +251,45 @@ def test_a_second_pass_costs_less(
         assert_same([decode(model, step, mode, data, past)], [reference], PIXEL_BOUND)
     assert costs[1] < 0.995 * costs[0]
     assert costs[2] < costs[0]
+
+
+@torch.inference_mode()
+def test_costs_of_symbols_to_later_ones(model: HierarchicalModel) -> None:
+    """Without the symbols that are said to cost others most those others take as many bits less as
+    was said, about; without those that are said to help them, as many more."""
+    x = model.picture(clip(1, FORMAT, noise=2.0)[0], FORMAT)
+    net, bits = model.net, model.tables.bits
+    coding, conditions = net.image.coding, Conditions.of([KEY], [KEY_MODE], CPU, x.size)
+    context = net.image_context(conditions, None, GRID)
+    base, features = net.features(conditions)
+    target = net.image.analyse(to_blocks(*x.planes), base, features)
+    nothing, (_, steps) = torch.zeros_like(target), net.quantiser(conditions)
+    _, coded = coding.code(target, nothing, steps, context, EncodingCoder(model.tables))
+    symbols = context.crop(coded.symbols)
+    costs = coding.later_costs(coded.symbols, context, bits)
+
+    def others(changed: torch.Tensor, counted: torch.Tensor) -> float:
+        total = 0.0
+
+        def given(place: Place, index: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            own, whole = place.take(changed), torch.floor(index + 0.5).long()
+            spent = bits[whole, own.abs().long()] * (whole != tables.SKIP)
+            total += float((spent * place.take(counted)).sum())
+            return own
+
+        coding.walk(context, given)
+        return total
+
+    ones = torch.where(symbols.abs() == 1, costs, 0.0).flatten()
+    for descending in (True, False):
+        chosen = ones.argsort(descending=descending)[:20]
+        counted = torch.ones(symbols.numel()).index_fill_(0, chosen, 0).view(symbols.shape)
+        without = symbols * counted
+        change = others(without, counted) - others(symbols, counted)
+        said = -float(ones[chosen].sum() * coding.levels[1])
+        assert abs(said) > 20
+        assert 0.5 < change / said < 2
 
 
 def test_a_keyframe_keeps_less_where_its_bits_weigh_more(model: HierarchicalModel) -> None:
