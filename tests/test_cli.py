@@ -91,12 +91,30 @@ def test_encode_info_verify_decode(
         assert len(list(container.decode(video=0))) == 8
 
 
-def test_transcode_chooses_by_the_target(neural: Path, tmp_path: Path) -> None:
+def test_transcode_chooses_by_the_target(film: Path, neural: Path, tmp_path: Path) -> None:
     assert main(["transcode", str(neural), str(tmp_path / "a.mp4"), "-q", "-map", "v"]) == 0
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "h264"
     assert main(["transcode", str(neural), str(tmp_path / "b.mkv"), "-q", *FAST]) == 0
     assert main(["verify", "-q", str(tmp_path / "b.mkv")]) == 0
+    chosen = ["-c:v", "libx264", "--crf", "30"]
+    assert main(["transcode", str(film), str(tmp_path / "c.mkv"), "-q", *chosen]) == 0
+    with av.open(str(tmp_path / "c.mkv")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == 8
+    assert main(["transcode", str(film), str(tmp_path / "%03d.png"), "-q"]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 8
+
+
+def test_transcode_codes_10_bit_where_asked(
+    film: Path, neural: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in (film, neural):
+        target = tmp_path / f"{source.stem}-10.mkv"
+        chosen = [*FAST, "--pix-fmt", "yuv420p10le", "-t", "0.1"]
+        assert main(["transcode", str(source), str(target), "-q", *chosen]) == 0
+        assert main(["info", str(target)]) == 0
+        assert "4:2:0 10 bit" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -152,6 +170,13 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT", "-t", "1", "-to", "2"], 2, "not allowed with"),
         (["encode", "FILM", "OUT", "OUT"], 2, "2 sources need a folder"),
         (["transcode", "NEURAL", "OUT", "-c:v", "copy", "--qp", "3"], 2, "no options of coding"),
+        *(
+            (["transcode", "FILM", *target, *given], 2, "need a neural target")
+            for target in (["OUT.mp4"], ["OUT", "-c:v", "libx264"])
+            for given in (["--qp", "20"], ["--two-pass"], ["--preset", "none"], ["--layers", "3"])
+        ),
+        (["transcode", "FILM", "OUT", "--set", "a=b"], 2, "neural coding takes none"),
+        (["transcode", "FILM", "OUT", "--pix-fmt", "yuv444p"], 2, "yuv444p is not coded neurally"),
         (["decode", "NEURAL", "OUT", "--layers", "9"], 2, "levels 9 is outside 1 to 8"),
         (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
         (["encoder"], 2, "did you mean encode?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from vcfilter.cli.arguments import (
     decoder_options,
     duration,
     encoder_options,
+    is_rate_given,
     media_codec,
     runtime,
     thinning,
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
     """Code one file's video neurally."""
     options = encoder_options(args)
+    if getattr(args, "set", None):
+        raise ConfigError("--set is for encoders of FFmpeg's: neural coding takes none")
+    depth = bit_depth(args)
     with terminal.working("loading"):
         from vcfilter.stream.transcode import encode_file
 
@@ -52,7 +56,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             target,
             options,
             two_pass=args.two_pass,
-            bit_depth=bit_depth(args),
+            bit_depth=depth,
             workers=getattr(args, "workers", None),  # interpolate has neither
             cluster=getattr(args, "cluster", None),
             resume=getattr(args, "resume", False),
@@ -61,8 +65,25 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
     terminal.report(report, _size(target))
 
 
-def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
-    """Code one file's video with an encoder of FFmpeg's."""
+def check_no_rate(args: argparse.Namespace, but: Collection[str]) -> None:
+    """Raise ConfigError where options of neural coding, but for some, are given in vain."""
+    if is_rate_given(args, but):
+        raise ConfigError("options of neural coding need a neural target: -c:v vcfilter, or .mkv")
+
+
+def decode(
+    args: argparse.Namespace,
+    terminal: Terminal,
+    source: str,
+    target: str,
+    *,
+    any_source: bool = False,
+) -> None:
+    """Code one file's video with an encoder of FFmpeg's.
+
+    Args:
+        any_source: the source may be an ordinary video.
+    """
     with terminal.working("loading"):
         from vcfilter.stream.transcode import decode_file
 
@@ -70,6 +91,7 @@ def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
             source,
             target,
             codec=media_codec(args),
+            any_source=any_source,
             eqvi_names=getattr(args, "names", None) == "eqvi",
             resume=getattr(args, "resume", False),
             **_common(args, terminal),

@@ -36,6 +36,7 @@ from vcfilter.stream.graph import FilteredFrames
 from vcfilter.stream.images import ImageSink, ImageTarget
 from vcfilter.stream.interpolated import InterpolatedFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
+from vcfilter.stream.pixels import PIXEL_FORMATS
 from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
@@ -225,7 +226,7 @@ class Job:
     def _decoded(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
         if self.is_neural:
-            return NeuralFrames(
+            frames = NeuralFrames(
                 reader,
                 self._video,
                 self._decoder,
@@ -235,6 +236,9 @@ class Job:
                 log=self.log,
                 motion=self.interpolation is not None and self.interpolation.coded_motion,
             )
+            if self.bit_depth is None:
+                return frames
+            return FilteredFrames(frames, f"format={PIXEL_FORMATS[self.bit_depth]}", self.log)
         return MediaFrames(
             reader,
             self._video,
