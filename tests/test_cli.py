@@ -23,7 +23,9 @@ from clips import make_film
 
 from vcfilter.cli import play
 from vcfilter.cli.arguments import MEMORY_MAX, limits
-from vcfilter.cli.main import COMMANDS, main
+from vcfilter.cli.commands import COMMANDS
+from vcfilter.cli.interrupts import Interrupts
+from vcfilter.cli.main import main
 from vcfilter.cli.parser import command_parser
 from vcfilter.cli.terminal import Terminal, clean, count_text, logging_to, size_text, time_text
 from vcfilter.options import Limits
@@ -287,10 +289,63 @@ def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
         except KeyboardInterrupt:
             raise ImportError("initialisation failed") from None
 
-    monkeypatch.setattr("vcfilter.cli.main.command_parser", load)
+    monkeypatch.setattr("vcfilter.cli.commands.command_parser", load)
     assert main(["info", "film.mkv"]) == 130
     assert capsys.readouterr().err.strip() == "vcfilter: stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_library_is_imported_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.01)\n"
+        "except BaseException:\n"
+        "    pass\n"
+    )
+    code = (
+        "import sys, time\n"
+        "from vcfilter.cli.interrupts import Interrupts\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        "with Interrupts() as interrupts:\n"
+        "    try:\n"
+        "        import swallows\n"
+        "        time.sleep(5)\n"
+        "    except KeyboardInterrupt as stop:\n"
+        "        sys.exit(interrupts.status(stop))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 130
+
+
+def test_ctrl_c_while_the_command_line_starts_is_one_line() -> None:
+    """A hook stands for the time that the commands' imports take."""
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from vcfilter.cli.main import main\n"
+        "sys.exit(main(['--version']))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "vcfilter: stopped\n")
+
+
+def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
+    """As timeout sends it: what is done after the first one is not interrupted."""
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.12)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert interrupts.seen == signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -141,7 +141,8 @@ _SETTINGS = (
         "bframes",
         ("--bframes",),
         "N",
-        "B-frames between two anchors: 0, 1, 3, 7, 15 or 31 (chosen by content)",
+        "B-frames between two anchors: 0, 1, 3, 7, 15 or 31, as far as --keyint has room (chosen "
+        "by content)",
     ),
     (
         "ltr",
