@@ -179,6 +179,13 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         ),
         (["transcode", "FILM", "OUT", "--set", "a=b"], 2, "neural coding takes none"),
         (["transcode", "FILM", "OUT", "--pix-fmt", "yuv444p"], 2, "yuv444p is not coded neurally"),
+        (["encode", "FILM", "OUT", "--rate", "10"], 2, "is no pattern of images"),
+        (["encode", "FOLDER", "OUT"], 1, "holds no image file"),
+        *(
+            ([word, "NEURAL", "OUT.mp4", "-ss", "0.33"], 1, "no frame in the part")
+            for word in ("decode", "transcode")
+        ),
+        (["evaluate", "FILM", "--qp", "30", "--out", "OUT"], 2, "curves need 4"),
         (["decode", "NEURAL", "OUT", "--layers", "9"], 2, "levels 9 is outside 1 to 8"),
         (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
         (["encoder"], 2, "did you mean encode?"),
@@ -203,6 +210,7 @@ def test_errors_are_one_sentence(
         sound.writeframes(bytes(1600))
     (folder / "raw.yuv").write_bytes(bytes(6144))
     names |= {"SOUND.wav": str(folder / "sound.wav"), "RAW.yuv": str(folder / "raw.yuv")}
+    names["FOLDER"] = str(folder)
     message = names.get(message, message)
     before = neural.read_bytes()
     try:
@@ -491,6 +499,17 @@ def test_several_sources_go_into_a_folder(
     assert {path.name for path in folder.glob("*.nut")} == {"one.nut", "two.nut"}
 
 
+def test_images_of_a_folder_become_a_file(film: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    assert main(["transcode", str(film), str(pictures / "%03d.png"), "-q", "-t", "0.2"]) == 0
+    assert len(list(pictures.iterdir())) == 5
+    target = tmp_path / "out.mkv"
+    assert main(["encode", str(pictures), str(target), "-q", "--rate", "10", *FAST]) == 0
+    with av.open(str(target)) as container:
+        assert container.duration == 500_000
+
+
 def test_videos_of_a_folder_go_into_a_folder(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,6 +546,31 @@ def test_progress_as_json(film: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     told = json.loads(capsys.readouterr().err)
     assert told["event"] == "error"
     assert "exists already" in told["text"]
+
+
+def test_a_copy_ends_with_done(
+    neural: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "copy.nut"
+    words = ["transcode", str(neural), str(target), "-c:v", "copy"]
+    assert main([*words, "--progress", "json"]) == 0
+    told = json.loads(capsys.readouterr().err)
+    assert (told["event"], told["source"], told["packets"]) == ("done", str(neural), 8)
+    assert told["file_bytes"] == target.stat().st_size
+    assert main([*words, "-y"]) == 0
+    assert f"{target}: 8 packets, " in capsys.readouterr().err
+
+
+def test_errors_for_programs_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["encode", "a", "b", "--frob", "--progress=json"])
+    told = json.loads(capsys.readouterr().err)
+    assert told["event"] == "error" and "there is no option --frob" in told["text"]
+    bad = [str(tmp_path / "bad.mkv"), str(tmp_path / "none.mkv")]
+    Path(bad[0]).write_bytes(b"bad")
+    assert main(["encode", *bad, f"{tmp_path}/out/", "--progress", "json"]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each.get("source") for each in told] == [*bad, None]
 
 
 class Screen(io.StringIO):

@@ -42,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoder(parser)
 
 
+def _readable(source: str, target: str) -> str:
+    """A source as `encode_file` takes it: a folder of image files is the pattern of these."""
+    if not os.path.isdir(source):
+        return source
+    from vcfilter.stream.containers import is_video_name
+    from vcfilter.stream.images import folder_pattern
+
+    if any(map(is_video_name, os.listdir(source))):
+        raise ConfigError(f"{source} holds videos, which go into a folder: {target} is none")
+    return folder_pattern(source)
+
+
 def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
     """Code one file's video neurally."""
     options = encoder_options(args)
@@ -52,7 +64,7 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
         from vcfilter.stream.transcode import encode_file
 
         report = encode_file(
-            source,
+            _readable(source, target),
             target,
             options,
             two_pass=args.two_pass,
@@ -88,7 +100,7 @@ def decode(
         from vcfilter.stream.transcode import decode_file
 
         report = decode_file(
-            source,
+            _readable(source, target) if any_source else source,
             target,
             codec=media_codec(args),
             any_source=any_source,
@@ -125,7 +137,7 @@ def _copy(
         container=args.format,
         thinning=left,
     )
-    terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
+    terminal.copied(report, _size(target))
 
 
 def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
@@ -173,16 +185,16 @@ def each_source(
         except MediaError as error:
             raise MediaError(_named(error, source, target)) from error
         return 0
-    failed: list[str] = []
+    failed: list[tuple[str, str]] = []
     for source, target in pairs:
         try:
             run(args, terminal, source, target)
         except ConfigError:
             raise  # it would fail for all of them
         except (VcfilterError, OSError) as error:
-            failed.append(_named(error, source, target))
-    for text in failed:
-        terminal.error(text)
+            failed.append((_named(error, source, target), source))
+    for text, source in failed:
+        terminal.error(text, source)
     if failed:
         terminal.error(f"{len(failed)} of {len(pairs)} files failed")
     return EXIT_FAILED if failed else 0
