@@ -346,7 +346,7 @@ class Job:
         if container_named(container).constant_rate and begin and begin > _LEAD_SECONDS:
             self._cut = replace(self._cut, zero=begin)  # frames would be numbered up to it
         try:
-            plan = self._plan(container)
+            plan = self._plan(container, target)
             copied = [copy.index for copy in plan if copy.index >= 0]
             reader = PacketReader(self._demuxer, self._video, copied, self.log)
             copier = StreamCopier(reader.queue, plan, self._cut, self.log)
@@ -369,7 +369,7 @@ class Job:
         tags = {key: value for key, value in kept if key.lower() not in new}
         return tags | {key: value for key, value in self.metadata.items() if value}
 
-    def _plan(self, container: str) -> list[Copy]:
+    def _plan(self, container: str, target: Target | ImageTarget) -> list[Copy]:
         rest = [i for i in self._wanted if i != self._video.index]
         if self._is_slow:
             if rest:
@@ -379,11 +379,12 @@ class Job:
                 )
             return []
         if container_named(container).video_only:
-            if rest and self._copy_videos:
-                self.log.warning(
-                    f"{container} holds one video stream alone: {len(rest)} other streams are "
-                    "left out"
-                )
+            # Raw frames on standard output are what was asked for.
+            piped = isinstance(target, Target) and target.is_pipe
+            if rest and (self._copy_videos or not piped):
+                what = "a sequence of images" if isinstance(target, ImageTarget) else container
+                left = "1 other stream is" if len(rest) == 1 else f"{len(rest)} other streams are"
+                self.log.warning(f"{what} holds one video stream alone: {left} left out")
             return []
         return plan_copies(
             self._streams,
