@@ -158,7 +158,7 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT.what"], 2, "no container that is known"),
         (["encode", "/none.mp4", "OUT"], 1, "No such file"),
         (["encode", "FILM", "/none/out.mkv"], 1, "no folder"),
-        (["encode", "FILM", "NEURAL"], 1, "exists already: give -y"),
+        (["encode", "FILM", "NEURAL"], 1, "exists already: -y replaces it"),
         (["encode", "FILM", "FILM", "-y"], 1, "is the source"),
         (["encode", "FILM"], 2, "required: TARGET"),
         (["decode", "FILM", "OUT"], 1, "no neural video stream"),

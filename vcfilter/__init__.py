@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vcfilter.errors import (
     BitstreamError,
     ConfigError,
+    ExistingFileError,
     LimitError,
     MediaError,
     MissingFileError,
@@ -85,6 +86,7 @@ __all__ = [
     "Encoder",
     "EncoderOptions",
     "EncoderStatistics",
+    "ExistingFileError",
     "Frame",
     "FrameFilter",
     "FrameType",

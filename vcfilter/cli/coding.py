@@ -24,7 +24,7 @@ from vcfilter.cli.arguments import (
     thinning,
     whole_number,
 )
-from vcfilter.cli.terminal import Terminal
+from vcfilter.cli.terminal import Terminal, reason
 from vcfilter.errors import ConfigError, MediaError, VcfilterError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def each_source(
 
 def _named(error: Exception, source: str, target: str) -> str:
     """What went wrong, with the name of the file."""
-    text = str(error)
+    text = reason(error)
     known = any(name in text for name in (source, target, "standard input", "standard output"))
     return text if known or source == "-" else f"{source}: {text}"
 

@@ -26,7 +26,7 @@ from vcfilter.cli import (
 from vcfilter.cli.command import Command
 from vcfilter.cli.interrupts import EXIT_SIGNAL, Interrupts
 from vcfilter.cli.parser import EXIT_USAGE, command_parser, top_help, top_problem
-from vcfilter.cli.terminal import Terminal, logging_to
+from vcfilter.cli.terminal import Terminal, logging_to, reason
 from vcfilter.errors import ConfigError, VcfilterError
 
 EXIT_FAILED = 1
@@ -76,7 +76,7 @@ def run(arguments: list[str], interrupts: Interrupts) -> int:
         terminal.error(str(error))
         return EXIT_USAGE
     except (VcfilterError, OSError) as error:
-        terminal.error(str(error))
+        terminal.error(reason(error))
         return EXIT_FAILED
     except MemoryError:
         terminal.error("out of memory")

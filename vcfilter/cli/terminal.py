@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vcfilter.errors import ExistingFileError
+
 if TYPE_CHECKING:
     from vcfilter.stream.remux import CopyReport
     from vcfilter.stream.transcode import Progress, TranscodeReport
@@ -251,6 +253,13 @@ def logging_to(terminal: Terminal) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(former)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the command line's words."""
+    if isinstance(error, ExistingFileError):
+        return f"{error.name} exists already: -y replaces it"
+    return str(error)
 
 
 def clean(text: str) -> str:
