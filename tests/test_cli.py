@@ -330,6 +330,25 @@ def test_ctrl_c_while_a_library_is_imported_is_not_lost(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 130
 
 
+def test_ctrl_c_in_a_program_that_runs_in_an_import(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os, signal, time\n"
+        "from vcfilter.cli.interrupts import Interrupts\n"
+        "with Interrupts():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(1)\n"
+        "    print('lost')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); import program"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == ""
+    assert "KeyboardInterrupt" in run.stderr
+
+
 def test_ctrl_c_while_the_command_line_starts_is_one_line() -> None:
     """A hook stands for the time that the commands' imports take."""
     code = (

@@ -434,6 +434,7 @@ class Server:
         try:
             said = self.process.communicate(timeout=30)[1]
             assert self.process.returncode == 0
+            assert said.endswith("vcfilter: stopped\n")
             return said
         finally:
             self.process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,9 +33,11 @@ class Interrupts:
     def __init__(self) -> None:
         self.seen = 0
         self._time = -inf
+        self._outside: FrameType | None = None
         self._former: dict[int, _Handler] = {}
 
     def __enter__(self) -> Interrupts:
+        self._outside = sys._getframe(1)
         usual = {
             signal.SIGINT: signal.default_int_handler,
             signal.SIGTERM: signal.SIG_DFL,
@@ -52,6 +55,7 @@ class Interrupts:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former.clear()
+        self._outside = None
 
     def check(self) -> None:
         """Raise KeyboardInterrupt now where a signal waits for the end of an import."""
@@ -71,16 +75,16 @@ class Interrupts:
                 return
             self.seen, self._time = self.seen or number, now
         if signal.SIGALRM in self._former:
-            waits = _is_importing(frame)
+            waits = self._is_importing(frame)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS if waits else 0)
             if waits:
                 return
         raise KeyboardInterrupt
 
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_IMPORT):
-            return True
-        frame = frame.f_back
-    return False
+    def _is_importing(self, frame: FrameType | None) -> bool:
+        """Whether an import is under way that began since this was entered."""
+        while frame is not None and frame is not self._outside:
+            if frame.f_code.co_filename.startswith(_IMPORT):
+                return True
+            frame = frame.f_back
+        return False
