@@ -16,17 +16,23 @@ import time
 import wave
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import numpy as np
 import pytest
 from clips import make_film
 
 from vcfilter.cli import play
 from vcfilter.cli.arguments import MEMORY_MAX, limits
-from vcfilter.cli.main import COMMANDS, main
+from vcfilter.cli.commands import COMMANDS
+from vcfilter.cli.interrupts import Interrupts
+from vcfilter.cli.main import main
 from vcfilter.cli.parser import command_parser
 from vcfilter.cli.terminal import Terminal, clean, count_text, logging_to, size_text, time_text
+from vcfilter.frames import Frame, VideoFormat
 from vcfilter.options import Limits
+from vcfilter.stream.sinks import Y4mSink
 from vcfilter.stream.transcode import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,12 +97,30 @@ def test_encode_info_verify_decode(
         assert len(list(container.decode(video=0))) == 8
 
 
-def test_transcode_chooses_by_the_target(neural: Path, tmp_path: Path) -> None:
+def test_transcode_chooses_by_the_target(film: Path, neural: Path, tmp_path: Path) -> None:
     assert main(["transcode", str(neural), str(tmp_path / "a.mp4"), "-q", "-map", "v"]) == 0
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "h264"
     assert main(["transcode", str(neural), str(tmp_path / "b.mkv"), "-q", *FAST]) == 0
     assert main(["verify", "-q", str(tmp_path / "b.mkv")]) == 0
+    chosen = ["-c:v", "libx264", "--crf", "30"]
+    assert main(["transcode", str(film), str(tmp_path / "c.mkv"), "-q", *chosen]) == 0
+    with av.open(str(tmp_path / "c.mkv")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == 8
+    assert main(["transcode", str(film), str(tmp_path / "%03d.png"), "-q"]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 8
+
+
+def test_transcode_codes_10_bit_where_asked(
+    film: Path, neural: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in (film, neural):
+        target = tmp_path / f"{source.stem}-10.mkv"
+        chosen = [*FAST, "--pix-fmt", "yuv420p10le", "-t", "0.1"]
+        assert main(["transcode", str(source), str(target), "-q", *chosen]) == 0
+        assert main(["info", str(target)]) == 0
+        assert "4:2:0 10 bit" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -134,7 +158,7 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT.what"], 2, "no container that is known"),
         (["encode", "/none.mp4", "OUT"], 1, "No such file"),
         (["encode", "FILM", "/none/out.mkv"], 1, "no folder"),
-        (["encode", "FILM", "NEURAL"], 1, "exists already: give -y"),
+        (["encode", "FILM", "NEURAL"], 1, "exists already: -y replaces it"),
         (["encode", "FILM", "FILM", "-y"], 1, "is the source"),
         (["encode", "FILM"], 2, "required: TARGET"),
         (["decode", "FILM", "OUT"], 1, "no neural video stream"),
@@ -152,6 +176,20 @@ def test_pipes(neural: Path, film: Path, tmp_path: Path) -> None:
         (["encode", "FILM", "OUT", "-t", "1", "-to", "2"], 2, "not allowed with"),
         (["encode", "FILM", "OUT", "OUT"], 2, "2 sources need a folder"),
         (["transcode", "NEURAL", "OUT", "-c:v", "copy", "--qp", "3"], 2, "no options of coding"),
+        *(
+            (["transcode", "FILM", *target, *given], 2, "need a neural target")
+            for target in (["OUT.mp4"], ["OUT", "-c:v", "libx264"])
+            for given in (["--qp", "20"], ["--two-pass"], ["--preset", "none"], ["--layers", "3"])
+        ),
+        (["transcode", "FILM", "OUT", "--set", "a=b"], 2, "neural coding takes none"),
+        (["transcode", "FILM", "OUT", "--pix-fmt", "yuv444p"], 2, "yuv444p is not coded neurally"),
+        (["encode", "FILM", "OUT", "--rate", "10"], 2, "is no pattern of images"),
+        (["encode", "FOLDER", "OUT"], 1, "holds no image file"),
+        *(
+            ([word, "NEURAL", "OUT.mp4", "-ss", "0.33"], 1, "no frame in the part")
+            for word in ("decode", "transcode")
+        ),
+        (["evaluate", "FILM", "--qp", "30", "--out", "OUT"], 2, "curves need 4"),
         (["decode", "NEURAL", "OUT", "--layers", "9"], 2, "levels 9 is outside 1 to 8"),
         (["frobnicate"], 2, "there is no command frobnicate (see vcfilter --help)"),
         (["encoder"], 2, "did you mean encode?"),
@@ -176,6 +214,7 @@ def test_errors_are_one_sentence(
         sound.writeframes(bytes(1600))
     (folder / "raw.yuv").write_bytes(bytes(6144))
     names |= {"SOUND.wav": str(folder / "sound.wav"), "RAW.yuv": str(folder / "raw.yuv")}
+    names["FOLDER"] = str(folder)
     message = names.get(message, message)
     before = neural.read_bytes()
     try:
@@ -262,10 +301,128 @@ def test_ctrl_c_that_a_library_takes_for_a_fault_is_ctrl_c(
         except KeyboardInterrupt:
             raise ImportError("initialisation failed") from None
 
-    monkeypatch.setattr("vcfilter.cli.main.command_parser", load)
+    monkeypatch.setattr("vcfilter.cli.commands.command_parser", load)
     assert main(["info", "film.mkv"]) == 130
     assert capsys.readouterr().err.strip() == "vcfilter: stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_library_is_imported_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.01)\n"
+        "except BaseException:\n"
+        "    pass\n"
+    )
+    code = (
+        "import sys, time\n"
+        "from vcfilter.cli.interrupts import Interrupts\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        "with Interrupts() as interrupts:\n"
+        "    try:\n"
+        "        import swallows\n"
+        "        time.sleep(5)\n"
+        "    except KeyboardInterrupt as stop:\n"
+        "        sys.exit(interrupts.status(stop))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 130
+
+
+def test_ctrl_c_in_a_program_that_runs_in_an_import(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os, signal, time\n"
+        "from vcfilter.cli.interrupts import Interrupts\n"
+        "with Interrupts():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(1)\n"
+        "    print('lost')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); import program"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == ""
+    assert "KeyboardInterrupt" in run.stderr
+
+
+def test_ctrl_c_while_the_command_line_starts_is_one_line() -> None:
+    """A hook stands for the time that the commands' imports take."""
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from vcfilter.cli.main import main\n"
+        "sys.exit(main(['--version']))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "vcfilter: stopped\n")
+
+
+def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
+    """As timeout sends it: what is done after the first one is not interrupted."""
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.12)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert interrupts.seen == signal.SIGTERM
+
+
+def test_raw_frames_for_a_reader_that_left_are_given_up_in_silence() -> None:
+    class Gone(io.RawIOBase):
+        started = False
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            if self.started:
+                raise BrokenPipeError
+            return len(data)  # type: ignore[arg-type]
+
+    target = SimpleNamespace(file=(pipe := Gone()), discard=lambda: None, title="a pipe", path="-")
+    sink = Y4mSink(target)  # type: ignore[arg-type]
+    fmt = VideoFormat(width=64, height=48)
+    y, u, v = (np.zeros(size, np.uint8) for size in ((48, 64), (24, 32), (24, 32)))
+    frame = Frame(y=y, u=u, v=v, pts=0)
+    with pytest.raises(BrokenPipeError):
+        sink.start(fmt, Fraction(25))
+        sink.write(frame)
+        pipe.started = True
+        for _ in range(20):
+            sink.write(frame)
+    assert sink.abandon(keep=False) is None
+
+
+def test_streams_that_a_target_has_no_place_for_are_named(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = tmp_path / "two.mkv"
+    with av.open(str(film)) as source, av.open(str(two), "w") as container:
+        for stream in (*source.streams, source.streams.audio[0]):
+            container.add_stream_from_template(stream)
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = container.streams[packet.stream.index]
+                container.mux(packet)
+    for name, text in (
+        ("a.y4m", "yuv4mpegpipe holds one video stream alone: 2 other streams are left out"),
+        ("%03d.png", "a sequence of images holds one video stream alone: 2 other streams"),
+        ("a.flv", "stream 2 (audio aac) is left out: flv holds one audio stream"),
+    ):
+        assert main(["transcode", str(two), str(tmp_path / name)]) == 0
+        assert text in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -276,7 +433,7 @@ def test_a_reader_that_leaves_is_no_error_text(neural: Path) -> None:
     assert run.stdout is not None
     assert run.stderr is not None
     run.stdout.close()
-    assert b"Traceback" not in run.stderr.read()
+    assert run.stderr.read() == b""
     assert run.wait(60) == 1
 
 
@@ -411,6 +568,17 @@ def test_several_sources_go_into_a_folder(
     assert {path.name for path in folder.glob("*.nut")} == {"one.nut", "two.nut"}
 
 
+def test_images_of_a_folder_become_a_file(film: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    assert main(["transcode", str(film), str(pictures / "%03d.png"), "-q", "-t", "0.2"]) == 0
+    assert len(list(pictures.iterdir())) == 5
+    target = tmp_path / "out.mkv"
+    assert main(["encode", str(pictures), str(target), "-q", "--rate", "10", *FAST]) == 0
+    with av.open(str(target)) as container:
+        assert container.duration == 500_000
+
+
 def test_videos_of_a_folder_go_into_a_folder(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,6 +615,31 @@ def test_progress_as_json(film: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     told = json.loads(capsys.readouterr().err)
     assert told["event"] == "error"
     assert "exists already" in told["text"]
+
+
+def test_a_copy_ends_with_done(
+    neural: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "copy.nut"
+    words = ["transcode", str(neural), str(target), "-c:v", "copy"]
+    assert main([*words, "--progress", "json"]) == 0
+    told = json.loads(capsys.readouterr().err)
+    assert (told["event"], told["source"], told["packets"]) == ("done", str(neural), 8)
+    assert told["file_bytes"] == target.stat().st_size
+    assert main([*words, "-y"]) == 0
+    assert f"{target}: 8 packets, " in capsys.readouterr().err
+
+
+def test_errors_for_programs_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["encode", "a", "b", "--frob", "--progress=json"])
+    told = json.loads(capsys.readouterr().err)
+    assert told["event"] == "error" and "there is no option --frob" in told["text"]
+    bad = [str(tmp_path / "bad.mkv"), str(tmp_path / "none.mkv")]
+    Path(bad[0]).write_bytes(b"bad")
+    assert main(["encode", *bad, f"{tmp_path}/out/", "--progress", "json"]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each.get("source") for each in told] == [*bad, None]
 
 
 class Screen(io.StringIO):

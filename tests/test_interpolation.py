@@ -400,7 +400,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--factor", 9, "-y"), "factor 9 is outside 2 to 8"),
         (("--factor", 2, "-y", "--qp", 30), "need a neural target"),
         (("--factor", 2, "-y", "-c:v", "copy"), "codes nothing"),
-        (("--factor", 2, "-y", "--rate", 5), "no sequence of images"),
+        (("--factor", 2, "-y", "--rate", 5), "no pattern of images"),
         (("--factor", 2, "-y", "--names", "eqvi"), "give a folder"),
     ):
         assert run(source, target, *words) != 0

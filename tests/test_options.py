@@ -157,6 +157,11 @@ def test_values_of_a_wrong_type(name: str, value: Any) -> None:
         ({"structure": "random"}, "structure 'random' is not one of random-access, low-delay"),
         ({"bframes": 2}, "bframes 2 is not one of"),
         ({"ltr": 6}, "ltr 6"),
+        ({"ltr": 8}, "ltr 8 needs structure low-delay, not random-access"),
+        ({"bframes": 3, "structure": "low-delay"}, "structure low-delay has no B-frames"),
+        ({"bframes": 7, "structure": "intra"}, "structure intra has no B-frames"),
+        ({"layer_step": 4}, "layer_step 4 needs layers"),
+        ({"layers": 8, "crf": 0, "layer_step": 12}, "8 layers 12 qps apart do not fit into qps"),
         ({"preset": "slowest"}, "preset 'slowest' is not one of ultrafast, veryfast"),
         ({"frame_rate": 0}, "frame rate 0 is not positive"),
         ({"frame_rate": Fraction(-1)}, "frame rate -1"),
@@ -192,11 +197,12 @@ def test_other_names() -> None:
     )  # fmt: skip
     assert EncoderOptions.from_mapping({"tune": "zerolatency"}).structure == "low-delay"
     assert EncoderOptions.from_mapping({"tune": "psnr"}) == EncoderOptions()
-    own = EncoderOptions.from_mapping({"structure": "intra", "tune": "zerolatency"})
-    assert own.structure == "intra"
+    same = EncoderOptions.from_mapping({"structure": "low-delay", "tune": "zerolatency"})
+    assert same.structure == "low-delay"
     for settings_, message in (
         ({"quant": "3"}, "setting 'quant' is not one of crf, qp, quality"),
         ({"tune": "film"}, "tune 'film' is not one of psnr, zerolatency"),
+        ({"tune": "zerolatency", "structure": "intra"}, "is structure low-delay: intra excludes"),
         ({"tune": ["psnr"]}, "tune .'psnr'. is not one of"),
         ({1: 2}, "setting 1 is not a name"),
         ({"g": "12", "keyint": "13"}, "'keyint' is given twice"),

@@ -606,7 +606,7 @@ def test_bad_sources(content: bytes | None, message: str, tmp_path: Path) -> Non
 def test_bad_targets(film: Path, tmp_path: Path) -> None:
     existing = tmp_path / "there.mkv"
     existing.write_bytes(b"precious")
-    with pytest.raises(MediaError, match="exists already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         encode_file(str(film), str(existing), FAST)
     assert existing.read_bytes() == b"precious"
     with pytest.raises(MediaError, match="no folder"):

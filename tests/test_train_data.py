@@ -132,6 +132,7 @@ def test_what_cannot_be_read_is_left_out_aloud(tmp_path: Path) -> None:
     make_film(data / "good.mkv", frames=3)
     clips, said = gather(data, tmp_path / "cache")
     assert len(clips) == 1 and any("left out" in s and "broken.mp4" in s for s in said)
+    assert not any("Errno" in s for s in said)
     assert not list((tmp_path / "cache").glob("*.part"))
 
 

@@ -20,6 +20,7 @@ from clips import make_film
 from safetensors.torch import load_file
 
 from vcfilter.cli import main as cli
+from vcfilter.cli.interrupts import Interrupts
 from vcfilter.train import cli as train_cli
 from vcfilter.train import plot, watch
 from vcfilter.train.cli import plan_of
@@ -114,14 +115,17 @@ def test_killed_and_resumed_gives_the_same_weights(
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_state(films: Path, tmp_path: Path, undisturbed: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_state(
+    films: Path, tmp_path: Path, undisturbed: Path, number: int
+) -> None:
     out = tmp_path / "w.safetensors"
     more = ("--model", str(undisturbed), "--keep", "1000")
     process = start([*command(films, out, *more), "--steps", "500"])
     wait_for_step(Path(f"{out}.jsonl"), process, 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, text
+    assert process.returncode == 128 + number, text
     assert "stopped; what was done is in" in text and "Traceback" not in text
     assert torch.load(f"{out}.state", weights_only=True)["step"] >= 2
     assert not out.exists()
@@ -296,6 +300,15 @@ def test_the_second_signal_is_obeyed() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_the_exit_status_tells_the_signal_that_was_noted() -> None:
+    with Interrupts() as interrupts:
+        with stopping() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked == signal.SIGTERM
+        assert interrupts.status(stop.interrupt(Path("state"))) == 143
+    assert interrupts.status(KeyboardInterrupt()) == 130
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -247,14 +247,20 @@ class Warm:
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     path = tmp_path_factory.mktemp("warm") / "socket"
-    process = subprocess.Popen(
-        [*shlex.split(WORKER), "--listen", str(path)], env=environment("warm", ""), cwd="/"
-    )
-    assert wait_until(path.exists, LIMIT)
+    log = path.with_name("log")
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [*shlex.split(WORKER), "--listen", str(path)],
+            env=environment("warm", ""),
+            cwd="/",
+            stderr=said,
+        )
+    assert wait_until(lambda: "vcfilter: listens on" in log.read_text(), LIMIT)
     yield Warm(process=process, path=path)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
     assert not path.exists()
+    assert log.read_text().endswith("vcfilter: stopped\n")
 
 
 # --- what it is for ------------------------------------------------------------------------------

@@ -7,7 +7,8 @@
             ...
 
 Files: open(), encode_file(), decode_file(). Below them, without files: Encoder and Decoder,
-which turn Frames into Packets and back. What needs PyAV or PyTorch is imported on first use.
+which turn Frames into Packets and back. All but the errors is imported on first use: a program that
+is interrupted while it starts should not stand in the import of NumPy, PyAV or PyTorch.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from typing import TYPE_CHECKING, Any
 from vcfilter.errors import (
     BitstreamError,
     ConfigError,
+    ExistingFileError,
     LimitError,
     MediaError,
     MissingFileError,
     ModelMismatchError,
     VcfilterError,
 )
-from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
-from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Runtime
 
 if TYPE_CHECKING:
     from vcfilter.codec import Decoder, Encoder, EncoderStatistics
+    from vcfilter.frames import Frame, FrameType, Packet, VideoFormat
     from vcfilter.interpolation.interpolator import Interpolator
     from vcfilter.interpolation.options import InterpolationOptions
+    from vcfilter.options import PRESETS, DecoderOptions, EncoderOptions, Limits, Runtime
     from vcfilter.stream.decoders import neural_frames
     from vcfilter.stream.encoders import MediaCodec
     from vcfilter.stream.filters import FrameFilter
@@ -50,6 +52,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 _LATE = {
+    **dict.fromkeys(("Frame", "FrameType", "Packet", "VideoFormat"), "vcfilter.frames"),
+    **dict.fromkeys(
+        ("PRESETS", "DecoderOptions", "EncoderOptions", "Limits", "Runtime"), "vcfilter.options"
+    ),
     "Decoder": "vcfilter.codec",
     "Encoder": "vcfilter.codec",
     "EncoderStatistics": "vcfilter.codec",
@@ -80,6 +86,7 @@ __all__ = [
     "Encoder",
     "EncoderOptions",
     "EncoderStatistics",
+    "ExistingFileError",
     "Frame",
     "FrameFilter",
     "FrameType",

@@ -40,3 +40,18 @@ class MediaError(VcfilterError, OSError):
 
 class MissingFileError(MediaError, FileNotFoundError):
     """A media file that is to be read is not there."""
+
+
+class ExistingFileError(MediaError, FileExistsError):
+    """A file that is to be written is there already.
+
+    Args:
+        name: of the file.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} exists already: overwrite=True replaces it")
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[ExistingFileError], tuple[str]]:
+        return ExistingFileError, (self.name,)

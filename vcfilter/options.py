@@ -23,7 +23,7 @@ TUNES: dict[str, dict[str, Any]] = {
     "psnr": {},  # the mode decision always minimises squared error
     "zerolatency": {"structure": "low-delay"},
 }
-"""Settings by the name of a tuning; a setting given beside it takes precedence."""
+"""Settings by the name of a tuning; one given beside it may not say otherwise."""
 _SYNONYMS = {
     "g": "keyint",
     "keyint_min": "min_keyint",
@@ -35,6 +35,7 @@ _SYNONYMS = {
 }
 """Names of FFmpeg, x264 and x265 for the same options; "-" may replace "_"."""
 BFRAMES = (0, 1, 3, 7, 15, 31)
+_LAYER_STEP = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +167,12 @@ class EncoderOptions:
             those around it, moved to it, as far as predictions would leave the difference; not
             with low delay, nor with open GOPs and fewer than 3 B-frames between anchors.
         structure: "random-access", "low-delay" (each frame from past ones, no delay) or "intra".
-        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31; None: chosen by content.
+        bframes: B-frames between two anchors: 0, 1, 3, 7, 15 or 31, as far as keyint has room;
+            None: chosen by content. With random access only.
         ltr: low delay: interval of long-term references in frames. Each is coded from the one
             before it alone, which ends the propagation of losses; a multiple of 4, 0: none.
         layers: quality levels of each frame, 1 (the base alone) to 8; qp and rates are those of
-            the best one. layer_step: their distance in qps, 2 to 12.
+            the best one. layer_step: their distance in qps, 2 to 12, with 2 layers or more.
         preset: one of PRESETS that the model knows.
         frame_rate: frames per second, used by rate control only.
         model: name, id or path of a model; None takes the default one.
@@ -194,7 +196,7 @@ class EncoderOptions:
     bframes: int | None = None
     ltr: int = 0
     layers: int = 1
-    layer_step: int = 6
+    layer_step: int = _LAYER_STEP
     preset: str = DEFAULT_PRESET
     frame_rate: Fraction = Fraction(25)
     model: str | None = None
@@ -235,10 +237,21 @@ class EncoderOptions:
             raise ConfigError(f"bframes {self.bframes} is not one of {BFRAMES}")
         if self.ltr < 0 or self.ltr % 4 or self.ltr > 128:
             raise ConfigError(f"ltr {self.ltr} is no multiple of 4 from 0 to 128")
+        if self.ltr and self.structure != "low-delay":
+            raise ConfigError(f"ltr {self.ltr} needs structure low-delay, not {self.structure}")
+        if self.bframes and self.structure != "random-access":
+            raise ConfigError(f"bframes {self.bframes}: structure {self.structure} has no B-frames")
         if not 1 <= self.layers <= LEVELS_MAX:
             raise ConfigError(f"layers {self.layers} is outside 1 to {LEVELS_MAX}")
         if not 2 <= self.layer_step <= 12:
             raise ConfigError(f"layer_step {self.layer_step} is outside 2 to 12")
+        if self.layers == 1 and self.layer_step != _LAYER_STEP:
+            raise ConfigError(f"layer_step {self.layer_step} needs layers: 2 or more")
+        if (self.layers - 1) * self.layer_step > QP_MAX:
+            raise ConfigError(
+                f"{self.layers} layers {self.layer_step} qps apart do not fit into qps 0 to "
+                f"{QP_MAX}: give fewer layers, or a smaller layer_step"
+            )
         most = QP_MAX - (self.layers - 1) * self.layer_step
         for name in ("crf", "qp"):
             value = getattr(self, name)
@@ -283,7 +296,9 @@ class EncoderOptions:
         if tune is not None:
             if not isinstance(tune, str) or tune not in TUNES:
                 raise ConfigError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
-            named = {**TUNES[tune], **named}
+            for name, value in TUNES[tune].items():
+                if named.setdefault(name, value) != value:
+                    raise ConfigError(f"tune {tune} is {name} {value}: {named[name]} excludes it")
         for name, value in named.items():
             if name not in _KINDS:
                 raise ConfigError(f"setting {name!r} is not one of {', '.join(_KINDS)}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vcfilter.stream.encoders import MediaCodec
     from vcfilter.stream.thinning import Thinning
 
+_DEPTHS = {"yuv420p": 8, "yuv420p10le": 10}
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}")
 _UNIT = re.compile(rf"(?P<number>{_NUMBER.pattern})(?P<unit>s|ms|us)")
 _UNITS = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 1_000_000)}
@@ -140,7 +141,8 @@ _SETTINGS = (
         "bframes",
         ("--bframes",),
         "N",
-        "B-frames between two anchors: 0, 1, 3, 7, 15 or 31 (chosen by content)",
+        "B-frames between two anchors: 0, 1, 3, 7, 15 or 31, as far as --keyint has room (chosen "
+        "by content)",
     ),
     (
         "ltr",
@@ -257,8 +259,10 @@ def add_codec(parser: argparse.ArgumentParser, *, crf: bool = True) -> None:
     if crf:
         group.add_argument("--crf", metavar="N", help="constant quality of -c:v")
     group.add_argument(
-        "--pix-fmt", metavar="NAME", help="pixel format for -c:v: yuv420p, yuv444p, ..."
-    )
+        "--pix-fmt", metavar="NAME",
+        help="pixel format for -c:v: yuv420p, yuv444p, ..."
+        + ("" if crf else "; coded neurally: " + " or ".join(_DEPTHS)),
+    )  # fmt: skip
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", type=_setting,
         help="an option of the encoder -c:v; may be repeated",
@@ -292,9 +296,6 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-_DEPTHS = {"yuv420p": 8, "yuv420p10le": 10}
-
-
 def add_depth(parser: argparse.ArgumentParser) -> None:
     """--pix-fmt of neural coding, which is 4:2:0; `bit_depth` reads it."""
     parser.add_argument(
@@ -304,8 +305,18 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
 
 
 def bit_depth(args: argparse.Namespace) -> int | None:
-    """Bits per sample that are coded; None: as the source has them."""
-    return _DEPTHS.get(args.pix_fmt) if args.pix_fmt else None
+    """Bits per sample that are coded; None: as the source has them.
+
+    Raises:
+        ConfigError: --pix-fmt is none that is coded neurally.
+    """
+    if args.pix_fmt is None:
+        return None
+    if args.pix_fmt not in _DEPTHS:
+        raise ConfigError(
+            f"--pix-fmt {args.pix_fmt} is not coded neurally: {' or '.join(_DEPTHS)} is"
+        )
+    return _DEPTHS[args.pix_fmt]
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from vcfilter.cli.arguments import (
     decoder_options,
     duration,
     encoder_options,
+    is_rate_given,
     media_codec,
     runtime,
     thinning,
     whole_number,
 )
-from vcfilter.cli.terminal import Terminal
+from vcfilter.cli.terminal import Terminal, reason
 from vcfilter.errors import ConfigError, MediaError, VcfilterError
 
 if TYPE_CHECKING:
@@ -41,18 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoder(parser)
 
 
+def _readable(source: str, target: str) -> str:
+    """A source as `encode_file` takes it: a folder of image files is the pattern of these."""
+    if not os.path.isdir(source):
+        return source
+    from vcfilter.stream.containers import is_video_name
+    from vcfilter.stream.images import folder_pattern
+
+    if any(map(is_video_name, os.listdir(source))):
+        raise ConfigError(f"{source} holds videos, which go into a folder: {target} is none")
+    return folder_pattern(source)
+
+
 def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
     """Code one file's video neurally."""
     options = encoder_options(args)
+    if getattr(args, "set", None):
+        raise ConfigError("--set is for encoders of FFmpeg's: neural coding takes none")
+    depth = bit_depth(args)
     with terminal.working("loading"):
         from vcfilter.stream.transcode import encode_file
 
         report = encode_file(
-            source,
+            _readable(source, target),
             target,
             options,
             two_pass=args.two_pass,
-            bit_depth=bit_depth(args),
+            bit_depth=depth,
             workers=getattr(args, "workers", None),  # interpolate has neither
             cluster=getattr(args, "cluster", None),
             resume=getattr(args, "resume", False),
@@ -61,15 +77,33 @@ def encode(args: argparse.Namespace, terminal: Terminal, source: str, target: st
     terminal.report(report, _size(target))
 
 
-def decode(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
-    """Code one file's video with an encoder of FFmpeg's."""
+def check_no_rate(args: argparse.Namespace, but: Collection[str]) -> None:
+    """Raise ConfigError where options of neural coding, but for some, are given in vain."""
+    if is_rate_given(args, but):
+        raise ConfigError("options of neural coding need a neural target: -c:v vcfilter, or .mkv")
+
+
+def decode(
+    args: argparse.Namespace,
+    terminal: Terminal,
+    source: str,
+    target: str,
+    *,
+    any_source: bool = False,
+) -> None:
+    """Code one file's video with an encoder of FFmpeg's.
+
+    Args:
+        any_source: the source may be an ordinary video.
+    """
     with terminal.working("loading"):
         from vcfilter.stream.transcode import decode_file
 
         report = decode_file(
-            source,
+            _readable(source, target) if any_source else source,
             target,
             codec=media_codec(args),
+            any_source=any_source,
             eqvi_names=getattr(args, "names", None) == "eqvi",
             resume=getattr(args, "resume", False),
             **_common(args, terminal),
@@ -103,7 +137,7 @@ def _copy(
         container=args.format,
         thinning=left,
     )
-    terminal.line(f"{report.target}: {report.packets} packets, {report.video_bytes} bytes copied")
+    terminal.copied(report, _size(target))
 
 
 def _common(args: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
@@ -151,16 +185,16 @@ def each_source(
         except MediaError as error:
             raise MediaError(_named(error, source, target)) from error
         return 0
-    failed: list[str] = []
+    failed: list[tuple[str, str]] = []
     for source, target in pairs:
         try:
             run(args, terminal, source, target)
         except ConfigError:
             raise  # it would fail for all of them
         except (VcfilterError, OSError) as error:
-            failed.append(_named(error, source, target))
-    for text in failed:
-        terminal.error(text)
+            failed.append((_named(error, source, target), source))
+    for text, source in failed:
+        terminal.error(text, source)
     if failed:
         terminal.error(f"{len(failed)} of {len(pairs)} files failed")
     return EXIT_FAILED if failed else 0
@@ -168,7 +202,7 @@ def each_source(
 
 def _named(error: Exception, source: str, target: str) -> str:
     """What went wrong, with the name of the file."""
-    text = str(error)
+    text = reason(error)
     known = any(name in text for name in (source, target, "standard input", "standard output"))
     return text if known or source == "-" else f"{source}: {text}"
 

@@ -19,8 +19,6 @@ class Command:
         add_arguments: adds the command's arguments to an empty parser.
         run: carries the command out and returns the exit status; errors are VcfilterErrors.
         examples: shown below the command's help.
-        own_sigterm: the command installs its own SIGTERM handler; otherwise SIGTERM interrupts it
-            as Ctrl-C does.
     """
 
     name: str
@@ -28,4 +26,3 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Terminal], int]
     examples: str = ""
-    own_sigterm: bool = False

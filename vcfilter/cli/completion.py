@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     """Carry out completion."""
-    from vcfilter.cli.main import COMMANDS
+    from vcfilter.cli.commands import COMMANDS
     from vcfilter.cli.parser import command_parser
 
     options: dict[str, list[argparse.Action]] = {}

@@ -34,7 +34,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of encode to a parser."""
-    add_files(parser, "any video that FFmpeg reads")
+    add_files(parser, "any video that FFmpeg reads, or a folder of images")
     group = add_rate(parser)
     add_parallel(group)
     group.add_argument(

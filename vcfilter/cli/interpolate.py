@@ -150,8 +150,7 @@ def _carry_out(args: argparse.Namespace, terminal: Terminal) -> None:
     if args.codec == "vcfilter" or neural:
         coding.encode(args, terminal, source, args.target)
         return
-    if is_rate_given(args, but=("preset",)):
-        raise ConfigError("options of neural coding need a neural target: -c:v vcfilter, or .mkv")
+    coding.check_no_rate(args, but=("preset",))
     coding.decode(args, terminal, source, args.target)
 
 

@@ -103,18 +103,24 @@ _HINTS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence instead of a page of usage."""
+    """Says what is wrong in one sentence instead of a page of usage, to programs as JSON."""
+
+    _json_lines = False
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and exit."""
         from vcfilter.cli.terminal import Terminal
 
-        Terminal().misuse(self.prog, f"{message} (see {self.prog} --help)")
+        Terminal(json_lines=self._json_lines).misuse(
+            self.prog, f"{message} (see {self.prog} --help)"
+        )
         sys.exit(EXIT_USAGE)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Arguments in any order, options between files too; exits where they are wrong."""
         arguments = _with_maps(_with_files(arguments))
+        words = " ".join(arguments).replace("=", " ")
+        self._json_lines = "--progress json" in words and "--progress" in self.flags
         self._refuse_foreign(arguments)
         found, rest = self.parse_known_intermixed_args(list(arguments))
         if rest:

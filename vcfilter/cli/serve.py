@@ -69,6 +69,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         original=Path(args.original) if args.original else None,
         ready=lambda address: terminal.line(f"vcfilter: {address} (Ctrl-C ends it)"),
     )
+    terminal.line("vcfilter: stopped")
     if not ended:
         os._exit(0)  # the interpreter's end would wait for, or abort in, the thread that computes
     return 0
@@ -80,5 +81,4 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     examples=_EXAMPLES,
-    own_sigterm=True,
 )

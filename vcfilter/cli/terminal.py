@@ -10,9 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vcfilter.errors import ExistingFileError
+
 if TYPE_CHECKING:
+    from vcfilter.stream.remux import CopyReport
     from vcfilter.stream.transcode import Progress, TranscodeReport
 
 _LINE_SECONDS = 5.0
@@ -91,9 +95,14 @@ class Terminal:
         if not self.quiet:
             self._say("warning", text, f"vcfilter: warning: {_one_line(text)}")
 
-    def error(self, text: str) -> None:
-        """One line about why it ends here; shown to quiet users too."""
-        self._say("error", text, f"vcfilter: {_one_line(text)}")
+    def error(self, text: str, source: str | None = None) -> None:
+        """One line about why it ends here; shown to quiet users too.
+
+        Args:
+            source: the file that failed, of several, for programs.
+        """
+        about = {} if source is None else {"source": source}
+        self._say("error", text, f"vcfilter: {_one_line(text)}", **about)
 
     def misuse(self, command: str, text: str) -> None:
         """One line about a command that is typed wrongly."""
@@ -109,6 +118,17 @@ class Terminal:
         for line in report_lines(report, target_size):
             self.line(line)
         self.detail(str(report.video_format))
+
+    def copied(self, report: CopyReport, target_size: int | None) -> None:
+        """What was copied."""
+        if self.quiet:
+            return
+        if self.json_lines:
+            values = {**asdict(report), "file_bytes": target_size}
+            self._event("done", **values)
+            return
+        packets = count_text(report.packets, "packet")
+        self.line(f"{report.target}: {packets}, {count_text(report.video_bytes, 'byte')} copied")
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
@@ -184,10 +204,10 @@ class Terminal:
         _write(self._output, "\r" + line + " " * max(0, len(self._bar) - len(line)))
         self._bar = line
 
-    def _say(self, event: str, text: str, line: str) -> None:
+    def _say(self, event: str, text: str, line: str, **values: str) -> None:
         with self._lock:
             if self.json_lines:
-                self._event(event, text=text)
+                self._event(event, text=text, **values)
                 return
             self._clear()
             _write(self._output, clean(line) + "\n")
@@ -233,6 +253,13 @@ def logging_to(terminal: Terminal) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(former)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the command line's words."""
+    if isinstance(error, ExistingFileError):
+        return f"{error.name} exists already: -y replaces it"
+    return str(error)
 
 
 def clean(text: str) -> str:

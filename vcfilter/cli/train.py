@@ -27,5 +27,4 @@ COMMAND = Command(
     help="train a model on a folder of videos",
     add_arguments=add_arguments,
     run=run,
-    own_sigterm=True,
 )

@@ -12,13 +12,15 @@ from vcfilter.errors import ConfigError
 
 _EXAMPLES = """\
 -c:v vcfilter codes neurally, -c:v copy copies a neural stream as it is, any other -c:v codes with
-that encoder. Without -c:v the target is neural where its container can hold a neural stream (mkv,
-nut, avi, mov), and otherwise coded as decode does.
+that encoder, whatever the source. Without -c:v the target is neural where its container can hold a
+neural stream (mkv, nut, avi, mov), and otherwise coded as decode does. Frames are 4:2:0 of 8 or 10
+bit on the way; where both sides are ordinary, ffmpeg keeps other formats.
 
 examples:
   vcfilter transcode in.mkv smaller.mkv --qp 40          neural to neural
   vcfilter transcode in.mkv out.mp4                      as decode
   vcfilter transcode in.mp4 out.mkv                      as encode
+  vcfilter transcode in.mp4 out.mkv -c:v libx265 --crf 24  with another encoder
   vcfilter transcode in.mkv out.nut -c:v copy            the coded packets in another container
   vcfilter transcode in.mkv out.mkv -c:v copy --layers 1  their base alone, as thin does
 """
@@ -39,19 +41,23 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def _one(args: argparse.Namespace, terminal: Terminal, source: str, target: str) -> None:
     from vcfilter.stream.containers import NEURAL_CONTAINERS, container_of
+    from vcfilter.stream.images import is_image_target
 
     if args.codec == "copy":
         _check_copy(args)
         coding.copy(args, terminal, source, target)
         return
-    container = container_of(target, args.format, "matroska")
+    container = None
+    if not is_image_target(target):
+        container = container_of(target, args.format, "matroska")
     if args.codec == "vcfilter" or (args.codec is None and container in NEURAL_CONTAINERS):
         coding.encode(args, terminal, source, target)
         return
     if args.workers is not None or args.cluster is not None:
         raise ConfigError("workers and a cluster code neurally: give -c:v vcfilter, or TARGET.mkv")
-    args.format = container
-    coding.decode(args, terminal, source, target)
+    coding.check_no_rate(args, but=("crf",))
+    args.format = container or args.format
+    coding.decode(args, terminal, source, target, any_source=True)
 
 
 def _check_copy(args: argparse.Namespace) -> None:

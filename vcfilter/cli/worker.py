@@ -37,6 +37,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         runtime=runtime(args),
         model=args.model,
         limits=limits(args),
+        ready=lambda path: terminal.line(f"vcfilter: listens on {path} (Ctrl-C ends it)"),
+        stopped=lambda: terminal.line("vcfilter: stopped"),
     )
 
 
@@ -45,5 +47,4 @@ COMMAND = Command(
     help="the codec as a process, for programs without Python (FFmpeg's plugin)",
     add_arguments=add_arguments,
     run=run,
-    own_sigterm=True,
 )

@@ -10,9 +10,11 @@ from vcfilter.errors import ConfigError
 from vcfilter.evaluate.anchors import parse_anchor
 from vcfilter.evaluate.clips import prepare
 from vcfilter.evaluate.report import write_report
-from vcfilter.evaluate.runner import Codec, neural, run_curves
+from vcfilter.evaluate.runner import Codec, Neural, neural, run_curves
 from vcfilter.evaluate.tables import Evaluation
 from vcfilter.options import KEYINT_MAX
+
+POINTS = 4  # of a curve, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +82,14 @@ def compare_codecs(comparison: Comparison, progress: Callable[[str], None]) -> s
         progress: called with one line after each point.
 
     Raises:
-        ConfigError: a codec is unknown, or two clips have one name.
+        ConfigError: a codec is unknown, a preset has fewer than four points, or two clips have one
+            name.
         MediaError: a clip cannot be read, or a codec failed.
     """
     codecs = comparison.codecs
+    for codec in codecs[: len(comparison.presets)]:
+        if isinstance(codec, Neural) and len(codec.qps) < POINTS:
+            raise ConfigError(f"{codec.label} has {len(codec.qps)} points: curves need {POINTS}")
     clips = [prepare(path, comparison.cache, comparison.frames) for path in comparison.clips]
     names = [clip.name for clip in clips]
     twice = {name for name in names if names.count(name) > 1}

@@ -38,6 +38,7 @@ class Container:
         tick: the clock that the muxer rounds times to; None where it keeps each time exactly.
         constant_rate: times are numbers of frames.
         video_only: it holds one video stream and nothing else.
+        one_audio: it holds one audio stream at most.
         codecs: what it holds, by kind of stream, where libavformat would write more than players
             can read; other kinds are asked of libavformat.
     """
@@ -50,6 +51,7 @@ class Container:
     tick: Fraction | None = None
     constant_rate: bool = False
     video_only: bool = False
+    one_audio: bool = False
     codecs: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
@@ -87,7 +89,7 @@ CONTAINERS: Mapping[str, Container] = {
         Container(
             name="mpegts", extensions=(".ts", ".mts", ".m2ts"), tick=_TS_CLOCK, codecs=_TS_CODECS
         ),
-        Container(name="flv", extensions=(".flv",), tick=_MILLISECOND),
+        Container(name="flv", extensions=(".flv",), tick=_MILLISECOND, one_audio=True),
         Container(
             name="mpeg",
             extensions=(".mpg", ".mpeg", ".vob"),

@@ -15,7 +15,7 @@ from vcfilter._bridge import (
     Muxer,
     StreamInfo,
 )
-from vcfilter.stream.containers import MATROSKA, holds
+from vcfilter.stream.containers import MATROSKA, container_named, holds
 from vcfilter.stream.report import Log
 from vcfilter.stream.streams import (
     is_encrypted,
@@ -101,7 +101,10 @@ def plan_copies(
         copy = _text_copy(clean, container)
         if copy is None and info.codec_tag != "tmcd" and holds(container, info):
             copy = Copy(index=info.index, info=clean, seconds=stated_seconds(info))
-        if copy is None and info.kind == "audio" and not info.sample_rate:
+        alone = info.kind == "audio" and container_named(container).one_audio
+        if alone and copy is not None and any(each.info.kind == "audio" for each in plan):
+            log.warning(f"{name_of(info)} is left out: {container} holds one audio stream")
+        elif copy is None and info.kind == "audio" and not info.sample_rate:
             log.warning(f"{name_of(info)} is left out: none of it is there to tell its sample rate")
         elif copy is None:
             log.warning(f"{name_of(info)} is left out: {container} cannot hold it")

@@ -392,12 +392,12 @@ class NeuralFrames:
             self._reader, self._cut, self._decoded, self._time, decoder.reset, self._log
         )
         for frame in found:
+            count += 1
             time = frame.pts * self.time_base
             if self._wanted.before(time):
                 continue
             if self._wanted.after(time):
                 break
-            count += 1
             yield frame
         damaged, missing = decoder.dropped_damaged, decoder.dropped_missing_reference
         if damaged:

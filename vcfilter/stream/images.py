@@ -16,7 +16,7 @@ import av.error
 from av.codec import CodecContext
 from av.video.reformatter import VideoReformatter
 
-from vcfilter.errors import ConfigError, MediaError
+from vcfilter.errors import ConfigError, ExistingFileError, MediaError
 from vcfilter.frames import Frame, VideoFormat
 from vcfilter.stream.containers import Path, is_video_name, path_of
 from vcfilter.stream.pixels import convert, to_video_frame
@@ -179,7 +179,7 @@ class ImageTarget:
         original = self.original
         try:
             if path.exists() and not self._overwrite:
-                raise MediaError(f"{path} exists already: give -y to overwrite it")
+                raise ExistingFileError(str(path))
             if png is None:
                 assert original is not None
                 shutil.copyfile(original, part)

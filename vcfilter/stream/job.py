@@ -36,6 +36,7 @@ from vcfilter.stream.graph import FilteredFrames
 from vcfilter.stream.images import ImageSink, ImageTarget
 from vcfilter.stream.interpolated import InterpolatedFrames
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
+from vcfilter.stream.pixels import PIXEL_FORMATS
 from vcfilter.stream.reader import PacketReader
 from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeReport
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
@@ -238,7 +239,7 @@ class Job:
     def _decoded(self, reader: PacketReader) -> FrameSource:
         seekable = not self.source.is_pipe
         if self.is_neural:
-            return NeuralFrames(
+            frames = NeuralFrames(
                 reader,
                 self._video,
                 self._decoder,
@@ -248,6 +249,9 @@ class Job:
                 log=self.log,
                 motion=self.interpolation is not None and self.interpolation.coded_motion,
             )
+            if self.bit_depth is None:
+                return frames
+            return FilteredFrames(frames, f"format={PIXEL_FORMATS[self.bit_depth]}", self.log)
         return MediaFrames(
             reader,
             self._video,
@@ -355,7 +359,7 @@ class Job:
         if container_named(container).constant_rate and begin and begin > _LEAD_SECONDS:
             self._cut = replace(self._cut, zero=begin)  # frames would be numbered up to it
         try:
-            plan = self._plan(container)
+            plan = self._plan(container, target)
             copied = [copy.index for copy in plan if copy.index >= 0]
             reader = PacketReader(self._demuxer, self._video, copied, self.log)
             copier = StreamCopier(reader.queue, plan, self._cut, self.log)
@@ -378,7 +382,7 @@ class Job:
         tags = {key: value for key, value in kept if key.lower() not in new}
         return tags | {key: value for key, value in self.metadata.items() if value}
 
-    def _plan(self, container: str) -> list[Copy]:
+    def _plan(self, container: str, target: Target | ImageTarget) -> list[Copy]:
         rest = [i for i in self._wanted if i != self._video.index]
         if self._is_slow:
             if rest:
@@ -388,11 +392,12 @@ class Job:
                 )
             return []
         if container_named(container).video_only:
-            if rest and self._copy_videos:
-                self.log.warning(
-                    f"{container} holds one video stream alone: {len(rest)} other streams are "
-                    "left out"
-                )
+            # Raw frames on standard output are what was asked for.
+            piped = isinstance(target, Target) and target.is_pipe
+            if rest and (self._copy_videos or not piped):
+                what = "a sequence of images" if isinstance(target, ImageTarget) else container
+                left = "1 other stream is" if len(rest) == 1 else f"{len(rest)} other streams are"
+                self.log.warning(f"{what} holds one video stream alone: {left} left out")
             return []
         return plan_copies(
             self._streams,

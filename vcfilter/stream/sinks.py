@@ -224,7 +224,7 @@ class Y4mSink:
     def abandon(self, keep: bool) -> str | None:
         """Give up; raw frames are not kept."""
         del keep
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, av.error.FFmpegError):  # what failed may fail again
             if self._container is not None:
                 self._container.close()
         self._target.discard()

@@ -53,7 +53,9 @@ class Source:
         elif "://" not in self.name:
             self._check_file()
         if image_rate is not None and not self._sequence:
-            raise ConfigError(f"{self.title} is no sequence of images: it has its own frame rate")
+            raise ConfigError(
+                f"{self.title} is no pattern of images (%03d.png, *.png), which alone takes a rate"
+            )
 
     @property
     def is_pipe(self) -> bool:

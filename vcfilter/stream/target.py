@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows: whether another run writes a file is not seen there
     fcntl = None  # type: ignore[assignment]
 
-from vcfilter.errors import MediaError
+from vcfilter.errors import ExistingFileError, MediaError
 from vcfilter.stream.containers import PIPE, Path, path_of
 from vcfilter.stream.source import reason_of
 
@@ -80,9 +80,7 @@ class Target:
         if place.is_dir():
             raise MediaError(f"{self.name} is a folder: give a file's name")
         if exists and not self._overwrite:
-            raise MediaError(
-                f"{self.name} exists already: give -y (overwrite=True) to overwrite it"
-            )
+            raise ExistingFileError(self.name)
         if not place.parent.is_dir():
             raise MediaError(f"{self.name} cannot be written: there is no folder {place.parent}")
         self._part, number = _create(place, "part", place.stat().st_mode if exists else None)

@@ -86,8 +86,7 @@ def encode_file(
         streams: "all", or specifiers like FFmpeg's -map ("v", "a:0", "0:2").
         overwrite: whether an existing target is replaced.
         two_pass: look at the whole source first, to meet options.bitrate.
-        bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8). A source
-            that is itself neural keeps its own.
+        bit_depth: 8 or 10 bits per sample; None takes the source's (10 for any above 8).
         workers: code so many GOPs beside each other, each in a process of one thread; the bytes
             do not depend on how many. With crf or qp only. None: in this process. "auto": as many
             as there are cores and memory for; where that is one, the networks run on a GPU, or the
@@ -231,6 +230,7 @@ def decode_file(
     video_filter: str | None = None,
     interpolation: InterpolationOptions | None = None,
     image_rate: Fraction | None = None,
+    any_source: bool = False,
     eqvi_names: bool = False,
     resume: bool = False,
     metadata: Mapping[str, str] | None = None,
@@ -239,13 +239,14 @@ def decode_file(
     """Decode a neural video into an ordinary one; its other streams are copied.
 
     Args:
-        source: a neural file, with interpolation any video; "-" is standard input.
+        source: a neural file, with interpolation or any_source any video; "-" is standard input.
         target: path, of any container that FFmpeg writes; "-" is standard output, YUV4MPEG2
             unless container says otherwise. A folder, or a pattern like "frames/%05d.png", gets
             PNG files; of PNG files as a source, the originals are copied there byte for byte.
         codec: encoder of the frames; None takes the container's (x264 at crf 18; webm: VP9, nut:
             raw video, avi: MPEG-4 part 2, mpg: MPEG-2).
         decoder: see DecoderOptions.
+        any_source: the source may be an ordinary video, which is coded anew.
         eqvi_names: image files are called as the source's, new ones with _0, _1, ... behind.
         resume: image files that an earlier run with the same arguments left stay as they are, and
             new frames among them are not made again. A file that was cut short is replaced.
@@ -274,7 +275,8 @@ def decode_file(
         raise ConfigError(f"{target} gets PNG files: it takes no codec and no container")
     name = Y4M if images else container_of(target, container, Y4M)
     with job:
-        if not job.is_neural and (interpolation is None or interpolation.coded_motion):
+        is_taken = any_source if interpolation is None else not interpolation.coded_motion
+        if not job.is_neural and not is_taken:
             raise MediaError(f"{job.source.title} has no neural video stream: nothing to decode")
         if name == Y4M and codec is not None:
             raise ConfigError("y4m holds raw frames: it takes no codec")

@@ -385,7 +385,5 @@ def train_finish(
                 save()
                 saved = time.monotonic()
             if halt:
-                stopped = KeyboardInterrupt()
-                stopped.partial = str(state)  # type: ignore[attr-defined]
-                raise stopped
+                raise stop.interrupt(state)
     save()

@@ -738,7 +738,5 @@ def train(
             if calm and (halt or time.monotonic() - saved >= keep):
                 kept, saved = save(), time.monotonic()
             if halt:
-                stopped = KeyboardInterrupt()
-                stopped.partial = str(state)  # type: ignore[attr-defined]
-                raise stopped
+                raise stop.interrupt(state)
     save()

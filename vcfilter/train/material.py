@@ -30,6 +30,7 @@ from av.video.stream import VideoStream
 from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
 from vcfilter.errors import MediaError
 from vcfilter.stream.pixels import plane_rows
+from vcfilter.stream.source import reason_of
 from vcfilter.train.data import Clip
 
 Frames = npt.NDArray[np.uint8]
@@ -333,7 +334,7 @@ def video_frames(path: Path) -> Iterator[tuple[Frames, bool, bool]]:
                 number += 1
     except (av.FFmpegError, ValueError) as error:
         if number == 0:
-            raise UnreadableError(f"{str(path)!r} cannot be decoded: {error}") from error
+            raise UnreadableError(f"{str(path)!r} cannot be decoded: {reason_of(error)}") from error
     if number == 0:
         raise UnreadableError(f"{str(path)!r} has no frames")
 

@@ -154,6 +154,12 @@ class Stop:
 
     asked: int | None = None
 
+    def interrupt(self, state: Path) -> KeyboardInterrupt:
+        """What ends a training that was asked to; `partial` says where its state is kept."""
+        stopped: Any = KeyboardInterrupt()
+        stopped.partial, stopped.number = str(state), self.asked or 0
+        return stopped  # type: ignore[no-any-return]
+
 
 @contextmanager
 def stopping() -> Iterator[Stop]:

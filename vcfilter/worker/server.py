@@ -20,6 +20,7 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -44,14 +45,18 @@ def serve(
     runtime: Runtime,
     model: str | None,
     limits: Limits,
+    ready: Callable[[str], None] = lambda path: None,
+    stopped: Callable[[], None] = lambda: None,
 ) -> NoReturn:
-    """Serve until the client closes the connection, or on a socket until a signal.
+    """Serve until the client closes the connection, or on a socket until SIGINT or SIGTERM.
 
     Args:
         path: of the socket; None: standard input is the socket of one client.
         clients_max: most connections at a time.
         model: name, id or path of the model of all streams; None: the one that each names.
         limits: upper bounds of decoding one stream.
+        ready: called with the path once clients may connect there.
+        stopped: called when a signal ends the worker on a socket.
 
     Raises:
         ConfigError: clients_max is below 1, another worker listens there, or standard input is no
@@ -62,7 +67,7 @@ def serve(
     keep_memory()
     codecs = Codecs(runtime, model, limits)
     if path:
-        listen(path, codecs, clients_max)
+        listen(path, codecs, clients_max, ready, stopped)
     serve_standard_input(codecs)
 
 
@@ -96,6 +101,8 @@ def serve_standard_input(codecs: Codecs) -> NoReturn:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     client.setblocking(True)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, see below
     status = 0
     try:
         Connection(Channel(client), codecs).serve()
@@ -106,10 +113,16 @@ def serve_standard_input(codecs: Codecs) -> NoReturn:
     os._exit(status)
 
 
-def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoReturn:
+def listen(
+    path: str,
+    codecs: Codecs,
+    clients_max: int = CLIENTS_MAX,
+    ready: Callable[[str], None] = lambda path: None,
+    stopped: Callable[[], None] = lambda: None,
+) -> NoReturn:
     """Serve clients of the same user on a Unix socket until SIGTERM or SIGINT, then end the
     process and remove the socket. It also ends, once idle, when the socket is no longer its own.
-    A SIGINT that was ignored at the start, as in a shell's background, stays ignored.
+    A signal that was ignored at the start, as SIGINT in a shell's background, stays ignored.
 
     Raises:
         ConfigError: another worker listens there, or the file is no socket.
@@ -119,14 +132,16 @@ def listen(path: str, codecs: Codecs, clients_max: int = CLIENTS_MAX) -> NoRetur
     listener = Listener(path, clients_max)
 
     def end(number: int, frame: object) -> None:
-        listener.remove()
-        # At once, without waiting for codecs: see serve_standard_input.
-        os._exit(0 if number == signal.SIGTERM else 128 + number)
+        try:
+            listener.remove()
+            stopped()
+        finally:
+            os._exit(0)  # at once, without waiting for codecs: see serve_standard_input
 
-    signal.signal(signal.SIGTERM, end)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, end)
-    logger.info("the worker listens on %s", path)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+    ready(path)
     while (client := listener.next_client()) is not None:
         listener.serve(client, codecs)
     logger.warning("%s was removed or is another worker's: this one ends", path)
