@@ -403,17 +403,19 @@ def _activation(symbols: Tensor, levels: Tensor) -> Tensor:
     return levels[symbols.abs().clamp(max=256).long()]
 
 
-def _foreseeing(u: Tensor, costs: Tensor) -> Tensor:
+def _foreseeing(u: Tensor, costs: Tensor, lower: Tensor | float) -> Tensor:
     """Values in steps, moved so that rounding them down or up counts what that costs later symbols.
 
     Args:
         u: (B, N, count). costs: the same, squared steps per unit of activation.
+        lower: what is added to their symbols: those of the levels below.
     """
-    magnitude = u.abs()
+    sign, magnitude = u.sign(), u.abs()
     high = torch.floor(magnitude + 0.5)
-    rise = 32 * torch.log2((1 + high) / high.clamp(min=1)) * (high > 0)
-    moved = (magnitude - costs * rise / 2).clamp(min=0)
-    return torch.minimum(moved, high + 0.499) * u.sign()
+    least = (high - 1).clamp(min=0)
+    upper, under = (1 + (lower + sign * each).abs() for each in (high, least))
+    moved = (magnitude - costs * (16 * torch.log2(upper / under))).clamp(min=0)
+    return torch.minimum(moved, high + 0.499) * sign
 
 
 NextSymbols = Callable[[Place, Tensor], Tensor]
@@ -559,7 +561,9 @@ class LatentModel(nn.Module):
             scale = rd_scale if scales is None else place.take(scales)
             if later is not None:
                 scale = scale * LATER_LAMBDA
-                wanted = _foreseeing(wanted, place.take(later) * (scale * QUANTISER_LAMBDA))
+                lower = 0.0 if below is None else place.take(below.scaled)
+                costs = place.take(later) * (scale * QUANTISER_LAMBDA)
+                wanted = _foreseeing(wanted, costs, lower)
             coded = coder.code(wanted, index, scale)
             values.add(place, coded)
             return coded
@@ -568,7 +572,12 @@ class LatentModel(nn.Module):
         return prediction + context.fill(values.maps), symbols
 
     def later_costs(
-        self, symbols: Tensor, context: LatentContext, bits: Tensor, before: Tensor | None = None
+        self,
+        symbols: Tensor,
+        context: LatentContext,
+        bits: Tensor,
+        before: Tensor | None = None,
+        below: Below | None = None,
     ) -> Tensor:
         """What symbols cost those after them in a frame, whose tables follow from them.
 
@@ -578,6 +587,7 @@ class LatentModel(nn.Module):
         Args:
             bits: (tables, 257) per table and magnitude.
             before: what was found after an earlier pass; a part of it goes on.
+            below: see `walk`.
         """
         with torch.inference_mode(False), torch.enable_grad():
             coded, features = context.crop(symbols).clone(), context.features.clone()
@@ -591,8 +601,12 @@ class LatentModel(nn.Module):
                     near = place.lattice(seen).clone().requires_grad_()
                     before_ = [place.lattice(p)[:, step.low :] for p in past]
                     index = place.model.indices(near, before_, features, lowest, place.where)
-                    table = index.detach().floor().clamp(0, tables.TABLES - 2).long()
-                    level = own.abs().clamp(max=bits.shape[1] - 3).long()
+                    level = own
+                    if below is not None:
+                        index = below.narrow(index, place.take(below.symbols), lowest)
+                        level = own - place.take(below.scaled)
+                    table = index.detach().floor().clamp(0, len(bits) - 2).long()
+                    level = level.abs().clamp(max=bits.shape[1] - 3).long()
                     at = table * bits.shape[1] + level
                     slope = flat[at + bits.shape[1]] - flat[at]
                     (found,) = torch.autograd.grad((index * slope).sum(), near)

@@ -647,7 +647,7 @@ class VideoNet(nn.Module):
             below = stack.below(level.drop)
             scale = rd_scale * (BEST if level is levels[-1] else REFINED)
             found, finer = self._code_level(
-                own, wanted, context, start, level.passes, below, scale, filters
+                own, wanted, context, start, level.passes, below, scale, filters, foreseen
             )
             symbols = context.crop(finer.symbols)
             level.used = bool((symbols if below is None else symbols - below.scaled).any())
@@ -690,7 +690,7 @@ class VideoNet(nn.Module):
                     blocks = to_blocks(*finish(planes, size))
                 target = latent + self.image.analysis_linear(wanted - blocks)
                 if number in range(0, 2 * foreseen, 2):
-                    later = coding.later_costs(image.symbols, context, each.bits, later)
+                    later = coding.later_costs(image.symbols, context, each.bits, later, below)
         latent, image = coding.code(
             target, expected, steps, context, passes[-1], scale, below, later
         )
