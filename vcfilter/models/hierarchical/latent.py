@@ -592,12 +592,11 @@ class LatentModel(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             coded, features = context.crop(symbols).clone(), context.features.clone()
             lowest, past = context.lowest.clone(), [context.crop(p) for p in context.temporal]
-            flat = bits.view(-1)
+            flat = bits.to(coded.device).view(-1)
             seen, known, costs = (torch.zeros_like(coded) for _ in range(3))
-            for place in self.places(coded):
-                step = place.model.step
-                own = place.take(coded)
-                if bool(known.any()):
+            for number, place in enumerate(self.places(coded)):
+                step, own = place.model.step, place.take(coded)
+                if number:  # before the first step nothing is known
                     near = place.lattice(seen).clone().requires_grad_()
                     before_ = [place.lattice(p)[:, step.low :] for p in past]
                     index = place.model.indices(near, before_, features, lowest, place.where)
