@@ -125,7 +125,7 @@ class Effort:
             deep_gain: the same of deep layers.
         passes: how often a residual's latent is coded, at least 1, each time aimed at what the
             pass before left; those of deep layers once less. key_passes: of keyframes.
-        foreseen: how often between passes it is measured what symbols cost later ones, through the
+        foreseen: after how many passes it is measured what symbols cost later ones, through the
             tables, for the following passes to count.
         filtered: frames of layers below have a loop filter where one pays.
     """
@@ -201,17 +201,17 @@ EFFORTS: dict[str, Effort] = {
         fit_rounds=2,
         plain_motion=False,
         passes=2,
-        key_passes=6,
-        foreseen=2,
+        key_passes=7,
+        foreseen=5,
     ),
-    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3, key_passes=7, foreseen=3),
+    "slow": Effort(motion_levels=(3, 4, 5, 6), fit_rounds=4, passes=3, key_passes=8, foreseen=7),
     "veryslow": Effort(
         motion_levels=(1, 2, 3, 4, 5, 6, 7),
         fit_rounds=4,
         residuals=4,
         passes=3,
         key_passes=8,
-        foreseen=4,
+        foreseen=7,
     ),
 }
 

@@ -47,7 +47,7 @@ KEPT_FRAMES = 64  # features of frames, for which each step keeps what follows f
 KEPT_SIZES = 8  # of latents, whose steps' positions are kept
 PART = 1024  # positions that one thread computes the tables of, at least
 LATER_LAMBDA = 0.75  # factor on the Lagrangian where rounding counts what symbols cost later ones
-LATER_SHARE = 0.8  # of what a pass found in what the next one counts
+LATER_SHARE = 0.5  # of what a pass found in what the next one counts
 DECAY = FADED / (1 << FADED_SHIFT)  # of activity (exact in integers below)
 
 

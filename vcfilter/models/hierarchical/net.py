@@ -479,8 +479,8 @@ class VideoNet(nn.Module):
             rd_scale: factor on the Lagrangian, (1, 1, h, w) of the latent's part in the picture,
                 or a number.
             filters: passes aim at what a filter leaves; the reconstruction is not filtered yet.
-            foreseen: how often it is measured between passes what symbols of the base cost later
-                ones (see `LatentModel.later_costs`), after every other pass from the first on.
+            foreseen: after how many passes, from the first on, it is measured what symbols cost
+                later ones (see `LatentModel.later_costs`).
         """
         wanted = to_blocks(*x)
         start = self.from_nothing
@@ -690,7 +690,7 @@ class VideoNet(nn.Module):
                     planes = filters.filtered(finish(to_planes(blocks), size))
                     blocks = to_blocks(*finish(planes, size))
                 target = latent + self.image.analysis_linear(wanted - blocks)
-                if number in range(0, 2 * foreseen, 2):
+                if number < foreseen:
                     later = coding.later_costs(image.symbols, context, each.bits, later, below)
         latent, image = coding.code(
             target, expected, steps, context, passes[-1], scale, below, later
