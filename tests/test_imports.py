@@ -122,3 +122,13 @@ assert found == [], found
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_training_needs_no_compiled_module() -> None:
+    """A GPU machine that is there for minutes has PyTorch and nothing that was built."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('vcfilter._bridge', 'vcfilter._native')));"
+        "import vcfilter.train.cli"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

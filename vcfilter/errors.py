@@ -55,3 +55,9 @@ class ExistingFileError(MediaError, FileExistsError):
 
     def __reduce__(self) -> tuple[type[ExistingFileError], tuple[str]]:
         return ExistingFileError, (self.name,)
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, without numbers and names that stand in front."""
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or error).rstrip(".")

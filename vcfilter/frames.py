@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vcfilter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from av.video.plane import VideoPlane
 
 MIN_SIDE = 16
 MAX_SIDE = 4096
@@ -334,3 +338,9 @@ class FrameStep:
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name} {value} is outside {low} to {high}")
+
+
+def plane_rows(plane: VideoPlane, dtype: Any) -> Plane:
+    """A view of a plane's rows from top to bottom, with their padding."""
+    rows: Plane = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
+    return rows[::-1] if plane.line_size < 0 else rows  # negative: the last row lies first

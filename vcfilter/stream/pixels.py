@@ -18,12 +18,11 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.format import VideoFormat as PixelFormat
 from av.video.frame import PictureType, VideoFrame
-from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from vcfilter._bridge import StreamInfo
 from vcfilter.errors import ConfigError, MediaError
-from vcfilter.frames import FieldOrder, Frame, FrameType, Plane, VideoFormat
+from vcfilter.frames import FieldOrder, Frame, FrameType, Plane, VideoFormat, plane_rows
 from vcfilter.stream.hdr import LIGHT_NAME, LOST_NAMES, MASTERING_NAME, read_hdr
 from vcfilter.stream.report import Log, RunLog
 
@@ -56,12 +55,6 @@ def read_plane(av_frame: VideoFrame, index: int, dtype: Any) -> Plane:
     plane = av_frame.planes[index]
     copy: Plane = plane_rows(plane, dtype)[:, : plane.width].copy()
     return copy
-
-
-def plane_rows(plane: VideoPlane, dtype: Any) -> Plane:
-    """A view of a plane's rows from top to bottom, with their padding."""
-    rows: Plane = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
-    return rows[::-1] if plane.line_size < 0 else rows  # negative: the last row lies first
 
 
 class FrameReader:

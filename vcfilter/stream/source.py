@@ -18,7 +18,7 @@ import av.error
 from av.container import InputContainer
 
 from vcfilter._bridge import BridgeError, Demuxer
-from vcfilter.errors import ConfigError, MediaError, MissingFileError
+from vcfilter.errors import ConfigError, MediaError, MissingFileError, reason_of
 from vcfilter.stream.containers import PIPE, Path, open_demuxer, path_of
 
 _CHUNK = 1 << 16
@@ -186,12 +186,6 @@ def unreadable(title: str, reason: str, error: BaseException) -> MediaError:
 def media_url(name: str) -> str:
     """What PyAV calls a path or URL: a colon in a file's name is no protocol."""
     return name if "://" in name else f"file:{name}"
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong, without numbers and names that stand in front."""
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or error).rstrip(".")
 
 
 class _Pipe:

@@ -28,9 +28,8 @@ import numpy.typing as npt
 from av.video.stream import VideoStream
 
 from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
-from vcfilter.errors import MediaError
-from vcfilter.stream.pixels import plane_rows
-from vcfilter.stream.source import reason_of
+from vcfilter.errors import MediaError, reason_of
+from vcfilter.frames import plane_rows
 from vcfilter.train.data import Clip
 
 Frames = npt.NDArray[np.uint8]
