@@ -58,13 +58,12 @@ class TableSet:
 
 
 class Coder(Protocol):
-    """What the walk needs of a coder that writes or estimates.
-
-    Its `bits` are (tables, 257), per table and magnitude.
-    """
+    """What the walk needs of a coder that writes or estimates."""
 
     @property
-    def bits(self) -> Tensor: ...
+    def bits(self) -> Tensor:
+        """(tables, 257) float32 bits per table and magnitude."""
+        ...
 
     def code(self, u: Tensor, index: Tensor, rd_scale: Tensor | float = 1.0) -> Tensor:
         """Symbols for u under the tables of index, all of one shape."""

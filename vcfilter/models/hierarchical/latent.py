@@ -598,8 +598,8 @@ class LatentModel(nn.Module):
                 step, own = place.model.step, place.take(coded)
                 if number:  # before the first step nothing is known
                     near = place.lattice(seen).clone().requires_grad_()
-                    before_ = [place.lattice(p)[:, step.low :] for p in past]
-                    index = place.model.indices(near, before_, features, lowest, place.where)
+                    temporal = [place.lattice(p)[:, step.low :] for p in past]
+                    index = place.model.indices(near, temporal, features, lowest, place.where)
                     level = own
                     if below is not None:
                         index = below.narrow(index, place.take(below.symbols), lowest)
