@@ -44,6 +44,13 @@ cdef extern from "walk.h" nogil:
     int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symbols,
                     const vcf_maps *activity, const int64_t *where, size_t count,
                     const vcf_step_frame *frame, float highest, float *out)
+    ctypedef struct vcf_step_weights:
+        const float *first
+        const float *second
+    int vcf_costs(const vcf_step *step, const vcf_step_weights *weights, const vcf_maps *seen,
+                  const vcf_maps *symbols, const vcf_maps *activity, const int64_t *where,
+                  size_t count, const vcf_step_frame *frame, const float *slopes,
+                  const float *known, float *costs)
     int vcf_neighbours(const vcf_maps *maps, size_t side, const int64_t *where, size_t count,
                        float *out, size_t pitch)
     void vcf_store(const float *symbols, const float *levels, const int64_t *at, size_t count,
@@ -128,7 +135,8 @@ cdef class StepTables:
     """
 
     cdef vcf_step step
-    cdef object kept  # the arrays that `step` points to
+    cdef vcf_step_weights weights
+    cdef object kept  # the arrays that both point to
 
     def __init__(self, near, near_bias, past, past_bias, hidden, linear, index, size_t known):
         cdef size_t high = near.shape[0], count = linear.shape[0], units = hidden.shape[0]
@@ -154,7 +162,9 @@ cdef class StepTables:
         self.step.known, self.step.hidden = known, units
         self.step.first = vcf_dense(inputs, units + count, &first[0])
         self.step.second = vcf_dense(units, count, &second[0])
-        self.kept = parts, first, second
+        cdef const float[:, ::1] outer = index, inner = joint
+        self.weights = vcf_step_weights(&inner[0, 0], &outer[0, 0])
+        self.kept = parts, first, second, joint, index
 
     def __deepcopy__(self, memo):
         return self
@@ -177,30 +187,71 @@ cdef class StepTables:
             ValueError: sizes do not fit, or a position lies outside.
         """
         cdef vcf_maps maps[3]
-        maps[0], maps[1] = maps_of(seen, where), maps_of(symbols, where)
-        maps[2] = maps_of(activity, where)
-        cdef size_t count = self.step.second.outputs, high = self.step.first.inputs
-        high -= 2 * count + self.step.known
         cdef vcf_step_frame frame
         cdef int status
-        if maps[0].channels != high or maps[1].channels != count or maps[2].channels != count:
-            raise ValueError("channels of maps do not fit the step")
-        if (<size_t>first.shape[0] != vcf_dense_padded(self.step.first.outputs)
-                or <size_t>second.shape[0] != vcf_dense_padded(count)
-                or <size_t>last.shape[0] != count):
-            raise ValueError("a frame's sums do not fit the step")
-        if out.shape[0] != where.shape[0] or <size_t>out.shape[1] != count:
+        self.check(maps, &frame, seen, symbols, activity, where, first, second, last)
+        if out.shape[0] != where.shape[0] or <size_t>out.shape[1] != self.step.second.outputs:
             raise ValueError("there is no place for the result")
         if not where.shape[0]:
             return
-        frame.first, frame.second = &first[0], &second[0]
-        frame.last, frame.lowest = &last[0], lowest
+        frame.lowest = lowest
         with nogil:
             status = vcf_indices(&self.step, &maps[0], &maps[1], &maps[2], &where[0],
                                  where.shape[0], &frame, highest, &out[0, 0])
         if status:
             raise MemoryError
 
+    def costs(self, const float[:, :, :] seen, const float[:, :, :] symbols,
+              const float[:, :, :] activity, const int64_t[::1] where,
+              const int32_t[::1] first, const int32_t[::1] second, const float[::1] last,
+              const float[:, ::1] slopes, const float[:, :, :] known, float[:, :, :] costs):
+        """How the sum of all indices times their slopes changes with what is seen, added to costs.
+
+        Args:
+            seen to last: as of `indices`. slopes: (N, count), 0 where an index is cut off.
+            known: as seen, 1 or 0, where something is added to costs, which are alike.
+
+        Raises:
+            ValueError: sizes or strides do not fit, or a position lies outside.
+        """
+        cdef vcf_maps maps[3]
+        cdef vcf_step_frame frame
+        cdef int status, n
+        self.check(maps, &frame, seen, symbols, activity, where, first, second, last)
+        for n in range(3):
+            if not seen.shape[n] == known.shape[n] == costs.shape[n]:
+                raise ValueError("maps are of different sizes")
+            if not seen.strides[n] == known.strides[n] == costs.strides[n]:
+                raise ValueError("maps lie differently in memory")
+        if slopes.shape[0] != where.shape[0] or <size_t>slopes.shape[1] != self.step.second.outputs:
+            raise ValueError("slopes do not fit the indices")
+        if not where.shape[0]:
+            return
+        with nogil:
+            status = vcf_costs(&self.step, &self.weights, &maps[0], &maps[1], &maps[2], &where[0],
+                               where.shape[0], &frame, &slopes[0, 0], &known[0, 0, 0],
+                               &costs[0, 0, 0])
+        if status:
+            raise MemoryError
+
+    cdef int check(self, vcf_maps *maps, vcf_step_frame *frame, const float[:, :, :] seen,
+                   const float[:, :, :] symbols, const float[:, :, :] activity,
+                   const int64_t[::1] where, const int32_t[::1] first, const int32_t[::1] second,
+                   const float[::1] last) except -1:
+        """Maps and a frame's sums as the loops take them."""
+        maps[0], maps[1] = maps_of(seen, where), maps_of(symbols, where)
+        maps[2] = maps_of(activity, where)
+        cdef size_t count = self.step.second.outputs, high = self.step.first.inputs
+        high -= 2 * count + self.step.known
+        if maps[0].channels != high or maps[1].channels != count or maps[2].channels != count:
+            raise ValueError("channels of maps do not fit the step")
+        if (<size_t>first.shape[0] != vcf_dense_padded(self.step.first.outputs)
+                or <size_t>second.shape[0] != vcf_dense_padded(count)
+                or <size_t>last.shape[0] != count):
+            raise ValueError("a frame's sums do not fit the step")
+        frame.first, frame.second, frame.last = &first[0], &second[0], &last[0]
+        frame.lowest = 0
+        return 0
 
 cdef vcf_taps taps_of(part):
     """Of a filter by tap, (side, side, channels), and its bias."""

@@ -5,12 +5,15 @@
 
 #include "clones.h"
 
-#define LANES 16 /* channels that are summed at a time */
+#define LANES 8 /* channels that are summed at a time, in each of GROUPS registers */
+#define GROUPS 4
+#define TOGETHER 4 /* positions that a gradient goes back at at a time */
 #define UNIT (1.0f / 512.0f)
 #define HIGHEST 255.0f
 #define LARGEST 256.0f /* magnitude that has a level of its own */
 
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)),
+                                   may_alias));
 
 /* Where -reach ... count + reach - 1 lie along a side, reach added to each; -1: nowhere. */
 static void mirrored(size_t count, size_t reach, ptrdiff_t *places)
@@ -37,39 +40,33 @@ static void around(const vcf_maps *maps, size_t side, const ptrdiff_t *down, con
                                      : maps->data + rows[i] * maps->row + columns[j] * maps->column;
 }
 
-static float activation(float sum)
-{
-    /* Clipped first: then what is cut off is the fraction alone. */
-    sum *= UNIT;
-    sum = sum > 0.0f ? sum : 0.0f;
-    sum = sum < HIGHEST ? sum : HIGHEST;
-    return (float)(int32_t)sum;
-}
-
 VCF_CLONES
 static void filter_one(const float *const *taps, size_t count, size_t channels, const float *weight,
-                       const float *bias, float *out)
+                       const float *bias, float *restrict out)
 {
     size_t c = 0;
-    for (; c + LANES <= channels; c += LANES) {
-        lanes sums;
-        memcpy(&sums, bias + c, sizeof(sums));
+    for (; c + GROUPS * LANES <= channels; c += GROUPS * LANES) {
+        const lanes *from = (const lanes *)(bias + c);
+        lanes sums[GROUPS] = {from[0], from[1], from[2], from[3]};
         for (size_t k = 0; k < count; k++) {
-            lanes values, factors;
-            memcpy(&values, taps[k] + c, sizeof(values));
-            memcpy(&factors, weight + k * channels + c, sizeof(factors));
-            sums += values * factors;
+            const lanes *values = (const lanes *)(taps[k] + c);
+            const lanes *factors = (const lanes *)(weight + k * channels + c);
+            for (size_t n = 0; n < GROUPS; n++)
+                sums[n] += values[n] * factors[n];
         }
-        float each[LANES];
-        memcpy(each, &sums, sizeof(each));
-        for (size_t n = 0; n < LANES; n++)
-            out[c + n] = activation(each[n]);
+        for (size_t n = 0; n < GROUPS; n++)
+            ((lanes *)(out + c))[n] = sums[n];
+    }
+    for (; c + LANES <= channels; c += LANES) {
+        lanes sums = *(const lanes *)(bias + c);
+        for (size_t k = 0; k < count; k++)
+            sums += *(const lanes *)(taps[k] + c) * *(const lanes *)(weight + k * channels + c);
+        *(lanes *)(out + c) = sums;
     }
     for (; c < channels; c++) {
-        float sum = bias[c];
+        out[c] = bias[c];
         for (size_t k = 0; k < count; k++)
-            sum += taps[k][c] * weight[k * channels + c];
-        out[c] = activation(sum);
+            out[c] += taps[k][c] * weight[k * channels + c];
     }
 }
 
@@ -115,6 +112,19 @@ static size_t divide(const vcf_step *step, const vcf_maps *const *maps, const vc
     return (size_t)(at - memory);
 }
 
+/* Activations of sums. */
+VCF_CLONES
+static void activate_sums(const float *from, size_t count, int16_t *restrict to)
+{
+    for (size_t i = 0; i < count; i++) {
+        /* Clipped first: then what is cut off is the fraction alone. */
+        float sum = from[i] * UNIT;
+        sum = sum > 0.0f ? sum : 0.0f;
+        sum = sum < HIGHEST ? sum : HIGHEST;
+        to[i] = (int16_t)sum;
+    }
+}
+
 VCF_CLONES
 static void narrow(const float *from, size_t count, int16_t *restrict to)
 {
@@ -146,6 +156,47 @@ static void index_of(const int32_t *second, const int32_t *first, const float *l
     }
 }
 
+/* Memory for a step's work, divided; NULL where there is none. */
+static char *prepare(const vcf_step *step, const vcf_maps *const *maps, const vcf_taps *const *taps,
+                     room *r)
+{
+    char *memory = calloc(divide(step, maps, taps, NULL, r), 1);
+    if (!memory)
+        return NULL;
+    divide(step, maps, taps, memory, r);
+    for (size_t n = 0; n < 3; n++) {
+        size_t reach = taps[n]->side / 2;
+        mirrored(maps[n]->rows, reach, r->places[n]);
+        mirrored(maps[n]->columns, reach, r->places[n] + maps[n]->rows + 2 * reach);
+    }
+    return memory;
+}
+
+/* The taps of a map's filter at a position. */
+static void taps_at(const vcf_maps *maps, const vcf_taps *taps, const ptrdiff_t *places,
+                    size_t place, const room *r)
+{
+    const ptrdiff_t *across = places + maps->rows + taps->side / 2 * 2;
+    around(maps, taps->side, places, across, place, r->zeros, r->near);
+}
+
+/* Sums of all filters at a position, and the inputs of the first layer. */
+static void see(const vcf_step *step, const vcf_maps *const *maps, const vcf_taps *const *taps,
+                size_t place, const room *r, float *sums, int16_t *inputs)
+{
+    size_t filtered = 0;
+    for (size_t n = 0; n < 3; n++) {
+        taps_at(maps[n], taps[n], r->places[n], place, r);
+        filter_one(r->near, taps[n]->side * taps[n]->side, maps[n]->channels, taps[n]->weight,
+                   taps[n]->bias, sums + filtered);
+        filtered += maps[n]->channels;
+    }
+    activate_sums(sums, filtered, inputs);
+    const float *seen = maps[0]->data + (ptrdiff_t)(place / maps[0]->columns) * maps[0]->row +
+                        (ptrdiff_t)(place % maps[0]->columns) * maps[0]->column;
+    narrow(seen, step->known, inputs + filtered);
+}
+
 int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symbols,
                 const vcf_maps *activity, const int64_t *where, size_t count,
                 const vcf_step_frame *frame, float highest, float *out)
@@ -153,37 +204,15 @@ int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symb
     const vcf_maps *maps[] = {seen, symbols, activity};
     const vcf_taps *taps[] = {&step->seen, &step->symbols, &step->activity};
     room r;
-    size_t bytes = divide(step, maps, taps, NULL, &r);
-    char *memory = calloc(bytes, 1);
+    char *memory = prepare(step, maps, taps, &r);
     if (!memory)
         return -1;
-    divide(step, maps, taps, memory, &r);
-    for (size_t n = 0; n < 3; n++) {
-        size_t reach = taps[n]->side / 2;
-        mirrored(maps[n]->rows, reach, r.places[n]);
-        mirrored(maps[n]->columns, reach, r.places[n] + maps[n]->rows + 2 * reach);
-    }
     size_t coded = step->second.outputs;
     int way = vcf_dense_ways() - 1;
     for (size_t begin = 0; begin < count; begin += VCF_DENSE_ROWS) {
         size_t rows = count - begin < VCF_DENSE_ROWS ? count - begin : VCF_DENSE_ROWS;
-        for (size_t k = 0; k < rows; k++) {
-            size_t place = (size_t)where[begin + k];
-            float *line = r.line;
-            for (size_t n = 0; n < 3; n++) {
-                size_t side = taps[n]->side;
-                const ptrdiff_t *across = r.places[n] + maps[n]->rows + side / 2 * 2;
-                around(maps[n], side, r.places[n], across, place, r.zeros, r.near);
-                filter_one(r.near, side * side, maps[n]->channels, taps[n]->weight, taps[n]->bias,
-                           line);
-                line += maps[n]->channels;
-            }
-            memcpy(line,
-                   seen->data + (ptrdiff_t)(place / seen->columns) * seen->row +
-                       (ptrdiff_t)(place % seen->columns) * seen->column,
-                   step->known * sizeof(float));
-            narrow(r.line, r.pitch, r.inputs + k * r.pitch);
-        }
+        for (size_t k = 0; k < rows; k++)
+            see(step, maps, taps, (size_t)where[begin + k], &r, r.line, r.inputs + k * r.pitch);
         vcf_dense_sums(&step->first, r.inputs, r.pitch, rows, frame->first, way, r.first);
         size_t wide = vcf_dense_padded(step->first.outputs);
         for (size_t k = 0; k < rows; k++)
@@ -194,6 +223,140 @@ int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symb
             index_of(r.second + k * vcf_dense_padded(coded), r.first + k * wide + step->hidden,
                      frame->last, coded, frame->lowest, highest, out + (begin + k) * coded);
     }
+    free(memory);
+    return 0;
+}
+
+/*
+ * out[r] = the sum of `count` rows of `width` weights, pitch apart, each times factors[r] of it,
+ * for TOGETHER rows r of factors and out, `apart` from each other both.
+ */
+VCF_CLONES
+static void back(const float *weight, size_t pitch, const float *factors, size_t count,
+                 size_t width, float *restrict out, size_t apart)
+{
+    size_t i = 0;
+    for (; i + 2 * LANES <= width; i += 2 * LANES) {
+        lanes left[TOGETHER] = {{0}}, right[TOGETHER] = {{0}};
+        for (size_t n = 0; n < count; n++) {
+            const lanes *row = (const lanes *)(weight + n * pitch + i);
+            lanes first = row[0], second = row[1];
+            for (size_t r = 0; r < TOGETHER; r++) {
+                left[r] += first * factors[r * apart + n];
+                right[r] += second * factors[r * apart + n];
+            }
+        }
+        for (size_t r = 0; r < TOGETHER; r++) {
+            lanes *to = (lanes *)(out + r * apart + i);
+            to[0] = left[r];
+            to[1] = right[r];
+        }
+    }
+    /* What is left ends with the last ones, or begins anew with some that are done. */
+    for (; i < width && width >= LANES; i += LANES) {
+        i = i + LANES < width ? i : width - LANES;
+        lanes sums[TOGETHER] = {{0}};
+        for (size_t n = 0; n < count; n++)
+            for (size_t r = 0; r < TOGETHER; r++)
+                sums[r] += *(const lanes *)(weight + n * pitch + i) * factors[r * apart + n];
+        for (size_t r = 0; r < TOGETHER; r++)
+            *(lanes *)(out + r * apart + i) = sums[r];
+    }
+    for (; i < width; i++)
+        for (size_t r = 0; r < TOGETHER; r++) {
+            float sum = 0.0f;
+            for (size_t n = 0; n < count; n++)
+                sum += weight[n * pitch + i] * factors[r * apart + n];
+            out[r * apart + i] = sum;
+        }
+}
+
+/* Gradients of activations to those of their sums, 0 where these are cut off. */
+VCF_CLONES
+static void through(const float *sums, size_t count, float *restrict gradients)
+{
+    for (size_t i = 0; i < count; i++)
+        gradients[i] = sums[i] >= 0.0f && sums[i] < 256.0f / UNIT ? gradients[i] * UNIT : 0.0f;
+}
+
+VCF_CLONES
+static void widen(const int32_t *from, size_t count, float *restrict to)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (float)from[i];
+}
+
+/* to += gradients times weights where something is known. */
+VCF_CLONES
+static void spread(const float *gradients, const float *weight, const float *known, size_t count,
+                   float *restrict to)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] += gradients[i] * weight[i] * known[i];
+}
+
+int vcf_costs(const vcf_step *step, const vcf_step_weights *weights, const vcf_maps *seen,
+              const vcf_maps *symbols, const vcf_maps *activity, const int64_t *where, size_t count,
+              const vcf_step_frame *frame, const float *slopes, const float *known, float *costs)
+{
+    const vcf_maps *maps[] = {seen, symbols, activity};
+    const vcf_taps *taps[] = {&step->seen, &step->symbols, &step->activity};
+    size_t high = seen->channels, coded = step->second.outputs, hidden = step->hidden;
+    size_t inputs = step->first.inputs, wide = vcf_dense_padded(step->first.outputs);
+    size_t area = step->seen.side * step->seen.side;
+    int way = vcf_dense_ways() - 1;
+    size_t last = inputs - step->known, apart = inputs + hidden + coded;
+    room r;
+    char *memory = prepare(step, maps, taps, &r);
+    /* Of each position its sums of filters; of those together gradients at both layers. */
+    float *lines = calloc(VCF_DENSE_ROWS * inputs + 2 * TOGETHER * apart + hidden, sizeof(*lines));
+    if (!memory || !lines) {
+        free(lines);
+        free(memory);
+        return -1;
+    }
+    float *outer = lines + VCF_DENSE_ROWS * inputs, *inner = outer + TOGETHER * apart;
+    float *sums = inner + TOGETHER * apart;
+    for (size_t begin = 0; begin < count; begin += VCF_DENSE_ROWS) {
+        size_t rows = count - begin < VCF_DENSE_ROWS ? count - begin : VCF_DENSE_ROWS;
+        for (size_t k = 0; k < rows; k++)
+            see(step, maps, taps, (size_t)where[begin + k], &r, lines + k * inputs,
+                r.inputs + k * r.pitch);
+        vcf_dense_sums(&step->first, r.inputs, r.pitch, rows, frame->first, way, r.first);
+        for (size_t from = 0; from < rows; from += TOGETHER) {
+            size_t these = rows - from < TOGETHER ? rows - from : TOGETHER;
+            for (size_t k = 0; k < these; k++) {
+                const float *slope = slopes + (begin + from + k) * coded;
+                for (size_t c = 0; c < coded; c++)
+                    outer[k * apart + hidden + c] = slope[c] / 2048.0f;
+            }
+            back(weights->second, hidden, outer + hidden, coded, hidden, outer, apart);
+            for (size_t k = 0; k < these; k++) {
+                widen(r.first + (from + k) * wide, hidden, sums);
+                through(sums, hidden, outer + k * apart);
+            }
+            back(weights->first, inputs, outer, hidden + coded, high, inner, apart);
+            back(weights->first + last, inputs, outer, hidden + coded, step->known, inner + last,
+                 apart);
+            for (size_t k = 0; k < these; k++) {
+                float *found = inner + k * apart;
+                size_t place = (size_t)where[begin + from + k];
+                through(lines + (from + k) * inputs, high, found);
+                taps_at(seen, &step->seen, r.places[0], place, &r);
+                for (size_t n = 0; n < area; n++) {
+                    if (r.near[n] == r.zeros)
+                        continue;
+                    ptrdiff_t at = r.near[n] - seen->data;
+                    spread(found, step->seen.weight + n * high, known + at, high, costs + at);
+                }
+                ptrdiff_t own = (ptrdiff_t)(place / seen->columns) * seen->row +
+                                (ptrdiff_t)(place % seen->columns) * seen->column;
+                for (size_t c = 0; c < step->known; c++)
+                    costs[own + (ptrdiff_t)c] += found[last + c] * known[own + (ptrdiff_t)c];
+            }
+        }
+    }
+    free(lines);
     free(memory);
     return 0;
 }

@@ -48,6 +48,21 @@ int vcf_indices(const vcf_step *step, const vcf_maps *seen, const vcf_maps *symb
                 const vcf_maps *activity, const int64_t *where, size_t count,
                 const vcf_step_frame *frame, float highest, float *out);
 
+/* What a gradient goes back through: both layers' weights, rows of outputs, inputs in a row. */
+typedef struct {
+    const float *first, *second;
+} vcf_step_weights;
+
+/*
+ * costs: to what the step sees at neighbours that are known is added how the sum of all indices
+ * times their slopes (as many as `out` above has) changes with it. Nothing passes where an
+ * activation is cut off; slopes of indices that are cut off must be 0. known: 1 or 0, and costs:
+ * maps as seen, with the same distances. Otherwise as vcf_indices.
+ */
+int vcf_costs(const vcf_step *step, const vcf_step_weights *weights, const vcf_maps *seen,
+              const vcf_maps *symbols, const vcf_maps *activity, const int64_t *where, size_t count,
+              const vcf_step_frame *frame, const float *slopes, const float *known, float *costs);
+
 /*
  * The side x side neighbours of each position, one after the other with all their channels, each
  * way mirrored as above: out has count rows of side * side * channels floats, pitch apart.

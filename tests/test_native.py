@@ -278,6 +278,37 @@ def test_what_a_step_sees(
         assert torch.allclose(mean, expected, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (16, 12)])
+@pytest.mark.parametrize("name", ["image", "motion"])
+def test_how_indices_change_with_what_a_step_sees(
+    net: VideoNet, name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coding = getattr(net, name).coding
+    shape = 2, coding.channels, *size
+    layout = {"memory_format": torch.channels_last}
+    maps = [torch.randint(0, 256, shape).float().to(**layout) for _ in range(3)]
+    known = torch.randint(0, 2, shape).float().to(**layout)
+    features, lowest = torch.randint(0, 33, (2, 16)).float(), torch.tensor([0.0, 1.0])
+
+    def all_steps() -> list[Tensor]:
+        found = []
+        for place in coding.places(maps[0]):
+            seen, *past = (place.lattice(each) for each in maps)
+            past = [each[:, place.model.step.low :] for each in past]
+            costs = torch.ones(shape).to(**layout)
+            args = seen, past, features, lowest, place.where, torch.sqrt
+            place.model.add_costs(*args, place.lattice(known), place.lattice(costs))
+            found.append(costs)
+        return found
+
+    fast = all_steps()
+    monkeypatch.setattr(latent, "is_native", lambda *tensors: False)
+    for costs, plain in zip(fast, all_steps(), strict=True):
+        assert torch.allclose(costs, plain, rtol=1e-3, atol=1e-5)
+        assert (costs[known == 0] == 1).all()
+    assert any((costs != 1).any() for costs in fast)
+
+
 def test_convolutions_by_onednn_are_those_of_pytorch() -> None:
     x = torch.randn(1, 96, 20, 24).to(memory_format=torch.channels_last)
     for outputs, groups, side in ((192, 1, 1), (96, 96, 3), (96, 1, 3)):
@@ -452,6 +483,18 @@ def test_input_of_a_step_is_checked() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             step.indices(*wrong, 1.0, 63.0, out)
+    known, costs = maps + 1, maps.copy()
+    step.costs(maps, two, two, places, *sums, out, known, costs)
+    assert costs[0, 0].any() and not costs[1, 1].any()
+    for given, text in (
+        ((maps, two, two, np.array([0, 16]), *sums, out, known, costs), "position 16"),
+        ((maps, two, two, places, *sums, out[:1], known, costs), "slopes do not fit"),
+        ((maps, two, two, places, *sums, out, known[:3], costs), "different sizes"),
+        ((maps, two, two, places, *sums, out, known, two), "different sizes"),
+        ((maps, two, two, places, *sums, out, known, costs[::-1]), "lie differently"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            step.costs(*given)
     for odd in (40000, np.nan):
         check_weight(odd)
 

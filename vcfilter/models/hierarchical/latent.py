@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,7 +216,7 @@ class StepModel(nn.Module):
             features: (B, 16). lowest: (B,) smallest index. where: (N,) positions.
         """
         frame, maps = self._of_frame(features), (magnitudes, *temporal)
-        loops = self._loops() if is_native(*maps, features) and all(map(by_channel, maps)) else None
+        loops = self._loops_for(*maps, features)
         if loops is None:
             inputs = self._inputs(magnitudes, temporal, where)
             hidden = activate(self.hidden(inputs) + frame.hidden)
@@ -235,6 +235,47 @@ class StepModel(nn.Module):
 
             in_parts(compute, len(places), PART if self.shared else len(places))
         return found
+
+    def add_costs(
+        self,
+        magnitudes: Tensor,
+        temporal: Sequence[Tensor],
+        features: Tensor,
+        lowest: Tensor,
+        where: Tensor,
+        weigh: Callable[[Tensor], Tensor],
+        known: Tensor,
+        costs: Tensor,
+    ) -> None:
+        """Add to costs how the sum of all indices times their slopes changes with magnitudes.
+
+        Args:
+            magnitudes to where: as of `indices`.
+            weigh: gives the slopes of indices, (B, N, count) both.
+            known, costs: (B, high, h, w), only where known is 1 something is added.
+        """
+        maps = magnitudes, *temporal
+        loops = self._loops_for(*maps, features, known, costs)
+        if loops is None:
+            with torch.enable_grad():
+                near = magnitudes.clone().requires_grad_()
+                index = self.indices(near, temporal, features, lowest, where)
+                (found,) = torch.autograd.grad((index * weigh(index.detach())).sum(), near)
+            costs += found * known
+            return
+        index = self.indices(magnitudes, temporal, features, lowest, where)
+        free = (index > lowest[:, None, None]) & (index < tables.TABLES - 1)
+        slopes = (weigh(index) * free).numpy()
+        every = (m.permute(0, 2, 3, 1).numpy() for m in (*maps, known, costs))
+        frames = zip(*every, slopes, self._of_frame(features).sums, strict=True)
+        for seen, symbols, activity, own, out, slope, (first, second, last) in frames:
+            at = where.numpy()
+            loops.costs(seen, symbols, activity, at, first, second, last, slope, own, out)
+
+    def _loops_for(self, *tensors: Tensor) -> StepTables | None:
+        """The native loops where they take these maps; None where they do not."""
+        maps = [t for t in tensors if t.ndim == 4]
+        return self._loops() if is_native(*tensors) and all(map(by_channel, maps)) else None
 
     def _loops(self) -> StepTables | None:
         """The native loops with these weights; None where they learn or do not fit."""
@@ -589,28 +630,45 @@ class LatentModel(nn.Module):
             before: what was found after an earlier pass; a part of it goes on.
             below: see `walk`.
         """
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.no_grad():
             coded, features = context.crop(symbols).clone(), context.features.clone()
             lowest, past = context.lowest.clone(), [context.crop(p) for p in context.temporal]
-            flat = bits.to(coded.device).view(-1)
-            seen, known, costs = (torch.zeros_like(coded) for _ in range(3))
+            past = [p.clone(memory_format=torch.channels_last) for p in past]
+            flat, width = bits.to(coded.device).view(-1), bits.shape[1]
+            seen, known, costs = (
+                torch.zeros_like(coded, memory_format=torch.channels_last) for _ in range(3)
+            )
+
+            def weigh(index: Tensor, place: Place) -> Tensor:
+                """What each index costs more a table further."""
+                level, narrowed = place.take(coded), index
+                if below is not None:
+                    level = level - place.take(below.scaled)
+                    with torch.enable_grad():
+                        index.requires_grad_()
+                        narrowed = below.narrow(index, place.take(below.symbols), lowest)
+                table = narrowed.detach().floor().clamp(0, len(bits) - 2).long()
+                at = table * width + level.abs().clamp(max=width - 3).long()
+                slope = flat[at + width] - flat[at]
+                if narrowed is index:
+                    return slope
+                with torch.enable_grad():
+                    (found,) = torch.autograd.grad((narrowed * slope).sum(), index)
+                return found
+
             for number, place in enumerate(self.places(coded)):
                 step, own = place.model.step, place.take(coded)
                 if number:  # before the first step nothing is known
-                    near = place.lattice(seen).clone().requires_grad_()
-                    temporal = [place.lattice(p)[:, step.low :] for p in past]
-                    index = place.model.indices(near, temporal, features, lowest, place.where)
-                    level = own
-                    if below is not None:
-                        index = below.narrow(index, place.take(below.symbols), lowest)
-                        level = own - place.take(below.scaled)
-                    table = index.detach().floor().clamp(0, len(bits) - 2).long()
-                    level = level.abs().clamp(max=bits.shape[1] - 3).long()
-                    at = table * bits.shape[1] + level
-                    slope = flat[at + bits.shape[1]] - flat[at]
-                    (found,) = torch.autograd.grad((index * slope).sum(), near)
-                    part = costs[:, : step.high, :: step.stride, :: step.stride]
-                    part += found * place.lattice(known)
+                    place.model.add_costs(
+                        place.lattice(seen),
+                        [place.lattice(p)[:, step.low :] for p in past],
+                        features,
+                        lowest,
+                        place.where,
+                        partial(weigh, place=place),
+                        place.lattice(known),
+                        place.lattice(costs),
+                    )
                 positioned.write(seen, step.low, self.activation(own), place.at)
                 positioned.write(known, step.low, torch.ones_like(own), place.at)
             return costs * LATER_SHARE if before is None else before.lerp(costs, LATER_SHARE)
