@@ -32,6 +32,19 @@ class StepTables:
         highest: float,
         out: _Floats,
     ) -> None: ...
+    def costs(
+        self,
+        seen: _Floats,
+        symbols: _Floats,
+        activity: _Floats,
+        where: _Places,
+        first: _Sums,
+        second: _Sums,
+        last: _Floats,
+        slopes: _Floats,
+        known: _Floats,
+        costs: _Floats,
+    ) -> None: ...
 
 def dense_ways() -> int: ...
 def dense(weight: _Floats, x: npt.NDArray[np.int16], start: _Sums, way: int) -> _Sums: ...
