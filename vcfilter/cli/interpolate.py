@@ -30,7 +30,7 @@ audio, subtitles and chapters are copied. The target is coded as by transcode: n
 avi and mov unless -c:v names another encoder (-c:v ffv1 keeps the originals bit by bit).
 
 A source may be a folder or pattern of image files, a target a folder or pattern of PNG files.
-Originals among PNG files are copied byte for byte.
+Originals among PNG files are copied byte for byte, with --factor or --slow and --dup keep.
 
 examples:
   vcfilter interpolate in.mp4 out.mp4 --factor 2               25 to 50 frames/s

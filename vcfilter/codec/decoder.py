@@ -498,6 +498,7 @@ class Decoder:
 
     def _check_levels(self, info: PacketInfo) -> None:
         if info.lost_levels and self._options.strict:
+            self.dropped_damaged += 1
             raise BitstreamError(
                 f"quality levels of a packet of {info.size} bytes are damaged or cut short"
             )

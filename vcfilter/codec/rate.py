@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import log2
+from math import isfinite, log2
 
 from vcfilter.codec.structure import HIERARCHY_MAX, coding_order
 from vcfilter.errors import ConfigError
@@ -24,6 +24,7 @@ _SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
 _OVERHEAD_BITS = 80  # an inter frame's bytes besides payload
 _GOP_MOST = 48  # frames over which a keyframe's bits are spread at most
 _MIN_BITS = 32.0
+_LENGTH_MAX, _BITS_MAX = 1 << 40, 1 << 53  # of a segment in a log
 _LAYER_SHARE = (0.0, *(0.6**depth for depth in range(7)))  # bits against a frame of layer 1
 _LIKENESS = 0.7  # how far inter frames' complexity follows the keyframes'
 
@@ -93,15 +94,27 @@ class PassLog:
             fields = json.loads(text)
             segments = tuple(SegmentRecord(**segment) for segment in fields.pop("segments"))
             log = cls(segments=segments, **fields)
-            usable = all(
-                s.length >= 1 and (s.key_bits > 0 or not s.begins) and s.inter_bits >= 0
-                for s in segments
-            )
+            usable = all(map(_usable, segments))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"not a pass log: {error}") from error
         if not usable:
-            raise ConfigError("not a pass log: a segment without length or bits")
+            raise ConfigError("not a pass log: a segment's length, qps or bits cannot be")
         return log
+
+
+def _usable(record: SegmentRecord) -> bool:
+    """Whether what a log says of a segment can be."""
+    qps, bits = (record.key_qp, record.inter_qp), (record.key_bits, record.inter_bits)
+    qualities = record.key_psnr, record.inter_psnr
+    return (
+        isinstance(record.begins, bool)
+        and all(isinstance(n, int) for n in (record.length, *qps, *bits))
+        and all(isinstance(n, int | float) and isfinite(n) for n in qualities)
+        and 1 <= record.length <= _LENGTH_MAX
+        and all(0 <= qp <= QP_MAX for qp in qps)
+        and all(0 <= size <= _BITS_MAX for size in bits)
+        and (record.key_bits > 0 or not record.begins)
+    )
 
 
 class RateControl(ABC):

@@ -115,7 +115,7 @@ class FrameInterpolation:
         fill = self._options.duplicates == "fill"
         last: _Entry | None = None
         for entry in _described(frames, self._ratio):
-            run = last is not None and len(last.knots) <= RUN_MAX
+            run = last is not None and not last.repeats and len(last.knots) <= RUN_MAX
             if fill and entry.repeats and run and last is not None:
                 last.knots.append(entry.frame.pts)
                 last.dropped.append(entry.frame)
@@ -283,7 +283,8 @@ class _Regular:
         count = max(0, -(-(end - self._next) // self._step))
         times = [self._next + index * self._step for index in range(count)]
         self._next += count * self._step
-        reach = (end - start) * NEAR if split else end - start
+        near = min((end - start) * NEAR, Fraction(self._step, 2))  # one time for an original
+        reach = near if split else end - start
         return [
             _Wanted(time, self._step, -1 if time - start <= reach else int(end - time <= reach))
             for time in times

@@ -329,8 +329,8 @@ class MediaFrames:
 class NeuralFrames:
     """The frames of one neural video stream.
 
-    Damaged packets, and those whose references are missing, are dropped; what was dropped is
-    logged at the end.
+    Damaged packets, and those whose references are missing, are dropped, as are damaged quality
+    levels; what was dropped is logged at the end.
 
     Args:
         reader: brings the stream's packets.
@@ -404,6 +404,10 @@ class NeuralFrames:
             self._log.warning(f"{damaged} damaged packets were dropped")
         if missing:
             self._log.warning(f"{missing} frames were dropped because a reference is missing")
+        if decoder.lost_levels:
+            self._log.warning(
+                f"{decoder.lost_levels} frames have less quality: levels of them are damaged"
+            )
         if not count:
             raise MediaError("the video stream has no frame that can be decoded")
         self._reader.read_on(self._wanted.end)

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24, "libaom-av1": 24}
 """Constant quality of encoders that have one, when none is asked for."""
 
+_OTHER_CONTROL = ("qp", "b")  # options by which a user asks for anything but a crf
 _EVEN_ONLY = ("libx264", "libx265")  # refuse odd sizes in 4:2:0
 _ODD_FORMATS = {8: "yuv444p", 10: "yuv444p10le"}
 _PARAMS = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}
@@ -66,12 +67,20 @@ class MediaCodec:
         pixel_format: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> MediaCodec:
-        """An encoder at a constant quality: near transparent if crf is None."""
+        """An encoder at a constant quality: near transparent if crf is None and options do not say
+        otherwise.
+
+        Raises:
+            ConfigError: there is a crf, and options ask for another rate control.
+        """
         chosen: dict[str, str] = {}
-        if crf is not None or name in DEFAULT_CRF:
+        other = next((each for each in _OTHER_CONTROL if each in (options or {})), None)
+        if crf is not None and other is not None:
+            raise ConfigError(f"a crf and {other}={(options or {})[other]} exclude each other")
+        if crf is not None or (name in DEFAULT_CRF and other is None):
             chosen["crf"] = f"{DEFAULT_CRF[name] if crf is None else crf:g}"
-        if name.startswith("libvpx"):
-            chosen["b"] = "0"  # crf alone rules
+            if name.startswith("libvpx"):
+                chosen["b"] = "0"  # crf alone rules
         return cls(name=name, options={**chosen, **(options or {})}, pixel_format=pixel_format)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
-from typing import IO, Literal, Self, overload
+from typing import IO, Any, Literal, Self, overload
 
 from av.audio.frame import AudioFrame
 from av.format import ContainerFormat
@@ -23,7 +23,7 @@ from vcfilter.errors import ConfigError, MediaError
 from vcfilter.options import DecoderOptions, Runtime
 from vcfilter.stream.containers import Path, check_kind, open_demuxer
 from vcfilter.stream.input_stream import MediaFrame, Stream, Streams
-from vcfilter.stream.lookup import Shown, decode_up_to, look_up
+from vcfilter.stream.lookup import Shown, copy_of, decode_up_to, look_up
 from vcfilter.stream.output import OutputContainer
 from vcfilter.stream.packets import StreamPacket
 from vcfilter.stream.source import open_av, reason_of, unreadable
@@ -91,44 +91,51 @@ class InputContainer:
     @property
     def metadata(self) -> dict[str, str]:
         """The file's tags."""
-        return self._demuxer.metadata
+        found: dict[str, str] = self._asked("metadata")
+        return found
 
     @property
     def format_name(self) -> str:
         """FFmpeg's name of the container."""
-        return self._demuxer.format_name
+        return str(self._asked("format_name"))
 
     @property
     def format(self) -> ContainerFormat:
         """The container as PyAV's object."""
-        return ContainerFormat(self._demuxer.format_name.split(",")[0], "r")
+        return ContainerFormat(self.format_name.split(",")[0], "r")
 
     @property
     def size(self) -> int:
         """Bytes; -1 when unknown, as of a pipe."""
-        size = self._demuxer.size
+        size: int | None = self._asked("size")
         return -1 if size is None else size
 
     @property
     def bit_rate(self) -> int:
         """Bit/s of the whole file; 0 when unknown."""
-        return self._demuxer.bit_rate
+        return int(self._asked("bit_rate"))
 
     @property
     def duration(self) -> int | None:
         """In microseconds (av.time_base); None when unknown."""
-        duration = self._demuxer.duration
+        duration = self._asked("duration")
         return None if duration is None else round(duration * 1_000_000)
 
     @property
     def start_time(self) -> int | None:
         """Of the first packet, in microseconds (av.time_base)."""
-        start = self._demuxer.start_time
+        start = self._asked("start_time")
         return None if start is None else round(start * 1_000_000)
 
     def chapters(self) -> tuple[Chapter, ...]:
         """The file's chapters."""
-        return self._demuxer.chapters
+        found: tuple[Chapter, ...] = self._asked("chapters")
+        return found
+
+    def _asked(self, name: str) -> Any:
+        """What the file says of itself; MediaError where it is closed."""
+        with self._told("is unreadable"):
+            return getattr(self._demuxer, name)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -244,7 +251,11 @@ class InputContainer:
         frame = self._shown.at(target) or next(iter(self._shown.frames), None)
         if frame is None:
             raise MediaError(f"{self.name} has no frame that can be decoded at {float(seconds)} s")
-        return frame
+        return copy_of(frame)  # its times and samples may be changed
+
+    def forget_shown(self) -> None:
+        """Decode anew what `frame_at` is asked for next."""
+        self._shown = Shown()
 
     def _found(self, stream: Stream, target: int) -> Shown:
         """The frame at a time in ticks, and those that came with it."""
@@ -260,6 +271,7 @@ class InputContainer:
 
     def close(self) -> None:
         """Release the file."""
+        self.forget_shown()
         self._demuxer.close()
 
     def _read(self) -> BridgePacket | None:

@@ -262,12 +262,18 @@ class Stream:
     @levels.setter
     def levels(self, levels: int | None) -> None:
         self._neural().levels = levels
+        self.container.forget_shown()
 
     @property
     def dropped_frames(self) -> int:
         """Frames of a neural stream that were damaged or missed a reference, so far."""
         decoder = self._decoder
         return decoder.dropped_damaged + decoder.dropped_missing_reference if decoder else 0
+
+    @property
+    def lost_levels(self) -> int:
+        """Frames of a neural stream that lack quality levels since these are damaged, so far."""
+        return self._decoder.lost_levels if self._decoder else 0
 
     def decode(self, packet: StreamPacket | None = None, *, show: bool = True) -> list[MediaFrame]:
         """Frames that are ready after this packet; None or an empty packet drains.

@@ -30,7 +30,7 @@ class FrameInfo:
         seconds: presentation time.
         size: bytes of the packet.
         packet: what it says of itself; None if it is damaged.
-        error: why it cannot be read; empty if it can.
+        error: why it, or a quality level of it, cannot be read; empty if all can.
     """
 
     seconds: float
@@ -41,8 +41,10 @@ class FrameInfo:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         result: dict[str, Any] = {"time": round(self.seconds, 6), "size": self.size}
+        if self.error:
+            result["error"] = self.error
         if self.packet is None:
-            return result | {"error": self.error}
+            return result
         step = self.packet.header.step
         return result | {
             "type": step.type.name.lower(),
@@ -226,7 +228,9 @@ def inspect_file(name: Path) -> FileSummary:
 
 def _frame_info(reader: PacketReader, data: bytes, seconds: float) -> FrameInfo:
     try:
-        return FrameInfo(seconds=seconds, size=len(data), packet=reader.read(data))
+        packet = reader.read(data)
+        error = "a quality level is damaged or cut short" if packet.lost_levels else ""
+        return FrameInfo(seconds=seconds, size=len(data), packet=packet, error=error)
     except BitstreamError as error:
         return FrameInfo(seconds=seconds, size=len(data), packet=None, error=str(error))
 
@@ -263,6 +267,7 @@ class Verdict:
         keyframes: among them.
         damaged: packets dropped because they are damaged.
         missing_reference: packets dropped because a reference is missing.
+        lost_levels: frames decoded without quality levels that are damaged.
         other_packets: of the other streams, by kind.
         problems: one sentence each.
     """
@@ -272,6 +277,7 @@ class Verdict:
     keyframes: int = 0
     damaged: int = 0
     missing_reference: int = 0
+    lost_levels: int = 0
     other_packets: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -328,10 +334,13 @@ def verify_file(
         verdict.frames += sum(1 for _ in decoder.frames(None))
     verdict.damaged = decoder.dropped_damaged
     verdict.missing_reference = decoder.dropped_missing_reference
+    verdict.lost_levels = decoder.lost_levels
     if verdict.damaged:
         verdict.problems.append(f"{verdict.damaged} packets are damaged")
     if verdict.missing_reference:
         verdict.problems.append(f"{verdict.missing_reference} frames miss a reference")
+    if verdict.lost_levels:
+        verdict.problems.append(f"quality levels of {verdict.lost_levels} frames are damaged")
     if not verdict.frames:
         verdict.problems.append("no frame can be decoded")
     return verdict

@@ -7,12 +7,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from av.video.frame import VideoFrame
 
 from vcfilter.stream.input_stream import Stream
 from vcfilter.stream.packets import StreamPacket
 
 _KEPT_BYTES = 256 << 20
+_DESCRIPTION = (
+    "pts", "dts", "time_base", "duration", "key_frame", "pict_type", "colorspace", "color_range",
+    "color_primaries", "color_trc",
+)  # fmt: skip
+"""What a frame tells besides its samples."""
 _HELD = 32
 """Packets before the wanted one whose frames are shown too where that costs little: the longest
 interval between anchors."""
@@ -43,6 +49,22 @@ class Shown:
         if stream != self.stream or not self.frames:
             return False
         return _pts(self.frames[0]) <= target < self.until
+
+
+def copy_of(frame: VideoFrame) -> VideoFrame:
+    """A frame with the same samples, times and description, and memory of its own."""
+    copied = VideoFrame(frame.width, frame.height, frame.format.name)
+    for own, plane in zip(copied.planes, frame.planes, strict=True):
+        rows = min(own.buffer_size // own.line_size, plane.buffer_size // plane.line_size)
+        to, source = (
+            np.frombuffer(memoryview(p), np.uint8, rows * p.line_size).reshape(rows, -1)
+            for p in (own, plane)
+        )
+        across = min(to.shape[1], source.shape[1])
+        to[:, :across] = source[:, :across]
+    for name in _DESCRIPTION:
+        setattr(copied, name, getattr(frame, name))
+    return copied
 
 
 def look_up(stream: Stream, packets: Iterator[StreamPacket], target: int) -> Shown | None:

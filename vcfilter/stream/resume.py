@@ -128,10 +128,14 @@ def _read(path: FilePath) -> EarlierRun | None:
                 if packet.stream_index != info.index:
                     continue
                 number = 0 if packet.is_keyframe else number + 1
+                found = None
                 if packet.is_keyframe:
-                    identity = read_packet(packet.data).identity
+                    found = read_packet(packet.data)
+                    identity = found.identity
                 elif identity is not None:
-                    read_packet(packet.data, key_identity=identity, after=number - 1)
+                    found = read_packet(packet.data, key_identity=identity, after=number - 1)
+                if found is not None and found.lost_levels:
+                    break
                 packets.append(coded_packet(packet))
     if not packets or not packets[0].is_keyframe:
         return None

@@ -325,6 +325,7 @@ class EncoderStream(Stream):
         with self._work():
             try:
                 packets = self._encoder.encode(frame, force_key=waiting.force_key)
+                self._encoder.statistics.clear()  # a live stream has no end
             except ConfigError as failure:
                 error = failure  # the frame is refused; the encoder goes on
         for packet in packets:
