@@ -135,7 +135,14 @@ def test_seek_and_frame_at(neural: Path) -> None:
         assert next(container.decode(video=0)).pts == whole[10].pts
         container.seek(0)
         assert next(container.decode()).pts == 0
-    for closed in (lambda: container.frame_at(0), lambda: next(container.demux())):
+    for closed in (
+        lambda: container.frame_at(0),
+        lambda: next(container.demux()),
+        lambda: container.duration,
+        lambda: container.metadata,
+        lambda: container.format.name,
+        lambda: container.chapters(),
+    ):
         with pytest.raises(MediaError, match=r"neural\.mkv is closed$"):
             closed()
 
@@ -571,5 +578,20 @@ def test_frame_at_keeps_what_it_decoded(neural: Path, monkeypatch: pytest.Monkey
         for frame in whole[:5]:
             shown = container.frame_at(frame.time + 0.01)
             np.testing.assert_array_equal(planes(shown)[0], planes(frame)[0])
-        with pytest.raises(TypeError):
-            container.frame_at(whole[8].time)
+            about = ("pts", "duration", "time_base", "key_frame", "pict_type", "colorspace")
+            assert [getattr(shown, name) for name in about] == [
+                getattr(frame, name) for name in about
+            ]
+            shown.planes[0].update(bytes(shown.planes[0].buffer_size))  # it is the caller's own
+            shown.pts = None
+            again = container.frame_at(frame.time)
+            np.testing.assert_array_equal(planes(again)[0], planes(frame)[0])
+        for other in (lambda: container.frame_at(whole[8].time), lambda: after_levels(container)):
+            with pytest.raises(TypeError):
+                other()
+
+
+def after_levels(container: vcfilter.InputContainer) -> None:
+    """A frame that was shown, of other levels: it is decoded anew."""
+    container.streams.video[0].levels = 1
+    container.frame_at(0)

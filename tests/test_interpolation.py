@@ -205,6 +205,13 @@ def test_a_rate_gives_a_regular_row_that_takes_originals_nearby() -> None:
     assert stage.frame_rate(None) == 60
 
 
+def test_a_rate_far_above_the_sources_repeats_no_original() -> None:
+    frames = clip(4, SMALL)
+    stage = FrameInterpolation(InterpolationOptions(fps=Fraction(200), preset="fast"), BASE)
+    own = [origin(f, frames) for f in stage(frames)]
+    assert own[:24] == [0, *[None] * 7, 1, *[None] * 7, 2, *[None] * 7]
+
+
 def test_slow_motion_stretches_times() -> None:
     frames = clip(3, SMALL)
     stage = FrameInterpolation(InterpolationOptions(slow=3, preset="fast"), BASE)
@@ -235,6 +242,15 @@ def test_repeated_frames_stay_or_are_filled() -> None:
     filled = more(frames, factor=2, duplicates="fill")
     assert [f.pts for f in filled] == list(range(14))
     assert [origin(f, frames) for f in filled][4:9] == [2, None, None, None, 4]
+
+
+def test_a_long_still_stays_still() -> None:
+    """Motion begins after the last repetition."""
+    for repetitions in (4, 5, 9, 10):
+        frames = [shot(20 + 3 * max(0, n - repetitions), pts=n) for n in range(repetitions + 3)]
+        found = more(frames, factor=2, duplicates="fill")
+        still = [luma_psnr(f.y, frames[0].y) > 60 for f in found]
+        assert still.index(False) == (1 if repetitions == 4 else 2 * repetitions + 1)
 
 
 def test_a_pause_is_not_filled_with_motion() -> None:

@@ -46,6 +46,22 @@ def thinned(layered: Path) -> Path:
     return target
 
 
+def test_damaged_levels_are_told(
+    layered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, packet = bytearray(layered.read_bytes()), video_packets(layered)[3]
+    assert len(read_packet(thin(packet, 1)).sections) == 1 < len(read_packet(packet).sections)
+    data[data.index(packet) + len(packet) - 3] ^= 0x10
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(data)
+    assert main(["verify", str(broken)]) == 1
+    assert "bad: quality levels of 1 frames are damaged" in capsys.readouterr().err
+    assert main(["info", str(broken), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["streams"][0]["damaged"] == 1
+    assert main(["decode", str(broken), str(tmp_path / "o.mkv"), "-c:v", "ffv1"]) == 0
+    assert "1 frames have less quality: levels of them are damaged" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def base(layered: Path) -> list[bytes]:
     return decoded(layered, levels=1)

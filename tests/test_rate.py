@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from fake_model import FakeModel
@@ -185,6 +187,23 @@ def test_pass_log_must_fit() -> None:
 def test_no_pass_log(text: str) -> None:
     with pytest.raises(ConfigError, match="not a pass log"):
         PassLog.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key_qp": 10**6}, {"key_qp": None}, {"inter_qp": -(10**6)}, {"inter_qp": 30.5},
+        {"key_bits": float("inf")}, {"inter_bits": 10**400}, {"length": 10**400},
+        {"key_psnr": float("nan")}, {"begins": 1},
+    ],
+)  # fmt: skip
+def test_what_a_pass_log_says_of_a_segment_can_be(wrong: dict[str, Any]) -> None:
+    segment = {"length": 3, "key_qp": 30, "inter_qp": 30, "key_bits": 800, "inter_bits": 900}
+    log = {"width": 64, "height": 48, "keyint": 9, "segments": [segment]}
+    assert PassLog.from_json(json.dumps(log)).segments[0].length == 3
+    segment.update(wrong)
+    with pytest.raises(ConfigError, match="cannot be"):
+        PassLog.from_json(json.dumps(log))
 
 
 def test_first_pass_options() -> None:

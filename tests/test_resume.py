@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from synthetic import clip
 
 import vcfilter
 from vcfilter import ConfigError, EncoderOptions, MediaError, encode_file
-from vcfilter.bitstream import SequenceHeader
+from vcfilter.bitstream import SequenceHeader, read_packet
 from vcfilter.cli.main import main
 from vcfilter.codec import Encoder
 from vcfilter.codec.executor import ThreadExecutor
@@ -178,6 +179,23 @@ def test_a_run_without_resume_tells_of_it(film: Path, killed: bytes, tmp_path: P
     report = encode_file(film, tmp_path / "o.mkv", OPTIONS, duration=0.2)
     assert any("o.part.mkv is of a run that was stopped" in text for text in report.warnings)
     assert (tmp_path / "o.part.mkv").read_bytes() == killed
+
+
+def test_a_damaged_quality_level_is_coded_again(film: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, layers=2)
+    whole = tmp_path / "whole.nut"
+    encode_file(film, whole, options)
+    data = bytearray(whole.read_bytes())
+    video = [packet for packet, *_ in packets(whole)[0]]
+    level = read_packet(video[14]).base_size + 3  # within the level of an inter frame
+    broken, cut = tmp_path / "broken.nut", tmp_path / "cut.nut"
+    key = data.index(video[18]) + read_packet(video[18]).base_size + 3
+    cut.with_suffix(".part.nut").write_bytes(data[:key])
+    data[data.index(video[14]) + level] ^= 0x10
+    broken.with_suffix(".part.nut").write_bytes(data[: len(data) * 9 // 10])
+    for target in (broken, cut):
+        encode_file(film, target, options, resume=True)
+        assert [packet for packet, *_ in packets(target)[0]] == video
 
 
 @pytest.mark.slow
