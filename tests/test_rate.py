@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fake_model import FakeModel
 from synthetic import clip
 
-from vcfilter.codec import Encoder, PassLog, first_pass_options
+from vcfilter.codec import Encoder, PassLog, first_pass_options, is_far
 from vcfilter.codec.buffer import Buffer
 from vcfilter.codec.rate import (
     DEFAULT_QP,
@@ -204,6 +205,19 @@ def test_what_a_pass_log_says_of_a_segment_can_be(wrong: dict[str, Any]) -> None
     segment.update(wrong)
     with pytest.raises(ConfigError, match="cannot be"):
         PassLog.from_json(json.dumps(log))
+
+
+def test_a_first_pass_far_from_what_is_needed_is_repeated() -> None:
+    """Frames that cost next to nothing at the first guess."""
+    frames = [replace(f, pts=n) for n, f in enumerate([film(1)[0]] * 60)]
+    options = EncoderOptions(bitrate=60_000, keyint=250, frame_rate=Fraction(25))
+    first = first_pass_options(SMALL, options)
+    log = encode(frames, first).pass_log
+    assert log is not None and is_far(log, options)
+    nearer = first_pass_options(SMALL, options, log)
+    assert nearer.qp is not None and first.qp is not None and nearer.qp < first.qp - 6
+    again = encode(frames, nearer).pass_log
+    assert again is not None and not is_far(again, options)
 
 
 def test_first_pass_options() -> None:

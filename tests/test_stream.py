@@ -26,9 +26,12 @@ from vcfilter import EncoderOptions
 from vcfilter._bridge import DISPOSITION_ATTACHED_PICTURE, Chapter, Demuxer, StreamInfo
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.stream import pipeline
+from vcfilter.stream.copy import plan_copies
+from vcfilter.stream.encoders import MediaCodec
 from vcfilter.stream.inspect import inspect_file, verify_file
 from vcfilter.stream.pipeline import BackgroundWriter, Prefetcher
 from vcfilter.stream.pixels import FrameReader, frame_of, to_video_frame
+from vcfilter.stream.remux import copy_file
 from vcfilter.stream.report import RunLog
 from vcfilter.stream.source import Source, _Pipe
 from vcfilter.stream.streams import StreamSelection
@@ -296,6 +299,36 @@ def test_tags_and_languages_arrive(neural: Path) -> None:
     assert (verdict.packets, verdict.frames, verdict.keyframes) == (14, 14, 3)
 
 
+def test_a_file_that_is_cut_short_is_not_good(tmp_path: Path) -> None:
+    source = make_film(tmp_path / "in.mkv", frames=30, audio="aac")
+    whole, half = tmp_path / "whole.mkv", tmp_path / "half.mkv"
+    encode_file(source, whole, EncoderOptions(structure="intra", qp=45, preset="ultrafast"))
+    assert verify_file(whole).good
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    verdict = verify_file(half)
+    assert 5 < verdict.frames < 25 and not verdict.damaged + verdict.missing_reference
+    assert any("cut short after" in problem for problem in verdict.problems)
+
+
+def test_a_copy_keeps_the_tags_of_coding(neural: Path, tmp_path: Path) -> None:
+    copy_file(neural, tmp_path / "copy.mkv")
+    before, after = (
+        inspect_file(p).neural[0].info.metadata for p in (neural, tmp_path / "copy.mkv")
+    )
+    for tag in ("ENCODER", "ENCODER_SETTINGS"):
+        assert before[tag] == after[tag]
+
+
+def test_other_rate_control_takes_the_place_of_the_default_crf() -> None:
+    named = MediaCodec.named
+    assert named("libx264").options == {"crf": "18"}
+    assert named("libx264", options={"qp": "0"}).options == {"qp": "0"}
+    assert named("libvpx-vp9", options={"b": "90k"}).options == {"b": "90k"}
+    assert named("libvpx-vp9", 30).options == {"crf": "30", "b": "0"}
+    with pytest.raises(ConfigError, match="a crf and qp=0 exclude each other"):
+        named("libx264", 30, options={"qp": "0"})
+
+
 @pytest.mark.parametrize(("pix_fmt", "size"), [("yuv420p10le", (66, 50)), ("yuv444p", (33, 21))])
 def test_other_formats_and_odd_sizes(tmp_path: Path, pix_fmt: str, size: tuple[int, int]) -> None:
     source = make_film(
@@ -341,7 +374,7 @@ def test_a_float_stands_for_the_decimal_that_it_is_written_as(tmp_path: Path) ->
 def test_map_leaves_streams_out(film: Path, tmp_path: Path) -> None:
     encode_file(str(film), str(tmp_path / "v.mkv"), FAST, streams=["v"], duration=0.1)
     assert len(inspect_file(str(tmp_path / "v.mkv")).streams) == 1
-    with pytest.raises(MediaError, match="-map leaves no video"):
+    with pytest.raises(MediaError, match=r"-map leaves .*mp4 no video"):
         encode_file(str(film), str(tmp_path / "a.mkv"), FAST, streams="a")
     assert not (tmp_path / "a.mkv").exists()
 
@@ -366,6 +399,19 @@ def test_streams_are_left_out_by_a_minus() -> None:
         ("-t", [0, 1, 2, 3]),
     ):
         assert StreamSelection.of(words.split()).indices(streams) == wanted, words
+
+
+def test_cover_art_goes_where_players_find_it() -> None:
+    cover = StreamInfo(
+        kind="video", index=1, codec="mjpeg", width=8, height=8, attached_picture=b"x",
+        disposition=DISPOSITION_ATTACHED_PICTURE,
+    )  # fmt: skip
+    for container, copied in (("matroska", True), ("mp4", True), ("mov", False), ("avi", False),
+                              ("nut", False), ("mpegts", False)):  # fmt: skip
+        log = RunLog(logging.getLogger("cover"))
+        streams = [StreamInfo(kind="video", index=0), cover]
+        plan = plan_copies(streams, [0, 1], 0, container, log, copy_videos=False)
+        assert len(plan) == copied and len(log.warnings) == (not copied), container
 
 
 def test_streams_are_named_by_tags_and_may_be_missing() -> None:

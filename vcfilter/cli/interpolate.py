@@ -27,7 +27,7 @@ from vcfilter.interpolation.options import CUTS, DUPLICATES, FACTORS, Interpolat
 _EXAMPLES = """\
 The frames of the source stay as they are, new ones stand between them at exact fractions of time;
 audio, subtitles and chapters are copied. The target is coded as by transcode: neurally in mkv, nut,
-avi and mov unless -c:v names another encoder (-c:v ffv1 keeps the originals bit by bit).
+avi and mov unless -c:v names another encoder (-c:v ffv1 keeps originals in 4:2:0 bit by bit).
 
 A source may be a folder or pattern of image files, a target a folder or pattern of PNG files.
 Originals among PNG files are copied byte for byte, with --factor or --slow and --dup keep.

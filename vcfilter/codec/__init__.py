@@ -5,7 +5,7 @@ from vcfilter.codec.cluster import ClusterExecutor
 from vcfilter.codec.decoder import Decoder
 from vcfilter.codec.encoder import Encoder, EncoderStatistics
 from vcfilter.codec.executor import Executor, ProcessExecutor, ThreadExecutor
-from vcfilter.codec.rate import DEFAULT_QP, PassLog, first_pass_options
+from vcfilter.codec.rate import DEFAULT_QP, PassLog, first_pass_options, is_far
 from vcfilter.codec.segment import FrameRecord
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "ThreadExecutor",
     "first_pass_options",
     "fitting_processes",
+    "is_far",
 ]

@@ -24,6 +24,8 @@ _SLOPE = 6.0  # qps per halving of the bits, to begin with; learned from trials
 _OVERHEAD_BITS = 80  # an inter frame's bytes besides payload
 _GOP_MOST = 48  # frames over which a keyframe's bits are spread at most
 _MIN_BITS = 32.0
+_FIRST_QPS = 16, 48  # between which the first of two passes codes
+_FAR = 6  # qps over which a first pass predicts well
 _LENGTH_MAX, _BITS_MAX = 1 << 40, 1 << 53  # of a segment in a log
 _LAYER_SHARE = (0.0, *(0.6**depth for depth in range(7)))  # bits against a frame of layer 1
 _LIKENESS = 0.7  # how far inter frames' complexity follows the keyframes'
@@ -448,6 +450,11 @@ class TwoPass(RateControl):
             raise ConfigError(_OTHER_FRAMES)
         return min(max(self._qp(self._done_count), key.qp - 4), key.qp + 8)
 
+    @property
+    def mean_qp(self) -> int:
+        """The qp that is predicted for all that is to come."""
+        return _clamp_qp(self._qp_at(self._done_count))
+
     def done(self, segment: SegmentRecord) -> None:
         index = self._done_count
         known = self._segments[index] if index < len(self._segments) else None
@@ -471,13 +478,16 @@ class TwoPass(RateControl):
         """The qp for segment `index` at which all that is to come fits what is left."""
         if index >= len(self._segments):
             raise ConfigError(_OTHER_FRAMES)
+        return _clamp_qp(self._qp_at(index) + self._shift[index])
+
+    def _qp_at(self, index: int) -> float:
+        """The same without what shifts its GOP."""
         at_zero = (
             self._keys_left[self._key_count] * self._key_error.factor
             + self._inters_left[self._done_count] * self._inter_error.factor
         )
         budget = self._bits_left - self._overhead_left[self._done_count]
-        qp = _SLOPE * log2(max(at_zero, 1.0) / budget) if budget > 0 else float(QP_MAX)
-        return _clamp_qp(qp + self._shift[index])
+        return _SLOPE * log2(max(at_zero, 1.0) / budget) if budget > 0 else float(QP_MAX)
 
 
 _OTHER_FRAMES = (
@@ -532,19 +542,40 @@ def make_rate_control(
     return ConstantQp(DEFAULT_QP if given is None else given)
 
 
-def first_pass_options(video_format: VideoFormat, options: EncoderOptions) -> EncoderOptions:
+def first_pass_options(
+    video_format: VideoFormat, options: EncoderOptions, log: PassLog | None = None
+) -> EncoderOptions:
     """Options of the first of two passes towards options.bitrate: a constant qp, a fast preset.
 
     The nearer the qp is to what the second pass will need, the better are its predictions;
     0.2 bit per pixel at qp 32 is the middle of 0.1 to 0.3 on the development clips.
+
+    Args:
+        log: of such a pass whose qp was far from what is needed, see `is_far`.
     """
     if options.bitrate is None:
         raise ConfigError("two passes need a bitrate")
     pixels = video_format.width * video_format.height
-    per_pixel = float(options.bitrate / options.frame_rate) / pixels
-    qp = min(max(round(DEFAULT_QP - _SLOPE * log2(per_pixel / 0.2)), 16), 48)
+    per_frame = float(options.bitrate / options.frame_rate)
+    if log is not None:
+        qp = TwoPass(log, per_frame).mean_qp
+    else:
+        qp = round(DEFAULT_QP - _SLOPE * log2(per_frame / pixels / 0.2))
+        qp = min(max(qp, _FIRST_QPS[0]), _FIRST_QPS[1])
     preset = "fast" if options.preset != "ultrafast" else options.preset
     return replace(options, bitrate=None, qp=qp, preset=preset)
+
+
+def is_far(log: PassLog, options: EncoderOptions) -> bool:
+    """Whether a first pass was so far from the qp that its log tells that this is a guess.
+
+    Args:
+        options: of the second pass, with a bitrate.
+    """
+    assert options.bitrate is not None
+    needed = TwoPass(log, float(options.bitrate / options.frame_rate)).mean_qp
+    measured = min(segment.key_qp for segment in log.segments)
+    return abs(needed - measured) > _FAR
 
 
 def _cost_at_zero(segment: SegmentRecord) -> float:

@@ -34,6 +34,7 @@ from vcfilter.interpolation.motion import (
     energy,
     estimate_motion,
     fitted_motion,
+    gradient,
 )
 from vcfilter.interpolation.net import BetweenNet, Candidates, load_shipped
 from vcfilter.interpolation.net import load as load_net
@@ -52,7 +53,9 @@ AGREEMENT = 1.5
 hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
-VISIBLE = 32.0  # squared error, in 8-bit units, that counts as none where one side is hidden
+VISIBLE = 128.0, 1.0
+"""Squared error, in 8-bit units, that counts as none where one side is hidden, and the share of the
+luma's squared gradient that does: where there is texture, motion that is a little off errs much."""
 VISIBLE_WINDOW = 3  # positions, each way
 STILL = 3.0  # 8-bit units: samples that differ by no more in all frames stand still
 STILL_SHARE = 0.6  # of the 3x3 samples around
@@ -478,8 +481,9 @@ class _Interval:
         none = torch.zeros_like(weight)
         apart = box_mean(difference(near[0], far[0]), VISIBLE_WINDOW)
         if len(sides) == 2:
-            one, two = (1 - time) / (sides[0] + VISIBLE), time / (sides[1] + VISIBLE)
-            doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + VISIBLE)
+            usual = VISIBLE[0] + VISIBLE[1] * box_mean(gradient(near[0]), VISIBLE_WINDOW)
+            one, two = (1 - time) / (sides[0] + usual), time / (sides[1] + usual)
+            doubt = (apart - torch.minimum(*sides)).clamp(min=0) / (apart + usual)
             weight = weight + doubt * (two / (one + two) - time)
         full, half = enlarge(weight, GRID), enlarge(weight, GRID // 2)
         y, u, v = (p + w * (q - p) for p, q, w in zip(near, far, (full, half, half), strict=True))

@@ -115,6 +115,12 @@ def energy(luma: Tensor) -> Tensor:
     return (down * down).mean() + (across * across).mean()
 
 
+def gradient(luma: Tensor) -> Tensor:
+    """Mean squared differences of neighbours in (1, 1, H, W), per position (1, 1, H/4, W/4)."""
+    down, across = luma.diff(dim=2) ** 2, luma.diff(dim=3) ** 2
+    return F.avg_pool2d(F.pad(down, (0, 0, 0, 1)) + F.pad(across, (0, 1, 0, 0)), GRID)
+
+
 def box_mean(values: Tensor, side: int) -> Tensor:
     """Means of (1, 1, H, W) over side x side places; the border repeats."""
     return F.avg_pool2d(F.pad(values, (side // 2,) * 4, mode="replicate"), side, 1)

@@ -23,6 +23,7 @@ from vcfilter.codec.scenecut import SceneCutDetector, thumbnail
 from vcfilter.errors import ConfigError
 from vcfilter.frames import Frame, Plane, VideoFormat
 from vcfilter.interpolation.interpolator import Interpolator
+from vcfilter.interpolation.net import load as load_net
 from vcfilter.interpolation.options import InterpolationOptions
 from vcfilter.options import Runtime
 
@@ -65,6 +66,8 @@ class FrameInterpolation:
         hold: bool = True,
         finished: Callable[[int], bool] | None = None,
     ) -> None:
+        if options.weights:
+            load_net(options.weights)  # a mistake shows at once, not at the first new frame
         self._finished = finished
         self._count = 0
         self._options = options

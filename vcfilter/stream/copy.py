@@ -20,6 +20,7 @@ from vcfilter.stream.report import Log
 from vcfilter.stream.streams import (
     is_encrypted,
     is_encrypted_packet,
+    is_short,
     name_of,
     stated_seconds,
 )
@@ -91,6 +92,11 @@ def plan_copies(
                     plan.append(Copy(index=-1, info=info.as_attachment()))
                 except ValueError as error:
                     log.warning(f"{name_of(info)} is left out: {error}")
+                continue
+            if container != _COVERED:
+                log.warning(
+                    f"{name_of(info)} is left out: {container} holds no cover art that players find"
+                )
                 continue
         elif info.kind == "video" and not copy_videos:
             log.warning(
@@ -277,7 +283,7 @@ class StreamCopier:
                 continue
             begin = (info.start_time or 0) * info.time_base
             got = Fraction(0) if track.end is None else track.end - begin
-            if stated - got > max(_SHORT_SECONDS, stated / 20):
+            if is_short(got, stated):
                 self._log.warning(
                     f"the source says it has {float(stated):.2f} s of {name_of(info)}, "
                     f"{float(max(got, Fraction(0))):.2f} s are there: it seems to be cut short"
@@ -311,5 +317,5 @@ class StreamCopier:
 
 _EARLIEST = {"matroska": Fraction(-32), "webm": Fraction(-32)}
 """Seconds before zero that a container can state: 16 bits of milliseconds."""
-_SHORT_SECONDS = Fraction(1, 2)
+_COVERED = "mp4"  # beside Matroska the one container whose cover art players find
 _LATE_SECONDS = Fraction(1, 10)

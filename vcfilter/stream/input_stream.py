@@ -214,9 +214,9 @@ class Stream:
         return self.info.sample_rate
 
     @property
-    def rate(self) -> int:
-        """Of an audio stream: another name of sample_rate."""
-        return self.info.sample_rate
+    def rate(self) -> int | Fraction | None:
+        """Of an audio stream another name of sample_rate, of a video stream of average_rate."""
+        return self.average_rate if self.info.kind == "video" else self.info.sample_rate
 
     @property
     def channels(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from vcfilter._bridge import BridgeError, StreamInfo
+from vcfilter._bridge import BridgeError, Demuxer, StreamInfo
 from vcfilter.bitstream import PacketInfo, PacketReader, SequenceHeader, level_sizes
 from vcfilter.codec import Decoder
 from vcfilter.errors import BitstreamError
@@ -19,6 +19,7 @@ from vcfilter.stream.containers import Path
 from vcfilter.stream.decoders import neural_stream
 from vcfilter.stream.packets import coded_packet
 from vcfilter.stream.source import Source, reason_of
+from vcfilter.stream.streams import LENGTH_IN_HEADER, is_short, name_of, stated_seconds
 from vcfilter.stream.track import is_neural
 
 
@@ -287,6 +288,29 @@ class Verdict:
         return not self.problems
 
 
+def _cut_short(demuxer: Demuxer, video: StreamInfo, ends: Mapping[int, Fraction]) -> list[str]:
+    """Sentences where streams, or the whole file, end well before the file says so.
+
+    Args:
+        ends: of streams' last packets, in seconds, by index.
+    """
+    found = []
+    for info in demuxer.streams:
+        if info.index == video.index or info.kind == "audio":
+            begin = (info.start_time or 0) * info.time_base
+            got = ends.get(info.index, begin) - begin
+            if is_short(got, stated_seconds(info)):
+                found.append(f"{name_of(info)} is cut short after {float(got):.2f} s")
+    if demuxer.format_name in LENGTH_IN_HEADER and not found:
+        begin = Fraction(0)
+        if demuxer.format_name != "matroska,webm":  # which says where it ends
+            begin = demuxer.start_time or begin
+        got = max(ends.values(), default=begin) - begin
+        if is_short(got, demuxer.duration):
+            found.append(f"it is cut short after {float(got):.2f} s")
+    return found
+
+
 def verify_file(
     name: Path,
     options: DecoderOptions | None = None,
@@ -311,6 +335,7 @@ def verify_file(
         kinds = {each.index: each.kind for each in demuxer.streams}
         decoder = Decoder(info.extradata, options, runtime=runtime)
         last: int | None = None
+        ends: dict[int, Fraction] = {}
         while True:
             try:
                 packet = demuxer.read_packet()
@@ -319,6 +344,9 @@ def verify_file(
                 break
             if packet is None:
                 break
+            ticks = packet.pts if packet.pts is not None else packet.dts or 0
+            end = (ticks + packet.duration) * packet.time_base
+            ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
             if packet.stream_index != info.index:
                 verdict.other_packets[kinds.get(packet.stream_index, "data")] += 1
                 continue
@@ -332,6 +360,7 @@ def verify_file(
             if progress:
                 progress(verdict.packets, float(neural.pts * packet.time_base))
         verdict.frames += sum(1 for _ in decoder.frames(None))
+        verdict.problems += _cut_short(demuxer, info, ends)
     verdict.damaged = decoder.dropped_damaged
     verdict.missing_reference = decoder.dropped_missing_reference
     verdict.lost_levels = decoder.lost_levels

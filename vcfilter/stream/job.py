@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from vcfilter._bridge import BridgeError, BridgePacket, Demuxer, StreamInfo
-from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options
+from vcfilter.codec import ClusterExecutor, PassLog, ProcessExecutor, first_pass_options, is_far
 from vcfilter.errors import ConfigError, MediaError
 from vcfilter.frames import Frame
 from vcfilter.interpolation.options import InterpolationOptions
@@ -42,9 +42,11 @@ from vcfilter.stream.report import Progress, ProgressMeter, RunLog, TranscodeRep
 from vcfilter.stream.sinks import MuxerSink, Y4mSink
 from vcfilter.stream.source import Source
 from vcfilter.stream.streams import (
+    LENGTH_IN_HEADER,
     StreamSelection,
     choose_video,
     is_encrypted,
+    is_short,
     name_of,
     stated_seconds,
 )
@@ -74,7 +76,7 @@ _TIMED_PACKETS = 1000
 _LEAD_SECONDS = 60
 _ENOUGH_FRAMES = 48  # tell how many new frames are to be expected
 _BEHIND_PACKETS = 64
-_LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")  # of the whole file, not guessed from its end
+_MORE_GUESSES = 2  # first passes after the first, at most
 _QUEUE_BYTES = 64 << 20  # of frames in a queue, raw ones in that of packets too
 
 
@@ -180,7 +182,9 @@ class Job:
         self._stack.callback(_close, self._demuxer)
         self._streams = self._demuxer.streams
         self._wanted = self._selection.indices(self._streams)
-        self._video: StreamInfo = choose_video(self._streams, self._wanted, lambda info: True)
+        self._video: StreamInfo = choose_video(
+            self._streams, self._wanted, lambda info: True, self.source.title
+        )
         if is_encrypted(self._video):
             raise MediaError(f"{name_of(self._video)} is encrypted: it cannot be decoded")
         begin = self._demuxer.start_time or Fraction(0)
@@ -301,7 +305,24 @@ class Job:
         return times
 
     def first_pass(self, options: EncoderOptions, container: str) -> PassLog:
-        """Code all frames quickly, for the log that the second pass needs."""
+        """Code all frames quickly, for the log that the second pass needs; again, nearer to what it
+        needs, where the guess of a qp was far off.
+        """
+        log, options = self._measured(options, container, None)
+        for _ in range(_MORE_GUESSES):
+            if not is_far(log, options):
+                break
+            log, _same = self._measured(options, container, log)
+        return log
+
+    def _measured(
+        self, options: EncoderOptions, container: str, guide: PassLog | None
+    ) -> tuple[PassLog, EncoderOptions]:
+        """A first pass: (its log, options with the source's frame rate).
+
+        Args:
+            guide: the log of an earlier one.
+        """
         size = 0
         coder: NeuralEncoder | None = None
         self._meter.begin("pass 1", lambda: size)
@@ -316,7 +337,9 @@ class Job:
                 ):
                     for frame in ahead:
                         if coder is None:
-                            coder = self._first_coder(source, clock, options)
+                            if source.frame_rate:
+                                options = replace(options, frame_rate=source.frame_rate)
+                            coder = self._first_coder(source, clock, options, guide)
                         self._meter.read(float(frame.pts * clock.time_base))
                         size += sum(len(packet.data) for packet in coder.encode(frame))
                 if coder is not None:
@@ -328,16 +351,18 @@ class Job:
         log = coder.encoder.pass_log
         if log is None:
             raise MediaError("the first pass gave no log")
-        return log
+        return log, options
 
     def _first_coder(
-        self, source: FrameSource, clock: FrameClock, options: EncoderOptions
+        self,
+        source: FrameSource,
+        clock: FrameClock,
+        options: EncoderOptions,
+        guide: PassLog | None,
     ) -> NeuralEncoder:
         fmt = source.video_format
         assert fmt is not None
-        if source.frame_rate:
-            options = replace(options, frame_rate=source.frame_rate)
-        coder = NeuralEncoder(first_pass_options(fmt, options), self._runtime)
+        coder = NeuralEncoder(first_pass_options(fmt, options, guide), self._runtime)
         coder.coded_frame = self._meter.coded
         coder.keeps_log = True
         coder.open(fmt, clock.time_base, source.frame_rate)
@@ -551,9 +576,9 @@ class Job:
         if not self._cut.is_all or reader.jumps or filtered:
             return
         told = stated_seconds(self._video)
-        if told is None and self._demuxer.format_name in _LENGTH_IN_HEADER:
+        if told is None and self._demuxer.format_name in LENGTH_IN_HEADER:
             told = self._stated_length
-        if told is not None and told - seconds > max(Fraction(1, 2), told / 20):
+        if told is not None and is_short(seconds, told):
             self.log.warning(
                 f"the source says it has {float(told):.2f} s of {name_of(self._video)}, "
                 f"{float(seconds):.2f} s could be decoded: it seems to be cut short"

@@ -83,7 +83,7 @@ def copy_file(
         if not any(map(is_neural, demuxer.streams)):
             raise MediaError(f"{opened.title} has no neural video stream to copy")
         wanted = selection.indices(demuxer.streams)
-        video = choose_video(demuxer.streams, wanted, is_neural)
+        video = choose_video(demuxer.streams, wanted, is_neural, opened.title)
         thinner = None
         if thinning is not None:
             thinner = Thinner(thinning, video, opened)
@@ -124,7 +124,7 @@ def copy_file(
 
 def _track(video: StreamInfo, container: str, thinner: Thinner | None) -> StreamInfo:
     """The video stream as the new file describes it."""
-    info = replace(video, metadata=track_metadata(video))
+    info = replace(video, metadata=track_metadata(video, coded=thinner is None))
     if thinner is not None:
         info = replace(info, frame_rate=thinner.frame_rate)
     rate = constant_rate(video)

@@ -115,10 +115,16 @@ def _parse(text: str) -> _Specifier:
 
 
 def choose_video(
-    streams: Sequence[StreamInfo], wanted: Sequence[int], only: Callable[[StreamInfo], bool]
+    streams: Sequence[StreamInfo],
+    wanted: Sequence[int],
+    only: Callable[[StreamInfo], bool],
+    title: str,
 ) -> StreamInfo:
     """The video stream that is coded: the first that is wanted and marked default, else the
     largest frame.
+
+    Args:
+        title: of the source.
 
     Raises:
         MediaError: there is none.
@@ -133,7 +139,7 @@ def choose_video(
     ]
     if not videos:
         kinds = ", ".join(_described(info) for info in streams)
-        which = "the source has" if len(wanted) == len(streams) else "-map leaves"
+        which = f"{title} has" if len(wanted) == len(streams) else f"-map leaves {title}"
         raise MediaError(f"{which} no video stream (there is {kinds or 'nothing'})")
     default = [info for info in videos if info.disposition & DISPOSITION_DEFAULT]
     candidates = default if len(default) == 1 else videos
@@ -170,6 +176,14 @@ def stated_seconds(info: StreamInfo) -> Fraction | None:
     return length if length > 0 else None
 
 
+def is_short(seconds: Fraction, stated: Fraction | None) -> bool:
+    """Whether something ends well before it is stated to."""
+    return stated is not None and stated - seconds > max(_SHORT_SECONDS, stated / 20)
+
+
+LENGTH_IN_HEADER = ("matroska,webm", "flv", "asf")
+"""Containers that state the length of the whole file, which is not guessed from its end."""
+_SHORT_SECONDS = Fraction(1, 2)
 _ENCRYPTED_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "drmt"}
 
 

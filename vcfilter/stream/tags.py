@@ -10,16 +10,18 @@ from vcfilter._bridge import Chapter, StreamInfo
 from vcfilter.stream.timestamps import Cut
 
 _FILE_TAGS_LEFT = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-_TRACK_TAGS_LEFT = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS_", "ENCODER")
+_TRACK_TAGS_LEFT = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS_")
+_CODED_TAGS = "ENCODER"  # and ENCODER_SETTINGS
 
 
-def track_metadata(info: StreamInfo) -> dict[str, str]:
-    """A stream's tags without those that describe how its old file stored it."""
-    return {
-        key: value
-        for key, value in info.metadata.items()
-        if not key.upper().startswith(_TRACK_TAGS_LEFT)
-    }
+def track_metadata(info: StreamInfo, *, coded: bool = False) -> dict[str, str]:
+    """A stream's tags without those that describe how its old file stored it.
+
+    Args:
+        coded: those that say how it was coded stay as well.
+    """
+    left = _TRACK_TAGS_LEFT if coded else (*_TRACK_TAGS_LEFT, _CODED_TAGS)
+    return {key: value for key, value in info.metadata.items() if not key.upper().startswith(left)}
 
 
 def file_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

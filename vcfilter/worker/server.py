@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from vcfilter.errors import ConfigError
+from vcfilter.errors import ConfigError, reason_of
 from vcfilter.options import Limits, Runtime
 from vcfilter.worker.connection import Codecs, Connection
 from vcfilter.worker.protocol import Channel, ClientGone, Kind, ProtocolError, Status
@@ -125,8 +125,7 @@ def listen(
     A signal that was ignored at the start, as SIGINT in a shell's background, stays ignored.
 
     Raises:
-        ConfigError: another worker listens there, or the file is no socket.
-        OSError: the socket cannot be made.
+        ConfigError: see `bind`.
     """
     codecs.load()  # before the first client: this is the purpose of --listen
     listener = Listener(path, clients_max)
@@ -156,8 +155,7 @@ class Listener:
         clients_max: most clients at a time.
 
     Raises:
-        ConfigError: another worker listens there, or the file is no socket.
-        OSError: the socket cannot be made.
+        ConfigError: see `bind`.
     """
 
     def __init__(self, path: str, clients_max: int) -> None:
@@ -250,8 +248,7 @@ def bind(path: str) -> socket.socket:
     not listen yet, and two workers that start at the same time never remove each other's.
 
     Raises:
-        ConfigError: another worker listens there, or the file is no socket.
-        OSError: the socket cannot be made.
+        ConfigError: another worker listens there, the file is no socket, or none can be made there.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -263,9 +260,9 @@ def bind(path: str) -> socket.socket:
     before = os.umask(0o177)  # so that it never has wider permissions
     try:
         listener.bind(made)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise ConfigError(f"no socket can be made at {path}: {reason_of(error)}") from error
     finally:
         os.umask(before)
     try:

@@ -244,7 +244,7 @@ class StepModel(nn.Module):
         lowest: Tensor,
         where: Tensor,
         weigh: Callable[[Tensor], Tensor],
-        known: Tensor,
+        passed: Tensor,
         costs: Tensor,
     ) -> None:
         """Add to costs how the sum of all indices times their slopes changes with magnitudes.
@@ -252,21 +252,21 @@ class StepModel(nn.Module):
         Args:
             magnitudes to where: as of `indices`.
             weigh: gives the slopes of indices, (B, N, count) both.
-            known, costs: (B, high, h, w), only where known is 1 something is added.
+            passed, costs: (B, high, h, w), only where passed is 1 something is added.
         """
         maps = magnitudes, *temporal
-        loops = self._loops_for(*maps, features, known, costs)
+        loops = self._loops_for(*maps, features, passed, costs)
         if loops is None:
             with torch.enable_grad():
                 near = magnitudes.clone().requires_grad_()
                 index = self.indices(near, temporal, features, lowest, where)
                 (found,) = torch.autograd.grad((index * weigh(index.detach())).sum(), near)
-            costs += found * known
+            costs += found * passed
             return
         index = self.indices(magnitudes, temporal, features, lowest, where)
         free = (index > lowest[:, None, None]) & (index < tables.TABLES - 1)
         slopes = (weigh(index) * free).numpy()
-        every = (m.permute(0, 2, 3, 1).numpy() for m in (*maps, known, costs))
+        every = (m.permute(0, 2, 3, 1).numpy() for m in (*maps, passed, costs))
         frames = zip(*every, slopes, self._of_frame(features).sums, strict=True)
         for seen, symbols, activity, own, out, slope, (first, second, last) in frames:
             at = where.numpy()
@@ -635,7 +635,7 @@ class LatentModel(nn.Module):
             lowest, past = context.lowest.clone(), [context.crop(p) for p in context.temporal]
             past = [p.clone(memory_format=torch.channels_last) for p in past]
             flat, width = bits.to(coded.device).view(-1), bits.shape[1]
-            seen, known, costs = (
+            seen, passed, costs = (
                 torch.zeros_like(coded, memory_format=torch.channels_last) for _ in range(3)
             )
 
@@ -666,11 +666,11 @@ class LatentModel(nn.Module):
                         lowest,
                         place.where,
                         partial(weigh, place=place),
-                        place.lattice(known),
+                        place.lattice(passed),
                         place.lattice(costs),
                     )
                 positioned.write(seen, step.low, self.activation(own), place.at)
-                positioned.write(known, step.low, torch.ones_like(own), place.at)
+                positioned.write(passed, step.low, torch.ones_like(own), place.at)
             return costs * LATER_SHARE if before is None else before.lerp(costs, LATER_SHARE)
 
     def values(
