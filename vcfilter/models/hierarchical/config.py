@@ -165,6 +165,7 @@ EFFORTS: dict[str, Effort] = {
         deep_gain=0.55,
         passes=1,
         key_passes=3,
+        foreseen=1,
         filtered=2,
     ),
     "veryfast": Effort(
@@ -177,6 +178,7 @@ EFFORTS: dict[str, Effort] = {
         deep_gain=0.25,
         passes=1,
         key_passes=3,
+        foreseen=1,
         filtered=DEEP_LAYER,
     ),
     "fast": Effort(
