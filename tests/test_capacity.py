@@ -37,9 +37,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_processes_are_as_many_as_cores_where_memory_allows(machine: pytest.MonkeyPatch) -> None:
     assert fitting_processes(CIF, 250) == 16
     assert fitting_processes(HD, 24) == 16
-    assert fitting_processes(HD, 250) == 9  # (32 - 2.2) / (0.4 + 1.3 + 1.4)
+    assert fitting_processes(HD, 250) == 9  # (32 - 2.2) / (0.4 + 1.2 + 1.4)
     ten_bits = VideoFormat(width=1920, height=1080, bit_depth=10)
-    assert fitting_processes(ten_bits, 250) == 5
+    assert fitting_processes(ten_bits, 250) == 6
     machine.setattr(capacity, "available_memory", lambda: 2 * GIB)
     assert fitting_processes(CIF, 250) == 1
     machine.setattr(capacity, "available_memory", lambda: 0)
