@@ -49,8 +49,8 @@ FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
 AGREEMENT = 1.5
-"""Acceleration counts by the square of (1 + correlation of its two estimates) / AGREEMENT, at most in
-full: in hand-held shots it changes from one interval to the next."""
+"""Acceleration counts by the square of (1 + correlation of its two estimates) / AGREEMENT, at most
+in full: in hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
 VISIBLE = 128.0, 1.0
