@@ -56,6 +56,9 @@ def test_damaged_levels_are_told(
     broken.write_bytes(data)
     assert main(["verify", str(broken)]) == 1
     assert "bad: quality levels of 1 frames are damaged" in capsys.readouterr().err
+    assert main(["info", str(broken), "--frames"]) == 0
+    text = capsys.readouterr().out
+    assert "1 packet with damaged quality levels" in text and text.count("LEVELS DAMAGED") == 1
     assert main(["info", str(broken), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["streams"][0]["damaged"] == 1
     assert main(["decode", str(broken), str(tmp_path / "o.mkv"), "-c:v", "ffv1"]) == 0

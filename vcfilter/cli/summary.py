@@ -128,6 +128,9 @@ def _neural_lines(stream: StreamSummary, frames: bool) -> Iterator[str]:
     damaged = len(stream.frames) - len(known)
     if damaged:
         yield f"    {count_text(damaged, 'damaged packet')}"
+    lost = sum(1 for _, packet in known if packet.lost_levels)
+    if lost:
+        yield f"    {count_text(lost, 'packet')} with damaged quality levels"
     for number, frame in enumerate(stream.frames if frames else ()):
         yield _frame_line(number, frame)
 
@@ -156,4 +159,5 @@ def _frame_line(number: int, frame: FrameInfo) -> str:
         detail += f" layer {step.layer} from " + ", ".join(f"{d:+}" for d in step.references)
         detail += "" if step.slot is None else f" slot {step.slot}"
         detail += f" mode {header.mode.hex()}" if header.mode else ""
+    detail += "  LEVELS DAMAGED" if frame.packet.lost_levels else ""
     return f"{start}{step.type.name.lower():5} {detail}"
