@@ -49,11 +49,11 @@ FIT = (10.0, 2.0)
 """Squared error per sample that counts as none, and how many times the error between the two
 frames that of a third frame may be before its acceleration loses weight."""
 AGREEMENT = 1.5
-"""Acceleration counts by the square of (1 + correlation of its two estimates) / AGREEMENT, at most
-in full: in hand-held shots it changes from one interval to the next."""
+"""Acceleration counts by (1 + correlation of its two estimates) / AGREEMENT, at most in full: in
+hand-held shots it changes from one interval to the next."""
 AGREEMENT_WINDOW = 9  # positions, each way
 DETAIL = 3  # positions, each way, whose errors are counted together for an acceleration
-VISIBLE = 128.0, 1.0
+VISIBLE = 64.0, 0.3
 """Squared error, in 8-bit units, that counts as none where one side is hidden, and the share of the
 luma's squared gradient that does: where there is texture, motion that is a little off errs much."""
 VISIBLE_WINDOW = 3  # positions, each way
@@ -465,7 +465,7 @@ class _Interval:
             for values in (one * two, (one * one + two * two) / 2)
         )
         sure: Tensor = ((1 + together / (size + 1e-3)) / AGREEMENT).clamp(0, 1)
-        return mean * sure**2
+        return mean * sure
 
     def _blended(self, field: Tensor, time: float) -> _Warped:
         """Both frames moved along a field and blended: by time, and where they disagree by which
