@@ -177,17 +177,35 @@ static void spread(const float *x, size_t blocks, float *restrict out)
                 x[n] + (x[n + 1] - x[n]) * (((float)k + 0.5f) / VCF_BLOCK);
 }
 
-/* out = x + factor * out + bands times gains between those above and below. */
+/* out = factor * out + bands times gains between those above and below. */
 VCF_CLONES
-static void add_row(const float *x, const float *bands, const float *above, const float *below,
-                    float share, size_t columns, float factor, float *restrict out)
+static void change_row(const float *bands, const float *above, const float *below, float share,
+                       size_t columns, float factor, float *restrict out)
 {
     for (size_t i = 0; i < columns; i++) {
-        float sum = x[i] + factor * out[i];
+        float sum = factor * out[i];
         for (size_t b = 0; b < VCF_BANDS; b++) {
             size_t at = b * columns + i;
             sum += (above[at] + (below[at] - above[at]) * share) * bands[at];
         }
+        out[i] = sum;
+    }
+}
+
+/* Taps without what alternates from one to the next. */
+VCF_CLONES
+static void without_alternation(const float *const *taps, size_t count, float *restrict out)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = (10.0f * taps[2][i] + 4.0f * (taps[1][i] + taps[3][i]) -
+                  (taps[0][i] + taps[4][i])) / 16.0f;
+}
+
+VCF_CLONES
+static void add_row(const float *x, size_t columns, float *restrict out)
+{
+    for (size_t i = 0; i < columns; i++) {
+        float sum = x[i] + out[i];
         sum = sum > 0.0f ? sum : 0.0f;
         out[i] = sum < HIGHEST ? sum : HIGHEST;
     }
@@ -243,7 +261,8 @@ int vcf_add_bands(const float *luma, size_t rows, size_t columns, const float *c
     r.line = r.below + lines + REACH;
     soften(luma, rows, columns, r.line, r.soft);
     find_gains(&r, change, usual, faint);
-    for (size_t row = 0; row < rows; row++, out += columns) {
+    for (size_t row = 0; row < rows; row++) {
+        float *own = out + row * columns;
         size_t phase = (row + HALF) % VCF_BLOCK, next = (row + HALF) / VCF_BLOCK;
         if (!row || !phase) { /* the middle of a block's rows is passed */
             float *last = r.above;
@@ -256,10 +275,22 @@ int vcf_add_bands(const float *luma, size_t rows, size_t columns, const float *c
         }
         const float *added = change + row / VCF_BLOCK * w * CHANGE + row % VCF_BLOCK * VCF_BLOCK;
         for (size_t n = 0; n < w; n++)
-            memcpy(out + n * VCF_BLOCK, added + n * CHANGE, VCF_BLOCK * sizeof(float));
+            memcpy(own + n * VCF_BLOCK, added + n * CHANGE, VCF_BLOCK * sizeof(float));
         bands_of(luma, r.soft, rows, columns, row, r.line, r.found);
-        add_row(luma + row * columns, r.found, r.above, r.below, ((float)phase + 0.5f) / VCF_BLOCK,
-                columns, factor, out);
+        change_row(r.found, r.above, r.below, ((float)phase + 0.5f) / VCF_BLOCK, columns, factor,
+                   own);
+    }
+    const float *taps[5];
+    float *changes = r.soft; /* which is not needed any more */
+    for (size_t row = 0; row < rows; row++) {
+        memcpy(r.line, out + row * columns, columns * sizeof(float));
+        across(r.line, columns, 1, taps);
+        without_alternation(taps, columns, changes + row * columns);
+    }
+    for (size_t row = 0; row < rows; row++, luma += columns, out += columns) {
+        down(changes, rows, columns, row, 1, taps);
+        without_alternation(taps, columns, out);
+        add_row(luma, columns, out);
     }
     free(r.soft);
     return 0;

@@ -22,7 +22,8 @@ int vcf_coefficients(const float *luma, size_t rows, size_t columns, const float
                      float factor, float *out);
 
 /*
- * out = luma + factor * added + gains * bands, within 0 to 255.
+ * out = luma + factor * added + gains * bands, within 0 to 255; what is added is without what
+ * alternates from one sample to the next: it goes through -1 4 10 4 -1 both ways.
  *
  * change: of each block, one after the other, VCF_BLOCK_SAMPLES that are added and VCF_BANDS gains.
  * To a band's gain comes usual * faint / (faint + energy), by band, where energy is its mean square

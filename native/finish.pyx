@@ -47,7 +47,8 @@ def coefficients(const float[:, ::1] luma, const float[:, ::1] basis, float fact
 
 def add_bands(const float[:, ::1] luma, const float[:, :, ::1] change, float factor,
               const float[::1] usual, const float[::1] faint, float[:, ::1] out):
-    """out = luma + factor * added + gains * bands, within 0 to 255.
+    """out = luma + factor * added + gains * bands, within 0 to 255; what is added is without what
+    alternates from one sample to the next.
 
     Args:
         change: (rows / 8, columns / 8, 68) samples of a block that are added, and gains of four

@@ -20,7 +20,12 @@ from vcfilter.models.hierarchical import cost, latent, refine, search
 from vcfilter.models.hierarchical.blocks import dct_matrix
 from vcfilter.models.hierarchical.conditions import context_features
 from vcfilter.models.hierarchical.config import HierarchicalConfig
-from vcfilter.models.hierarchical.finish import FinishConfig, FinishNet, HierarchicalFinish
+from vcfilter.models.hierarchical.finish import (
+    FinishConfig,
+    FinishNet,
+    HierarchicalFinish,
+    without_alternation,
+)
 from vcfilter.models.hierarchical.net import VideoNet
 from vcfilter.models.hierarchical.values import Picture
 from vcfilter.nn import flow, native, warp
@@ -434,6 +439,16 @@ def test_finish(size: tuple[int, int], qp: int) -> None:
     # The same sums in another order, Winograd's of larger values: both miss those in float64.
     limit = 1e-4 + 2e-5 * float(correction.abs().max())
     assert float((found - (luma + correction).clamp(0, 255)).abs().max()) < limit
+
+
+def test_a_finish_adds_nothing_that_alternates_from_sample_to_sample() -> None:
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    smooth = torch.cos(columns / 3) * 5.0
+    for alternating in (columns, rows, rows + columns):
+        both = (smooth + 4.0 * (1 - 2.0 * (alternating % 2)))[None, None]
+        left = without_alternation(both)[0, 0, 4:-4, 4:-4]
+        assert float((left - smooth[4:-4, 4:-4]).abs().max()) < 0.06
+
 
 
 def test_input_is_checked() -> None:

@@ -25,7 +25,7 @@ from vcfilter.models.hierarchical.conditions import (
     context_features,
     quantiser_step,
 )
-from vcfilter.models.hierarchical.finish import BANDS, FinishNet, bands
+from vcfilter.models.hierarchical.finish import BANDS, FinishNet, bands, without_alternation
 from vcfilter.nn.perceptual import StLpips
 from vcfilter.train.looks import STAGES, Adversary, as_images, ratio, squared, texture
 from vcfilter.train.machine import Processes
@@ -294,7 +294,7 @@ def measure_start(net: FinishNet, pairs: Pairs, half: bool = True, size: int = 1
             for pair in START_GAINS:
                 own = torch.tensor([pair[0], pair[0], pair[1], pair[1]])[:, None, None] * faint
                 spread = F.interpolate(own, scale_factor=BLOCK, mode="bilinear")
-                finished = decoded + (spread * fine).sum(1, keepdim=True)
+                finished = decoded + without_alternation((spread * fine).sum(1, keepdim=True))
                 seen = lpips.features(as_images(finished), STAGES)
                 distance = float(lpips.distance(seen, wanted).sum())
                 usual = usual or distance  # the first pair changes nothing

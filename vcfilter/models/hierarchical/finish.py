@@ -6,7 +6,7 @@ Frames that others are predicted from stay as they are, so a stream decodes alik
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -32,7 +32,7 @@ from vcfilter.nn.native import has_onednn, is_native
 from vcfilter.nn.precision import full_precision
 from vcfilter.nn.winograd import Winograd
 
-NUMERICS = 1  # generation of the arithmetic
+NUMERICS = 2  # generation of the arithmetic
 LUMA = BLOCK * BLOCK  # coefficients of a block
 BANDS = 4  # two octaves, each across and down
 FAINT = 0.003  # of a squared quantiser step: energy that halves the usual gains, at the start
@@ -65,7 +65,8 @@ class FinishNet(nn.Module):
 
     Blocks of 8x8 samples become DCT coefficients in quantiser steps, the mean of each less that of
     the nine around it. A network on that grid gives gains of the finest bands, which are
-    spread bilinearly and so know no grid, and the coefficients of what else is changed.
+    spread bilinearly and so know no grid, and the coefficients of what else is changed. Nothing is
+    added that alternates from one sample to the next.
     """
 
     dct: Tensor
@@ -103,7 +104,9 @@ class FinishNet(nn.Module):
         fine = bands(luma)
         gains = change[:, LUMA:] + usual * self.faint(fine, scale)
         gains = F.interpolate(gains, scale_factor=BLOCK, mode="bilinear")
-        return F.pixel_shuffle(new, BLOCK) + (gains * fine).sum(1, keepdim=True)
+        return without_alternation(
+            F.pixel_shuffle(new, BLOCK) + (gains * fine).sum(1, keepdim=True)
+        )
 
     def conditions(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What hangs on the frame: gain and shift of features, usual gains; (B, C, 1, 1) each."""
@@ -281,9 +284,19 @@ def _mean_of_nine(x: Tensor) -> Tensor:
 
 def smooth(x: Tensor, distance: int, dimension: int) -> Tensor:
     """x (B, 1, H, W) after a low-pass of 1 4 6 4 1 along a dimension; the border repeats."""
-    reach = 2 * distance
-    across = dimension == 3
+    return _filtered(x, (1.0, 4.0, 6.0, 4.0, 1.0), distance, dimension)
+
+
+def without_alternation(x: Tensor) -> Tensor:
+    """x (B, 1, H, W) without what alternates from one sample to the next, both ways."""
+    for dimension in (3, 2):
+        x = _filtered(x, (-1.0, 4.0, 10.0, 4.0, -1.0), 1, dimension)
+    return x
+
+
+def _filtered(x: Tensor, sixteenths: Sequence[float], distance: int, dimension: int) -> Tensor:
+    """x (B, 1, H, W) after five taps along a dimension; the border repeats."""
+    reach, across = 2 * distance, dimension == 3
     pad = (reach, reach, 0, 0) if across else (0, 0, reach, reach)
-    kernel = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    weight = kernel.view((1, 1, 1, 5) if across else (1, 1, 5, 1))
+    weight = (x.new_tensor(sixteenths) / 16).view((1, 1, 1, 5) if across else (1, 1, 5, 1))
     return F.conv2d(F.pad(x, pad, mode="replicate"), weight, dilation=distance)
