@@ -27,6 +27,7 @@ from vcfilter.evaluate.runner import Neural
 from vcfilter.frames import Frame, Packet, VideoFormat
 from vcfilter.models import store
 from vcfilter.models.hierarchical.finish import (
+    NUMERICS,
     FinishConfig,
     FinishNet,
     load_finish,
@@ -180,7 +181,7 @@ def test_a_finish_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             path,
             name="x",
             architecture="finish",
-            numerics=1,
+            numerics=NUMERICS,
             config=config,
             card={},
             tensors=finish_net().state_dict(),

@@ -450,7 +450,6 @@ def test_a_finish_adds_nothing_that_alternates_from_sample_to_sample() -> None:
         assert float((left - smooth[4:-4, 4:-4]).abs().max()) < 0.06
 
 
-
 def test_input_is_checked() -> None:
     plane, moves = np.zeros((16, 16), np.float32), np.zeros((2, 2), np.float32)
     for shape in ((3, 2), (0, 2), (8, 8)):
