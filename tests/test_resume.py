@@ -181,6 +181,7 @@ def test_a_run_without_resume_tells_of_it(film: Path, killed: bytes, tmp_path: P
     assert (tmp_path / "o.part.mkv").read_bytes() == killed
 
 
+@pytest.mark.slow
 def test_a_damaged_quality_level_is_coded_again(film: Path, tmp_path: Path) -> None:
     options = replace(OPTIONS, layers=2)
     whole = tmp_path / "whole.nut"
